@@ -1,0 +1,6 @@
+"""From a name to a model that runs: short names, the Hub, local folders, checks, and the device it computes on."""
+
+from mlx_interp.loading.blas import load_fast_blas
+
+# Before any import of mlx.core: MLX binds its BLAS when it is loaded, and the one in its Linux wheel is 50 times slower.
+load_fast_blas()
