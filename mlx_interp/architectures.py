@@ -1,0 +1,165 @@
+"""Architectures: one `Family` per model type of mlx-lm, as data. Adding a family means adding an entry here.
+
+mlx-lm's modules already carry weights, scales, RoPE and norms; a family says where they are and which of the few
+known forms of attention, MLP and logits they have. A config key that a family does not understand stops the load,
+unless its value is the one that changes nothing: a silent default would be a wrong number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlx_interp.errors import UnsupportedModel, nearest
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Attribute names of a block's norms; None where a family has none."""
+
+    before_attn: str = "input_layernorm"
+    after_attn: str | None = None
+    before_mlp: str = "post_attention_layernorm"
+    after_mlp: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a model type keeps its parts, and how they are combined."""
+
+    model_type: str
+    understands: frozenset[str]
+    """Config keys that mlx-lm's class of this type takes into account."""
+    decoder: str = "model"
+    embed: str = "embed_tokens"
+    layers: str = "layers"
+    norm: str = "norm"
+    head: str = "lm_head"
+    """The unembedding; a model that has no such attribute, or ties it, uses the embedding."""
+    tied: Callable[[Config], bool] = lambda config: bool(config.get("tie_word_embeddings", True))
+    norms: Norms = Norms()
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    qkv: Literal["separate", "fused"] = "separate"
+    qkv_name: str = "qkv_proj"
+    out: str = "o_proj"
+    down: str = "down_proj"
+    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] = "swiglu"
+    embed_scale: Callable[[Config], float] | None = None
+    softcap_scores: str | None = None
+    """Config key of the soft-cap on attention scores."""
+    softcap_logits: str | None = None
+    """Config key of the soft-cap on logits."""
+    logits_scale: Callable[[Config], float] | None = None
+    refuses: Mapping[str, frozenset[Any]] | None = None
+    """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
+
+
+# Keys of bookkeeping, training and generation: they do not enter a forward pass.
+IGNORED = frozenset(
+    """_name_or_path architectures attention_dropout auto_map bad_words_ids begin_suppress_tokens bos_token_id
+    cache_implementation chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
+    do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder
+    label2id length_penalty max_length max_position_embeddings min_length model_file model_type n_ctx no_repeat_ngram_size
+    num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
+    prefix problem_type pruned_heads quantization quantization_config remove_invalid_values repetition_penalty resid_pdrop
+    attn_pdrop return_dict return_dict_in_generate sep_token_id summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params temperature
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed
+    unsloth_version use_bfloat16 use_cache use_return_dict use_flash_attn gradient_checkpointing layer_norm_epsilon
+    embd_layer_norm_eps mlx_interp""".split()
+)
+
+# A key that nothing reads is harmless at these values.
+HARMLESS: dict[str, frozenset[Any]] = {
+    "pretraining_tp": frozenset({1}),
+    "hidden_act": frozenset({"silu"}),
+    "mlp_bias": frozenset({False}),
+    "attention_bias": frozenset({False}),
+    "use_sliding_window": frozenset({False}),
+    "add_cross_attention": frozenset({False}),
+    "tie_encoder_decoder": frozenset({False}),
+    "reorder_and_upcast_attn": frozenset({False}),
+    "scale_attn_by_inverse_layer_idx": frozenset({False}),
+    "scale_attn_weights": frozenset({True}),
+    "use_mrope": frozenset({False}),
+    "is_llama_config": frozenset({True}),
+    "rope_interleaved": frozenset({False}),
+}
+
+COMMON = frozenset(
+    """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
+    rope_theta rope_traditional rope_scaling rope_parameters tie_word_embeddings""".split()
+)
+
+
+def _only(value: object) -> Callable[[Config], bool]:
+    return lambda config: bool(value)
+
+
+LLAMA = Family(
+    model_type="llama",
+    understands=COMMON | {"head_dim", "attention_bias", "mlp_bias", "layer_types", "sliding_window"},
+)
+
+QWEN2 = Family(
+    model_type="qwen2",
+    # Qwen 2 lists a window and which layers would use it even when `use_sliding_window` switches it off.
+    understands=COMMON | {"sliding_window", "max_window_layers", "layer_types"},
+    refuses={"use_sliding_window": frozenset({True})},
+)
+
+GEMMA2 = Family(
+    model_type="gemma2",
+    understands=COMMON
+    | {
+        *("head_dim", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+        # mlx-lm leaves the window out: Network warns when a prompt is longer than it.
+        *("sliding_window", "sliding_window_size", "layer_types", "hidden_activation", "hidden_act"),
+        "use_bidirectional_attention",
+    },
+    tied=_only(True),
+    norms=Norms(
+        after_attn="post_attention_layernorm",
+        before_mlp="pre_feedforward_layernorm",
+        after_mlp="post_feedforward_layernorm",
+    ),
+    activation="geglu_tanh",
+    embed_scale=lambda config: float(config["hidden_size"]) ** 0.5,
+    softcap_scores="attn_logit_softcapping",
+    softcap_logits="final_logit_softcapping",
+    refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+)
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, QWEN2, GEMMA2)}
+
+
+def family_of(config: Config) -> Family:
+    """The family of a checkpoint's config. Raises UnsupportedModel, naming what is missing."""
+    model_type = config.get("model_type")
+    if not model_type:
+        raise UnsupportedModel("config.json has no 'model_type': it does not say which architecture it is of")
+    if model_type not in FAMILIES:
+        raise UnsupportedModel(
+            f"model type {model_type!r} is not described: {nearest(str(model_type), FAMILIES)}"
+            f"described are {', '.join(FAMILIES)}; CONTRIBUTING.md shows how to add one"
+        )
+    family = FAMILIES[model_type]
+    _refuse_unknown_keys(config, family)
+    return family
+
+
+def _refuse_unknown_keys(config: Config, family: Family) -> None:
+    for key, value in config.items():
+        refused = (family.refuses or {}).get(key, frozenset())
+        known = key in family.understands or key in IGNORED or value is None or value in ({}, [])
+        harmless = not isinstance(value, (dict, list)) and value in HARMLESS.get(key, ())
+        if (not isinstance(value, (dict, list)) and value in refused) or not (known or harmless or refused):
+            raise UnsupportedModel(
+                f"config key {key!r} = {value!r} is not understood for {family.model_type}: running the model without "
+                "it could give wrong numbers; describe it in mlx_interp/architectures.py"
+            )

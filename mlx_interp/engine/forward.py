@@ -1,0 +1,112 @@
+"""One forward pass over a batch of prompts, with every site open for reading and changing.
+
+Prompts of different lengths are padded on the right: under causal attention no real position sees a position after it,
+so padding cannot enter any result. Without edits each operation is the one mlx-lm performs, on the same arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import mlx.core as mx
+
+from mlx_interp.engine.edits import EditPlan, apply_edits, blocked_mask
+from mlx_interp.engine.network import Network
+from mlx_interp.sites import Site
+
+Logits = Literal["last", "all", "none"]
+
+
+@dataclass
+class Pass:
+    """One pass under way: what it changes, and what it keeps."""
+
+    network: Network
+    plan: EditPlan
+    lengths: Sequence[int]
+    wanted: frozenset[Site] = frozenset()
+    captured: dict[Site, mx.array] = field(default_factory=dict)
+
+    def site(self, name: str, layer: int, x: mx.array) -> mx.array:
+        """An activation (batch, pos, ...) after the edits of its site, kept if it was asked for."""
+        site = Site(name, layer)
+        if edits := self.plan.at(site):
+            x = apply_edits(x, edits, self.plan, lengths=self.lengths)
+        if site in self.wanted:
+            self.captured[site] = x
+        return x
+
+    def touched(self, name: str, layer: int) -> bool:
+        site = Site(name, layer)
+        return site in self.wanted or bool(self.plan.at(site))
+
+
+def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
+    """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's last token, (batch, pos, d_vocab), or None."""
+    net = run.network
+    x = net.embed(tokens)
+    for layer in range(net.n_layers):
+        x = block(run, layer, x)
+    x = run.site("final", -1, net.final(x))
+    if logits == "none":
+        return None
+    return net.unembed(last_positions(x, run.lengths) if logits == "last" else x)
+
+
+def block(run: Pass, layer: int, x: mx.array) -> mx.array:
+    """One layer: residual stream in, residual stream out."""
+    net = run.network
+    x = run.site("resid_pre", layer, x)
+    z = run.site("z", layer, attention(run, layer, x))
+    if run.touched("head_out", layer):
+        run.site("head_out", layer, net.head_out(layer, z))
+    x = run.site("resid_mid", layer, x + run.site("attn_out", layer, net.attn_out(layer, z)))
+    act = run.site("mlp_act", layer, net.mlp_act(layer, x))
+    return run.site("resid_post", layer, x + run.site("mlp_out", layer, net.mlp_out(layer, act)))
+
+
+def attention(run: Pass, layer: int, x: mx.array) -> mx.array:
+    """Residual stream (batch, pos, d_model) -> z (batch, pos, head, d_head)."""
+    net, length = run.network, x.shape[1]
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
+    q, k = net.rotate(layer, q), net.rotate(layer, k)
+    q, k, v = (_head_site(run, name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
+    mask = net.mask(layer, length)
+    z = net.attend(layer, q, k, v, mask)
+    if run.touched("pattern", layer) or layer in run.plan.blocked:
+        z = z + _pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
+    return z.transpose(0, 2, 1, 3)
+
+
+def _head_site(run: Pass, name: str, layer: int, x: mx.array) -> mx.array:
+    """Sites are (batch, pos, head, d_head), attention computes with head before pos."""
+    if not run.touched(name, layer):
+        return x
+    return run.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def _pattern_change(
+    run: Pass, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
+) -> mx.array:
+    """What edits of the pattern add to z: exactly zero where they change nothing, whatever kernel computed z."""
+    net, length = run.network, q.shape[2]
+    clean = pattern = net.pattern(layer, q, k, mask)
+    if blocks := run.plan.blocked.get(layer):
+        n_rows, queries = q.shape[0], range(length)
+        allowed = blocked_mask(
+            blocks, run.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=length
+        )
+        pattern = net.pattern(layer, q, k, mask, allowed)
+    edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
+    if not blocks and not run.plan.at(Site("pattern", layer)):
+        return mx.zeros((1,), dtype=q.dtype)
+    return net.mix(edited.astype(mx.float32) - clean.astype(mx.float32), v.astype(mx.float32))
+
+
+def last_positions(x: mx.array, lengths: Sequence[int]) -> mx.array:
+    """(batch, pos, width) -> (batch, width) at each prompt's last position."""
+    if len(set(lengths)) == 1:
+        return x[:, lengths[0] - 1]
+    return x[mx.arange(len(lengths)), mx.array([length - 1 for length in lengths])]

@@ -1,0 +1,256 @@
+"""One layer's steps, as functions of a family: the arithmetic of mlx-lm's own modules, opened where the sites are.
+
+Every step does what the module of mlx-lm does, operation by operation, so that the wrapped forward is bitwise the
+model's own. Shapes: batch pos d_model, inside attention batch head pos d_head. All steps but attention treat each
+position by itself, so `sweep` may call them on rows of any prompt and position.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.activations import swiglu
+from mlx_lm.models.base import create_causal_mask
+
+from mlx_interp.architectures import Family
+from mlx_interp.errors import UnsupportedModel
+
+Mask = mx.array | str | None
+
+
+@dataclass(frozen=True)
+class Network:
+    """mlx-lm's model of a described family, taken apart."""
+
+    mlx_model: Any
+    family: Family
+    config: dict[str, Any]
+
+    @cached_property
+    def decoder(self) -> Any:
+        return getattr(self.mlx_model, self.family.decoder)
+
+    @cached_property
+    def layers(self) -> list[Any]:
+        return list(getattr(self.decoder, self.family.layers))
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def n_heads(self) -> int:
+        return int(self.config["num_attention_heads"])
+
+    @cached_property
+    def n_kv_heads(self) -> int:
+        return int(self.config.get("num_key_value_heads") or self.n_heads)
+
+    @cached_property
+    def d_model(self) -> int:
+        return int(self.config["hidden_size"])
+
+    @cached_property
+    def d_head(self) -> int:
+        return int(self.config.get("head_dim") or self.d_model // self.n_heads)
+
+    @cached_property
+    def d_mlp(self) -> int:
+        return int(self.config["intermediate_size"])
+
+    @cached_property
+    def d_vocab(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @cached_property
+    def dtype(self) -> mx.Dtype:
+        """The dtype of the residual stream."""
+        return self.embed(mx.array([[0]])).dtype
+
+    def scale(self, layer: int) -> float:
+        return float(self._attention(layer).scale)
+
+    @cached_property
+    def softcap_scores(self) -> float | None:
+        key = self.family.softcap_scores
+        return float(getattr(self.mlx_model.args, key)) if key else None
+
+    def window(self, layer: int) -> int | None:
+        """How many positions back a layer attends, its own included; None for all."""
+        sliding = getattr(self.layers[layer], "use_sliding", False)
+        return int(self.decoder.sliding_window) if sliding else None
+
+    # The steps of a forward pass, in order.
+
+    def embed(self, tokens: mx.array) -> mx.array:
+        """(batch, pos) token ids -> (batch, pos, d_model): `resid_pre.0`."""
+        x: mx.array = getattr(self.decoder, self.family.embed)(tokens)
+        if self.family.embed_scale is not None:
+            x = x * self.family.embed_scale(self.config)
+        return x
+
+    def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Residual stream (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
+        attention = self._attention(layer)
+        x = getattr(self.layers[layer], self.family.norms.before_attn)(x)
+        if self.family.qkv == "fused":
+            widths = [self.n_heads * self.d_head, (self.n_heads + self.n_kv_heads) * self.d_head]
+            q, k, v = mx.split(getattr(attention, self.family.qkv_name)(x), widths, axis=-1)
+        else:
+            q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
+        rows = x.shape[:-1]
+        heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
+        q, k, v = (a.reshape(*rows, n, self.d_head) for a, n in zip((q, k, v), heads, strict=True))
+        return q, k, v
+
+    def rotate(self, layer: int, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """RoPE on (batch, head, pos, d_head), whose first position is `offset` in its prompt."""
+        rotated: mx.array = self._attention(layer).rope(x, offset=offset)
+        return rotated
+
+    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
+        """Attention as the family computes it: (batch, head, pos, d_head) each -> z, of q's shape."""
+        if self.softcap_scores is None:
+            return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask)
+        scores = self.scores(layer, q, k)
+        return _mix(_softmax(scores, mask), v)
+
+    def scores(self, layer: int, q: mx.array, k: mx.array) -> mx.array:
+        """Scaled and soft-capped scores: (batch, kv head, heads a kv head, query, key)."""
+        batch, n_heads, length, d_head = q.shape
+        n_kv = k.shape[1]
+        q = (q * self.scale(layer)).reshape(batch, n_kv, n_heads // n_kv, length, d_head)
+        scores = q @ mx.expand_dims(k, 2).swapaxes(-1, -2)
+        return self.capped(scores)
+
+    def capped(self, scores: mx.array) -> mx.array:
+        if self.softcap_scores is None:
+            return scores
+        return mx.tanh(scores / self.softcap_scores) * self.softcap_scores
+
+    def pattern(
+        self, layer: int, q: mx.array, k: mx.array, mask: Mask, allowed: mx.array | None = None
+    ) -> mx.array:
+        """Attention probabilities (batch, head, query, key), rebuilt from what enters attention.
+
+        allowed: bool (batch, head, query, key), a further mask; None forbids nothing more.
+        """
+        scores = self.scores(layer, q, k)
+        if isinstance(mask, str):
+            mask = create_causal_mask(q.shape[2])
+        if allowed is not None:
+            allowed = allowed.reshape(scores.shape)
+            mask = allowed if mask is None else mask & allowed
+        return _softmax(scores, mask).reshape(q.shape[0], self.n_heads, q.shape[2], k.shape[2])
+
+    def mix(self, pattern: mx.array, v: mx.array) -> mx.array:
+        """pattern (batch, head, query, key) and v (batch, kv head, key, d_head) -> z (batch, head, query, d_head)."""
+        batch, n_heads, n_query, n_key = pattern.shape
+        return _mix(pattern.reshape(batch, v.shape[1], n_heads // v.shape[1], n_query, n_key), v)
+
+    def attn_out(self, layer: int, z: mx.array) -> mx.array:
+        """z (..., head, d_head) -> what attention adds to the stream (..., d_model)."""
+        out: mx.array = getattr(self._attention(layer), self.family.out)(z.reshape(*z.shape[:-2], -1))
+        return self._after(layer, self.family.norms.after_attn, out)
+
+    def head_out(self, layer: int, z: mx.array) -> mx.array:
+        """Each head's share of the output projection: (..., head, d_model); biases belong to no head."""
+        project = getattr(self._attention(layer), self.family.out)
+        eye = mx.eye(self.n_heads, dtype=z.dtype)[:, :, None]
+        alone = mx.expand_dims(z, -3) * eye  # (..., head, head, d_head): each head with all others at zero
+        out: mx.array = project(alone.reshape(*alone.shape[:-2], -1))
+        return out - project.bias if "bias" in project else out
+
+    def mlp_act(self, layer: int, x: mx.array) -> mx.array:
+        """Residual stream (..., d_model) -> the MLP's hidden activations (..., d_mlp)."""
+        x = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
+        mlp = getattr(self.layers[layer], self.family.mlp)
+        return _ACTIVATIONS[self.family.activation](mlp, x)
+
+    def mlp_out(self, layer: int, act: mx.array) -> mx.array:
+        """Hidden activations -> what the MLP adds to the stream (..., d_model)."""
+        out: mx.array = getattr(getattr(self.layers[layer], self.family.mlp), self.family.down)(act)
+        return self._after(layer, self.family.norms.after_mlp, out)
+
+    def final(self, x: mx.array) -> mx.array:
+        """The last norm."""
+        normed: mx.array = getattr(self.decoder, self.family.norm)(x)
+        return normed
+
+    def unembed(self, x: mx.array) -> mx.array:
+        """What the last norm gave (..., d_model) -> logits (..., d_vocab), soft-capped or scaled as the model's."""
+        tied = self.family.tied(self.config)
+        logits = (
+            getattr(self.decoder, self.family.embed).as_linear(x)
+            if tied
+            else getattr(self.mlx_model, self.family.head)(x)
+        )
+        if self.family.softcap_logits:
+            cap = getattr(self.mlx_model.args, self.family.softcap_logits)
+            logits = mx.tanh(logits / cap) * cap
+        if self.family.logits_scale is not None:
+            logits = logits * self.family.logits_scale(self.config)
+        return logits
+
+    def mask(self, layer: int, length: int) -> Mask:
+        """The mask that mlx-lm gives a layer for a prompt without cache."""
+        window = self.window(layer)
+        if length == 1:
+            return None
+        if self.softcap_scores is not None or (window and length > window):
+            return create_causal_mask(length, window_size=window)
+        return "causal"
+
+    def _attention(self, layer: int) -> Any:
+        return getattr(self.layers[layer], self.family.attention)
+
+    def _after(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
+        return x if norm is None else getattr(self.layers[layer], norm)(x)
+
+
+def check_parts(network: Network) -> None:
+    """Raises UnsupportedModel if a part that the family names is not in the model, naming the part."""
+    family, norms = network.family, network.family.norms
+    try:
+        decoder = getattr(network.mlx_model, family.decoder)
+        block = getattr(decoder, family.layers)[0]
+        attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
+        parts = [(decoder, family.embed), (decoder, family.norm), (attention, family.out), (mlp, family.down)]
+        names = (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp)
+        parts += [(block, name) for name in names if name]
+        for owner, name in parts:
+            getattr(owner, name)
+    except (AttributeError, IndexError) as error:
+        raise UnsupportedModel(
+            f"{family.model_type}: mlx-lm's model is not laid out as described: {error}"
+        ) from error
+
+
+def _softmax(scores: mx.array, mask: Mask) -> mx.array:
+    if isinstance(mask, mx.array):
+        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+    return mx.softmax(scores, precise=True, axis=-1)
+
+
+def _mix(weights: mx.array, v: mx.array) -> mx.array:
+    batch, n_kv, repeats, length, _ = weights.shape
+    return (weights @ mx.expand_dims(v, 2)).reshape(batch, n_kv * repeats, length, v.shape[-1])
+
+
+def _fused_swiglu(mlp: Any, x: mx.array) -> mx.array:
+    gate, up = mx.split(mlp.gate_up_proj(x), 2, axis=-1)
+    out: mx.array = swiglu(gate, up)
+    return out
+
+
+_ACTIVATIONS: dict[str, Any] = {
+    "swiglu": lambda mlp, x: swiglu(mlp.gate_proj(x), mlp.up_proj(x)),
+    "geglu_tanh": lambda mlp, x: nn.gelu_approx(mlp.gate_proj(x)) * mlp.up_proj(x),
+    "geglu": lambda mlp, x: nn.gelu(mlp.gate_proj(x)) * mlp.up_proj(x),
+    "fused_swiglu": _fused_swiglu,
+    "gelu_tanh": lambda mlp, x: nn.gelu_approx(mlp.c_fc(x)),
+}

@@ -1,0 +1,432 @@
+"""Many counterfactuals of one prompt for little more than the cost of what they do not share.
+
+A variant is a list of interventions. Its *entry* is the first site it changes; its *start* the first position.
+
+1. The clean prompt runs once. Keys and values of every layer are kept, and the clean activation at each entry.
+2. Variants with the same start form a group; a group's rows hold positions start..end only, as earlier ones are clean.
+3. Layer by layer, a variant joins the batch at its entry with a copy of the clean activation. All steps but attention
+   treat positions alone, so the rows of all groups pass through each weight matrix together.
+4. Attention meets the clean keys and values before the start, shared by the whole group, and each variant's own after it.
+5. At the last layer only the last position is computed further (unless more was asked for).
+
+The batch is split when it would not fit the memory budget.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.engine.edits import Blocked, Edit, EditPlan, apply_edits, blocked_mask
+from mlx_interp.engine.network import Network
+from mlx_interp.sites import Site
+
+# Where a variant joins a layer, and which clean activations it needs there: each needs what the layer has carried along
+# up to that point. In the order of the layer's steps.
+JOINS = ("resid_pre", "qkv", "z", "attn_out", "mlp_act", "mlp_out")
+JOIN_OF = {
+    **{
+        "resid_pre": 0,
+        "q": 1,
+        "k": 1,
+        "v": 1,
+        "pattern": 1,
+        "z": 2,
+        "attn_out": 3,
+        "resid_mid": 3,
+        "mlp_act": 4,
+    },
+    **{"mlp_out": 5, "resid_post": 5},
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one variant begins to differ from the clean run."""
+
+    start: int
+    layer: int
+    join: int
+
+
+@dataclass
+class Clean:
+    """The clean run's activations, (1, pos, ...) each, as far as a sweep needs them."""
+
+    k: dict[int, mx.array] = field(default_factory=dict)
+    v: dict[int, mx.array] = field(default_factory=dict)
+    at: dict[tuple[int, str], mx.array] = field(default_factory=dict)
+    captured: dict[Site, mx.array] = field(default_factory=dict)
+    final: mx.array | None = None
+
+
+@dataclass
+class Group:
+    """Variants that start at the same position, in the order in which they enter."""
+
+    start: int
+    rows: list[int]
+    """Rows of the plan (variants), ordered by entry."""
+    entries: list[Entry]
+    length: int
+    """Tokens of the prompt."""
+    active: int = 0
+    """How many of the rows have entered."""
+    first: int = 0
+    """Position of the first column held now: the start, or the last position once the others are dropped."""
+
+    def entering(self, layer: int, join: int) -> int:
+        """How many rows enter here (a variant that changes `final` alone enters after the last layer)."""
+        waiting = self.entries[self.active :]
+        return sum(1 for entry in waiting if (entry.layer, entry.join) == (layer, join))
+
+    @property
+    def width(self) -> int:
+        return self.length - self.first
+
+
+def entry_of(
+    edits: Sequence[tuple[Site, Edit]], blocked: Sequence[tuple[int, Blocked]], n_layers: int
+) -> Entry:
+    """The first position and the first step of the forward pass that a variant changes."""
+    steps = [(n_layers, 0) if site.name == "final" else (site.layer, JOIN_OF[site.name]) for site, _ in edits]
+    steps += [(layer, JOIN_OF["pattern"]) for layer, _ in blocked]
+    starts = [edit.first for _, edit in edits] + [block.first for _, block in blocked]
+    return Entry(min(starts), *min(steps))
+
+
+def entries_of(plan: EditPlan, n_variants: int, n_layers: int, length: int) -> list[Entry]:
+    """The entry of every variant; one without interventions enters at the end, where nothing is left to compute."""
+    edits: dict[int, list[tuple[Site, Edit]]] = defaultdict(list)
+    blocked: dict[int, list[tuple[int, Blocked]]] = defaultdict(list)
+    for site, site_edits in plan.edits.items():
+        for edit in site_edits:
+            edits[edit.row].append((site, edit))
+    for layer, blocks in plan.blocked.items():
+        for block in blocks:
+            blocked[block.row].append((layer, block))
+    nothing = Entry(length - 1, n_layers, 0)
+    return [
+        entry_of(edits[row], blocked[row], n_layers) if row in edits or row in blocked else nothing
+        for row in range(n_variants)
+    ]
+
+
+def run_clean(
+    net: Network, tokens: mx.array, entries: Sequence[Entry], captures: frozenset[Site], whole: bool
+) -> Clean:
+    """The clean pass, as far as the variants need it. `whole`: also the last layer at every position."""
+    clean = Clean()
+    needed = {(entry.layer, entry.join) for entry in entries}
+    x = net.embed(tokens)
+    length = tokens.shape[1]
+    for layer in range(net.n_layers):
+        joins = {join for entry_layer, join in needed if entry_layer == layer}
+
+        def keep(
+            name: str, value: mx.array, *at_joins: int, joins: set[int] = joins, layer: int = layer
+        ) -> None:
+            if joins & set(at_joins):
+                clean.at[layer, name] = value
+            if Site(name, layer) in captures:
+                clean.captured[Site(name, layer)] = value
+
+        keep("resid_pre", x, 0, 1, 2, 3)
+        q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
+        q, k = net.rotate(layer, q), net.rotate(layer, k)
+        clean.k[layer], clean.v[layer] = k, v
+        for name, a in (("q", q), ("k", k), ("v", v)):
+            keep(name, a.transpose(0, 2, 1, 3), 1)
+        last = layer == net.n_layers - 1 and not whole
+        if last and not any(entry.layer >= layer for entry in entries):
+            break  # nobody reads further than the last layer's keys and values
+        mask = net.mask(layer, length)
+        if last:  # only the last position is read from here on
+            q, x, mask = q[:, :, -1:], x[:, -1:], _last_row(mask)
+        if Site("pattern", layer) in captures:
+            clean.captured[Site("pattern", layer)] = net.pattern(layer, q, k, mask).swapaxes(1, 2)
+        z = net.attend(layer, q, k, v, mask).transpose(0, 2, 1, 3)
+        keep("z", z, 2)
+        if Site("head_out", layer) in captures:
+            keep("head_out", net.head_out(layer, z))
+        attn_out = net.attn_out(layer, z)
+        keep("attn_out", attn_out, 3)
+        x = x + attn_out
+        keep("resid_mid", x, 4, 5)
+        act = net.mlp_act(layer, x)
+        keep("mlp_act", act, 4)
+        mlp_out = net.mlp_out(layer, act)
+        keep("mlp_out", mlp_out, 5)
+        x = x + mlp_out
+        keep("resid_post", x)
+    else:
+        clean.final = net.final(x)
+        if Site("final", -1) in captures:
+            clean.captured[Site("final", -1)] = clean.final
+    return clean
+
+
+def _last_row(mask: mx.array | str | None) -> mx.array | None:
+    return mask[-1:] if isinstance(mask, mx.array) else None  # "causal" lets the last query see everything
+
+
+def make_groups(entries: Sequence[Entry], rows: Sequence[int], length: int) -> list[Group]:
+    """The groups of some of the variants, by start."""
+    by_start: dict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        by_start[entries[row].start].append(row)
+    groups = []
+    for start, members in sorted(by_start.items()):
+        members.sort(key=lambda row: (entries[row].layer, entries[row].join))
+        groups.append(Group(start, members, [entries[row] for row in members], length, first=start))
+    return groups
+
+
+@dataclass
+class Sweep:
+    """The variants of one batch under way; `x` holds one array (row, pos, d_model) for each group."""
+
+    net: Network
+    plan: EditPlan
+    clean: Clean
+    groups: list[Group]
+    captures: frozenset[Site]
+    whole: bool
+    """Keep every position through the last layer: somebody wants to read them."""
+    captured: dict[Site, list[tuple[int, mx.array]]] = field(default_factory=lambda: defaultdict(list))
+    """(group, its rows entered so far) for each site asked for."""
+    edits: dict[tuple[int, Site], list[Edit]] = field(init=False)
+    blocked: dict[tuple[int, int], list[Blocked]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Shares the plan's edits out to the groups, with rows counted within each."""
+        place = {
+            row: (index, i) for index, group in enumerate(self.groups) for i, row in enumerate(group.rows)
+        }
+        self.edits, self.blocked = defaultdict(list), defaultdict(list)
+        for site, edits in self.plan.edits.items():
+            for edit in edits:
+                if edit.row in place:
+                    index, row = place[edit.row]
+                    self.edits[index, site].append(replace(edit, row=row))
+        for layer, blocks in self.plan.blocked.items():
+            for block in blocks:
+                if block.row in place:
+                    index, row = place[block.row]
+                    self.blocked[index, layer].append(replace(block, row=row))
+
+    def run(self) -> list[mx.array]:
+        """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
+        dtype, d_model = self.net.dtype, self.net.d_model
+        xs = [mx.zeros((0, group.width, d_model), dtype=dtype) for group in self.groups]
+        for layer in range(self.net.n_layers):
+            xs = self.layer(layer, xs)
+        if not self.whole:
+            xs = [self._cut(group, x, cut_group=True) for group, x in zip(self.groups, xs, strict=True)]
+        xs = self._together(self.net.final, xs)
+        xs = self._join(self.net.n_layers, 0, xs, None)
+        return self._site("final", -1, xs)
+
+    def layer(self, layer: int, xs: list[mx.array]) -> list[mx.array]:
+        net = self.net
+        xs = self._join(layer, 0, xs, "resid_pre")
+        xs = self._site("resid_pre", layer, xs)
+        zs, xs = self.attention(layer, xs)
+        xs, zs = self._join_both(layer, 2, xs, "resid_pre", zs, "z")
+        zs = self._site("z", layer, zs)
+        if Site("head_out", layer) in self.captures:
+            self._site("head_out", layer, self._together(lambda z: net.head_out(layer, z), zs))
+        outs = self._together(lambda z: net.attn_out(layer, z), zs)
+        xs, outs = self._join_both(layer, 3, xs, "resid_pre", outs, "attn_out")
+        outs = self._site("attn_out", layer, outs)
+        xs = self._site("resid_mid", layer, [x + out for x, out in zip(xs, outs, strict=True)])
+        acts = self._together(lambda x: net.mlp_act(layer, x), xs)
+        xs, acts = self._join_both(layer, 4, xs, "resid_mid", acts, "mlp_act")
+        acts = self._site("mlp_act", layer, acts)
+        outs = self._together(lambda act: net.mlp_out(layer, act), acts)
+        xs, outs = self._join_both(layer, 5, xs, "resid_mid", outs, "mlp_out")
+        outs = self._site("mlp_out", layer, outs)
+        return self._site("resid_post", layer, [x + out for x, out in zip(xs, outs, strict=True)])
+
+    def attention(self, layer: int, xs: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
+        """z of each group, and the residual stream cut to the positions that are read further."""
+        net = self.net
+        parts = self._together_many(lambda x: net.qkv(layer, x), xs)
+        before = [group.active for group in self.groups]
+        joined: list[list[mx.array]] = []
+        for index, (name, part) in enumerate(zip("qkv", parts, strict=True)):
+            if name != "v":
+                part = [self._rotated(layer, group, a) for group, a in zip(self.groups, part, strict=True)]
+            part = self._join(layer, 1, part, name, advance=index == 2)
+            joined.append(self._site(name, layer, part))
+        if any(group.active > n for group, n in zip(self.groups, before, strict=True)):
+            xs = self._append(layer, xs, "resid_pre", before)
+        if layer == net.n_layers - 1 and not self.whole:
+            queries = [self._cut(group, q) for group, q in zip(self.groups, joined[0], strict=True)]
+            xs = [self._cut(group, x) for group, x in zip(self.groups, xs, strict=True)]
+        else:
+            queries = joined[0]
+        zs = [
+            self._attend(layer, index, q, k, v)
+            for index, (q, k, v) in enumerate(zip(queries, joined[1], joined[2], strict=True))
+        ]
+        if layer == net.n_layers - 1 and not self.whole:
+            for group in self.groups:
+                group.first = group.length - 1
+        return zs, xs
+
+    def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """(row, query, head, d_head), (row, pos, kv head, d_head) twice -> z (row, query, head, d_head)."""
+        group, net = self.groups[index], self.net
+        n_rows, n_query, n_heads, d_head = q.shape
+        if n_rows == 0:
+            return q
+        n_kv, start, n_own = k.shape[2], group.first, k.shape[1]
+        repeats = n_heads // n_kv
+        # (row, kv head, repeat * query, d_head): the heads that share keys are more rows of one product.
+        q5 = (q * net.scale(layer)).reshape(n_rows, n_query, n_kv, repeats, d_head).transpose(0, 2, 3, 1, 4)
+        own_k, own_v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+        flat_q = q5.reshape(n_rows, n_kv, repeats * n_query, d_head)
+        scores = flat_q @ own_k.swapaxes(-1, -2)
+        if start:
+            shared_q = flat_q.transpose(1, 0, 2, 3).reshape(n_kv, -1, d_head)
+            before = shared_q @ self.clean.k[layer][0, :, :start].swapaxes(-1, -2)
+            before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
+            scores = mx.concatenate([before, scores], axis=-1)
+        scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
+        queries = range(start + n_own - n_query, start + n_own)
+        pattern = _masked_softmax(scores, self._mask(layer, index, queries, start + n_own, n_rows))
+        pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1), queries)
+        weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
+        z = weights[..., start:] @ own_v
+        if start:
+            shared = weights[..., :start].transpose(1, 0, 2, 3).reshape(n_kv, -1, start)
+            mixed = shared @ self.clean.v[layer][0, :, :start]
+            z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_head).transpose(1, 0, 2, 3)
+        return z.reshape(n_rows, n_kv, repeats, n_query, d_head).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+    def _mask(self, layer: int, index: int, queries: range, n_keys: int, n_rows: int) -> mx.array | None:
+        """Bool mask that broadcasts to (row, kv head, repeat, query, key); None where everything is allowed."""
+        net = self.net
+        window = net.window(layer)
+        mask: mx.array | None = None
+        if len(queries) > 1 or (window and n_keys > window):
+            query, key = np.array(queries)[:, None], np.arange(n_keys)[None]
+            allowed = key <= query
+            if window:
+                allowed &= key > query - window
+            mask = mx.array(allowed)
+        blocks = self.blocked.get((index, layer))
+        if blocks:
+            knocked = blocked_mask(
+                blocks, self.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=n_keys
+            ).reshape(n_rows, net.n_kv_heads, -1, len(queries), n_keys)
+            mask = knocked if mask is None else mask & knocked
+        return mask
+
+    def _pattern_site(self, layer: int, index: int, pattern: mx.array, queries: range) -> mx.array:
+        """The pattern (row, head, query, key) after its edits; `pos` of this site is the query."""
+        site = Site("pattern", layer)
+        if not self.plan.at(site) and site not in self.captures:
+            return pattern
+        held = pattern.swapaxes(1, 2)
+        held = self._edited(site, index, held, queries.start)
+        if site in self.captures:
+            self.captured[site].append((index, held))
+        return held.swapaxes(1, 2)
+
+    # Rows of all groups through one step together.
+
+    def _together(self, step: Callable[[mx.array], mx.array], xs: list[mx.array]) -> list[mx.array]:
+        return self._together_many(lambda x: (step(x),), xs)[0]
+
+    def _together_many(
+        self, step: Callable[[mx.array], tuple[mx.array, ...]], xs: list[mx.array]
+    ) -> list[list[mx.array]]:
+        """A step that treats each position by itself, on (positions of all groups, ...) at once."""
+        sizes = [x.shape[0] * x.shape[1] for x in xs]
+        flat = [x.reshape(n, *x.shape[2:]) for n, x in zip(sizes, xs, strict=True) if n]
+        if not flat:
+            results = step(mx.zeros((1, *xs[0].shape[2:]), dtype=xs[0].dtype))
+            return [[mx.zeros((*x.shape[:2], *r.shape[1:]), dtype=r.dtype) for x in xs] for r in results]
+        joined = step(flat[0] if len(flat) == 1 else mx.concatenate(flat))
+        ends = np.cumsum(sizes).tolist()
+        return [
+            [
+                (r if n == r.shape[0] else r[end - n : end]).reshape(*x.shape[:2], *r.shape[1:])
+                for n, end, x in zip(sizes, ends, xs, strict=True)
+            ]
+            for r in joined
+        ]
+
+    def _rotated(self, layer: int, group: Group, a: mx.array) -> mx.array:
+        if a.shape[0] == 0:
+            return a
+        return self.net.rotate(layer, a.transpose(0, 2, 1, 3), group.first).transpose(0, 2, 1, 3)
+
+    # Variants that enter.
+
+    def _join(
+        self, layer: int, join: int, xs: list[mx.array], name: str | None, advance: bool = True
+    ) -> list[mx.array]:
+        """Appends the clean activation `name` once for each variant that enters at this step."""
+        joined = []
+        for group, x in zip(self.groups, xs, strict=True):
+            if entering := group.entering(layer, join):
+                clean = self.clean.final if name is None else self.clean.at[layer, name]
+                assert clean is not None
+                x = _with_copies(x, clean, group, entering)
+                group.active += entering if advance else 0
+            joined.append(x)
+        return joined
+
+    def _join_both(
+        self, layer: int, join: int, xs: list[mx.array], name: str, others: list[mx.array], other: str
+    ) -> tuple[list[mx.array], list[mx.array]]:
+        xs = self._join(layer, join, xs, name, advance=False)
+        return xs, self._join(layer, join, others, other)
+
+    def _append(self, layer: int, xs: list[mx.array], name: str, before: list[int]) -> list[mx.array]:
+        clean = self.clean.at[layer, name]
+        return [
+            _with_copies(x, clean, group, group.active - n) if group.active > n else x
+            for group, x, n in zip(self.groups, xs, before, strict=True)
+        ]
+
+    def _cut(self, group: Group, x: mx.array, cut_group: bool = False) -> mx.array:
+        """Only the last position."""
+        if cut_group:
+            group.first = group.length - 1
+        return x[:, -1:]
+
+    # Sites.
+
+    def _site(self, name: str, layer: int, xs: list[mx.array]) -> list[mx.array]:
+        site = Site(name, layer)
+        if self.plan.at(site):
+            xs = [self._edited(site, index, x, self.groups[index].first) for index, x in enumerate(xs)]
+        if site in self.captures:
+            self.captured[site] += list(enumerate(xs))
+        return xs
+
+    def _edited(self, site: Site, index: int, x: mx.array, first: int) -> mx.array:
+        edits = self.edits.get((index, site))
+        if not edits:
+            return x
+        return apply_edits(x, edits, self.plan, lengths=[x.shape[1]] * x.shape[0], offset=first)
+
+
+def _with_copies(x: mx.array, clean: mx.array, group: Group, n: int) -> mx.array:
+    held = clean[:, clean.shape[1] - group.width :]
+    copies = mx.broadcast_to(held, (n, *held.shape[1:]))
+    return copies if x.shape[0] == 0 else mx.concatenate([x, copies])
+
+
+def _masked_softmax(scores: mx.array, mask: mx.array | None) -> mx.array:
+    if mask is not None:
+        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+    return mx.softmax(scores, precise=True, axis=-1)

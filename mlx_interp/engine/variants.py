@@ -1,0 +1,142 @@
+"""A sweep from end to end: plan the variants, run the clean prompt, run the batches that fit, put the results in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import mlx.core as mx
+
+from mlx_interp.engine.edits import EditPlan, plan_edits
+from mlx_interp.engine.memory import bytes_per_variant, default_budget
+from mlx_interp.engine.network import Network
+from mlx_interp.engine.sweep import Clean, Entry, Sweep, entries_of, make_groups, run_clean
+from mlx_interp.errors import ShapeError
+from mlx_interp.interventions import Apply, Intervention
+from mlx_interp.sites import Site
+
+Metric = Callable[[mx.array], mx.array]
+Progress = Callable[[int, int], None]
+"""Called with (variants done, variants in all) after each batch."""
+
+
+@dataclass
+class SweepResult:
+    """Logits or metric of every variant, in the order given, and the sites that were asked for."""
+
+    values: mx.array | None
+    captured: dict[Site, mx.array] = field(default_factory=dict)
+
+
+def sweep(
+    net: Network,
+    tokens: Sequence[int],
+    variants: Sequence[Sequence[Intervention]],
+    *,
+    logits: Literal["last", "all", "none"] = "last",
+    captures: frozenset[Site] = frozenset(),
+    metric: Metric | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """See `Model.sweep`."""
+    length, n_layers = len(tokens), net.n_layers
+    plan = plan_edits(net, variants, [length] * len(variants))
+    entries = entries_of(plan, len(variants), n_layers, length)
+    whole = logits == "all" or bool(captures) or _applies_late(plan, n_layers)
+    clean = run_clean(net, mx.array([list(tokens)]), entries, captures, whole)
+    values: list[mx.array] = []
+    captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
+    order: list[int] = []
+    for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures)):
+        groups = make_groups(entries, rows, length)
+        batch = Sweep(net, plan, clean, groups, captures, whole)
+        finals = batch.run()
+        order += [row for group in groups for row in group.rows]
+        if logits != "none":
+            if logits == "all":
+                finals = [_with_clean_start(clean.final, final) for final in finals]
+            values.append(_values(net, finals, logits, metric))
+        for site in captures:
+            captured[site].append(_whole_captures(batch, site, clean))
+        mx.eval(values, captured)
+        if progress is not None:
+            progress(len(order), len(variants))
+    plan.check_fired()
+    back = mx.argsort(mx.array(order))
+    in_order = {site: mx.concatenate(parts)[back] for site, parts in captured.items()}
+    return SweepResult(mx.concatenate(values)[back] if values else None, in_order)
+
+
+def batches(
+    net: Network, entries: Sequence[Entry], length: int, budget: int, with_logits: bool, captures: bool
+) -> Iterator[list[int]]:
+    """Rows that go together: those with equal starts first, as many as the budget holds, at least one."""
+    rows = sorted(
+        range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join)
+    )
+    batch: list[int] = []
+    used = 0
+    for row in rows:
+        active = length if captures else length - entries[row].start
+        needed = bytes_per_variant(net, length, active, with_logits)
+        if batch and used + needed > budget:
+            yield batch
+            batch, used = [], 0
+        batch.append(row)
+        used += needed
+    if batch:
+        yield batch
+
+
+def _applies_late(plan: EditPlan, n_layers: int) -> bool:
+    """Whether a function wants to see positions that the last layer would drop."""
+    return any(
+        isinstance(edit.intervention, Apply) and (site.layer in (-1, n_layers - 1))
+        for site, edits in plan.edits.items()
+        for edit in edits
+    )
+
+
+def _values(net: Network, finals: list[mx.array], logits: str, metric: Metric | None) -> mx.array:
+    """Logits of all rows, group after group; or what the metric makes of them."""
+    if logits == "last":
+        finals = [final[:, -1] for final in finals]
+        values = net.unembed(finals[0] if len(finals) == 1 else mx.concatenate(finals))
+    else:
+        values = mx.concatenate([net.unembed(final) for final in finals])
+    if metric is None:
+        return values
+    n_rows = values.shape[0]
+    measured = metric(values)
+    if not isinstance(measured, mx.array) or measured.ndim == 0 or measured.shape[0] != n_rows:
+        got = tuple(measured.shape) if isinstance(measured, mx.array) else type(measured).__name__
+        raise ShapeError(
+            f"metric got logits {tuple(values.shape)} and returned {got}; its first axis must be {n_rows}"
+        )
+    return measured
+
+
+def _whole_captures(batch: Sweep, site: Site, clean: Clean) -> mx.array:
+    """(row, pos, ...) of all groups' rows: the clean run's where a variant had not set in, its own from there on."""
+    parts = []
+    base = clean.captured[site]
+    for index, x in batch.captured[site]:
+        n_rows = len(batch.groups[index].rows)
+        x = _with_clean_start(base, x)
+        if x.shape[0] < n_rows:
+            x = mx.concatenate([x, mx.broadcast_to(base, (n_rows - x.shape[0], *base.shape[1:]))])
+        parts.append(x)
+    return mx.concatenate(parts)
+
+
+def _with_clean_start(clean: mx.array | None, x: mx.array) -> mx.array:
+    """(row, later positions, ...) -> (row, pos, ...): positions before a group's start are the clean run's."""
+    assert clean is not None
+    start = clean.shape[1] - x.shape[1]
+    if not start:
+        return x
+    return mx.concatenate(
+        [mx.broadcast_to(clean[:, :start], (x.shape[0], start, *clean.shape[2:])), x], axis=1
+    )

@@ -1,0 +1,271 @@
+"""`Model`: any mlx-lm model of a described family, with every activation open for reading and changing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import mlx.core as mx
+
+from mlx_interp import sites
+from mlx_interp.architectures import family_of
+from mlx_interp.engine.edits import plan_edits
+from mlx_interp.engine.forward import Logits, Pass, forward
+from mlx_interp.engine.network import Network, check_parts
+from mlx_interp.engine.variants import Metric, Progress
+from mlx_interp.engine.variants import sweep as run_sweep
+from mlx_interp.errors import CheckpointError, SiteError
+from mlx_interp.interventions import Intervention
+from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt
+from mlx_interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a run or a sweep gives back: logits and captured sites, as plain arrays.
+
+    Rows are prompts (or variants). Shorter prompts are left-aligned: row i holds `lengths[i]` positions, then zeros.
+    """
+
+    logits: mx.array | None
+    lengths: list[int]
+    n_layers: int
+    captured: dict[Site, mx.array]
+
+    def __getitem__(self, name: str) -> mx.array:
+        """One site's activations, by any of its names. Raises SiteError if it was not captured."""
+        site = sites.parse_one(name, self.n_layers)
+        if site not in self.captured:
+            held = ", ".join(str(s) for s in sorted(self.captured, key=lambda s: s.depth)) or "nothing"
+            raise SiteError(f"{site} was not captured (captured: {held}): add capture=[{str(site)!r}]")
+        return self.captured[site]
+
+    def stack(self, name: str) -> mx.array:
+        """All layers of a site as one array (n_layers, batch, pos, ...)."""
+        return mx.stack([self[str(site)] for site in sites.parse(name, self.n_layers)])
+
+
+class Model:
+    """A language model whose activations can be read (`run`) and changed (`run`, `sweep`)."""
+
+    def __init__(
+        self,
+        mlx_model: Any,
+        tokenizer: Any,
+        *,
+        config: dict[str, Any],
+        path: Path,
+        model_id: str = "",
+        name: str = "",
+        quantization: str | None = None,
+        weights_hash: str = "",
+    ) -> None:
+        """Wraps a model of mlx-lm; `mlx_interp.load` is the usual way to get one. Raises UnsupportedModel."""
+        self.network = Network(mlx_model, family_of(config), config)
+        check_parts(self.network)
+        self.mlx_model, self.tokenizer, self.config, self.path = mlx_model, tokenizer, config, path
+        self.model_id, self.name = model_id or str(path), name or model_id or path.name
+        self.quantization, self.weights_hash = quantization, weights_hash
+
+    @property
+    def family(self) -> str:
+        return self.network.family.model_type
+
+    @property
+    def n_layers(self) -> int:
+        return self.network.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.network.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.network.n_kv_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.network.d_model
+
+    @property
+    def d_head(self) -> int:
+        return self.network.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        return self.network.d_mlp
+
+    @property
+    def d_vocab(self) -> int:
+        return self.network.d_vocab
+
+    def __repr__(self) -> str:
+        shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads, {self.quantization or 'unquantised'}"
+        return f"Model({self.name!r}, {self.family}, {shape})"
+
+    def prompt(self, text: str, *, chat: bool = False, system: str | None = None) -> Prompt:
+        """A tokenised prompt; with `chat`, as a user's turn through the model's chat template. BOS comes exactly once."""
+        return make_prompt(self.tokenizer, text, chat=chat, system=system)
+
+    def prompts(self, prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[Prompt]:
+        """Prompts from a string, a Prompt, a list of token ids, or a list of any of these."""
+        if isinstance(prompts, (str, Prompt)) or (
+            len(prompts) and all(isinstance(item, int) for item in prompts)
+        ):
+            prompts = [prompts]  # type: ignore[list-item]
+        return [self._prompt(item) for item in prompts]  # type: ignore[arg-type]
+
+    def run(
+        self,
+        prompts: AnyPrompt | Sequence[AnyPrompt],
+        *,
+        capture: str | Sequence[str] = (),
+        interventions: Sequence[Intervention] = (),
+        logits: Logits = "last",
+    ) -> Activations:
+        """One forward pass over a batch of prompts, with interventions, keeping the sites asked for.
+
+        capture: selectors, e.g. ["resid_post", "z.12"]. logits: "last" (batch, d_vocab), "all" (batch, pos, d_vocab) or
+        "none". Prompts of different lengths are padded; no result shows it.
+        Raises SiteError, PositionError, ShapeError, NeverFired (an intervention that touches nothing), PromptError.
+        """
+        batch = self.prompts(prompts)
+        _check_logits(logits)
+        lengths = [len(prompt) for prompt in batch]
+        plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
+        wanted = frozenset(sites.parse_all(capture, self.n_layers))
+        tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
+        under_way = Pass(self.network, plan, lengths, wanted)
+        values = forward(under_way, tokens, logits)
+        captured = {site: _readable(site, x, lengths) for site, x in under_way.captured.items()}
+        if logits == "all" and values is not None:
+            values = _without_padding(values, lengths)
+        mx.eval(values, captured)
+        plan.check_fired()
+        return Activations(_plain(values), lengths, self.n_layers, captured)
+
+    @overload
+    def sweep(
+        self,
+        prompt: AnyPrompt,
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        logits: Literal["last", "all"] = "last",
+        metric: Metric | None = None,
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> mx.array: ...
+
+    @overload
+    def sweep(
+        self,
+        prompt: AnyPrompt,
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        capture: str | Sequence[str],
+        logits: Logits = "last",
+        metric: Metric | None = None,
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> Activations: ...
+
+    def sweep(
+        self,
+        prompt: AnyPrompt,
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        capture: str | Sequence[str] = (),
+        logits: Logits = "last",
+        metric: Metric | None = None,
+        memory: int | None = None,
+        progress: Progress | None = None,
+    ) -> mx.array | Activations:
+        """Many counterfactuals of one prompt at once: equal to `run` with each variant alone, at a fraction of the cost.
+
+        variants: lists of interventions; [] is the clean prompt. Returns the logits (n_variants, d_vocab), or with `metric`
+        (logits -> numbers, first axis variants) what the metric makes of them, never holding all logits of a large grid; with
+        `capture`, Activations whose rows are variants and whose `logits` hold that array.
+        memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
+        progress: called with (variants done, variants in all) after each batch.
+        Raises what `run` raises, and ShapeError for a metric of the wrong shape.
+        """
+        (only,) = self.prompts([prompt] if not isinstance(prompt, (str, Prompt)) else prompt)  # type: ignore[list-item]
+        _check_logits(logits)
+        if not len(variants):
+            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
+        result = run_sweep(
+            self.network,
+            only.tokens,
+            variants,
+            logits=logits,
+            captures=frozenset(sites.parse_all(capture, self.n_layers)),
+            metric=metric,
+            budget=memory,
+            progress=progress,
+        )
+        values = _plain(result.values)
+        if not capture:
+            if values is None:
+                raise ValueError("logits='none' without capture leaves a sweep nothing to return")
+            return values
+        lengths = [len(only)] * len(variants)
+        captured = {site: _readable(site, x, lengths) for site, x in result.captured.items()}
+        mx.eval(captured)
+        return Activations(values, lengths, self.n_layers, captured)
+
+    def unembed(self, resid: mx.array) -> mx.array:
+        """Residual stream (..., d_model) -> logits (..., d_vocab): last norm, unembedding, soft-cap, as the model ends."""
+        return self.network.unembed(self.network.final(resid))
+
+    def self_check(self, probe: Sequence[int] = (1, 2, 3, 5, 8, 13, 21)) -> None:
+        """The wrapped forward must equal mlx-lm's own, bit for bit, on a probe. Raises CheckpointError if it does not."""
+        tokens = [token % self.d_vocab for token in probe]
+        own = self.mlx_model(mx.array([tokens]))
+        ours = self.run(tokens, logits="all").logits
+        assert ours is not None
+        if not bool(mx.all(mx.isfinite(own))):
+            raise CheckpointError(
+                f"{self.name}: the model's logits on a probe are not finite; its weights may be damaged"
+            )
+        if not bool(mx.array_equal(_plain(own), ours)):
+            error = float(mx.max(mx.abs(own.astype(mx.float32) - ours.astype(mx.float32))))
+            raise CheckpointError(
+                f"{self.name}: the wrapped forward differs from mlx-lm's own by {error:.3g} on a probe; "
+                f"the description of {self.family} in mlx_interp/architectures.py does not fit this model"
+            )
+
+    def _prompt(self, item: AnyPrompt) -> Prompt:
+        if isinstance(item, Prompt):
+            return item
+        if isinstance(item, str):
+            return self.prompt(item)
+        return from_tokens(self.tokenizer, item, self.d_vocab)
+
+
+def _check_logits(logits: str) -> None:
+    if logits not in ("last", "all", "none"):
+        raise ValueError(f"logits is 'last', 'all' or 'none', not {logits!r}")
+
+
+def _plain(x: mx.array | None) -> mx.array | None:
+    """bfloat16 becomes float32, which holds it exactly: numpy knows no bfloat16."""
+    return x.astype(mx.float32) if x is not None and x.dtype == mx.bfloat16 else x
+
+
+def _readable(site: Site, x: mx.array, lengths: list[int]) -> mx.array:
+    """A captured activation in its site's axes, zero where a prompt has no position."""
+    x = _without_padding(x, lengths)
+    if site.name == "pattern":  # held as (batch, query, head, key)
+        x = x.swapaxes(1, 2)
+    plain = _plain(x)
+    assert plain is not None
+    return plain
+
+
+def _without_padding(x: mx.array, lengths: list[int]) -> mx.array:
+    if len(set(lengths)) == 1:
+        return x
+    real = mx.arange(x.shape[1])[None] < mx.array(lengths)[:, None]
+    return mx.where(real.reshape(*real.shape, *(1,) * (x.ndim - 2)), x, mx.zeros((), dtype=x.dtype))

@@ -1,0 +1,158 @@
+"""Names of sites: where an activation can be read or changed. Parsed here and nowhere else.
+
+A site is `name.layer` ("resid_post.7"); `final` has no layer. Layers count from 0, negative layers from the end. A
+selector names several sites at once:
+
+    resid_post            every layer            resid_post.8-20     a range, both ends included
+    resid_post.0,5,10     a list                 resid_post.60%      by depth: 0% is the first layer, 100% the last
+    residuals_5           = resid_pre.5          residuals_all, all  = resid_pre, every layer
+    mlp_5, attention_5    = mlp_out.5, attn_out.5 (and mlp_all, attention_10-21, ...)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlx_interp.errors import SiteError, nearest
+
+
+@dataclass(frozen=True)
+class SiteKind:
+    """What a site's name means."""
+
+    name: str
+    axes: tuple[str, ...]
+    """Axes after (batch, pos); `pattern` alone has (head, query, key) after batch."""
+    meaning: str
+    writable: bool = True
+    layered: bool = True
+
+    @property
+    def has_heads(self) -> bool:
+        return "head" in self.axes
+
+
+# In the order in which a layer computes them: the sweep relies on it to know what a change leaves untouched.
+KINDS: dict[str, SiteKind] = {
+    kind.name: kind
+    for kind in (
+        SiteKind("resid_pre", ("d_model",), "residual stream before the layer"),
+        SiteKind("q", ("head", "d_head"), "queries as they enter attention"),
+        SiteKind("k", ("head", "d_head"), "keys as they enter attention"),
+        SiteKind("v", ("head", "d_head"), "values as they enter attention"),
+        SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
+        SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
+        SiteKind(
+            "head_out", ("head", "d_model"), "each head's share of the output projection", writable=False
+        ),
+        SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
+        SiteKind("resid_mid", ("d_model",), "residual stream after attention"),
+        SiteKind("mlp_act", ("d_mlp",), "the MLP's hidden activations, before the down projection"),
+        SiteKind("mlp_out", ("d_model",), "what the MLP adds to the residual stream"),
+        SiteKind("resid_post", ("d_model",), "residual stream after the layer"),
+        SiteKind("final", ("d_model",), "after the last norm", layered=False),
+    )
+}
+ORDER = {name: rank for rank, name in enumerate(KINDS)}
+ALIASES = {"residuals": "resid_pre", "mlp": "mlp_out", "attention": "attn_out"}
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One site of one layer; `layer` is -1 for `final`, which has none. Prints as it is written."""
+
+    name: str
+    layer: int
+
+    @property
+    def kind(self) -> SiteKind:
+        return KINDS[self.name]
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        """Sorts sites in the order in which a forward pass meets them."""
+        return (self.layer if self.kind.layered else 1_000_000, ORDER[self.name])
+
+    def __str__(self) -> str:
+        return f"{self.name}.{self.layer}" if self.kind.layered else self.name
+
+
+def parse(selector: str, n_layers: int) -> list[Site]:
+    """The sites that a selector names, in layer order. Raises SiteError, with the nearest names, for anything else."""
+    name, layers = _split(selector)
+    if name not in KINDS:
+        raise SiteError(
+            f"no site {selector!r}: {nearest(name, [*KINDS, *ALIASES])}sites are {', '.join(KINDS)}"
+        )
+    if not KINDS[name].layered:
+        if layers not in ("", "all"):
+            raise SiteError(f"site {name!r} has no layers: write {name!r} instead of {selector!r}")
+        return [Site(name, -1)]
+    return [Site(name, layer) for layer in parse_layers(layers, n_layers, context=selector)]
+
+
+def parse_one(selector: str, n_layers: int) -> Site:
+    """Like `parse`, for a selector that must name exactly one site."""
+    sites = parse(selector, n_layers)
+    if len(sites) != 1:
+        raise SiteError(
+            f"{selector!r} names {len(sites)} sites, one is needed: add a layer, e.g. {str(sites[0])!r}"
+        )
+    return sites[0]
+
+
+def parse_all(selectors: str | Iterable[str], n_layers: int) -> list[Site]:
+    """The sites of several selectors, each once, in the order of the forward pass."""
+    chosen = [selectors] if isinstance(selectors, str) else selectors
+    return sorted(
+        {site for selector in chosen for site in parse(selector, n_layers)}, key=lambda site: site.depth
+    )
+
+
+def parse_layers(text: str, n_layers: int, *, context: str = "") -> list[int]:
+    """Layers from "all", "7", "-1", "8-20", "0,5,10" or "60%", in order, each once. Raises SiteError."""
+    if text in ("", "all"):
+        return list(range(n_layers))
+    layers: set[int] = set()
+    for part in text.split(","):
+        layers.update(_part(part.strip(), n_layers, context or text))
+    return sorted(layers)
+
+
+def _split(selector: str) -> tuple[str, str]:
+    if not isinstance(selector, str):
+        raise SiteError(f"a site is a string such as 'resid_post.7', not {selector!r}")
+    if selector == "all":
+        return "resid_pre", ""
+    name, _, layers = selector.partition(".")
+    if name in KINDS:
+        return name, layers
+    alias, _, rest = selector.partition("_")
+    if alias in ALIASES and rest and "." not in selector:
+        return ALIASES[alias], rest
+    return name, layers
+
+
+def _part(part: str, n_layers: int, context: str) -> range | list[int]:
+    if match := re.fullmatch(r"(-?\d+)", part):
+        return [_layer(int(match[1]), n_layers, context)]
+    if match := re.fullmatch(r"(\d+)-(\d+)", part):
+        first, last = (_layer(int(text), n_layers, context) for text in match.groups())
+        if first > last:
+            raise SiteError(f"{context!r}: the range {part!r} runs backwards")
+        return range(first, last + 1)
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", part):
+        depth = float(match[1])
+        if depth <= 100:
+            return [round(depth / 100 * (n_layers - 1))]
+    raise SiteError(f"{context!r}: {part!r} is no layer; write 7, -1, 8-20, 0,5,10, 60% or all")
+
+
+def _layer(layer: int, n_layers: int, context: str) -> int:
+    if not -n_layers <= layer < n_layers:
+        raise SiteError(
+            f"{context!r}: layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
+        )
+    return layer % n_layers

@@ -1,0 +1,91 @@
+"""Small random models of every family. Sizes differ pairwise, so that a transposed axis fails instead of broadcasting."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_interp.model import Model
+
+BASE = {
+    "num_hidden_layers": 3,
+    "hidden_size": 30,
+    "intermediate_size": 44,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 101,
+    "max_position_embeddings": 128,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+
+FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
+    # head_dim times heads differs from d_model, and biases are on: unusual but legal.
+    "llama": {**BASE, "model_type": "llama", "head_dim": 8, "attention_bias": True, "mlp_bias": True},
+    "qwen2": {**BASE, "model_type": "qwen2", "hidden_size": 48},
+    "gemma2": {
+        **BASE,
+        "model_type": "gemma2",
+        "head_dim": 8,
+        "query_pre_attn_scalar": 13.0,
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 3.0,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+class NumberTokenizer:
+    """Stands in where only token ids matter: text is numbers with spaces between."""
+
+    bos_token = None
+    eos_token_id = None
+    chat_template = None
+
+    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
+        words = text.split()
+        ends = np.cumsum([len(word) + 1 for word in words])
+        return {
+            "input_ids": [int(word) for word in words],
+            "offset_mapping": [
+                (int(end) - len(word) - 1, int(end) - 1) for end, word in zip(ends, words, strict=True)
+            ],
+        }
+
+    def decode(self, tokens: list[int]) -> str:
+        return " ".join(map(str, tokens)) + " "
+
+    def convert_ids_to_tokens(self, tokens: list[int]) -> list[str]:
+        return [str(token) for token in tokens]
+
+
+def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5) -> Any:
+    """mlx-lm's own model of a config with random weights, norms and biases included."""
+    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model = module.Model(module.ModelArgs.from_dict(config))
+    rng = np.random.default_rng(seed)
+    weights = []
+    for name, value in tree_flatten(model.parameters()):
+        if value.ndim == 1:
+            near = 0.0 if name.endswith("bias") or config["model_type"].startswith("gemma") else 1.0
+            weights.append((name, mx.array(rng.normal(near, 0.2, value.shape).astype(np.float32))))
+        else:
+            scale = spread if "embed" in name else spread * 3 / value.shape[-1] ** 0.5
+            weights.append((name, mx.array(rng.normal(0, scale, value.shape).astype(np.float32))))
+    model.update(tree_unflatten(weights))
+    mx.eval(model.parameters())
+    return model
+
+
+def tiny_model(family: str, seed: int = 0, **overrides: Any) -> Model:
+    """A wrapped random model of a family, with a tokenizer of numbers."""
+    config = {**FAMILY_CONFIGS[family], **overrides}
+    return Model(
+        random_mlx_model(config, seed), NumberTokenizer(), config=config, path=Path(f"random-{family}")
+    )
