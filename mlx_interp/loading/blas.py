@@ -22,7 +22,13 @@ from pathlib import Path
 SWITCH = "MLX_INTERP_BLAS"
 """Environment variable: "none", "mkl", "openblas" or the path of a library; unset means the first that opens."""
 
-SYSTEM_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+SYSTEM_FOLDERS = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+)
 MKL_FOLDERS = ("/opt/intel/oneapi/mkl/latest/lib", *SYSTEM_FOLDERS)
 OPENBLAS_FOLDERS = tuple(
     folder + build for folder in SYSTEM_FOLDERS for build in ("/openblas-pthread", "/openblas-openmp", "")

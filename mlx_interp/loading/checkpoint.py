@@ -1,0 +1,111 @@
+"""A checkpoint folder, read and checked before a weight is loaded: config, tokenizer, and the headers of its shards."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_interp.errors import CheckpointError
+from mlx_interp.loading.configs import normalised
+from mlx_interp.loading.safetensors_header import TensorInfo, read_header
+
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+OTHER_WEIGHTS = ("*.safetensors", "*.npz", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files are all there and whole."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.json with RoPE settings and missing fields as mlx-lm reads them."""
+    files: tuple[Path, ...]
+    """The safetensors files, sorted."""
+    tensors: dict[str, TensorInfo]
+    """Every stored tensor, by the name it has in the files."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+    @property
+    def quantization(self) -> str | None:
+        """How the weights are stored, e.g. "4-bit, group 64", or None for plain numbers."""
+        return describe_quantization(self.config.get("quantization") or self.config.get("quantization_config"))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a folder's config and headers. Raises CheckpointError naming the first file that is missing or broken."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    config = read_json(path / "config.json", missing="a checkpoint folder has one beside its weights")
+    if config.get("model_file"):
+        raise CheckpointError(
+            f"{path}: config.json asks to run {config['model_file']!r}: code that comes with a checkpoint is never run"
+        )
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{path}: no tokenizer: one of {', '.join(TOKENIZER_FILES)} must be there")
+    if (path / "tokenizer.json").is_file():
+        read_json(path / "tokenizer.json")
+    files = weight_files(path)
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        found = read_header(file)
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise CheckpointError(f"{file}: {twice[0]!r} is in another file too: remove the files of an older download")
+        tensors.update(found)
+    return Checkpoint(path, normalised(config, tensors.keys()), files, tensors)
+
+
+def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError when it is missing, not JSON, or not an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent}: no {path.name}{': ' if missing else ''}{missing}") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The shards an index lists, or every model*.safetensors. Raises CheckpointError when one is missing."""
+    there = {file.name: file for file in sorted(path.glob("model*.safetensors"))}
+    if (path / INDEX).is_file():
+        weight_map = read_json(path / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{path / INDEX}: no 'weight_map'")
+        listed = {str(name) for name in weight_map.values()}
+        absent = sorted(name for name in listed if not (path / name).is_file())
+        if absent:
+            raise CheckpointError(
+                f"{path}: {len(absent)} of {len(listed)} files listed in {INDEX} missing, first {absent[0]!r}: "
+                "download or copy the folder again"
+            )
+        there.update({name: path / name for name in listed})
+    if not there:
+        others = sorted({file.name for pattern in OTHER_WEIGHTS for file in path.glob(pattern)})
+        found = f"found {', '.join(others[:3])}; only safetensors are read: convert with `mlx_lm.convert`"
+        raise CheckpointError(f"{path}: no model*.safetensors: {found if others else 'there are no weights here'}")
+    return tuple(there[name] for name in sorted(there))
+
+
+def describe_quantization(settings: Any) -> str | None:
+    """A config's quantisation in words: "4-bit, group 64", "mixed 4- and 6-bit, group 64"; None without one."""
+    if not isinstance(settings, dict) or not settings:
+        return None
+    if "bits" not in settings:
+        return str(settings.get("quant_method", "quantised"))
+    layers = [layer for layer in settings.values() if isinstance(layer, dict) and "bits" in layer]
+    bits = sorted({int(entry["bits"]) for entry in (settings, *layers)})
+    width = f"{bits[0]}-bit" if len(bits) == 1 else f"mixed {'- and '.join(map(str, bits))}-bit"
+    mode = settings.get("mode", "affine")
+    return f"{width}{'' if mode == 'affine' else f' {mode}'}, group {settings.get('group_size', 64)}"

@@ -1,0 +1,41 @@
+"""The hash of a checkpoint: which weights a result or a saved direction belongs to, wherever the folder lies."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mlx_interp.errors import CheckpointError
+from mlx_interp.loading.cache_folder import read_cache, write_cache
+
+CACHE = "file_hashes.json"
+
+
+def weights_hash(folder: Path, files: Iterable[Path]) -> str:
+    """sha256 (hex) over the bytes of config.json and of every tensor file, with their names but not their folder.
+
+    Files that have not changed (path, size, modification time) since they were last hashed are not read again.
+    """
+    known = read_cache(CACHE)
+    before = len(known)
+    total = hashlib.sha256()
+    for path in sorted([folder / "config.json", *files]):
+        total.update(f"{path.name}\0{file_hash(path, known)}\n".encode())
+    if len(known) != before:
+        write_cache(CACHE, known)
+    return total.hexdigest()
+
+
+def file_hash(path: Path, known: dict[str, str]) -> str:
+    """sha256 (hex) of one file's bytes; `known` is looked in first, and added to."""
+    try:
+        facts = path.stat()
+        key = f"{os.path.realpath(path)}:{facts.st_size}:{facts.st_mtime_ns}"
+        if key not in known:
+            with path.open("rb") as file:
+                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return known[key]

@@ -1,0 +1,131 @@
+"""Names of models: one table of short names, and what else a name can be (embedded, local folder, Hub id)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlx_interp.errors import UnknownModel, nearest
+
+EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded" / "checkpoints"
+EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
+"""Models that ship inside the package; they need no network."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One line of the table."""
+
+    name: str
+    hub_id: str
+    """Repository on the Hub; 4-bit and instruction-tuned unless the name's line says otherwise."""
+    n_layers: int
+    billions: float
+    """Parameters, in 10^9; memory follows from it."""
+
+    @property
+    def bits(self) -> float:
+        """Bits per weight of `hub_id`: 4-bit words with a float16 scale and bias per 64 of them are 4.5."""
+        return 4.5 if self.hub_id.endswith("-4bit") else 16
+
+    def gigabytes(self, bits: float | None = None) -> float:
+        """Memory of the weights, in 10^9 bytes, at `bits` per weight (default: as stored)."""
+        return self.billions * (bits or self.bits) / 8
+
+
+def _community(name: str, repository: str, n_layers: int, billions: float) -> KnownModel:
+    return KnownModel(name, f"mlx-community/{repository}", n_layers, billions)
+
+
+MODELS: dict[str, KnownModel] = {
+    model.name: model
+    for model in (
+        _community("gemma-2-2b", "gemma-2-2b-it-4bit", 26, 2.6),
+        _community("gemma-2-9b", "gemma-2-9b-it-4bit", 42, 9.2),
+        _community("gemma-2-27b", "gemma-2-27b-it-4bit", 46, 27.2),
+        _community("gemma-3-270m", "gemma-3-270m-it-4bit", 18, 0.27),
+        _community("gemma-3-1b", "gemma-3-1b-it-4bit", 26, 1.0),
+        _community("gemma-3-4b", "gemma-3-text-4b-it-4bit", 34, 3.9),
+        _community("gemma-3-12b", "gemma-3-text-12b-it-4bit", 48, 11.8),
+        _community("gemma-3-27b", "gemma-3-text-27b-it-4bit", 62, 27.0),
+        _community("llama-3.2-1b", "Llama-3.2-1B-Instruct-4bit", 16, 1.24),
+        _community("llama-3.2-3b", "Llama-3.2-3B-Instruct-4bit", 28, 3.2),
+        _community("llama-3.1-8b", "Llama-3.1-8B-Instruct-4bit", 32, 8.0),
+        KnownModel("llama-2-7b", "meta-llama/Llama-2-7b-chat-hf", 32, 6.7),  # gated, float16
+        _community("qwen-2.5-0.5b", "Qwen2.5-0.5B-Instruct-4bit", 24, 0.49),
+        _community("qwen-2.5-1.5b", "Qwen2.5-1.5B-Instruct-4bit", 28, 1.54),
+        _community("qwen-2.5-3b", "Qwen2.5-3B-Instruct-4bit", 36, 3.1),
+        _community("qwen-2.5-7b", "Qwen2.5-7B-Instruct-4bit", 28, 7.6),
+        _community("qwen-2.5-14b", "Qwen2.5-14B-Instruct-4bit", 48, 14.8),
+        _community("qwen-2.5-32b", "Qwen2.5-32B-Instruct-4bit", 64, 32.8),
+        _community("qwen-3-0.6b", "Qwen3-0.6B-4bit", 28, 0.6),
+        _community("qwen-3-1.7b", "Qwen3-1.7B-4bit", 28, 1.7),
+        _community("qwen-3-4b", "Qwen3-4B-4bit", 36, 4.0),
+        _community("qwen-3-8b", "Qwen3-8B-4bit", 36, 8.2),
+        _community("qwen-3-14b", "Qwen3-14B-4bit", 40, 14.8),
+        _community("mistral-7b", "Mistral-7B-Instruct-v0.3-4bit", 32, 7.2),
+        _community("phi-3-mini", "Phi-3-mini-4k-instruct-4bit", 32, 3.8),
+        KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base model, float32
+    )
+}
+
+VARIANTS: dict[str, float] = {"4bit": 4.5, "8bit": 8.5, "bf16": 16}
+"""Precisions that `name:variant` may ask for, with their bits per weight."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a name leads."""
+
+    kind: Literal["embedded", "folder", "hub"]
+    name: str
+    """As given, for messages and result folders."""
+    model_id: str
+    """The Hub id, the embedded name, or the folder's path."""
+    path: Path | None = None
+    """The folder, where the kind alone decides it."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    known: KnownModel | None = None
+    bits: float | None = None
+    """Bits per weight where the table tells."""
+
+
+def resolve(name: str | Path) -> Source:
+    """What a name means: an embedded model, a short name (`gemma-2-9b`, `gemma-2-9b:8bit`), a folder, or a Hub id.
+
+    `@revision` pins a branch, tag or commit of the Hub. Nothing is read or downloaded here.
+    Raises UnknownModel with the nearest names.
+    """
+    text = str(name).strip()
+    if text in EMBEDDED:
+        return Source("embedded", text, text, EMBEDDED_ROOT / text)
+    if Path(text).expanduser().is_dir():
+        folder = Path(text).expanduser().resolve()
+        return Source("folder", folder.name, str(folder), folder)
+    base, _, revision = text.partition("@")
+    base, _, variant = base.partition(":")
+    if base in MODELS:
+        known = MODELS[base]
+        hub_id, bits = variant_of(known, variant)
+        return Source("hub", text, hub_id, revision=revision or None, known=known, bits=bits)
+    if not variant and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):
+        return Source("hub", text, base, revision=revision or None)
+    raise UnknownModel(
+        f"no model {text!r}: {nearest(base, [*EMBEDDED, *MODELS])}give an embedded model ({', '.join(EMBEDDED)}), "
+        "a short name (`python -m mlx_interp models` lists them), a Hub id (owner/name), or an existing folder"
+    )
+
+
+def variant_of(known: KnownModel, variant: str) -> tuple[str, float]:
+    """Hub id and bits per weight of a table line in another precision. Raises UnknownModel if it has no such one."""
+    if not variant:
+        return known.hub_id, known.bits
+    if not known.hub_id.endswith("-4bit") or variant not in VARIANTS:
+        offered = ", ".join(VARIANTS) if known.hub_id.endswith("-4bit") else "none"
+        raise UnknownModel(
+            f"no variant {variant!r} of {known.name}: {nearest(variant, VARIANTS)}variants are {offered}"
+        )
+    return known.hub_id.removesuffix("4bit") + variant, VARIANTS[variant]

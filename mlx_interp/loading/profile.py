@@ -1,0 +1,134 @@
+"""How a loaded model computes on the device at hand.
+
+On Metal and CUDA a checkpoint runs as it is stored. On MLX's CPU backend half precision and quantised matmuls are
+emulated (0.08 GFLOP/s against 200 for dense float32), so there a model computes in float32, and quantised layers are
+dequantised once when memory allows; the function is the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+import psutil
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_interp.errors import ConfigError
+
+Dequantize = bool | Literal["auto"]
+DTYPES: dict[str, mx.Dtype] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+SHARE_OF_FREE_MEMORY = 0.8
+"""How much of the free memory weights may take; the rest is for activations."""
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
+
+
+def on_cpu() -> bool:
+    """Whether MLX computes on its CPU backend."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: free memory of the machine, or of the container it runs in."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = CGROUP_LIMIT.read_text().strip(), int(CGROUP_USED.read_text())
+    except (OSError, ValueError):
+        return free
+    return min(free, int(limit) - used) if limit.isdigit() else free
+
+
+def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
+    """The dtype to compute in; None leaves the choice to the device. Raises ConfigError for any other name."""
+    if dtype is None or isinstance(dtype, mx.Dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ConfigError(f"no dtype {dtype!r}: give one of {', '.join(DTYPES)}, or None for what suits the device")
+    return DTYPES[dtype]
+
+
+def apply_profile(model: nn.Module, *, dtype: mx.Dtype | None, dequantize: Dequantize, name: str) -> None:
+    """Set what a lazily loaded model computes in; in place.
+
+    dtype: None is float32 on CPU and the stored one elsewhere.
+    dequantize: "auto" dequantises on CPU when it fits the memory; True and False are obeyed.
+    Raises ConfigError with the numbers when the model, or its dequantised form, does not fit the memory.
+    """
+    if dequantize not in (True, False, "auto"):
+        raise ConfigError(f"dequantize={dequantize!r}: give True, False or 'auto'")
+    if dtype is None and on_cpu():
+        dtype = mx.float32
+    kept, dense = weight_bytes(model, dtype, dense=False), weight_bytes(model, dtype, dense=True)
+    room = int(free_memory() * SHARE_OF_FREE_MEMORY)
+    wanted = dense if dequantize is True else kept
+    if wanted > room:
+        way_out = "dequantize='auto' keeps the layers quantised" if kept <= room < wanted else "take a smaller model"
+        raise ConfigError(
+            f"{name}: needs {gigabytes(wanted)} for its weights, {gigabytes(room)} may be used: {way_out}"
+        )
+    make_dense = dequantize is True or (dequantize == "auto" and on_cpu() and dense <= room)
+    if dequantize == "auto" and on_cpu() and not make_dense and dense > kept:
+        warnings.warn(
+            f"{name}: its layers stay quantised, which is slow on CPU: dequantised they need {gigabytes(dense)}, "
+            f"{gigabytes(room)} may be used",
+            stacklevel=3,
+        )
+    if make_dense:
+        dequantize_layers(model, dtype)
+    if dtype is not None:
+        model.set_dtype(dtype)
+
+
+def quantized_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Every quantised linear layer and embedding, with its path."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+            yield path, module
+
+
+def dequantize_layers(model: nn.Module, dtype: mx.Dtype | None) -> None:
+    """Replace quantised layers by dense ones of the same function; in place, one at a time to bound the memory.
+
+    The products of words and scales are formed in `dtype`, so that float32 computation meets the weights that a
+    quantised matmul with float32 scales uses.
+    """
+    for path, module in list(quantized_modules(model)):
+        scales, biases = module.scales, module.get("biases")
+        if dtype is not None and mx.issubdtype(scales.dtype, mx.floating):
+            scales, biases = scales.astype(dtype), None if biases is None else biases.astype(dtype)
+        weight = mx.dequantize(
+            module.weight, scales, biases, group_size=module.group_size, bits=module.bits, mode=module.mode
+        )
+        rows, columns = weight.shape
+        if isinstance(module, nn.QuantizedEmbedding):
+            dense: Any = nn.Embedding(rows, columns)
+        else:
+            dense = nn.Linear(columns, rows, bias="bias" in module)
+            if "bias" in module:
+                dense.bias = module.bias
+        dense.weight = weight
+        mx.eval(dense.weight)
+        model.update_modules(tree_unflatten([(path, dense)]))
+
+
+def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: bool) -> int:
+    """Bytes of the weights in `dtype` (None: as stored); quantised layers count dequantised where `dense`."""
+    packed = {id(module.weight): module for _, module in quantized_modules(model)}
+    total = 0
+    for _, array in tree_flatten(model.parameters()):
+        module = packed.get(id(array))
+        if module is not None and dense:
+            total += array.size * 32 // module.bits * (dtype or module.scales.dtype).size
+        elif dtype is not None and mx.issubdtype(array.dtype, mx.floating):
+            total += array.size * dtype.size
+        else:
+            total += array.nbytes
+    return total
+
+
+def gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"

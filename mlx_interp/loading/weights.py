@@ -1,0 +1,69 @@
+"""A checked folder becomes mlx-lm's own model and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.tokenizer_utils import load as load_mlx_tokenizer
+from mlx_lm.utils import load_model
+
+from mlx_interp.errors import CheckpointError
+from mlx_interp.loading.checkpoint import Checkpoint
+
+LOAD_FAULTS = (
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    OSError,
+)
+"""What mlx-lm raises for a config and weights that do not fit each other."""
+
+
+def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
+    """mlx-lm's model of a checkpoint, weights not yet read, and the config it was built from.
+
+    Raises CheckpointError when tensors are missing, unexpected or of a shape that does not fit the config.
+    """
+    try:
+        model, config = load_model(checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config)
+    except LOAD_FAULTS as error:
+        raise CheckpointError(f"{checkpoint.path}: weights and config.json do not fit: {shortened(error)}") from error
+    return model, dict(config)
+
+
+def load_tokenizer(path: Path, eos_token_ids: Any) -> TokenizerWrapper:
+    """mlx-lm's tokenizer of a folder; code that comes with it is never run. Raises CheckpointError."""
+    try:
+        return load_mlx_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=eos_token_ids)
+    except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot parse
+        raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {shortened(error)}") from error
+
+
+def check_finite(model: nn.Module, path: Path) -> None:
+    """Raise CheckpointError, naming the tensor, if a weight is infinite or not a number."""
+    for name, array in tree_flatten(model.parameters()):
+        if not mx.issubdtype(array.dtype, mx.floating):
+            continue
+        try:
+            finite = bool(mx.isfinite(array).all())
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {shortened(error)}") from error
+        if not finite:
+            raise CheckpointError(
+                f"{path}: {name} holds infinities or NaNs: the file is damaged or was badly converted"
+            )
+
+
+def shortened(error: BaseException, limit: int = 300) -> str:
+    """An error's text on one line; mlx-lm lists every tensor of a model in some of its own."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]} ..."
