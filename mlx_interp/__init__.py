@@ -1,6 +1,25 @@
-"""mlx_interp: look inside language models that run under MLX, change what is found there, measure what that does."""
+"""mlx_interp: look inside language models that run under MLX, change what is there, measure what that does."""
 
-# First of all imports: `mlx_interp.loading` opens a fast BLAS before anything imports mlx.core (see loading/blas.py).
+# First of all imports: `mlx_interp.loading` opens a fast BLAS before anything imports mlx.core (loading/blas.py).
 from mlx_interp.loading import load  # isort: split
 
-__all__ = ["load"]
+from mlx_interp import errors, stats
+from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.model import Activations, Model
+from mlx_interp.prompts import Prompt
+
+__all__ = [
+    "Ablate",
+    "Activations",
+    "Add",
+    "Apply",
+    "Intervention",
+    "Knockout",
+    "Model",
+    "Patch",
+    "Prompt",
+    "Scale",
+    "errors",
+    "load",
+    "stats",
+]

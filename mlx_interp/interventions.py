@@ -84,7 +84,7 @@ class Scale(_Printed):
 class Knockout(_Printed):
     """Forbids attention from query positions to key positions, before the softmax (Geva et al. 2023).
 
-    layers: a selector of layers: 7, "8-20", [3, 4] or "all". query, keys: positions; the rest of the pattern is renormalised.
+    layers: 7, "8-20", [3, 4] or "all". query, keys: positions. The rest of the pattern is renormalised.
     """
 
     layers: int | str | Sequence[int]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import mlx.core as mx
 
 from mlx_interp import sites
 from mlx_interp.architectures import family_of
-from mlx_interp.engine.edits import plan_edits
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.network import Network, check_parts
+from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, SiteError
@@ -102,20 +102,18 @@ class Model:
         return self.network.d_vocab
 
     def __repr__(self) -> str:
-        shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads, {self.quantization or 'unquantised'}"
-        return f"Model({self.name!r}, {self.family}, {shape})"
+        shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"
+        return f"Model({self.name!r}, {self.family}, {shape}, {self.quantization or 'unquantised'})"
 
     def prompt(self, text: str, *, chat: bool = False, system: str | None = None) -> Prompt:
-        """A tokenised prompt; with `chat`, as a user's turn through the model's chat template. BOS comes exactly once."""
+        """A tokenised prompt, BOS exactly once; with `chat`, as a user's turn through the model's chat template."""
         return make_prompt(self.tokenizer, text, chat=chat, system=system)
 
     def prompts(self, prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[Prompt]:
         """Prompts from a string, a Prompt, a list of token ids, or a list of any of these."""
-        if isinstance(prompts, (str, Prompt)) or (
-            len(prompts) and all(isinstance(item, int) for item in prompts)
-        ):
-            prompts = [prompts]  # type: ignore[list-item]
-        return [self._prompt(item) for item in prompts]  # type: ignore[arg-type]
+        if isinstance(prompts, (str, Prompt)) or all(isinstance(item, int) for item in prompts):
+            return [self._prompt(cast(AnyPrompt, prompts))]
+        return [self._prompt(item) for item in cast(Sequence[AnyPrompt], prompts)]
 
     def run(
         self,
@@ -182,16 +180,16 @@ class Model:
         memory: int | None = None,
         progress: Progress | None = None,
     ) -> mx.array | Activations:
-        """Many counterfactuals of one prompt at once: equal to `run` with each variant alone, at a fraction of the cost.
+        """Many counterfactuals of one prompt at once: what `run` returns for each alone, at a fraction of the cost.
 
-        variants: lists of interventions; [] is the clean prompt. Returns the logits (n_variants, d_vocab), or with `metric`
-        (logits -> numbers, first axis variants) what the metric makes of them, never holding all logits of a large grid; with
-        `capture`, Activations whose rows are variants and whose `logits` hold that array.
+        variants: lists of interventions; [] is the clean prompt. Returns the logits (n_variants, d_vocab), or what
+        `metric` (logits -> numbers, first axis variants) makes of them, never holding all logits of a large grid. With
+        `capture`: Activations whose rows are variants and whose `logits` are that array.
         memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
         progress: called with (variants done, variants in all) after each batch.
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
-        (only,) = self.prompts([prompt] if not isinstance(prompt, (str, Prompt)) else prompt)  # type: ignore[list-item]
+        only = self._prompt(prompt)
         _check_logits(logits)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
@@ -216,11 +214,11 @@ class Model:
         return Activations(values, lengths, self.n_layers, captured)
 
     def unembed(self, resid: mx.array) -> mx.array:
-        """Residual stream (..., d_model) -> logits (..., d_vocab): last norm, unembedding, soft-cap, as the model ends."""
+        """Residual stream (..., d_model) -> logits (..., d_vocab), as the model ends: norm, unembedding, soft-cap."""
         return self.network.unembed(self.network.final(resid))
 
     def self_check(self, probe: Sequence[int] = (1, 2, 3, 5, 8, 13, 21)) -> None:
-        """The wrapped forward must equal mlx-lm's own, bit for bit, on a probe. Raises CheckpointError if it does not."""
+        """The wrapped forward must equal mlx-lm's own, bit for bit, on a probe; raises CheckpointError otherwise."""
         tokens = [token % self.d_vocab for token in probe]
         own = self.mlx_model(mx.array([tokens]))
         ours = self.run(tokens, logits="all").logits
@@ -229,7 +227,7 @@ class Model:
             raise CheckpointError(
                 f"{self.name}: the model's logits on a probe are not finite; its weights may be damaged"
             )
-        if not bool(mx.array_equal(_plain(own), ours)):
+        if not bool(mx.array_equal(own.astype(ours.dtype), ours)):
             error = float(mx.max(mx.abs(own.astype(mx.float32) - ours.astype(mx.float32))))
             raise CheckpointError(
                 f"{self.name}: the wrapped forward differs from mlx-lm's own by {error:.3g} on a probe; "

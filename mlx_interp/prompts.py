@@ -99,9 +99,7 @@ def _chat_text(tokenizer: Any, text: str, system: str | None) -> str:
         raise PromptError(
             "chat=True needs a chat template, and this tokenizer has none (a base model?): use chat=False"
         )
-    messages = ([{"role": "system", "content": system}] if system else []) + [
-        {"role": "user", "content": text}
-    ]
+    messages = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 

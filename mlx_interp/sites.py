@@ -44,9 +44,7 @@ KINDS: dict[str, SiteKind] = {
         SiteKind("v", ("head", "d_head"), "values as they enter attention"),
         SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
         SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
-        SiteKind(
-            "head_out", ("head", "d_model"), "each head's share of the output projection", writable=False
-        ),
+        SiteKind("head_out", ("head", "d_model"), "each head's share of the output projection", writable=False),
         SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
         SiteKind("resid_mid", ("d_model",), "residual stream after attention"),
         SiteKind("mlp_act", ("d_mlp",), "the MLP's hidden activations, before the down projection"),
@@ -83,9 +81,7 @@ def parse(selector: str, n_layers: int) -> list[Site]:
     """The sites that a selector names, in layer order. Raises SiteError, with the nearest names, for anything else."""
     name, layers = _split(selector)
     if name not in KINDS:
-        raise SiteError(
-            f"no site {selector!r}: {nearest(name, [*KINDS, *ALIASES])}sites are {', '.join(KINDS)}"
-        )
+        raise SiteError(f"no site {selector!r}: {nearest(name, [*KINDS, *ALIASES])}sites are {', '.join(KINDS)}")
     if not KINDS[name].layered:
         if layers not in ("", "all"):
             raise SiteError(f"site {name!r} has no layers: write {name!r} instead of {selector!r}")
@@ -97,18 +93,14 @@ def parse_one(selector: str, n_layers: int) -> Site:
     """Like `parse`, for a selector that must name exactly one site."""
     sites = parse(selector, n_layers)
     if len(sites) != 1:
-        raise SiteError(
-            f"{selector!r} names {len(sites)} sites, one is needed: add a layer, e.g. {str(sites[0])!r}"
-        )
+        raise SiteError(f"{selector!r} names {len(sites)} sites, one is needed: add a layer, e.g. {str(sites[0])!r}")
     return sites[0]
 
 
 def parse_all(selectors: str | Iterable[str], n_layers: int) -> list[Site]:
     """The sites of several selectors, each once, in the order of the forward pass."""
     chosen = [selectors] if isinstance(selectors, str) else selectors
-    return sorted(
-        {site for selector in chosen for site in parse(selector, n_layers)}, key=lambda site: site.depth
-    )
+    return sorted({site for selector in chosen for site in parse(selector, n_layers)}, key=lambda site: site.depth)
 
 
 def parse_layers(text: str, n_layers: int, *, context: str = "") -> list[int]:
@@ -152,7 +144,5 @@ def _part(part: str, n_layers: int, context: str) -> range | list[int]:
 
 def _layer(layer: int, n_layers: int, context: str) -> int:
     if not -n_layers <= layer < n_layers:
-        raise SiteError(
-            f"{context!r}: layer {layer} does not exist, the model has layers 0 to {n_layers - 1}"
-        )
+        raise SiteError(f"{context!r}: layer {layer} does not exist, the model has layers 0 to {n_layers - 1}")
     return layer % n_layers

@@ -1,4 +1,4 @@
-"""Small random models of every family. Sizes differ pairwise, so that a transposed axis fails instead of broadcasting."""
+"""Small random models of every family; sizes differ pairwise, so that a transposed axis fails and never broadcasts."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ class NumberTokenizer:
         ends = np.cumsum([len(word) + 1 for word in words])
         return {
             "input_ids": [int(word) for word in words],
-            "offset_mapping": [
-                (int(end) - len(word) - 1, int(end) - 1) for end, word in zip(ends, words, strict=True)
-            ],
+            "offset_mapping": [(int(end) - len(word) - 1, int(end) - 1) for end, word in zip(ends, words, strict=True)],
         }
 
     def decode(self, tokens: list[int]) -> str:
@@ -86,6 +84,4 @@ def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5)
 def tiny_model(family: str, seed: int = 0, **overrides: Any) -> Model:
     """A wrapped random model of a family, with a tokenizer of numbers."""
     config = {**FAMILY_CONFIGS[family], **overrides}
-    return Model(
-        random_mlx_model(config, seed), NumberTokenizer(), config=config, path=Path(f"random-{family}")
-    )
+    return Model(random_mlx_model(config, seed), NumberTokenizer(), config=config, path=Path(f"random-{family}"))

@@ -12,8 +12,9 @@ from typing import Literal
 
 import mlx.core as mx
 
-from mlx_interp.engine.edits import EditPlan, apply_edits, blocked_mask
+from mlx_interp.engine.edits import apply_edits, blocked_mask
 from mlx_interp.engine.network import Network
+from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
 
 Logits = Literal["last", "all", "none"]
@@ -95,9 +96,7 @@ def _pattern_change(
     clean = pattern = net.pattern(layer, q, k, mask)
     if blocks := run.plan.blocked.get(layer):
         n_rows, queries = q.shape[0], range(length)
-        allowed = blocked_mask(
-            blocks, run.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=length
-        )
+        allowed = blocked_mask(blocks, run.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=length)
         pattern = net.pattern(layer, q, k, mask, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
     if not blocks and not run.plan.at(Site("pattern", layer)):

@@ -132,19 +132,16 @@ class Network:
             return scores
         return mx.tanh(scores / self.softcap_scores) * self.softcap_scores
 
-    def pattern(
-        self, layer: int, q: mx.array, k: mx.array, mask: Mask, allowed: mx.array | None = None
-    ) -> mx.array:
+    def pattern(self, layer: int, q: mx.array, k: mx.array, mask: Mask, allowed: mx.array | None = None) -> mx.array:
         """Attention probabilities (batch, head, query, key), rebuilt from what enters attention.
 
         allowed: bool (batch, head, query, key), a further mask; None forbids nothing more.
         """
         scores = self.scores(layer, q, k)
-        if isinstance(mask, str):
-            mask = create_causal_mask(q.shape[2])
+        mask = create_causal_mask(q.shape[2]) if isinstance(mask, str) else mask
         if allowed is not None:
             allowed = allowed.reshape(scores.shape)
-            mask = allowed if mask is None else mask & allowed
+            mask = mask & allowed if isinstance(mask, mx.array) else allowed
         return _softmax(scores, mask).reshape(q.shape[0], self.n_heads, q.shape[2], k.shape[2])
 
     def mix(self, pattern: mx.array, v: mx.array) -> mx.array:
@@ -169,7 +166,8 @@ class Network:
         """Residual stream (..., d_model) -> the MLP's hidden activations (..., d_mlp)."""
         x = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
         mlp = getattr(self.layers[layer], self.family.mlp)
-        return _ACTIVATIONS[self.family.activation](mlp, x)
+        act: mx.array = _ACTIVATIONS[self.family.activation](mlp, x)
+        return act
 
     def mlp_out(self, layer: int, act: mx.array) -> mx.array:
         """Hidden activations -> what the MLP adds to the stream (..., d_model)."""
@@ -184,7 +182,7 @@ class Network:
     def unembed(self, x: mx.array) -> mx.array:
         """What the last norm gave (..., d_model) -> logits (..., d_vocab), soft-capped or scaled as the model's."""
         tied = self.family.tied(self.config)
-        logits = (
+        logits: mx.array = (
             getattr(self.decoder, self.family.embed).as_linear(x)
             if tied
             else getattr(self.mlx_model, self.family.head)(x)
@@ -202,7 +200,8 @@ class Network:
         if length == 1:
             return None
         if self.softcap_scores is not None or (window and length > window):
-            return create_causal_mask(length, window_size=window)
+            causal: mx.array = create_causal_mask(length, window_size=window)
+            return causal
         return "causal"
 
     def _attention(self, layer: int) -> Any:
@@ -225,9 +224,7 @@ def check_parts(network: Network) -> None:
         for owner, name in parts:
             getattr(owner, name)
     except (AttributeError, IndexError) as error:
-        raise UnsupportedModel(
-            f"{family.model_type}: mlx-lm's model is not laid out as described: {error}"
-        ) from error
+        raise UnsupportedModel(f"{family.model_type}: mlx-lm's model is not laid out as described: {error}") from error
 
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:

@@ -19,9 +19,7 @@ def resolve_positions(spec: Any, length: int, owner: object) -> list[int] | None
         return None
     if isinstance(spec, str):
         if spec != GENERATED:
-            raise PositionError(
-                f"{owner}: positions are an int, a slice, a list or 'generated', not {spec!r}"
-            )
+            raise PositionError(f"{owner}: positions are an int, a slice, a list or 'generated', not {spec!r}")
         return []
     if isinstance(spec, slice):
         return list(range(length))[spec]
@@ -31,20 +29,17 @@ def resolve_positions(spec: Any, length: int, owner: object) -> list[int] | None
     ]
 
 
-def resolve_heads(spec: Any, n_heads: int, owner: object) -> list[int] | None:
+def resolve_heads(spec: Any, n_heads: int, owner: object) -> tuple[int, ...] | None:
     """Absolute heads; None for all. Raises ShapeError for a head the site does not have."""
     if spec is None:
         return None
     try:
-        heads = [
-            _index(head, n_heads, "head", f"the site has {n_heads} heads", owner)
-            for head in _ints(spec, owner)
-        ]
+        heads = [_index(head, n_heads, "head", f"the site has {n_heads} heads", owner) for head in _ints(spec, owner)]
     except PositionError as error:
         raise ShapeError(str(error)) from error
     if not heads:
         raise ShapeError(f"{owner}: the list of heads is empty")
-    return heads
+    return tuple(heads)
 
 
 def _ints(spec: Any, owner: object) -> list[int]:

@@ -8,10 +8,11 @@ from typing import Literal
 
 import mlx.core as mx
 
-from mlx_interp.engine.edits import EditPlan, plan_edits
+from mlx_interp.engine.clean import Clean, Entry, entries_of, run_clean
 from mlx_interp.engine.memory import bytes_per_variant, default_budget
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.sweep import Clean, Entry, Sweep, entries_of, make_groups, run_clean
+from mlx_interp.engine.plan import EditPlan, plan_edits
+from mlx_interp.engine.sweep import Sweep, make_groups
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Apply, Intervention
 from mlx_interp.sites import Site
@@ -73,9 +74,7 @@ def batches(
     net: Network, entries: Sequence[Entry], length: int, budget: int, with_logits: bool, captures: bool
 ) -> Iterator[list[int]]:
     """Rows that go together: those with equal starts first, as many as the budget holds, at least one."""
-    rows = sorted(
-        range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join)
-    )
+    rows = sorted(range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join))
     batch: list[int] = []
     used = 0
     for row in rows:
@@ -112,9 +111,7 @@ def _values(net: Network, finals: list[mx.array], logits: str, metric: Metric | 
     measured = metric(values)
     if not isinstance(measured, mx.array) or measured.ndim == 0 or measured.shape[0] != n_rows:
         got = tuple(measured.shape) if isinstance(measured, mx.array) else type(measured).__name__
-        raise ShapeError(
-            f"metric got logits {tuple(values.shape)} and returned {got}; its first axis must be {n_rows}"
-        )
+        raise ShapeError(f"metric got logits {tuple(values.shape)} and returned {got}; its first axis must be {n_rows}")
     return measured
 
 
@@ -137,6 +134,4 @@ def _with_clean_start(clean: mx.array | None, x: mx.array) -> mx.array:
     start = clean.shape[1] - x.shape[1]
     if not start:
         return x
-    return mx.concatenate(
-        [mx.broadcast_to(clean[:, :start], (x.shape[0], start, *clean.shape[2:])), x], axis=1
-    )
+    return mx.concatenate([mx.broadcast_to(clean[:, :start], (x.shape[0], start, *clean.shape[2:])), x], axis=1)

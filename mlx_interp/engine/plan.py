@@ -1,0 +1,275 @@
+"""From interventions to edits: who changes what, at which row, layer and positions.
+
+Every intervention of every row (a prompt of a batch, a variant of a sweep) is resolved against the model: one `Edit` for
+each row and site. All user errors are raised here, before anything is computed. `edits` then applies them, and each
+reports to its plan: `EditPlan.check_fired` raises NeverFired for one that was not applied.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp import sites
+from mlx_interp.engine.network import Network
+from mlx_interp.engine.positions import resolve_heads, resolve_positions
+from mlx_interp.errors import NeverFired, ShapeError, SiteError
+from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.sites import Site
+
+Owner = tuple[int, int]
+"""(row or -1 for all rows, index of the intervention in its list)."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One intervention at one site of one row."""
+
+    row: int
+    order: int
+    """Rank among the edits of its row at its site."""
+    intervention: Intervention
+    positions: tuple[int, ...] | None
+    """None: every position."""
+    heads: tuple[int, ...] | None
+    value: mx.array | None
+    """Broadcasts to (n_positions, [n_heads], width); None for Scale and Apply."""
+    owner: Owner
+    generated: bool = False
+    """Applies to generated tokens only."""
+
+    @property
+    def first(self) -> int:
+        return 0 if self.positions is None else min(self.positions)
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """Attention edges that one row's Knockout forbids in one layer; None for every query, key or head."""
+
+    row: int
+    query: tuple[int, ...] | None
+    keys: tuple[int, ...] | None
+    heads: tuple[int, ...] | None
+    owner: Owner
+    generated: bool = False
+
+    @property
+    def first(self) -> int:
+        return 0 if self.query is None else min(self.query)
+
+
+@dataclass
+class EditPlan:
+    """All edits of a run, by site, and how often each intervention fired."""
+
+    edits: dict[Site, list[Edit]] = field(default_factory=lambda: defaultdict(list))
+    blocked: dict[int, list[Blocked]] = field(default_factory=lambda: defaultdict(list))
+    owners: dict[Owner, Intervention] = field(default_factory=dict)
+    fired: Counter[Owner] = field(default_factory=Counter)
+    values: dict[Any, mx.array | None] = field(default_factory=dict)
+    """Arrays of interventions, checked and brought into shape once, not once a row and layer."""
+
+    def at(self, site: Site) -> list[Edit]:
+        return self.edits.get(site, [])
+
+    def check_fired(self) -> None:
+        for owner, intervention in self.owners.items():
+            if not self.fired[owner]:
+                raise NeverFired(f"{intervention} touched nothing: none of its positions was computed")
+
+
+def plan_edits(
+    network: Network,
+    per_row: Sequence[Sequence[Intervention]],
+    lengths: Sequence[int],
+    *,
+    shared: bool = False,
+    decodes: bool = False,
+) -> EditPlan:
+    """Edits of every row's interventions on prompts of these lengths.
+
+    shared: the rows have one list in common, so that each intervention counts once for all of them.
+    decodes: tokens will be generated, so that positions "generated" make sense.
+    Raises SiteError, PositionError, ShapeError, NeverFired.
+    """
+    plan = EditPlan()
+    for row, interventions in enumerate(per_row):
+        planner = _RowPlanner(plan, network, row, lengths, decodes)
+        for index, intervention in enumerate(interventions):
+            owner = (-1 if shared else row, index)
+            plan.owners[owner] = intervention
+            if isinstance(intervention, Knockout):
+                planner.block(intervention, owner)
+            else:
+                planner.edit(intervention, owner)
+    _refuse_untouched(plan, lengths)
+    return plan
+
+
+@dataclass
+class _RowPlanner:
+    """Resolves the interventions of one row, in their order."""
+
+    plan: EditPlan
+    network: Network
+    row: int
+    lengths: Sequence[int]
+    decodes: bool
+    counts: Counter[Site] = field(default_factory=Counter)
+
+    def edit(self, intervention: Patch | Add | Ablate | Scale | Apply, owner: Owner) -> None:
+        positions = resolve_positions(intervention.positions, self.lengths[self.row], intervention)
+        generated = isinstance(intervention.positions, str)
+        if positions == [] and not (generated and self.decodes):
+            return
+        for site in sites.parse(intervention.site, self.network.n_layers):
+            _refuse_read_only(site, intervention)
+            heads, value = self._value(intervention, site, positions)
+            where = None if generated or positions is None else tuple(positions)
+            self.plan.edits[site].append(
+                Edit(self.row, self.counts[site], intervention, where, heads, value, owner, generated)
+            )
+            self.counts[site] += 1
+
+    def block(self, knockout: Knockout, owner: Owner) -> None:
+        length = self.lengths[self.row]
+        query, keys = (resolve_positions(spec, length, knockout) for spec in (knockout.query, knockout.keys))
+        generated = isinstance(knockout.query, str)
+        heads = resolve_heads(knockout.heads, self.network.n_heads, knockout)
+        if keys == [] or (query == [] and not (generated and self.decodes)):
+            return
+        if query and keys and min(keys) > max(query):
+            return  # every edge lies in the future: there is nothing to forbid
+        layers = knockout.layers if isinstance(knockout.layers, (str, int)) else ",".join(map(str, knockout.layers))
+        for layer in sites.parse_layers(str(layers), self.network.n_layers, context=f"layers={knockout.layers!r}"):
+            block = Blocked(
+                self.row,
+                query=None if generated or query is None else tuple(query),
+                keys=None if keys is None else tuple(keys),
+                heads=heads,
+                owner=owner,
+                generated=generated,
+            )
+            self.plan.blocked[layer].append(block)
+
+    def _value(
+        self, intervention: Any, site: Site, positions: list[int] | None
+    ) -> tuple[tuple[int, ...] | None, mx.array | None]:
+        """The heads that an intervention names, and its array in the shape in which it is applied."""
+        length = self.lengths[self.row]
+        n_heads, width = site_shape(self.network, site, length)
+        asked = getattr(intervention, "heads", None)
+        if n_heads == 0 and asked is not None:
+            raise ShapeError(f"{intervention}: {site.name} has no heads; leave 'heads' out")
+        heads = resolve_heads(asked, n_heads, intervention) if n_heads else None
+        count = max(self.lengths) if positions is None else len(positions)
+        fit = _Fit(site, self.row, len(self.lengths), count, None if heads is None else len(heads), n_heads, width)
+        array = _array_of(intervention)
+        key = (id(intervention), fit if array is not None and array.ndim > 2 else replace(fit, row=-1, site=None))
+        if key not in self.plan.values:
+            self.plan.values[key] = None if array is None else _fitted(array, intervention, fit)
+        return heads, self.plan.values[key]
+
+
+def _refuse_read_only(site: Site, intervention: Intervention) -> None:
+    if not site.kind.writable:
+        raise SiteError(f"{intervention}: {site.name} is read only; change 'z', which it is made from")
+
+
+def _refuse_untouched(plan: EditPlan, lengths: Sequence[int]) -> None:
+    planned = {edit.owner for edits in plan.edits.values() for edit in edits}
+    planned |= {blocked.owner for blocks in plan.blocked.values() for blocked in blocks}
+    for owner, intervention in plan.owners.items():
+        if owner not in planned:
+            tokens = " and ".join(str(n) for n in sorted(set(lengths)))
+            raise NeverFired(f"{intervention} touches nothing: its positions are empty on prompts of {tokens} tokens")
+
+
+def site_shape(network: Network, site: Site, length: int) -> tuple[int, int]:
+    """(number of heads or 0, width) of a site; the width of a pattern is its number of keys."""
+    if site.name == "pattern":
+        return network.n_heads, length
+    if site.name in ("q", "z"):
+        return network.n_heads, network.d_head
+    if site.name in ("k", "v"):
+        return network.n_kv_heads, network.d_head
+    if site.name == "head_out":
+        return network.n_heads, network.d_model
+    return 0, network.d_mlp if site.name == "mlp_act" else network.d_model
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What an intervention's array meets at its site: `count` positions of one of `n_rows` rows."""
+
+    site: Site | None
+    row: int
+    n_rows: int
+    count: int
+    n_chosen: int | None
+    """How many heads are named; None for all."""
+    n_heads: int
+    """0 at sites without heads."""
+    width: int
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        return (self.count, self.n_chosen or self.n_heads, self.width) if self.n_heads else (self.count, self.width)
+
+
+def _array_of(intervention: Any) -> mx.array | None:
+    if isinstance(intervention, (Scale, Apply)):
+        return None
+    name = {Patch: "value", Add: "vector", Ablate: "direction"}[type(intervention)]
+    value = getattr(intervention, name)
+    return value if isinstance(value, mx.array) else mx.array(np.asarray(value, dtype=np.float32))
+
+
+def _fitted(array: mx.array, intervention: Any, fit: _Fit) -> mx.array:
+    """An intervention's array for one row, as something that broadcasts to (count, [heads], width)."""
+    target = fit.target
+    one_head = fit.n_heads > 0 and isinstance(intervention.heads, (int, np.integer))
+    if array.ndim == 0 and isinstance(intervention, Patch):
+        return array.reshape((1,) * len(target))
+    value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.name == "pattern")
+    if value.ndim == len(target) + 1 and value.shape[0] in (1, fit.n_rows):
+        value = value[fit.row if value.shape[0] == fit.n_rows else 0]
+    value = value.reshape((1,) * (len(target) - value.ndim) + tuple(value.shape))
+    fits = value.ndim == len(target) and value.shape[-1] == fit.width and value.shape[0] in (1, fit.count)
+    if fit.n_heads:
+        fits = fits and value.shape[-2] in (1, target[-2])
+    if not fits:
+        raise ShapeError(
+            f"{intervention}: the array is {tuple(array.shape)}, the site at these positions and heads is "
+            f"{(fit.n_rows, *target)}; give {_accepted(fit)}"
+        )
+    return unit(value, str(intervention)) if isinstance(intervention, Ablate) else value
+
+
+def _with_head_axis(value: mx.array, one_head: bool, is_pattern: bool) -> mx.array:
+    """Arrays for one head have no head axis yet; those for patterns come as (head, query, key) and are held query first."""
+    if one_head or (is_pattern and value.ndim == 2):
+        return mx.expand_dims(value, -2)
+    return value.swapaxes(-2, -3) if is_pattern and value.ndim >= 3 else value
+
+
+def _accepted(fit: _Fit) -> str:
+    count, *heads, width = fit.target
+    if heads:
+        return f"({width},), ({heads[0]}, {width}) or ({count}, {heads[0]}, {width})"
+    return f"({width},) for one position or all, or ({count}, {width}) for these {count}"
+
+
+def unit(direction: mx.array, context: str) -> mx.array:
+    """A direction at length 1, in float32. Raises ShapeError if it is zero or not finite."""
+    direction = direction.astype(mx.float32)
+    norm = mx.linalg.norm(direction, axis=-1, keepdims=True)
+    if not bool(mx.all(mx.isfinite(norm) & (norm > 0))):
+        raise ShapeError(f"{context}: a direction must be finite and not zero")
+    return direction / norm
