@@ -1,0 +1,115 @@
+"""What an experiment is: options, stages of measurement, tables, figures. Described here, run by runner.py."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from mlx_interp.reporting import Plot, Record, Table
+
+Records: TypeAlias = Sequence[Record]
+
+
+class Item(Protocol):
+    """Anything that is measured: needs a name that is unique in its stage and the same in every run."""
+
+    @property
+    def key(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Options that every experiment has; an experiment's Config adds its own fields, each with its text below it."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+    limit: int | None = None
+    """Fewer prompts, for a look: at most this many in the first stage, evenly from all groups."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of measurement over items; a later stage sees the records of the earlier ones.
+
+    items(model, config, earlier) -> the items, in an order that depends on nothing else. `earlier` are the records of
+        all stages before, so that a stage measures, say, only the queries that an earlier one found to count.
+    measure(model, item, config) -> plain records of one item; touches no file. The runner adds "stage" and "item".
+    batch: when set, measure gets a list of up to that many items, always the same ones together, and each of its
+        records names its own: {"item": item.key, ...}. A killed run goes on at the next item, or batch.
+    """
+
+    name: str
+    items: Callable[[Any, Any, Records], Sequence[Any]]
+    measure: Callable[[Any, Any, Any], Iterable[Mapping[str, Any]]]
+    batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost, for --dry-run."""
+
+    prompts: int
+    counterfactuals: int
+    forward_passes: float
+    """Forward passes that cost as much."""
+    memory_bytes: int
+    """Estimated memory at the peak, weights included."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study, as its module states it.
+
+    name: of module and folder, e.g. "exp9_back_patching". config: subclass of ExperimentConfig, defined in the module
+    of the experiment, whose docstring is the --help. tables, figures, headline: functions of (records, config), where
+    records are those of all stages; they see nothing else, so equal records make equal files. A figure function
+    returns one Plot or several. plan: (model, items of the first stage, config) -> Plan.
+    group: of an item of the first stage; --limit takes evenly from all groups.
+    """
+
+    name: str
+    config: type[ExperimentConfig]
+    stages: Sequence[Stage]
+    tables: Sequence[Callable[[Records, Any], Table]]
+    headline: Callable[[Records, Any], str]
+    plan: Callable[[Any, Sequence[Any], Any], Plan]
+    figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
+    group: Callable[[Any], Hashable] = lambda item: None
+
+    def __post_init__(self) -> None:
+        if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):
+            raise TypeError(f"{self.name}: config must be the experiment's own subclass of ExperimentConfig")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"{self.name}: stages need names of their own, found {names}")
+
+    @property
+    def doc(self) -> str:
+        """The docstring of the experiment's module."""
+        return inspect.cleandoc(sys.modules[self.config.__module__].__doc__ or self.name)
+
+    @property
+    def title(self) -> str:
+        """First line of the docstring."""
+        return self.doc.splitlines()[0]
+
+    @property
+    def source(self) -> Path:
+        """The module's file, which is part of a run's identity."""
+        return Path(inspect.getfile(self.config))
+
+
+def limited(items: Sequence[Any], limit: int | None, group: Callable[[Any], Hashable]) -> list[Any]:
+    """At most `limit` items, in their order, as evenly from all groups as these allow."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    seen: dict[Hashable, int] = {}
+    rounds = []
+    for index, item in enumerate(items):
+        seen[group(item)] = turn = seen.get(group(item), 0) + 1
+        rounds.append((turn, index))
+    return [items[index] for index in sorted(index for _, index in sorted(rounds)[:limit])]

@@ -1,0 +1,93 @@
+"""The files of a finished run, made from its records alone, and what is shown on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as ScreenTable
+
+from experiments.experiment import Experiment, ExperimentConfig, Plan, Records
+from experiments.options import as_values
+from mlx_interp.reporting import Plot
+from mlx_interp.reporting.figures import caption_text, save_plot
+from mlx_interp.reporting.files import write_atomically
+from mlx_interp.reporting.folders import TABLE_FILE, RunFolder
+from mlx_interp.reporting.index import INDEX_FILE
+from mlx_interp.reporting.records import RecordFile, write_parquet
+from mlx_interp.reporting.tables import UNVALIDATED, markdown
+
+
+def write_report(
+    experiment: Experiment, config: ExperimentConfig, folder: RunFolder, file: RecordFile, state: dict[str, Any]
+) -> None:
+    """records.parquet, figures and table.md; adds headline and tables to the state that becomes run.json.
+
+    Nothing of it depends on time or on how often the run was stopped: equal records make equal files.
+    """
+    records = file.records()
+    unvalidated = not state["validated"]
+    write_parquet(records, folder.path / "records.parquet")
+    plots = list(_plots(experiment, records, config))
+    for plot in plots:
+        save_plot(plot, folder.path / "figures", unvalidated=unvalidated)
+    state["headline"] = experiment.headline(records, config)
+    state["tables"] = [table(records, config).as_data() for table in experiment.tables]
+    write_atomically(folder.path / TABLE_FILE, report_text(state, plots, as_values(config)))
+
+
+def report_text(state: Mapping[str, Any], plots: Sequence[Plot], config: Mapping[str, Any]) -> str:
+    """table.md."""
+    unvalidated = not state["validated"]
+    model = state["model"]
+    options = ", ".join(f"{name} = {_shown(value)}" for name, value in config.items())
+    parts = [
+        f"# {state['title']}\n",
+        f"{model['name']} (`{model['id']}`, {model['quantization'] or 'not quantised'}); {options}.\n",
+    ]
+    if unvalidated:
+        parts.append(f"**{UNVALIDATED}**: this model did not pass the validation gate before it was measured.\n")
+    parts.append(f"**{state['headline']}**\n")
+    parts += [markdown(table, unvalidated=unvalidated) for table in state["tables"]]
+    for plot in plots:
+        parts.append(f"![{plot.name}](figures/{plot.name}.png)\n\n{caption_text(plot, unvalidated=unvalidated)}\n")
+    return "\n".join(parts)
+
+
+def print_tables(folders: Sequence[Path], combined: Path | None, out: Path) -> None:
+    """The table of the models just run, and where everything is."""
+    for folder in folders:
+        text = (folder / TABLE_FILE).read_text(encoding="utf-8")
+        print("\n".join(line for line in text.split("\n") if not line.startswith("![")))
+    for folder in folders:
+        print(f"{folder / TABLE_FILE}")
+    if combined is not None:
+        print(f"{combined}  (all models)")
+    print(f"{out / INDEX_FILE}  (all experiments)")
+
+
+def plan_table(experiment: Experiment, model: str, plan: Plan) -> ScreenTable:
+    """The plan of --dry-run."""
+    table = ScreenTable(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
+    for head in ("prompts", "counterfactuals", "forward passes' worth", "memory (GB)"):
+        table.add_column(head, justify="right")
+    table.add_row(
+        f"{plan.prompts:,}",
+        f"{plan.counterfactuals:,}",
+        f"{plan.forward_passes:,.0f}",
+        f"{plan.memory_bytes / 1e9:.2f}",
+    )
+    return table
+
+
+def _plots(experiment: Experiment, records: Records, config: ExperimentConfig) -> Iterable[Plot]:
+    for figure in experiment.figures:
+        made = figure(records, config)
+        yield from [made] if isinstance(made, Plot) else made
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,249 @@
+"""Runs an experiment: options, gate, run folder, resuming, tables, figures. The one entry of every experiment module.
+
+    if __name__ == "__main__":
+        run(EXPERIMENT)
+
+For each model: load it, lock its run folder, see that the folder holds this very run or none, pass the gate, measure
+item by item (what is already in records.jsonl is not measured again), then make all files from the records as they
+stand on disk. So a resumed run ends with the same files as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.experiment import Experiment, Stage, limited
+from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
+from experiments.options import Options, parse
+from experiments.report import plan_table, print_tables, write_report
+from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
+from mlx_interp.reporting import Record
+from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
+from mlx_interp.reporting.index import write_overviews
+from mlx_interp.reporting.records import RecordFile, open_records
+
+
+class GateReport(Protocol):
+    """What the validation gate returns: whether all that applies passed, and its figures for run.json."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def summary(self) -> Mapping[str, Any]: ...
+
+
+Load = Callable[[str], Any]
+Gate = Callable[..., GateReport]
+
+
+def run(
+    experiment: Experiment,
+    arguments: Sequence[str] | None = None,
+    *,
+    load: Load | None = None,
+    gate: Gate | None = None,
+) -> NoReturn:
+    """Run an experiment as a program: parse the command line, run, exit with 0, 2 (user's error) or 130 (Ctrl-C).
+
+    load: name -> Model, by default mlx_interp.load. gate: (model, level=, cache_dir=) -> GateReport, by default
+    validation.gate.
+    """
+    try:
+        options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+        run_experiment(experiment, options, load=load, gate=gate)
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def run_experiment(
+    experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
+) -> list[Path]:
+    """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake."""
+    load, gate = load or _default_load, gate or _default_gate
+    folders = []
+    for name in options.models:
+        model = load(name)
+        if options.dry_run:
+            items = limited(
+                experiment.stages[0].items(model, options.config, []), options.config.limit, experiment.group
+            )
+            Console().print(plan_table(experiment, model.name, experiment.plan(model, items, options.config)))
+        else:
+            folders.append(run_model(experiment, options, model, gate))
+        del model
+        release_memory()
+    if folders:
+        combined = write_overviews(options.out, experiment.name)
+        print_tables(folders, combined, options.out)
+    return folders
+
+
+def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Path:
+    """Run an experiment on one loaded model; returns its run folder."""
+    path = run_folder(options.out, experiment.name, model.name)
+    with locked(path):
+        items = _checked(
+            experiment.stages[0],
+            limited(experiment.stages[0].items(model, options.config, []), options.config.limit, experiment.group),
+        )
+        identity = identity_of(experiment, options.config, model, items)
+        folder = open_folder(path, identity, fresh=options.fresh)
+        state = _first_state(experiment, options, model, identity, folder)
+        if options.validate:
+            state |= {"validated": True, "validation": _passed(gate, model, options.out)}
+        if options.fresh:
+            clear(path)
+        file = open_records(folder.records_path)
+        if file.discarded:
+            print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)
+        folder.write_run(state)
+        status = "failed"
+        try:
+            _measure(experiment, options, model, items, file)
+            write_report(experiment, options.config, folder, file, state)
+            status = "complete"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            state |= {"status": status, "measuring_seconds": round(sum(file.done.values()), 3)}
+            state["peak_memory_bytes"] = peak_memory(folder.earlier.get("peak_memory_bytes", {}))
+            if status == "complete":
+                state["finished"] = folder.earlier.get("finished") or _now()
+                folder.write_run(state)
+            else:
+                _try_write(folder, state)
+    return path
+
+
+def _measure(experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile) -> None:
+    """All stages, each over the items that its records do not have yet."""
+    earlier: list[Record] = []
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with bar:
+        for number, stage in enumerate(experiment.stages):
+            items = first if number == 0 else _checked(stage, stage.items(model, options.config, earlier))
+            work = _work(stage, items)
+            _check_known(stage, work, file)
+            left = {key: item for key, item in work.items() if (stage.name, key) not in file.done}
+            task = bar.add_task(f"{model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
+            for key, item in left.items():
+                start = time.perf_counter()
+                records = list(_labelled(stage, item, stage.measure(model, item, options.config)))
+                file.append(stage.name, key, records, seconds=time.perf_counter() - start)
+                bar.advance(task)
+            earlier = file.records()
+
+
+def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:
+    """What measure gets, by the key it is marked done under: items, or lists of them, cut the same way in every run."""
+    if stage.batch is None:
+        return {item.key: item for item in items}
+    batches = [list(items[start : start + stage.batch]) for start in range(0, len(items), stage.batch)]
+    return {f"{batch[0].key} .. {batch[-1].key}": batch for batch in batches}
+
+
+def _labelled(stage: Stage, item: Any, records: Any) -> Any:
+    """Records with their stage and item in front."""
+    keys = {one.key for one in item} if stage.batch is not None else {item.key}
+    for record in records:
+        name = record.get("item") if stage.batch is not None else item.key
+        if name not in keys:
+            raise RunError(f"stage {stage.name!r}: a record of a batch must name its item, found item = {name!r}")
+        yield {
+            "stage": stage.name,
+            "item": name,
+            **{field: value for field, value in record.items() if field != "item"},
+        }
+
+
+def _checked(stage: Stage, items: Sequence[Any]) -> Sequence[Any]:
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise DataError(f"stage {stage.name!r}: two items have the key {item.key!r}; each must be there once")
+        seen.add(item.key)
+    return items
+
+
+def _check_known(stage: Stage, work: Mapping[str, Any], file: RecordFile) -> None:
+    gone = [key for name, key in file.done if name == stage.name and key not in work]
+    if gone:
+        raise RunError(
+            f"{file.path}: holds {len(gone)} items of stage {stage.name!r} that this run does not have "
+            f"(the first is {gone[0]!r}); start over with --fresh"
+        )
+
+
+def _first_state(
+    experiment: Experiment, options: Options, model: Any, identity: Mapping[str, Any], folder: RunFolder
+) -> dict[str, Any]:
+    """run.json at the start. A pass of the gate in an earlier session counts: it was the same model and code."""
+    earlier = folder.earlier
+    return {
+        "status": "running",
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "validated": bool(earlier.get("validated", False)),
+        "validation": earlier.get("validation"),
+        "model": model_facts(model),
+        "identity": dict(identity),
+        "versions": versions(),
+        "command": sys.argv,
+        "started": earlier.get("started") or _now(),
+    }
+
+
+def _passed(gate: Gate, model: Any, out: Path) -> Mapping[str, Any]:
+    report = gate(model, level="quick", cache_dir=out / ".validation")
+    if not report.passed:
+        raise ValidationFailed(
+            f"{model.name} failed validation: {dict(report.summary)}; see `python -m validation --model {model.name}`, "
+            "or give --no-validate for a result that is marked UNVALIDATED"
+        )
+    return dict(report.summary)
+
+
+def _try_write(folder: RunFolder, state: Mapping[str, Any]) -> None:
+    """run.json of a run that is ending by an error: that error is the one to be told, not a second one from here."""
+    try:
+        folder.write_run(state)
+    except RunError:
+        return
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _default_load(name: str) -> Any:
+    import mlx_interp  # opened only when a model is needed: --help and a wrong option answer at once
+
+    return mlx_interp.load(name)
+
+
+def _default_gate(model: Any, *, level: str, cache_dir: Path) -> GateReport:
+    import validation  # the same
+
+    report: GateReport = validation.gate(model, level=level, cache_dir=cache_dir)
+    return report

@@ -1,0 +1,211 @@
+"""Figures in one style: readable in print, to the colour-blind and in grey; the caption is written beside them.
+
+A figure is built without pyplot, which keeps global state and looks for a screen.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mlx_interp.reporting.files import make_folder, write_atomically
+from mlx_interp.reporting.tables import UNVALIDATED
+from mlx_interp.stats import Estimate
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,
+}
+# Okabe and Ito's palette, ordered so that neighbours also differ in lightness; line style and marker differ as well.
+LINES = (
+    ("#0072B2", "-", "o"),
+    ("#E69F00", "--", "s"),
+    ("#000000", ":", "^"),
+    ("#009E73", "-.", "D"),
+    ("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("#D55E00", (0, (1, 1)), "P"),
+)
+# Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
+COLOURS = "cividis"
+DPI = 300
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A finished figure: `name` is its file name without ending, `caption` what it shows, with n."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One heat map of a figure. values: (rows, columns); nan or None marks a cell that cannot exist."""
+
+    title: str
+    values: Sequence[Sequence[float | None]] | npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a figure: an estimate, or None for a gap, at each x."""
+
+    label: str
+    estimates: Sequence[Estimate | None]
+
+
+def heat_map(
+    panels: Sequence[Panel],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    value_label: str,
+    caption: str,
+    x_ticks: Sequence[str | int] | None = None,
+    y_ticks: Sequence[str | int] | None = None,
+    limits: tuple[float, float] | None = None,
+    columns: int = 3,
+) -> Plot:
+    """Heat maps side by side, `columns` to a row, on one colour scale; row 0 is at the bottom.
+
+    value_label: what the colours mean, with unit. x_ticks, y_ticks: names of the columns and rows; their numbers where
+    left out. limits: ends of the scale, by default those of the values and 0. Raises ValueError without panels or for
+    panels of unequal shape.
+    """
+    grids = [np.array(panel.values, dtype=np.float64) for panel in panels]
+    if len({grid.shape for grid in grids}) != 1 or grids[0].ndim != 2:
+        raise ValueError(
+            f"figure {name!r}: panels must share one shape (rows, columns), found {[g.shape for g in grids]}"
+        )
+    norm = Normalize(*(limits or _limits(grids)))
+    across = min(columns, len(panels))
+    down = -(-len(panels) // across)
+    with matplotlib.rc_context(STYLE):
+        height, width = grids[0].shape
+        size = (0.9 + across * _side(width), 0.8 + down * (0.35 + _side(height)))
+        figure = Figure(figsize=(max(size[0], 3.4), size[1]), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+        for index, axis in enumerate(axes.flat):
+            if index < len(panels):
+                _draw_cells(axis, grids[index], norm)
+                axis.set_title("\n".join(textwrap.wrap(panels[index].title, int(16 * _side(width)))))
+                _ticks(axis, x_ticks, y_ticks, grids[index].shape)
+            else:
+                axis.set_visible(False)
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
+        figure.suptitle(title, fontsize=10)
+        figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, label=value_label, shrink=0.85, aspect=25)
+    return Plot(name, figure, caption)
+
+
+def line_with_band(
+    x: Sequence[float],
+    series: Sequence[Series],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    limits: tuple[float, float] | None = None,
+) -> Plot:
+    """Lines with their intervals as bands. Raises ValueError without series, or for more than can be told apart."""
+    if not 1 <= len(series) <= len(LINES):
+        raise ValueError(f"figure {name!r}: {len(series)} series; between 1 and {len(LINES)} can be told apart")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+        axis = figure.subplots()
+        for line, (colour, style, marker) in zip(series, LINES, strict=False):
+            points = np.array([_point(estimate) for estimate in line.estimates])
+            axis.fill_between(x, points[:, 1], points[:, 2], color=colour, alpha=0.18, linewidth=0)
+            axis.plot(x, points[:, 0], color=colour, linestyle=style, marker=marker, label=line.label)
+        if all(float(value).is_integer() for value in x):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set(xlabel=x_label, ylabel=y_label, ylim=limits)
+        axis.set_title(title, fontsize=10)
+        if len(series) > 1:
+            axis.legend()
+    return Plot(name, figure, caption)
+
+
+def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False) -> Path:
+    """Write NAME.png (300 dpi), NAME.pdf and the caption NAME.md; returns the path of the picture.
+
+    Equal figures give equal files: no date is written into them.
+    """
+    make_folder(folder)
+    if unvalidated:
+        plot.figure.text(0.995, 0.995, UNVALIDATED, ha="right", va="top", fontsize=7, color="#B00000", weight="bold")
+    FigureCanvasAgg(plot.figure)
+    for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            plot.figure.savefig(buffer, format=ending, dpi=DPI, metadata=metadata)
+        write_atomically(folder / f"{plot.name}.{ending}", buffer.getvalue())
+    write_atomically(folder / f"{plot.name}.md", caption_text(plot, unvalidated=unvalidated) + "\n")
+    return folder / f"{plot.name}.png"
+
+
+def caption_text(plot: Plot, *, unvalidated: bool = False) -> str:
+    """The caption, marked where the run was not validated."""
+    return f"**{UNVALIDATED}** {plot.caption}" if unvalidated else plot.caption
+
+
+def _draw_cells(axis: Any, grid: npt.NDArray[np.float64], norm: Normalize) -> None:
+    height, width = grid.shape
+    axis.set_facecolor("#E6E6E6")
+    axis.patch.set(hatch="////", edgecolor="#BBBBBB")
+    axis.imshow(np.ma.masked_invalid(grid), cmap=COLOURS, norm=norm, origin="lower", interpolation="nearest")
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
+
+
+def _ticks(axis: Any, x: Sequence[str | int] | None, y: Sequence[str | int] | None, shape: tuple[int, ...]) -> None:
+    for names, count, set_ticks in ((y, shape[0], axis.set_yticks), (x, shape[1], axis.set_xticks)):
+        shown = list(names) if names is not None else list(range(count))
+        step = -(-count // 12)  # more than about a dozen names on an axis run into each other
+        set_ticks(range(0, count, step), [str(shown[index]) for index in range(0, count, step)])
+
+
+def _limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+    values = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
+    low, high = (min(0.0, values.min()), max(0.0, values.max())) if values.size else (0.0, 1.0)
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _side(cells: int) -> float:
+    """Inches of an axis: grows with its cells, within what fits a page."""
+    return min(max(1.4, 0.2 * cells), 3.2)
+
+
+def _point(estimate: Estimate | None) -> tuple[float, float, float]:
+    return (np.nan,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)

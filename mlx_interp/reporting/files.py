@@ -1,0 +1,56 @@
+"""Writing files that are whole or absent: nothing half-written survives a kill, a full disk or Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_interp.errors import RunError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into a RunError that says what to do; what was written before stays."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {_way_out(error, path)}") from error
+
+
+def _way_out(error: OSError, path: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; everything measured so far is kept: free some space and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "no permission to write there; give another folder with --out DIR"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a file of that name is in the way of a folder; give another folder with --out DIR"
+    return f"{error.strerror or error}; give another folder with --out DIR, or run the same command again"
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step: readers see the old content or the new, whatever happens in between.
+
+    Raises RunError where the folder cannot be written or the disk is full; the old file is then untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    # One fixed name beside the target: what a kill leaves behind is overwritten the next time, and never piles up.
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents. Raises RunError where that is not possible."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)

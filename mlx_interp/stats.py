@@ -1,0 +1,259 @@
+"""Estimates, intervals, tests and splits: what an interval means in this project is decided here and nowhere else.
+
+All resampling is over units (prompts, facts), never over rows: the cells of one prompt's grid are not independent.
+Every function is deterministic given its seed and does not depend on the order of its rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+T = TypeVar("T", bound=Hashable)
+Floats = npt.NDArray[np.float64]
+
+RESAMPLES = 10_000
+# Resampled indices held at once: bounds the memory of a bootstrap over many units to a few tens of megabytes.
+CHUNK = 2_000_000
+# Up to this many units a sign-flip test visits all 2**n assignments instead of sampling them.
+EXACT_UNITS = 12
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; prints itself as `.41 [.33, .49]`.
+
+    value, low, high: in the unit of the measurement; rates are fractions, and become per cent only in print.
+    n: independent units (prompts, not rows) behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, digits: int = 2, percent: bool = False) -> str:
+        """`.41 [.33, .49]`, or in per cent and without the sign (a table's head names it) `41 [33, 49]`."""
+        value, low, high = (number(x, digits=digits, percent=percent) for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+
+def number(value: float, *, digits: int = 2, percent: bool = False) -> str:
+    """A number as every table and caption prints it: `.41`, `-1.30`, with percent=True `41`; never `-.00`."""
+    if not math.isfinite(value):
+        return {math.inf: "inf", -math.inf: "-inf"}.get(value, "nan")
+    text = f"{value * 100:.{max(digits - 2, 0)}f}" if percent else f"{value:.{digits}f}"
+    sign, size = ("-", text[1:]) if text.startswith("-") else ("", text)
+    if not size.strip("0."):
+        sign = ""
+    return sign + (size[1:] if size.startswith("0.") else size)
+
+
+def mean_interval(
+    values: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean with a percentile bootstrap interval that resamples whole units (prompts), not rows.
+
+    values: one number per row; True and False count as 1 and 0. unit: the row's unit, same length.
+    Where every unit has the same mean (all fixed, none fixed) a bootstrap would claim certainty. For values that are
+    all 0 or 1 the interval is then that of Clopper and Pearson over units: with n units of which none was seen to
+    differ, at most 1 - (alpha / 2) ** (1 / n) of all units do. Other constant values give an interval of width zero.
+    Returns Estimate(value, low, high, n_units). Raises ValueError for fewer than two units (no interval from one
+    prompt), lengths that differ, and values that are not finite.
+    """
+    sums = _per_unit(values, unit)
+    names = _ordered(sums)
+    if len(names) < 2:
+        raise ValueError(f"an interval needs two units or more, found {len(names)}: {names}")
+    totals, counts = _columns(sums, names)
+    value = math.fsum(totals) / counts.sum()
+    means = totals / counts
+    if np.ptp(means) == 0:
+        bounds = (0.0, 1.0) if _is_binary(values) else (value, value)
+        low, high = _unanimous(value, len(names), bounds=bounds, level=level)
+        return Estimate(value, low, high, len(names))
+    draws = np.concatenate(
+        [totals[rows].sum(1) / counts[rows].sum(1) for rows in _resampled(len(names), resamples, seed)]
+    )
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(names))
+
+
+def mean_or_none(
+    values: Sequence[float], *, unit: Sequence[Hashable], seed: int, level: float = 0.95
+) -> Estimate | None:
+    """As `mean_interval`, but None for fewer than two units: a cell that a table leaves empty."""
+    return mean_interval(values, unit=unit, seed=seed, level=level) if len(set(unit)) >= 2 else None
+
+
+def difference_interval(
+    values: Sequence[float],
+    control: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    control_unit: Sequence[Hashable] | None = None,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Mean of `values` minus mean of `control`, paired by unit: a resampled unit brings its rows of both arms.
+
+    unit, control_unit: the rows' units; control_unit defaults to unit. Both arms must have the same units.
+    Where every unit shows the same difference c, and all values are 0 or 1, the interval says how far the mean can be
+    from c if at most 1 - (alpha / 2) ** (1 / n) of all units differ (see `mean_interval`).
+    Returns Estimate(difference, low, high, n_units). Raises ValueError as `mean_interval`, and for unequal units.
+    """
+    first, second = _per_unit(values, unit), _per_unit(control, unit if control_unit is None else control_unit)
+    names = _paired(first, second)
+    totals, counts = _columns(first, names)
+    control_totals, control_counts = _columns(second, names)
+    value = math.fsum(totals) / counts.sum() - math.fsum(control_totals) / control_counts.sum()
+    differences = totals / counts - control_totals / control_counts
+    if np.ptp(differences) == 0:
+        bounds = (-1.0, 1.0) if _is_binary(values) and _is_binary(control) else (value, value)
+        low, high = _unanimous(value, len(names), bounds=bounds, level=level)
+        return Estimate(value, low, high, len(names))
+    draws = [
+        totals[rows].sum(1) / counts[rows].sum(1) - control_totals[rows].sum(1) / control_counts[rows].sum(1)
+        for rows in _resampled(len(names), resamples, seed)
+    ]
+    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(names))
+
+
+def permutation_test(
+    values: Sequence[float],
+    control: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    seed: int,
+    alternative: Literal["greater", "less", "two-sided"] = "two-sided",
+    resamples: int = RESAMPLES,
+) -> float:
+    """P value of a paired test: under the null, values and control of a unit can be exchanged (sign flips).
+
+    The statistic is the mean over units of the difference of the unit's means. Exact (all 2**n assignments) up to 12
+    units, otherwise sampled, counting the observed assignment, so that p is never below 1 / (resamples + 1).
+    """
+    first, second = _per_unit(values, unit), _per_unit(control, unit)
+    names = _paired(first, second)
+    (totals, counts), (control_totals, control_counts) = _columns(first, names), _columns(second, names)
+    differences = totals / counts - control_totals / control_counts
+    exact = len(names) <= EXACT_UNITS
+    if exact:
+        signs = np.array(list(itertools.product((1.0, -1.0), repeat=len(names))))
+        null = signs @ differences
+    else:
+        rng = np.random.default_rng(seed)
+        null = np.concatenate(
+            [
+                (rng.integers(0, 2, (size, len(names))) * 2.0 - 1) @ differences
+                for size in _chunks(resamples, len(names))
+            ]
+        )
+    slack = 1e-12 * max(1.0, float(np.abs(differences).sum()))
+    at_least = float(np.count_nonzero(null >= differences.sum() - slack))
+    at_most = float(np.count_nonzero(null <= differences.sum() + slack))
+    extra = 0.0 if exact else 1.0
+    greater, less = ((count + extra) / (len(null) + extra) for count in (at_least, at_most))
+    return {"greater": greater, "less": less, "two-sided": min(1.0, 2 * min(greater, less))}[alternative]
+
+
+def split_halves(keys: Iterable[T], seed: int) -> tuple[list[T], list[T]]:
+    """Two disjoint halves, for choosing on one and reporting on the other; the first is the smaller by at most one.
+
+    Keys are ranked by a hash of seed and key, so the halves do not depend on the order of the keys; each half keeps
+    the order given. Raises ValueError for a key that occurs twice, which could fall on both sides.
+    """
+    order = list(keys)
+    if len(set(order)) != len(order):
+        twice = next(key for n, key in enumerate(order) if key in order[:n])
+        raise ValueError(f"key {twice!r} occurs twice: halves of repeated keys are not disjoint")
+    ranked = sorted(order, key=lambda key: (_digest(seed, key), str(key)))
+    first = set(ranked[: len(ranked) // 2])
+    return [key for key in order if key in first], [key for key in order if key not in first]
+
+
+def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
+    """A rate with the exact interval of Clopper and Pearson: for independent trials, and never narrower than stated.
+
+    Raises ValueError unless 0 <= successes <= n and n > 0.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n} trials is not a rate")
+    tail = (1 - level) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return Estimate(successes / n, low, high, n)
+
+
+def _unanimous(value: float, n: int, *, bounds: tuple[float, float], level: float) -> tuple[float, float]:
+    """Interval of a mean when n units all show `value`: the unseen ones, if any, lie anywhere within the bounds."""
+    unseen = clopper_pearson(0, n, level=level).high
+    lowest, highest = bounds
+    return value - unseen * (value - lowest), value + unseen * (highest - value)
+
+
+def _per_unit(values: Sequence[float], unit: Sequence[Hashable]) -> dict[Hashable, list[float]]:
+    if len(values) != len(unit):
+        raise ValueError(f"{len(values)} values for {len(unit)} units: give one unit per value")
+    rows: dict[Hashable, list[float]] = {}
+    for value, name in zip(values, unit, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"unit {name!r} has the value {value}: leave out what was not measured")
+        rows.setdefault(name, []).append(float(value))
+    return rows
+
+
+def _ordered(units: Iterable[Hashable]) -> list[Hashable]:
+    return sorted(units, key=lambda name: (type(name).__name__, repr(name)))
+
+
+def _columns(rows: Mapping[Hashable, list[float]], names: Sequence[Hashable]) -> tuple[Floats, Floats]:
+    """Sum and number of rows per unit. fsum: the order of the rows must not show in the last digit."""
+    totals = np.array([math.fsum(rows[name]) for name in names])
+    return totals, np.array([len(rows[name]) for name in names], dtype=np.float64)
+
+
+def _paired(first: Mapping[Hashable, list[float]], second: Mapping[Hashable, list[float]]) -> list[Hashable]:
+    alone = _ordered(first.keys() ^ second.keys())
+    if alone:
+        raise ValueError(f"paired arms need the same units: {alone[0]!r} ({len(alone)} in all) is in one arm only")
+    if len(first) < 2:
+        raise ValueError(f"an interval needs two units or more, found {len(first)}")
+    return _ordered(first)
+
+
+def _is_binary(values: Sequence[float]) -> bool:
+    return all(value in (0, 1) for value in values)
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Iterable[npt.NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    for size in _chunks(resamples, n):
+        yield rng.integers(0, n, (size, n))
+
+
+def _chunks(resamples: int, n: int) -> list[int]:
+    size = max(1, min(resamples, CHUNK // n))
+    return [size] * (resamples // size) + ([resamples % size] if resamples % size else [])
+
+
+def _digest(seed: int, key: Hashable) -> bytes:
+    return hashlib.sha256(f"{seed}\0{key}".encode()).digest()
