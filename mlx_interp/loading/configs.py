@@ -1,7 +1,7 @@
 """Configs as mlx-lm reads them: what newer transformers write elsewhere, or leave out, is put where mlx-lm looks.
 
-transformers 5 keeps RoPE settings under `rope_parameters`, and configs leave fields out where mlx-lm has another default
-or none. Read as they are, such configs give wrong numbers without a word (RoPE bases, scaling, tied heads).
+transformers 5 keeps RoPE settings under `rope_parameters`, and configs leave fields out where mlx-lm has another
+default or none. Read as they are, such configs give wrong numbers without a word (RoPE bases, scaling, tied heads).
 """
 
 from __future__ import annotations

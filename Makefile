@@ -1,0 +1,62 @@
+# Everything sets itself up: a virtual environment with locked versions, made once, renewed when pyproject.toml or
+# constraints.txt change. Works with GNU make 3.81 (macOS). ARGS passes options on: make exp9 ARGS="--limit 20".
+
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+EXPERIMENTS := $(sort $(basename $(notdir $(wildcard experiments/exp*.py))))
+# Tests run two at a time: one thread of linear algebra each.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.PHONY: help setup exp9 test lint format bench results doctor clean
+
+help:
+	@echo "make exp9      back-patching on the embedded models: a table and figures under results/"
+	@echo "make test      the tests"
+	@echo "make lint      style, format and types       make format    apply the format"
+	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
+	@echo "make results   every experiment on the embedded models"
+	@echo "make setup CUDA=1   the environment with MLX's CUDA build, on Linux (after make clean)"
+	@echo "make clean     remove the environment and caches (results stay)"
+	@echo 'ARGS="..." passes options on, e.g. make exp9 ARGS="--limit 20" or ARGS="--model gemma-2-9b"'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@python=$$(sh scripts/find_python.sh) && echo "setting up $(VENV) with $$python (once, a few minutes)" && "$$python" -m venv "$(VENV)"
+	@$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+ifdef CUDA
+	@$(PIP) uninstall --quiet --yes mlx-cpu
+	@$(PIP) install --quiet --force-reinstall --no-deps -c constraints.txt mlx-cuda-12
+endif
+	@touch "$(READY)"
+
+exp9: $(READY)
+	@$(BIN)/python -m experiments.exp9_back_patching $(ARGS)
+
+test: $(READY)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.sweep $(ARGS)
+
+results: $(READY)
+	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done
+
+doctor: $(READY)
+	@$(BIN)/python -m mlx_interp doctor
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
