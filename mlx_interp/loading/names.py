@@ -102,7 +102,7 @@ def resolve(name: str | Path) -> Source:
     text = str(name).strip()
     if text in EMBEDDED:
         return Source("embedded", text, text, EMBEDDED_ROOT / text)
-    if Path(text).expanduser().is_dir():
+    if text and Path(text).expanduser().is_dir():
         folder = Path(text).expanduser().resolve()
         return Source("folder", folder.name, str(folder), folder)
     base, _, revision = text.partition("@")

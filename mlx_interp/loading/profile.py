@@ -117,12 +117,15 @@ def dequantize_layers(model: nn.Module, dtype: mx.Dtype | None) -> None:
 
 def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: bool) -> int:
     """Bytes of the weights in `dtype` (None: as stored); quantised layers count dequantised where `dense`."""
-    packed = {id(module.weight): module for _, module in quantized_modules(model)}
+    packed = {id(module.weight): module for _, module in quantized_modules(model)} if dense else {}
+    absorbed = {id(array) for module in packed.values() for array in (module.scales, module.get("biases"))}
     total = 0
     for _, array in tree_flatten(model.parameters()):
-        module = packed.get(id(array))
-        if module is not None and dense:
+        if id(array) in packed:
+            module = packed[id(array)]
             total += array.size * 32 // module.bits * (dtype or module.scales.dtype).size
+        elif id(array) in absorbed:
+            continue
         elif dtype is not None and mx.issubdtype(array.dtype, mx.floating):
             total += array.size * dtype.size
         else:
