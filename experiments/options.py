@@ -51,7 +51,8 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         name = unknown[0].split("=")[0]
-        raise ConfigError(f"unknown option {name}: {nearest(name, flags)}see --help")
+        kind = "unknown option" if name.startswith("-") else "unexpected argument"
+        raise ConfigError(f"{kind} {name}: {nearest(name, flags)}see --help")
     values = _read_yaml(Path(given.config), fields) if given.config else {}
     values |= dict(_assignment(text, fields) for text in given.set)
     for name, field in fields.items():

@@ -14,7 +14,6 @@ from mlx_interp.reporting import Plot
 from mlx_interp.reporting.figures import caption_text, save_plot
 from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import TABLE_FILE, RunFolder
-from mlx_interp.reporting.index import INDEX_FILE
 from mlx_interp.reporting.records import RecordFile, write_parquet
 from mlx_interp.reporting.tables import UNVALIDATED, markdown
 
@@ -55,16 +54,16 @@ def report_text(state: Mapping[str, Any], plots: Sequence[Plot], config: Mapping
     return "\n".join(parts)
 
 
-def print_tables(folders: Sequence[Path], combined: Path | None, out: Path) -> None:
-    """The table of the models just run, and where everything is."""
-    for folder in folders:
-        text = (folder / TABLE_FILE).read_text(encoding="utf-8")
-        print("\n".join(line for line in text.split("\n") if not line.startswith("![")))
-    for folder in folders:
-        print(f"{folder / TABLE_FILE}")
-    if combined is not None:
-        print(f"{combined}  (all models)")
-    print(f"{out / INDEX_FILE}  (all experiments)")
+def print_table(folder: Path) -> None:
+    """The table of a run, as far as the first figure."""
+    text = (folder / TABLE_FILE).read_text(encoding="utf-8")
+    print(text.split("\n![")[0])
+
+
+def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
+    """Where everything is."""
+    for path in [*(folder / TABLE_FILE for folder in folders), *overviews]:
+        print(path)
 
 
 def plan_table(experiment: Experiment, model: str, plan: Plan) -> ScreenTable:

@@ -19,10 +19,11 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+import mlx_interp
 from experiments.experiment import Experiment, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
-from experiments.report import plan_table, print_tables, write_report
+from experiments.report import plan_table, print_paths, print_table, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
@@ -72,7 +73,7 @@ def run_experiment(
     experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
 ) -> list[Path]:
     """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake."""
-    load, gate = load or _default_load, gate or _default_gate
+    load, gate = load or mlx_interp.load, gate or _default_gate
     folders = []
     for name in options.models:
         model = load(name)
@@ -83,11 +84,13 @@ def run_experiment(
             Console().print(plan_table(experiment, model.name, experiment.plan(model, items, options.config)))
         else:
             folders.append(run_model(experiment, options, model, gate))
+            # After each model: should a later one fail, the index has those that are done.
+            overviews = write_overviews(options.out, experiment.name)
+            print_table(folders[-1])
         del model
         release_memory()
     if folders:
-        combined = write_overviews(options.out, experiment.name)
-        print_tables(folders, combined, options.out)
+        print_paths(folders, overviews)
     return folders
 
 
@@ -170,11 +173,11 @@ def _labelled(stage: Stage, item: Any, records: Any) -> Any:
         name = record.get("item") if stage.batch is not None else item.key
         if name not in keys:
             raise RunError(f"stage {stage.name!r}: a record of a batch must name its item, found item = {name!r}")
-        yield {
-            "stage": stage.name,
-            "item": name,
-            **{field: value for field, value in record.items() if field != "item"},
-        }
+        if "stage" in record or record.get("item", name) != name:
+            raise RunError(
+                f"stage {stage.name!r}: the fields stage and item of a record are the runner's; rename yours"
+            )
+        yield {"stage": stage.name, "item": name, **record}
 
 
 def _checked(stage: Stage, items: Sequence[Any]) -> Sequence[Any]:
@@ -236,14 +239,8 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _default_load(name: str) -> Any:
-    import mlx_interp  # opened only when a model is needed: --help and a wrong option answer at once
-
-    return mlx_interp.load(name)
-
-
 def _default_gate(model: Any, *, level: str, cache_dir: Path) -> GateReport:
-    import validation  # the same
+    import validation  # needed only where a run is gated
 
     report: GateReport = validation.gate(model, level=level, cache_dir=cache_dir)
     return report

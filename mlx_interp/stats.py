@@ -82,7 +82,7 @@ def mean_interval(
     if len(names) < 2:
         raise ValueError(f"an interval needs two units or more, found {len(names)}: {names}")
     totals, counts = _columns(sums, names)
-    value = math.fsum(totals) / counts.sum()
+    value = float(math.fsum(totals) / counts.sum())
     means = totals / counts
     if np.ptp(means) == 0:
         bounds = (0.0, 1.0) if _is_binary(values) else (value, value)
@@ -123,7 +123,7 @@ def difference_interval(
     names = _paired(first, second)
     totals, counts = _columns(first, names)
     control_totals, control_counts = _columns(second, names)
-    value = math.fsum(totals) / counts.sum() - math.fsum(control_totals) / control_counts.sum()
+    value = float(math.fsum(totals) / counts.sum() - math.fsum(control_totals) / control_counts.sum())
     differences = totals / counts - control_totals / control_counts
     if np.ptp(differences) == 0:
         bounds = (-1.0, 1.0) if _is_binary(values) and _is_binary(control) else (value, value)

@@ -24,7 +24,8 @@ FORMAT = 1
 """The version of run.json and records.jsonl; raised when a reader of the old one would misread the new."""
 
 RUN_FILE, RECORDS_FILE, TABLE_FILE, LOCK_FILE = "run.json", "records.jsonl", "table.md", ".lock"
-OWN_FILES = (RUN_FILE, RECORDS_FILE, "records.parquet", TABLE_FILE)
+# run.json last: where removing them is interrupted, no records are left without what says whose they are.
+OWN_FILES = (RECORDS_FILE, "records.parquet", TABLE_FILE, RUN_FILE)
 OWN_FIGURES = (".png", ".pdf", ".md")
 
 
@@ -114,6 +115,8 @@ def open_folder(path: Path, identity: Mapping[str, Any], *, fresh: bool) -> RunF
     """
     earlier = None if fresh else read_run(path)
     if earlier is None:
+        if not fresh and (path / RECORDS_FILE).exists():
+            raise RunError(f"{path}: holds records but no {RUN_FILE} that says of which run; start over with --fresh")
         return RunFolder(path, {})
     differences = list(_differences(earlier.get("identity", {}), identity))
     if differences:

@@ -15,14 +15,15 @@ INDEX_FILE = "README.md"
 Run = Mapping[str, Any]
 
 
-def write_overviews(out: Path, experiment: str) -> Path | None:
-    """Rewrite results/README.md and results/<experiment>/table.md; returns the latter, None without complete runs.
+def write_overviews(out: Path, experiment: str) -> list[Path]:
+    """Rewrite results/<experiment>/table.md and results/README.md; returns the paths of what was written.
 
     Runs that end at the same time wait for each other, so that neither misses the other.
     """
     with waiting_lock(out):
+        combined = write_combined(out / experiment)
         write_atomically(out / INDEX_FILE, index_text(out))
-        return write_combined(out / experiment)
+        return [*([combined] if combined else []), out / INDEX_FILE]
 
 
 def runs(folder: Path) -> dict[Path, Run]:
@@ -97,7 +98,8 @@ def _index_row(path: Path, run: Run) -> list[str]:
     link = f"{path.parent.name}/{path.name}"
     if not _complete(run):
         return [_marked(run), f"not complete ({run['status']})", f"[folder]({link}/)"]
-    return [_marked(run), run["headline"], f"[table]({link}/{TABLE_FILE}), [figures]({link}/figures/)"]
+    figures = f", [figures]({link}/figures/)" if (path / "figures").is_dir() else ""
+    return [_marked(run), run["headline"], f"[table]({link}/{TABLE_FILE}){figures}"]
 
 
 def _marked(run: Run) -> str:

@@ -1,0 +1,196 @@
+"""Estimates, intervals, tests and splits, against closed forms, scipy and simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from mlx_interp.stats import (
+    Estimate,
+    clopper_pearson,
+    difference_interval,
+    mean_interval,
+    mean_or_none,
+    number,
+    permutation_test,
+    split_halves,
+)
+
+
+def test_an_estimate_prints_itself_without_leading_zeros():
+    assert str(Estimate(0.411, 0.332, 0.489, 120)) == ".41 [.33, .49]"
+    assert str(Estimate(-0.041, -1.3, 0.0, 9)) == "-.04 [-1.30, .00]"
+
+
+def test_per_cent_is_a_matter_of_print():
+    assert Estimate(0.411, 0.332, 1.0, 120).text(percent=True) == "41 [33, 100]"
+    assert Estimate(0.411, 0.332, 1.0, 120).text(digits=3, percent=True) == "41.1 [33.2, 100.0]"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5, ".50"),
+        (-0.001, ".00"),
+        (1.0, "1.00"),
+        (-12.345, "-12.35"),
+        (math.inf, "inf"),
+        (math.nan, "nan"),
+        (10.0, "10.00"),
+    ],
+)
+def test_numbers_have_one_form(value: float, text: str):
+    assert number(value) == text
+
+
+def test_the_interval_equals_scipys_bootstrap_where_every_unit_has_one_row():
+    values = np.random.default_rng(1).normal(3, 2, 40)
+    ours = mean_interval(list(values), unit=range(40), seed=0)
+    theirs = scipy_stats.bootstrap((values,), np.mean, method="percentile", random_state=2).confidence_interval
+    assert ours.value == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+    assert ours.n == 40
+
+
+def test_units_are_resampled_whole():
+    """Rows repeated within their unit say nothing new: the interval must not shrink."""
+    values = list(np.random.default_rng(1).normal(0, 1, 30))
+    once = mean_interval(values, unit=range(30), seed=0)
+    repeated = mean_interval(values * 50, unit=list(range(30)) * 50, seed=0)
+    assert (repeated.low, repeated.high) == pytest.approx((once.low, once.high))
+    assert repeated.n == 30
+
+
+def test_the_order_of_rows_does_not_change_the_interval():
+    rng = np.random.default_rng(3)
+    values, units = list(rng.normal(0, 1, 200)), [f"prompt {n}" for n in rng.integers(0, 20, 200)]
+    order = rng.permutation(200)
+    shuffled = mean_interval([values[i] for i in order], unit=[units[i] for i in order], seed=5)
+    assert shuffled == mean_interval(values, unit=units, seed=5)
+
+
+def test_another_seed_gives_another_interval_and_the_same_mean():
+    values = list(np.random.default_rng(6).normal(0, 1, 25))
+    first, second = (mean_interval(values, unit=range(25), seed=seed) for seed in (0, 1))
+    assert first.value == second.value
+    assert first != second
+
+
+@pytest.mark.parametrize(("values", "successes"), [([0] * 12, 0), ([1] * 12, 12)])
+def test_a_unanimous_rate_gets_the_exact_interval_over_units(values: list[int], successes: int):
+    estimate = mean_interval(values * 3, unit=list(range(12)) * 3, seed=0)
+    exact = scipy_stats.binomtest(successes, 12).proportion_ci(method="exact")
+    assert (estimate.low, estimate.high) == pytest.approx((exact.low, exact.high))
+    assert estimate.n == 12
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 5), (5, 5), (3, 17), (16, 17)])
+def test_clopper_pearson_equals_scipy(successes: int, n: int):
+    exact = scipy_stats.binomtest(successes, n).proportion_ci(method="exact", confidence_level=0.9)
+    ours = clopper_pearson(successes, n, level=0.9)
+    assert (ours.low, ours.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_constant_measurements_that_are_no_rate_have_no_width():
+    estimate = mean_interval([7.5, 7.5, 7.5], unit="abc", seed=0)
+    assert (estimate.low, estimate.high) == (7.5, 7.5)
+
+
+def test_one_prompt_gives_no_interval():
+    with pytest.raises(ValueError, match="two units or more, found 1"):
+        mean_interval([0.1, 0.2], unit=["a", "a"], seed=0)
+    assert mean_or_none([0.1, 0.2], unit=["a", "a"], seed=0) is None
+    assert mean_or_none([], unit=[], seed=0) is None
+
+
+def test_bad_values_are_named():
+    with pytest.raises(ValueError, match="unit 'b' has the value nan"):
+        mean_interval([1.0, math.nan], unit="ab", seed=0)
+    with pytest.raises(ValueError, match="2 values for 3 units"):
+        mean_interval([1.0, 2.0], unit="abc", seed=0)
+
+
+@pytest.mark.parametrize("true_rate", [0.2, 0.5])
+def test_the_interval_covers_the_truth_nearly_as_often_as_it_says(true_rate: float):
+    """Clustered rates: 40 units of 5 rows whose chances differ by unit. A bootstrap over rows would cover far less."""
+    rng = np.random.default_rng(7)
+    covered = 0
+    for seed in range(200):
+        chances = rng.beta(2 * true_rate, 2 * (1 - true_rate), 40)
+        values = (rng.random((40, 5)) < chances[:, None]).ravel()
+        estimate = mean_interval(list(values), unit=[n // 5 for n in range(200)], seed=seed, resamples=500)
+        covered += estimate.low <= true_rate <= estimate.high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_a_paired_difference_is_narrower_than_its_arms():
+    rng = np.random.default_rng(2)
+    base = rng.normal(0, 5, 30)
+    difference = difference_interval(list(base + 1 + rng.normal(0, 0.1, 30)), list(base), unit=range(30), seed=0)
+    assert difference.value == pytest.approx(1, abs=0.1)
+    assert difference.high - difference.low < 0.2
+    assert difference.low < 1.05
+    assert difference.high > 0.95
+
+
+def test_the_difference_is_that_of_the_two_means_in_the_table():
+    units, control_units = list("aabbbc"), list("abbc")
+    values, control = [1, 0, 1, 1, 0, 1], [0, 0, 1, 0]
+    difference = difference_interval(values, control, unit=units, control_unit=control_units, seed=0)
+    assert difference.value == pytest.approx(np.mean(values) - np.mean(control))
+
+
+def test_a_unanimous_difference_of_rates_is_not_certain():
+    everywhere = difference_interval([1] * 10, [0] * 10, unit=range(10), seed=0)
+    unseen = 1 - 0.025 ** (1 / 10)
+    assert (everywhere.low, everywhere.high) == pytest.approx((1 - 2 * unseen, 1))
+    nowhere = difference_interval([0] * 10, [0] * 10, unit=range(10), seed=0)
+    assert (nowhere.low, nowhere.high) == pytest.approx((-unseen, unseen))
+
+
+def test_arms_of_different_units_are_refused():
+    with pytest.raises(ValueError, match=r"'c' .* in one arm only"):
+        difference_interval([1, 2, 3], [1, 2, 3], unit="abc", control_unit="abb", seed=0)
+
+
+@pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
+@pytest.mark.parametrize("n", [8, 30])
+def test_the_permutation_test_agrees_with_scipy(alternative: str, n: int):
+    rng = np.random.default_rng(4)
+    values, control = rng.normal(0.4, 1, n), rng.normal(0, 1, n)
+    ours = permutation_test(list(values), list(control), unit=range(n), seed=0, alternative=alternative)  # type: ignore[arg-type]
+    theirs = scipy_stats.permutation_test(
+        (values, control),
+        lambda a, b: np.mean(a - b),
+        permutation_type="samples",
+        alternative=alternative,
+        n_resamples=5000,
+        random_state=1,
+    ).pvalue
+    assert ours == pytest.approx(theirs, abs=1e-12 if n == 8 else 0.03)
+
+
+def test_equal_arms_give_p_of_one():
+    assert permutation_test([1, 2, 3], [1, 2, 3], unit="abc", seed=0) == 1
+
+
+def test_halves_are_disjoint_whole_and_of_equal_size():
+    keys = [f"query {n}" for n in range(101)]
+    first, second = split_halves(keys, 0)
+    assert sorted(first + second) == sorted(keys)
+    assert (len(first), len(second)) == (50, 51)
+
+
+def test_halves_do_not_depend_on_the_order_of_keys_but_on_the_seed():
+    keys = [f"query {n}" for n in range(50)]
+    first, _ = split_halves(keys, 0)
+    assert set(split_halves(keys[::-1], 0)[0]) == set(first)
+    assert set(split_halves(keys, 1)[0]) != set(first)
+
+
+def test_a_key_that_occurs_twice_cannot_be_split():
+    with pytest.raises(ValueError, match="'b' occurs twice"):
+        split_halves("abcb", 0)
