@@ -33,7 +33,7 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
         **BASE,
         "model_type": "gemma2",
         "head_dim": 8,
-        "query_pre_attn_scalar": 13.0,
+        "query_pre_attn_scalar": 13,
         "attn_logit_softcapping": 5.0,
         "final_logit_softcapping": 3.0,
         "tie_word_embeddings": True,

@@ -100,7 +100,7 @@ def plan_edits(
     """
     plan = EditPlan()
     for row, interventions in enumerate(per_row):
-        planner = _RowPlanner(plan, network, row, lengths, decodes)
+        planner = _RowPlanner(plan, network, row, lengths, decodes, shared)
         for index, intervention in enumerate(interventions):
             owner = (-1 if shared else row, index)
             plan.owners[owner] = intervention
@@ -121,6 +121,7 @@ class _RowPlanner:
     row: int
     lengths: Sequence[int]
     decodes: bool
+    shared: bool
     counts: Counter[Site] = field(default_factory=Counter)
 
     def edit(self, intervention: Patch | Add | Ablate | Scale | Apply, owner: Owner) -> None:
@@ -169,7 +170,9 @@ class _RowPlanner:
             raise ShapeError(f"{intervention}: {site.name} has no heads; leave 'heads' out")
         heads = resolve_heads(asked, n_heads, intervention) if n_heads else None
         count = max(self.lengths) if positions is None else len(positions)
-        fit = _Fit(site, self.row, len(self.lengths), count, None if heads is None else len(heads), n_heads, width)
+        # An array's batch axis runs over the rows that share the intervention: a variant of a sweep is alone with its own.
+        row, n_rows = (self.row, len(self.lengths)) if self.shared else (0, 1)
+        fit = _Fit(site, row, n_rows, count, None if heads is None else len(heads), n_heads, width)
         array = _array_of(intervention)
         key = (id(intervention), fit if array is not None and array.ndim > 2 else replace(fit, row=-1, site=None))
         if key not in self.plan.values:

@@ -1,0 +1,70 @@
+"""Interventions to test with: every kind at every site, at positions early, late, several, a slice and all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.model import Model
+
+TOKENS = [3, 5, 7, 11, 13, 17, 19]
+SITES = "resid_pre q k v pattern z attn_out resid_mid mlp_act mlp_out resid_post final".split()
+POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
+KINDS = ["patch", "add", "ablate", "scale", "apply"]
+
+
+def named(site: str, layer: int) -> str:
+    return site if site == "final" else f"{site}.{layer}"
+
+
+def shape_of(model: Model, site: str, length: int = len(TOKENS)) -> tuple[int, ...]:
+    """What one position of a site holds."""
+    heads = {"q": model.n_heads, "z": model.n_heads, "k": model.n_kv_heads, "v": model.n_kv_heads}
+    if site in heads:
+        return (heads[site], model.d_head)
+    if site == "pattern":
+        return (length,)
+    return (model.d_mlp,) if site == "mlp_act" else (model.d_model,)
+
+
+def random_array(rng: np.random.Generator, *shape: int) -> mx.array:
+    return mx.array(rng.normal(size=shape).astype(np.float32))
+
+
+def example(model: Model, kind: str, site: str, layer: int, positions: Any, seed: int = 0) -> Intervention:
+    """One intervention with random arrays that fit the site."""
+    rng = np.random.default_rng(seed)
+    where, value = named(site, layer), random_array(rng, *shape_of(model, site))
+    if kind == "patch":
+        return Patch(where, value, positions)
+    if kind == "add":
+        return Add(where, value, 1.5, positions)
+    if kind == "ablate":
+        return Ablate(where, value, positions)
+    if kind == "scale":
+        return Scale(where, 0.3, positions)
+    return Apply(where, lambda x: x - x.mean(axis=1, keepdims=True) * 0.5 + 0.1, positions)
+
+
+def mixed_variants(model: Model) -> list[list[Intervention]]:
+    """Single interventions of every kind and site, several together, and knockouts: one list for one sweep."""
+    variants: list[list[Intervention]] = [[]]
+    for index, site in enumerate(SITES):
+        for kind in KINDS:
+            for layer in range(model.n_layers):
+                positions = POSITIONS[(index + layer) % len(POSITIONS)]
+                variants.append([example(model, kind, site, layer, positions, seed=len(variants))])
+    pairs = list(zip(variants[1::2], variants[2::2], strict=False))
+    variants += [first + second for first, second in pairs[::3]]
+    variants += [
+        [Knockout(1, query=-1, keys=[1, 2])],
+        [Knockout("0-2", query=slice(3, None), keys=0, heads=[1, 3]), Scale("resid_pre.1", 0.5, 2)],
+        [Knockout([0, 2], keys=1, query=slice(2, None))],
+        [Patch("z.1", mx.ones((model.d_head,)), -1, heads=2)],
+        [Patch("z.0", mx.ones((2, model.d_head)), [1, 4], heads=[0, 5])],
+        [Scale("pattern.2", 0.0, positions=-1, heads=[4]), Scale("v.1", 2.0, 3, heads=1)],
+    ]
+    return variants

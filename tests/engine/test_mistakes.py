@@ -1,0 +1,112 @@
+"""Bad input is a clear error, raised before anything runs, and the model is as before."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
+from mlx_interp.errors import NeverFired, PositionError, PromptError, ShapeError, SiteError
+from mlx_interp.interventions import Intervention
+from mlx_interp.model import Model
+from tests.engine.examples import TOKENS
+
+ONES = mx.ones((30,))
+
+MISTAKES: list[tuple[Intervention, type[Exception], str]] = [
+    (Patch("resid_pots.1", ONES), SiteError, "did you mean 'resid_post'"),
+    (Patch("resid_post.3", ONES), SiteError, "layers 0 to 2"),
+    (Patch("head_out.1", ONES), SiteError, "read only; change 'z'"),
+    (Patch("resid_post.1", mx.ones((31,)), 2), ShapeError, r"the array is \(31,\).*\(1, 1, 30\)"),
+    (Patch("resid_post.1", mx.ones((2, 30)), [1, 2, 3]), ShapeError, r"the array is \(2, 30\).*\(1, 3, 30\)"),
+    (Patch("resid_post.1", mx.ones((1,)), 2), ShapeError, r"the array is \(1,\)"),
+    (Patch("z.1", mx.ones((6, 7)), 2), ShapeError, r"\(1, 1, 6, 8\)"),
+    (Patch("z.1", mx.ones((3, 8)), 2, heads=[0, 1]), ShapeError, r"\(1, 1, 2, 8\)"),
+    (Patch("z.1", mx.ones((8,)), 2, heads=6), ShapeError, "head 6 does not exist, the site has 6 heads"),
+    (Patch("z.1", mx.ones((8,)), 2, heads=[]), ShapeError, "list of heads is empty"),
+    (Patch("k.1", mx.ones((8,)), 2, heads=3), ShapeError, "the site has 3 heads"),
+    (Scale("resid_post.1", 2.0, heads=0), ShapeError, "has no heads"),
+    (Patch("resid_post.1", ONES, 7), PositionError, "position 7 does not exist, the prompt has 7 tokens"),
+    (Patch("resid_post.1", ONES, [0, -8]), PositionError, "position -8"),
+    (Patch("resid_post.1", ONES, "last"), PositionError, "not 'last'"),
+    (Patch("resid_post.1", ONES, [1.5]), PositionError, "is not an int"),
+    (Add("resid_post.1", ONES, 1.0, slice(5, 5)), NeverFired, "prompts of 7 tokens"),
+    (Add("resid_post.1", ONES, 1.0, slice(20, 30)), NeverFired, "touches nothing"),
+    (Add("resid_post.1", ONES, 1.0, []), NeverFired, "touches nothing"),
+    (Add("resid_post.1", ONES, 1.0, "generated"), NeverFired, "touches nothing"),
+    (Knockout(1, query=2, keys=[4, 5]), NeverFired, "touches nothing"),
+    (Knockout(5, query=2, keys=0), SiteError, "layers 0 to 2"),
+    (Knockout(1, query=0, keys=0), ShapeError, "nothing to attend to"),
+    (Ablate("resid_post.1", mx.zeros((30,))), ShapeError, "finite and not zero"),
+    (Ablate("resid_post.1", mx.full((30,), float("nan"))), ShapeError, "finite and not zero"),
+    (Apply("resid_post.1", lambda x: x[0]), ShapeError, r"got \(1, 7, 30\) and returned \(7, 30\)"),
+    (Apply("resid_post.1", lambda x: 3), ShapeError, "returned int"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "error", "hint"), MISTAKES, ids=[repr(mistake)[:60] for mistake, _, _ in MISTAKES])
+@pytest.mark.parametrize("call", ["run", "sweep"])
+def test_a_mistake_is_a_clear_error_and_leaves_the_model_as_before(
+    llama: Model, call: str, mistake: Intervention, error: type[Exception], hint: str
+) -> None:
+    before = llama.run(TOKENS, logits="all").logits
+    with pytest.raises(error, match=hint):
+        if call == "run":
+            llama.run(TOKENS, interventions=[mistake])
+        else:
+            llama.sweep(TOKENS, [[], [mistake]])
+    assert mx.array_equal(llama.run(TOKENS, logits="all").logits, before)
+
+
+def test_a_position_past_the_end_of_one_prompt_of_a_batch_is_an_error(llama: Model) -> None:
+    with pytest.raises(PositionError, match="the prompt has 2 tokens"):
+        llama.run([TOKENS, [1, 2]], interventions=[Patch("resid_post.1", ONES, 5)])
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError, MemoryError])
+@pytest.mark.parametrize("call", ["run", "sweep"])
+def test_an_exception_in_the_middle_leaves_the_model_as_before(
+    llama: Model, call: str, interruption: type[BaseException]
+) -> None:
+    def interrupt(x: mx.array) -> mx.array:
+        raise interruption
+
+    before = llama.run(TOKENS, logits="all").logits
+    steered: list[Intervention] = [Add("resid_post.0", ONES, 50.0), Apply("resid_post.1", interrupt)]
+    with pytest.raises(interruption):
+        llama.run(TOKENS, interventions=steered) if call == "run" else llama.sweep(TOKENS, [steered])
+    assert mx.array_equal(llama.run(TOKENS, logits="all").logits, before)
+    assert mx.array_equal(llama.mlx_model(mx.array([TOKENS])), before)
+
+
+def test_a_site_that_was_not_captured_names_what_was(llama: Model) -> None:
+    out = llama.run(TOKENS, capture=["resid_post.1", "z.0"])
+    with pytest.raises(SiteError, match=re.escape("captured: z.0, resid_post.1): add capture=['resid_post.2']")):
+        out["resid_post.2"]
+    with pytest.raises(SiteError, match="did you mean 'resid_post'"):
+        out["resid_pst.1"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "hint"),
+    [
+        ("", "empty prompt"),
+        ([[]], "empty list"),
+        ([], "empty list"),
+        ([3, 101], "outside the vocabulary of 101"),
+        ([-1], "outside"),
+    ],
+)
+def test_a_prompt_without_position_or_vocabulary_is_an_error(llama: Model, prompts: Any, hint: str) -> None:
+    with pytest.raises(PromptError, match=hint):
+        llama.run(prompts)
+
+
+def test_a_mistyped_choice_is_an_error(llama: Model) -> None:
+    with pytest.raises(ValueError, match="'last', 'all' or 'none', not 'every'"):
+        llama.run(TOKENS, logits="every")
+    with pytest.raises(ValueError, match="at least one variant"):
+        llama.sweep(TOKENS, [])
