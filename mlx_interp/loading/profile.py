@@ -9,37 +9,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
 import mlx.nn as nn
-import psutil
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import ConfigError
 
 Dequantize = bool | Literal["auto"]
 DTYPES: dict[str, mx.Dtype] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 SHARE_OF_FREE_MEMORY = 0.8
 """How much of the free memory weights may take; the rest is for activations."""
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 
 
 def on_cpu() -> bool:
     """Whether MLX computes on its CPU backend."""
     return bool(mx.default_device() == mx.cpu)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: free memory of the machine, or of the container it runs in."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = CGROUP_LIMIT.read_text().strip(), int(CGROUP_USED.read_text())
-    except (OSError, ValueError):
-        return free
-    return min(free, int(limit) - used) if limit.isdigit() else free
 
 
 def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:

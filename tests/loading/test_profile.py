@@ -84,5 +84,5 @@ def test_weight_bytes_are_those_of_the_loaded_arrays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"dtype": "float8"}, {"dequantize": "maybe"}])
 def test_a_wrong_option_is_named(tmp_path: Path, options: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="float8|maybe"):
+    with pytest.raises(ConfigError, match=r"float8|maybe"):
         mi.load(write_checkpoint(tmp_path), **options)  # type: ignore[arg-type]

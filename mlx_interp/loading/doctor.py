@@ -1,0 +1,150 @@
+"""What this machine computes with, how fast, and what would make it faster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_interp.engine.memory import free_memory
+from mlx_interp.errors import CheckpointError
+from mlx_interp.loading.blas import blas_status, install_hint
+from mlx_interp.loading.checkpoint import read_checkpoint
+from mlx_interp.loading.hub import cached_folder
+from mlx_interp.loading.names import EMBEDDED, MODELS, Source, resolve
+from mlx_interp.loading.profile import SHARE_OF_FREE_MEMORY, gigabytes, on_cpu
+from mlx_interp.loading.speed import Speed, measured_speeds
+
+PACKAGES = ("mlx", "mlx-lm", "mlx-interp", "numpy", "transformers", "huggingface_hub", "torch")
+SLOW_GFLOPS = 20
+"""Float32 matmul below this means MLX's reference BLAS; any tuned one reaches more on a single core."""
+DENSE_BITS = 32
+"""Bits per weight of a model that computes dequantised in float32, as on CPU."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A model, and what running it here takes."""
+
+    name: str
+    n_layers: int | None
+    cached: bool
+    stored_bytes: float | None
+    """Weights as stored; what a GPU computes with."""
+    dense_bytes: float | None
+    """Weights in float32; what a CPU computes with when they fit."""
+    quantized: bool = True
+
+    def fits(self) -> str:
+        """ "yes", "slowly" (on CPU with layers kept quantised), "no", or "?" when the size is not known."""
+        room = free_memory() * SHARE_OF_FREE_MEMORY
+        if self.stored_bytes is None:
+            return "?"
+        if not on_cpu():
+            return "yes" if self.stored_bytes <= room else "no"
+        if self.dense_bytes is not None and self.dense_bytes <= room:
+            return "yes"
+        return "slowly" if self.quantized and self.stored_bytes <= room else "no"
+
+
+def facts() -> list[tuple[str, str]]:
+    """What the machine is and what is installed."""
+    status = blas_status()
+    blas = status.library or ("Accelerate" if sys.platform == "darwin" else "MLX's own")
+    return [
+        ("Python", f"{platform.python_version()} ({sys.executable})"),
+        ("platform", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        *((name, version) for name, version in versions(PACKAGES)),
+        ("device", device_name()),
+        ("BLAS", f"{blas}{f': {status.note}' if status.note else ''}"),
+        ("free memory", gigabytes(free_memory())),
+    ]
+
+
+def versions(packages: Iterable[str]) -> list[tuple[str, str]]:
+    """Installed versions; packages that are not installed are left out."""
+    found = []
+    for name in packages:
+        try:
+            found.append((name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name() -> str:
+    """Where MLX computes, e.g. "CPU" or "GPU (Apple M3 Max)"."""
+    if on_cpu():
+        return "CPU"
+    return f"GPU ({mx.device_info().get('device_name', 'unnamed')})"
+
+
+def advice(speeds: Iterable[Speed]) -> list[str]:
+    """What would make this machine faster, each with its command; empty when nothing is known to."""
+    found = []
+    hint, status = install_hint(), blas_status()
+    if hint and on_cpu():
+        found.append(f"MLX uses its own, slow BLAS; a faster one is to be had: {hint}")
+    elif on_cpu() and status.note and status.library:
+        found.append(status.note)
+    elif on_cpu() and any(s.what == "matmul, float32" and s.rate < SLOW_GFLOPS for s in speeds):
+        found.append(
+            f"float32 matmuls are slow although {status.library or 'Accelerate'} is there: is the machine busy?"
+        )
+    builds = [name for name, _ in versions(("mlx-cpu", "mlx-cuda-12", "mlx-cuda-13"))]
+    if len(builds) > 1:
+        found.append(
+            f"{' and '.join(builds)} overwrite each other's files: {sys.executable} -m pip uninstall -y {builds[0]}; "
+            f"{sys.executable} -m pip install --force-reinstall --no-deps {builds[-1]}"
+        )
+    return found
+
+
+def need_of(name: str) -> Need:
+    """What a model takes, from its files where they are here, else from the table. Raises UnknownModel."""
+    source = resolve(name)
+    folder = source.path if source.kind != "hub" else cached_folder(source)
+    if folder is not None and folder.is_dir():
+        return _need_of_folder(source, folder)
+    known, bits = source.known, source.bits
+    return Need(
+        name=name,
+        n_layers=known.n_layers if known else None,
+        cached=False,
+        stored_bytes=known.gigabytes(bits) * 1e9 if known else None,
+        dense_bytes=known.gigabytes(DENSE_BITS) * 1e9 if known else None,
+        quantized=bits is not None and bits < 16,
+    )
+
+
+def _need_of_folder(source: Source, folder: Path) -> Need:
+    try:
+        checkpoint = read_checkpoint(folder)
+    except CheckpointError:
+        return Need(source.name, None, cached=False, stored_bytes=None, dense_bytes=None)
+    words = {name: tensor for name, tensor in checkpoint.tensors.items() if tensor.dtype == "U32"}
+    bits = (checkpoint.config.get("quantization") or {}).get("bits", 4)
+    absorbed = {name.removesuffix("weight") + part for name in words for part in ("scales", "biases")}
+    floats = [t for name, t in checkpoint.tensors.items() if name not in words and name not in absorbed]
+    dense = sum(t.n_bytes * 32 / bits for t in words.values()) + sum(4 * math.prod(t.shape) for t in floats)
+    layers = checkpoint.config.get("num_hidden_layers") or checkpoint.config.get("n_layer")
+    return Need(
+        source.name, layers, cached=True, stored_bytes=checkpoint.n_bytes, dense_bytes=dense, quantized=bool(words)
+    )
+
+
+def all_needs() -> list[Need]:
+    """Every embedded and short name."""
+    return [need_of(name) for name in (*EMBEDDED, *MODELS)]
+
+
+def diagnosis() -> tuple[list[tuple[str, str]], list[Speed], list[str]]:
+    """Facts, speeds and advice: what `doctor` prints."""
+    speeds = measured_speeds()
+    return facts(), speeds, advice(speeds)
