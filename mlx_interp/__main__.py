@@ -88,14 +88,15 @@ def print_doctor(console: Console, name: str | None) -> None:
 def print_models(console: Console) -> None:
     console.print(model_table(all_needs()))
     console.print(
-        "Any of them takes another precision where the Hub has it (gemma-2-9b:8bit); other models go by their Hub id.",
+        "Hub ids are of mlx-community/ unless they name another owner. GB: weights as stored; GB f32: in float32, which "
+        "is what runs on CPU when it fits. Other precisions: gemma-2-9b:8bit. Other models go by their full Hub id.",
         soft_wrap=True,
     )
 
 
 def model_table(needs: list[Need]) -> Table:
-    table = Table(box=SIMPLE, title="models (Hub ids are of mlx-community/ unless they name another owner)")
-    for column in ("name", "Hub id", "layers", "as stored", "float32", "here", "fits"):
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in ("name", "Hub id", "layers", "GB", "GB f32", "here", "fits"):
         table.add_column(column, no_wrap=True)
     for need in needs:
         source = resolve(need.name)
@@ -103,12 +104,16 @@ def model_table(needs: list[Need]) -> Table:
             need.name,
             source.model_id.removeprefix("mlx-community/") if source.kind == "hub" else source.kind,
             str(need.n_layers or "?"),
-            gigabytes(need.stored_bytes) if need.stored_bytes is not None else "?",
-            gigabytes(need.dense_bytes) if need.dense_bytes is not None else "?",
+            billions(need.stored_bytes),
+            billions(need.dense_bytes),
             "yes" if need.cached else "no",
             need.fits(),
         )
     return table
+
+
+def billions(n_bytes: float | None) -> str:
+    return "?" if n_bytes is None else f"{n_bytes / 1e9:.3g}"
 
 
 def download(console: Console, name: str) -> None:
