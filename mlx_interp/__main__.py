@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -95,7 +94,7 @@ def print_models(console: Console) -> None:
 
 
 def model_table(needs: list[Need]) -> Table:
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("name", "Hub id", "layers", "GB", "GB f32", "here", "fits"):
         table.add_column(column, no_wrap=True)
     for need in needs:

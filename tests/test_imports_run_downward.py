@@ -1,0 +1,87 @@
+"""Rooms import rooms with a smaller number, deferred imports included: the house stays a list, never a knot."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RANK = {
+    **dict.fromkeys(("errors", "sites", "stats"), 0),
+    **dict.fromkeys(("architectures", "interventions", "prompts", "datasets", "reporting"), 1),
+    "engine": 2,
+    "model": 3,
+    **dict.fromkeys(("loading", "methods"), 4),
+    "embedded": 5,
+    "validation": 6,
+    "experiments": 7,
+}
+PACKAGES = ("mlx_interp", "validation", "experiments")
+FRONT = {"__init__", "__main__"}
+"""The library's own front door may name any of its rooms."""
+
+
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The room a file belongs to."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "mlx_interp" else parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms that a file imports, anywhere in it."""
+    rooms = set()
+    for name in imported_names(path):
+        package, *inside = name.split(".")
+        if package == "mlx_interp" and inside:
+            rooms.add(inside[0])
+        elif package in PACKAGES[1:]:
+            rooms.add(package)
+        elif package == "mlx_interp":
+            rooms.add("__init__")
+    return rooms
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide which room they lead to"
+            whole = node.module in PACKAGES
+            yield from (f"{node.module}.{alias.name}" if whole else str(node.module) for alias in node.names)
+
+
+def test_imports_run_downward_only() -> None:
+    for path in sources():
+        here = room(path)
+        if here in FRONT:
+            continue
+        for there in (imported_rooms(path) & RANK.keys()) - {here}:
+            assert RANK[there] < RANK[here], f"{path.relative_to(ROOT)}: {here} may not import {there}"
+
+
+def test_every_room_has_its_number() -> None:
+    rooms = {room(path) for path in sources()} - FRONT
+    assert rooms <= RANK.keys(), f"give {rooms - RANK.keys()} a number in RANK"
+
+
+def test_no_room_imports_the_library_by_its_front_door() -> None:
+    """`import mlx_interp` inside the library would import upward, and in a circle."""
+    for path in sorted((ROOT / "mlx_interp").rglob("*.py")):
+        if room(path) in FRONT:
+            continue
+        names = set(imported_names(path))
+        assert "mlx_interp" not in names, f"{path.relative_to(ROOT)}: import the room that is meant"
+
+
+def test_studies_do_not_import_each_other() -> None:
+    for path in sorted((ROOT / "experiments").glob("exp*.py")):
+        others = {name for name in imported_names(path) if name.startswith("experiments.exp")}
+        others = {name for name in others if name.split(".")[1][3:4].isdigit()}
+        assert not others, f"{path.name} imports {others}: what two studies share is a function of methods/"
