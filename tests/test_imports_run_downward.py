@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
-    **dict.fromkeys(("errors", "sites", "stats"), 0),
+    "errors": -1,  # below all rooms: each of them raises
+    **dict.fromkeys(("sites", "stats"), 0),
     **dict.fromkeys(("architectures", "interventions", "prompts", "datasets", "reporting"), 1),
     "engine": 2,
     "model": 3,
