@@ -19,12 +19,12 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import mlx_interp
 from experiments.experiment import Experiment, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
 from experiments.report import plan_table, print_paths, print_table, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
+from mlx_interp.loading.load import load as load_model
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
@@ -73,17 +73,14 @@ def run_experiment(
     experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
 ) -> list[Path]:
     """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake."""
-    load, gate = load or mlx_interp.load, gate or _default_gate
     folders = []
     for name in options.models:
-        model = load(name)
+        model = (load or load_model)(name)
         if options.dry_run:
-            items = limited(
-                experiment.stages[0].items(model, options.config, []), options.config.limit, experiment.group
-            )
-            Console().print(plan_table(experiment, model.name, experiment.plan(model, items, options.config)))
+            plan = experiment.plan(model, _first_items(experiment, options, model), options.config)
+            Console().print(plan_table(experiment, model.name, plan))
         else:
-            folders.append(run_model(experiment, options, model, gate))
+            folders.append(run_model(experiment, options, model, gate or _default_gate))
             # After each model: should a later one fail, the index has those that are done.
             overviews = write_overviews(options.out, experiment.name)
             print_table(folders[-1])
@@ -98,10 +95,7 @@ def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) 
     """Run an experiment on one loaded model; returns its run folder."""
     path = run_folder(options.out, experiment.name, model.name)
     with locked(path):
-        items = _checked(
-            experiment.stages[0],
-            limited(experiment.stages[0].items(model, options.config, []), options.config.limit, experiment.group),
-        )
+        items = _first_items(experiment, options, model)
         identity = identity_of(experiment, options.config, model, items)
         folder = open_folder(path, identity, fresh=options.fresh)
         state = _first_state(experiment, options, model, identity, folder)
@@ -132,9 +126,16 @@ def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) 
     return path
 
 
+def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequence[Any]:
+    """Items of the first stage, which --limit is about."""
+    stage = experiment.stages[0]
+    items = stage.items(model, options.config, [])
+    return _checked(stage, limited(items, options.config.limit, experiment.group))
+
+
 def _measure(experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile) -> None:
     """All stages, each over the items that its records do not have yet."""
-    earlier: list[Record] = []
+    earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -155,7 +156,7 @@ def _measure(experiment: Experiment, options: Options, model: Any, first: Sequen
                 records = list(_labelled(stage, item, stage.measure(model, item, options.config)))
                 file.append(stage.name, key, records, seconds=time.perf_counter() - start)
                 bar.advance(task)
-            earlier = file.records()
+            earlier += file.records(stage.name)
 
 
 def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:

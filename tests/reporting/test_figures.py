@@ -1,0 +1,88 @@
+"""Figures: equal data give equal files, cells that cannot exist are masked, captions lie beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+import pytest
+
+from mlx_interp.reporting.figures import COLOURS, LINES, Panel, Plot, Series, heat_map, line_with_band, save_plot
+from mlx_interp.stats import Estimate
+
+
+def grid() -> Plot:
+    values = np.full((5, 7), np.nan)
+    values[:3, 2:] = np.linspace(0, 0.6, 15).reshape(3, 5)
+    return heat_map(
+        [Panel("patched", values), Panel("control", values / 4)],
+        name="fix_rate",
+        title="Fix rate",
+        x_label="source layer",
+        y_label="target layer",
+        value_label="fixed (fraction)",
+        caption="Fix rate, n = 120.",
+        limits=(0, 1),
+    )
+
+
+def test_equal_figures_are_equal_files_with_the_caption_beside(tmp_path: Path):
+    for folder in ("a", "b"):
+        save_plot(grid(), tmp_path / folder)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["fix_rate.md", "fix_rate.pdf", "fix_rate.png"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert (tmp_path / "a" / "fix_rate.md").read_text() == "Fix rate, n = 120.\n"
+
+
+def test_an_unvalidated_figure_is_marked_in_picture_and_caption(tmp_path: Path):
+    save_plot(grid(), tmp_path / "plain")
+    save_plot(grid(), tmp_path / "marked", unvalidated=True)
+    assert (tmp_path / "marked" / "fix_rate.md").read_text().startswith("**UNVALIDATED** ")
+    plain, marked = (matplotlib.image.imread(tmp_path / name / "fix_rate.png") for name in ("plain", "marked"))
+    red = np.all(np.isclose(marked[..., :3], [0xB0 / 255, 0, 0], atol=0.02), axis=-1)
+    assert red.sum() > 100
+    assert plain.shape[1] > 600
+
+
+def test_panels_share_one_colour_scale_and_mask_what_cannot_exist():
+    images = [axis.images[0] for axis in grid().figure.axes if axis.images]
+    assert len(images) == 2
+    assert {(image.norm.vmin, image.norm.vmax) for image in images} == {(0, 1)}
+    assert images[0].get_array().mask.sum() == 35 - 15
+
+
+def test_panels_of_unequal_shape_are_refused():
+    with pytest.raises(ValueError, match="panels must share one shape"):
+        heat_map(
+            [Panel("a", np.zeros((2, 3))), Panel("b", np.zeros((3, 2)))],
+            name="x", title="", x_label="", y_label="", value_label="", caption="",
+        )  # fmt: skip
+
+
+def luminance(colour: str | tuple[float, ...]) -> float:
+    return float(np.dot(matplotlib.colors.to_rgb(colour), (0.2126, 0.7152, 0.0722)))
+
+
+def test_colours_keep_their_order_in_grey():
+    greys = [luminance(matplotlib.colormaps[COLOURS](x)) for x in np.linspace(0, 1, 50)]
+    assert np.all(np.diff(greys) > 0)
+
+
+def test_lines_differ_by_more_than_colour():
+    assert len({str(style) for _, style, _ in LINES}) == len({marker for *_, marker in LINES}) == len(LINES)
+
+
+def test_a_gap_in_a_series_is_left_open():
+    series = Series("a", [Estimate(0.5, 0.4, 0.6, 9), None, Estimate(0.7, 0.6, 0.8, 9)])
+    plot = line_with_band([0, 1, 2], [series], name="x", title="", x_label="", y_label="", caption="")
+    assert np.isnan(plot.figure.axes[0].lines[0].get_ydata()[1])
+
+
+def test_more_lines_than_can_be_told_apart_are_refused():
+    series = [Series(str(n), [None]) for n in range(7)]
+    with pytest.raises(ValueError, match="7 series; between 1 and 6"):
+        line_with_band([0], series, name="x", title="", x_label="", y_label="", caption="")

@@ -1,0 +1,59 @@
+"""Tables read well raw, and say what they must."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlx_interp.reporting.tables import Column, Table, over_models
+from mlx_interp.stats import Estimate
+
+TABLE = Table(
+    "Fixed by the best pair",
+    ["family", "n", Column("fixed", "%"), Column("control", "%"), Column("answer", "nats", digits=1)],
+    [
+        ["state_capital", 120, Estimate(0.411, 0.33, 0.49, 120), Estimate(0, 0, 0.03, 120), -1.26],
+        ["首都|州", 3, None, Estimate(1, 0.29, 1, 3), 12.0],
+    ],
+    notes=["n counts queries."],
+)
+
+
+def test_a_table_is_markdown_of_aligned_columns_with_units_in_the_head():
+    assert TABLE.markdown() == (
+        "### Fixed by the best pair\n"
+        "\n"
+        "| family        |   n |   fixed (%) |   control (%) | answer (nats) |\n"
+        "| ------------- | --: | ----------: | ------------: | ------------: |\n"
+        "| state_capital | 120 | 41 [33, 49] |      0 [0, 3] |          -1.3 |\n"
+        "| 首都\\|州      |   3 |           - | 100 [29, 100] |          12.0 |\n"
+        "\n"
+        "n counts queries.\n"
+    )
+
+
+def test_an_unvalidated_table_says_so_in_its_title():
+    assert TABLE.markdown(unvalidated=True).startswith("### **UNVALIDATED** Fixed by")
+
+
+def test_a_row_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="row 2 has 1 cells for 2 columns"):
+        Table("t", ["a", "b"], [[1, 2], [3]])
+
+
+def test_a_table_without_rows_still_has_its_head():
+    assert (
+        "| a   | b   |" in Table("t", ["a", "b"], []).markdown().replace(":", "-")
+        or "|   a |" in Table("t", ["a", "b"], []).markdown()
+    )
+
+
+def test_tables_of_several_models_become_one_with_the_model_first():
+    both = over_models({"tiny-llama": TABLE.as_data(), "tiny-qwen2": TABLE.as_data()})
+    assert both["columns"][0] == "model"
+    assert [row[:2] for row in both["rows"]] == [
+        ["tiny-llama", "state_capital"],
+        ["tiny-llama", "首都|州"],
+        ["tiny-qwen2", "state_capital"],
+        ["tiny-qwen2", "首都|州"],
+    ]
+    assert both["notes"] == ["n counts queries."]
