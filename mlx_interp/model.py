@@ -11,6 +11,8 @@ import mlx.core as mx
 
 from mlx_interp import sites
 from mlx_interp.architectures import family_of
+from mlx_interp.engine.clean import entries_of
+from mlx_interp.engine.cost import Cost, sweep_cost
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.engine.plan import plan_edits
@@ -212,6 +214,12 @@ class Model:
         captured = {site: _readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
+
+    def cost(self, prompt: AnyPrompt, variants: Sequence[Sequence[Intervention]]) -> Cost:
+        """What a sweep would cost at least, in operations and plain forward passes; nothing is computed."""
+        length = len(self._prompt(prompt))
+        plan = plan_edits(self.network, variants, [length] * len(variants))
+        return sweep_cost(self.network, length, entries_of(plan, len(variants), self.n_layers, length))
 
     def unembed(self, resid: mx.array) -> mx.array:
         """Residual stream (..., d_model) -> logits (..., d_vocab), as the model ends: norm, unembedding, soft-cap."""

@@ -170,7 +170,7 @@ class _RowPlanner:
             raise ShapeError(f"{intervention}: {site.name} has no heads; leave 'heads' out")
         heads = resolve_heads(asked, n_heads, intervention) if n_heads else None
         count = max(self.lengths) if positions is None else len(positions)
-        # An array's batch axis runs over the rows that share the intervention: a variant of a sweep is alone with its own.
+        # An array's batch axis runs over the rows that share it: a variant of a sweep is alone with its own.
         row, n_rows = (self.row, len(self.lengths)) if self.shared else (0, 1)
         fit = _Fit(site, row, n_rows, count, None if heads is None else len(heads), n_heads, width)
         array = _array_of(intervention)
@@ -256,7 +256,7 @@ def _fitted(array: mx.array, intervention: Any, fit: _Fit) -> mx.array:
 
 
 def _with_head_axis(value: mx.array, one_head: bool, is_pattern: bool) -> mx.array:
-    """Arrays for one head have no head axis yet; those for patterns come as (head, query, key) and are held query first."""
+    """Arrays for one head have no head axis yet; patterns come as (head, query, key) and are held query first."""
     if one_head or (is_pattern and value.ndim == 2):
         return mx.expand_dims(value, -2)
     return value.swapaxes(-2, -3) if is_pattern and value.ndim >= 3 else value

@@ -6,7 +6,7 @@ A variant is a list of interventions. Its *entry* is the first site it changes; 
 2. Variants with the same start form a group; a group's rows hold positions start..end only, as earlier ones are clean.
 3. Layer by layer, a variant joins the batch at its entry with a copy of the clean activation. All steps but attention
    treat positions alone, so the rows of all groups pass through each weight matrix together.
-4. Attention meets the clean keys and values before the start, shared by the whole group, and each variant's own after it.
+4. Attention meets the clean keys and values before the start, shared by the whole group, and each variant's own after.
 5. At the last layer only the last position is computed further (unless more was asked for).
 
 The batch is split when it would not fit the memory budget.

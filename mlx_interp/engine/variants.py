@@ -1,4 +1,4 @@
-"""A sweep from end to end: plan the variants, run the clean prompt, run the batches that fit, put the results in order."""
+"""A sweep from end to end: plan the variants, run the clean prompt, run batches that fit, put the results in order."""
 
 from __future__ import annotations
 

@@ -1,0 +1,112 @@
+"""Whether a model answers a prompt: by the first token of an accepted name, and by the whole name, decoded greedily.
+
+1. An accepted name is tokenised as the prompt's continuation, so that its first token is the one the model would write
+   (with or without a leading space, as its tokenizer has it).
+2. First-token criterion: the best of the accepted first tokens has the highest logit.
+3. Whole-name criterion: with prompt and name in one pass, every token of the name is the arg-max at its place, which is
+   to say that greedy decoding writes the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_interp.errors import DataError
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the names that answer it."""
+
+    prompt: Prompt
+    names: tuple[tuple[int, ...], ...]
+    """Token ids of each accepted name, as they continue the prompt."""
+
+    @property
+    def first_tokens(self) -> list[int]:
+        return sorted({name[0] for name in self.names})
+
+
+def question(model: Model, text: str, names: Sequence[str]) -> Question:
+    """A prompt with its accepted answers. Raises DataError for a name that adds no token, or none at all."""
+    if not names:
+        raise DataError(f"{text!r} has no accepted answer")
+    prompt = model.prompt(text)
+    return Question(prompt, tuple(dict.fromkeys(continuation(model, prompt, name) for name in names)))
+
+
+def continuation(model: Model, prompt: Prompt, name: str) -> tuple[int, ...]:
+    """Token ids with which `name` continues a prompt. Raises DataError if there is none."""
+    if not name.strip():
+        raise DataError(f"an answer to {prompt.text!r} is empty: it has no token")
+    whole = model.prompt(f"{prompt.text} {name.strip()}").tokens
+    if whole[: len(prompt)] == prompt.tokens and len(whole) > len(prompt):
+        return tuple(whole[len(prompt) :])
+    # The tokenizer merges across the boundary: take the name as it stands after a space elsewhere.
+    alone = model.tokenizer.encode(f" {name.strip()}", add_special_tokens=False)
+    if not alone:
+        raise DataError(f"the answer {name!r} has no token in this model's vocabulary")
+    return tuple(int(token) for token in alone)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a model answered one question."""
+
+    first_token: bool
+    """The arg-max is the first token of an accepted name."""
+    whole_name: bool
+    """Greedy decoding writes an accepted name, and then anything."""
+    rank: int
+    """Of the best accepted first token; 0 is the arg-max."""
+    log_prob: float
+    """Of that token, in nats."""
+    predicted: str
+    """The arg-max token, as text."""
+
+
+def verdicts(model: Model, questions: Sequence[Question]) -> list[Verdict]:
+    """How a model answers, all questions and names in one padded batch."""
+    rows = [(i, name) for i, asked in enumerate(questions) for name in asked.names]
+    tokens = [questions[i].prompt.tokens + list(name[:-1]) for i, name in rows]
+    logits = model.run(tokens, logits="all").logits
+    assert logits is not None
+    found: dict[int, list[bool]] = {i: [] for i in range(len(questions))}
+    last: dict[int, mx.array] = {}
+    for row, (i, name) in enumerate(rows):
+        start = len(questions[i].prompt) - 1
+        last[i] = logits[row, start]
+        predicted = mx.argmax(logits[row, start : start + len(name)], axis=-1)
+        found[i].append(predicted.tolist() == list(name))
+    stacked = mx.stack([last[i] for i in range(len(questions))])
+    scores = [_score(stacked[i : i + 1], asked.first_tokens)[0] for i, asked in enumerate(questions)]
+    tops = mx.argmax(stacked, axis=-1)
+    mx.eval(scores, tops)
+    return [
+        Verdict(
+            first_token=int(score[0]) == 0,
+            whole_name=any(found[i]),
+            rank=int(score[0]),
+            log_prob=float(score[1]),
+            predicted=model.tokenizer.decode([int(top)]),
+        )
+        for i, (score, top) in enumerate(zip(scores, tops, strict=True))
+    ]
+
+
+def answer_scores(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
+    """A metric for sweeps: logits (n, d_vocab) -> (n, 2), rank and log-probability of the best accepted first token."""
+    return lambda logits: _score(logits, tokens)
+
+
+def _score(logits: mx.array, tokens: Sequence[int]) -> mx.array:
+    logits = logits.astype(mx.float32)
+    best = mx.max(logits[..., mx.array(list(tokens))], axis=-1, keepdims=True)
+    rank = mx.sum(logits > best, axis=-1).astype(mx.float32)
+    log_prob = best[..., 0] - mx.logsumexp(logits, axis=-1)
+    return mx.stack([rank, log_prob], axis=-1)

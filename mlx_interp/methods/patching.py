@@ -1,0 +1,74 @@
+"""Back-patching: a later layer's residual stream written into an earlier layer (Biran et al. 2024, "Hopping Too Late").
+
+1. Run the source prompt and keep `resid_post` of every layer at one position.
+2. For each pair source layer > target layer, run the target prompt with `resid_post` of the target layer replaced, at
+   its own position. All pairs are one sweep.
+3. `raw` writes the state as it is, as in the paper. `rescaled` gives it the length of the state that it replaces: a
+   late state is many times longer than an early one.
+
+Beyond the paper: the target EMBEDDING is the input of layer 0. Patching across prompts uses the same functions, with
+pairs of any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.interventions import Intervention, Patch
+from mlx_interp.model import Model
+from mlx_interp.prompts import AnyPrompt
+
+Pair = tuple[int, int]
+"""(source layer, target layer)."""
+Length = Literal["raw", "rescaled"]
+
+EMBEDDING = -1
+"""As a target layer: what enters layer 0."""
+
+
+def back_patching_pairs(n_layers: int, *, embedding: bool = True) -> list[Pair]:
+    """All pairs with the source above the target; with `embedding`, also from every layer into the embedding."""
+    lowest = EMBEDDING if embedding else 0
+    return [(source, target) for target in range(lowest, n_layers) for source in range(target + 1, n_layers)]
+
+
+def same_layer_pairs(n_layers: int) -> list[Pair]:
+    """Every layer into itself: from another prompt it is activation patching, from the same prompt the identity."""
+    return [(layer, layer) for layer in range(n_layers)]
+
+
+def target_site(target: int) -> str:
+    return "resid_pre.0" if target == EMBEDDING else f"resid_post.{target}"
+
+
+def states_at(model: Model, prompt: AnyPrompt, position: int) -> mx.array:
+    """What can be written and what is replaced: (n_layers + 1, d_model), row EMBEDDING (the last) is the embedding."""
+    out = model.run(prompt, capture=["resid_post", "resid_pre.0"], logits="none")
+    return mx.concatenate([out.stack("resid_post")[:, 0, position], out["resid_pre.0"][:, 0][:, position]])
+
+
+def random_states(states: mx.array, seed: int) -> mx.array:
+    """Directions drawn at random, with the length of each of the states: the control for what length alone does."""
+    rng = np.random.default_rng(seed)
+    noise = mx.array(rng.normal(size=states.shape).astype(np.float32))
+    return noise * (_length(states) / _length(noise))
+
+
+def patches(
+    states: mx.array, replaced: mx.array, pairs: Sequence[Pair], position: int, length: Length
+) -> list[list[Intervention]]:
+    """One variant a pair: the source layer's state written into the target layer.
+
+    states: (n_layers + 1, d_model) of the source prompt. replaced: the same of the target prompt at `position`.
+    """
+    lengths = _length(replaced)
+    unit = states / _length(states)
+    return [[Patch(target_site(t), states[s] if length == "raw" else unit[s] * lengths[t], position)] for s, t in pairs]
+
+
+def _length(states: mx.array) -> mx.array:
+    return mx.linalg.norm(states.astype(mx.float32), axis=-1, keepdims=True)

@@ -1,0 +1,98 @@
+"""`python -m validation --model NAME`: the suite on screen, as a report, and as an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table as ScreenTable
+
+import mlx_interp
+from mlx_interp.errors import MlxInterpError
+from mlx_interp.reporting import Table
+from mlx_interp.reporting.files import make_folder, write_atomically
+from validation.check import LEVELS
+from validation.suite import Report, validate
+
+EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
+COLOURS = {"passed": "green", "failed": "bold red", "not applicable": "yellow"}
+
+
+def parser() -> argparse.ArgumentParser:
+    parsed = argparse.ArgumentParser(
+        prog="python -m validation",
+        description="Check that a wrapped model is the model, that interventions do what they say, and that lens and "
+        "prompts are read rightly. Exit status 0 only if everything that applies passes.",
+    )
+    parsed.add_argument("--model", action="append", metavar="NAME", help="repeatable; default: the embedded models")
+    parsed.add_argument("--level", choices=LEVELS, default="standard", help="quick is what gates every run")
+    parsed.add_argument("--json", metavar="FILE", type=Path, help="also write the findings as JSON")
+    parsed.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="reports go to DIR/validation")
+    return parsed
+
+
+def main() -> int:
+    options = parser().parse_args()
+    console = Console()
+    reports = []
+    for name in options.model or EMBEDDED:
+        model = mlx_interp.load(name)
+        with console.status(f"{name}: starting") as status:
+            report = validate(model, options.level, functools.partial(_progress, status, name))
+        show(report, console)
+        reports.append(report)
+        folder = options.out / "validation"
+        make_folder(folder)
+        write_atomically(folder / f"{model.name.replace('/', '--')}.md", text(report))
+    if options.json:
+        found = {report.model: [result.as_data() for result in report.results] for report in reports}
+        write_atomically(options.json, json.dumps(found, indent=1) + "\n")
+    return 0 if all(report.passed for report in reports) else 1
+
+
+def _progress(status: Status, name: str, check: str) -> None:
+    status.update(f"{name}: {check}")
+
+
+def show(report: Report, console: Console) -> None:
+    """The report as a table on screen, with what to look at below it for each failure."""
+    table = ScreenTable(title=f"{report.model}, {report.level}: {'passed' if report.passed else 'FAILED'}")
+    for head in ("check", "status", "measured", "bound", "note"):
+        table.add_column(head)
+    for result in report.results:
+        colour = COLOURS[result.status]
+        status = f"[{colour}]{result.status}[/{colour}]"
+        table.add_row(result.name, status, result.measured, result.bound, result.note)
+    console.print(table)
+    for result in report.failed:
+        console.print(
+            f"[bold red]{result.name}[/bold red] protects against {result.protects}. Look at {result.look_at}."
+        )
+
+
+def text(report: Report) -> str:
+    """The report as markdown, with what each check protects against and why its bound is what it is."""
+    verdict = "passed" if report.passed else "FAILED"
+    found = Table(
+        f"{report.model}: {verdict} at level {report.level}",
+        ["check", "status", "measured", "bound", "note"],
+        [[r.name, r.status, r.measured, r.bound, r.note or "-"] for r in report.results],
+    )
+    lines = [
+        f"- **{r.name}** protects against {r.protects}. Bound: {r.why_bound}. When it fails: {r.look_at}."
+        for r in report.results
+    ]
+    return f"# Validation of {report.model}\n\n{found.markdown()}\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

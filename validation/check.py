@@ -1,0 +1,130 @@
+"""What a check is and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from mlx_interp import Model, Prompt
+from mlx_interp.embedded import load_world
+
+Level = Literal["quick", "standard"]
+LEVELS: tuple[Level, ...] = ("quick", "standard")
+Status = Literal["passed", "failed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check measured. A finding without figure carries its reason in `note`."""
+
+    status: Status
+    measured: str
+    bound: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property that a model under test must have."""
+
+    name: str
+    protects: str
+    """The fault that this check would show."""
+    why_bound: str
+    look_at: str
+    """Where to look when it fails."""
+    measure: Callable[[Subject], Finding]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check with what it found."""
+
+    name: str
+    status: Status
+    measured: str
+    bound: str
+    note: str
+    protects: str
+    why_bound: str
+    look_at: str
+
+    def as_data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, with the prompts and sizes of a level."""
+
+    model: Model
+    level: Level
+    seed: int = 0
+
+    @cached_property
+    def facts(self) -> Sequence[Any]:
+        """Everyday facts: prompts whose answer most language models know, and every embedded model was taught."""
+        facts = load_world().everyday_facts
+        return facts[: 12 if self.level == "quick" else len(facts)]
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """Prompts of different lengths."""
+        chosen = self.facts[: 3 if self.level == "quick" else 8]
+        extra = ["Yes", " ".join(fact.prompt for fact in chosen[:2])]
+        return [self.model.prompt(text) for text in [*(fact.prompt for fact in chosen), *extra]]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The longest of the prompts."""
+        return max(self.prompts, key=len)
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Layers to look at: first, last and some between; all of them at `standard`."""
+        n = self.model.n_layers
+        return list(range(n)) if self.level == "standard" else sorted({0, n // 3, 2 * n // 3, n - 1})
+
+    @cached_property
+    def bound(self) -> float:
+        """Relative error allowed where the order of summation may differ."""
+        dtype = self.model.network.dtype
+        if dtype == mx.float32:
+            return 1e-4
+        return float(4 * mx.finfo(dtype).eps * self.model.n_layers**0.5)
+
+    def within(self, error: float, note: str = "") -> Finding:
+        """Passed if a relative error is within the bound; nan never is."""
+        passed: Status = "passed" if error <= self.bound else "failed"
+        return Finding(passed, f"{error:.2g}", f"<= {self.bound:.2g}", note)
+
+
+def bitwise(pairs: Sequence[tuple[str, mx.array, mx.array]]) -> Finding:
+    """Passed if all named pairs of arrays are equal to the last bit."""
+    unequal = [name for name, ours, theirs in pairs if not bool(mx.array_equal(ours, theirs))]
+    worst = max((difference(ours, theirs) for _, ours, theirs in pairs), default=0.0)
+    note = f"first difference at {unequal[0]}" if unequal else ""
+    return Finding("failed" if unequal else "passed", f"{worst:.2g}", "0, bitwise", note)
+
+
+def difference(ours: mx.array, theirs: mx.array) -> float:
+    """The largest absolute difference, in float32; nan where the shapes differ."""
+    if ours.shape != theirs.shape:
+        return float("nan")
+    return float(mx.max(mx.abs(ours.astype(mx.float32) - theirs.astype(mx.float32))))
+
+
+def relative(ours: mx.array, theirs: mx.array) -> float:
+    """Relative error in the 2-norm; nan where the shapes differ."""
+    if ours.shape != theirs.shape:
+        return float("nan")
+    ours, theirs = ours.astype(mx.float32), theirs.astype(mx.float32)
+    return float(mx.linalg.norm((ours - theirs).reshape(-1)) / mx.linalg.norm(theirs.reshape(-1)))
+
+
+HALF_PRECISION = "float32: 1e-4, what the order of summation may change; half precision: 4 eps times the root of layers"
+SAME_KERNELS = "the same kernels on the same arrays give the same bits"

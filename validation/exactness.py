@@ -1,0 +1,247 @@
+"""Is the wrapped model the model, and does an intervention do what it says and nothing else?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp import Ablate, Add, Intervention, Model, Patch, Scale
+from validation.check import HALF_PRECISION, SAME_KERNELS, Check, Finding, Subject, bitwise, relative
+
+
+def forward_is_mlx_lms(subject: Subject) -> Finding:
+    pairs = []
+    for prompt in subject.prompts:
+        own = subject.model.mlx_model(mx.array([prompt.tokens]))
+        pairs.append((repr(prompt.text[:40]), _all_logits(subject.model, prompt.tokens), own.astype(_wide(own))))
+    return bitwise(pairs)
+
+
+def capture_changes_nothing(subject: Subject) -> Finding:
+    tokens = subject.prompt.tokens
+    capture = "resid_pre resid_mid resid_post attn_out mlp_out z q k v pattern mlp_act final".split()
+    captured = subject.model.run(tokens, capture=capture, logits="all").logits
+    assert captured is not None
+    return bitwise([("capture of every site", captured, _all_logits(subject.model, tokens))])
+
+
+def patching_with_itself(subject: Subject) -> Finding:
+    model, tokens = subject.model, subject.prompt.tokens
+    names = [f"{site}.{layer}" for site in ("resid_post", "z", "mlp_out") for layer in subject.layers]
+    clean = model.run(tokens, capture=names, logits="all")
+    assert clean.logits is not None
+    return bitwise([(name, _all_logits(model, tokens, [Patch(name, clean[name])]), clean.logits) for name in names])
+
+
+def steering_at_zero(subject: Subject) -> Finding:
+    model, tokens = subject.model, subject.prompt.tokens
+    clean = _all_logits(model, tokens)
+    vector = _direction(subject)
+    return bitwise(
+        [
+            (f"resid_post.{layer}", _all_logits(model, tokens, [Add(f"resid_post.{layer}", vector, 0.0)]), clean)
+            for layer in subject.layers
+        ]
+    )
+
+
+def steering_changes(subject: Subject) -> Finding:
+    """At three times the mean residual norm, each layer changes the prediction, and no two layers alike."""
+    model, prompt = subject.model, subject.prompt
+    states = model.run(prompt, capture="resid_post", logits="none").stack("resid_post")
+    norms = mx.linalg.norm(states.astype(mx.float32), axis=-1).mean(axis=(1, 2))
+    vector = _direction(subject)
+    grid = model.sweep(prompt, [[Add(f"resid_post.{n}", vector, 3 * float(norms[n]))] for n in subject.layers] + [[]])
+    probs = mx.softmax(grid.astype(mx.float32), axis=-1)
+    apart = 0.5 * mx.sum(mx.abs(probs[:, None] - probs[None]), axis=-1)  # total variation distance
+    n = len(subject.layers)
+    least = min(float(apart[i, j]) for i in range(n + 1) for j in range(i))
+    note = "smallest total variation between any two of: the layers steered, the baseline"
+    return Finding("passed" if least > 1e-3 else "failed", f"{least:.2g}", "> 0.001", note)
+
+
+def padding_is_invisible(subject: Subject) -> Finding:
+    model = subject.model
+    layer = model.n_layers // 2
+    batch = model.run(subject.prompts, capture=f"resid_post.{layer}")
+    assert batch.logits is not None
+    errors = []
+    for row, prompt in enumerate(subject.prompts):
+        alone = model.run(prompt, capture=f"resid_post.{layer}")
+        assert alone.logits is not None
+        errors.append(relative(batch.logits[row], alone.logits[0]))
+        errors.append(relative(batch[f"resid_post.{layer}"][row, : len(prompt)], alone[f"resid_post.{layer}"][0]))
+    return subject.within(_worst(errors))
+
+
+def sweep_is_each_alone(subject: Subject) -> Finding:
+    model, prompt = subject.model, subject.prompt
+    variants = _variants(subject)
+    swept = model.sweep(prompt, variants)
+    errors = []
+    for row, variant in enumerate(variants):
+        alone = model.run(prompt, interventions=variant).logits
+        assert alone is not None
+        errors.append(relative(swept[row], alone[0]))
+    return subject.within(_worst(errors), f"{len(variants)} variants")
+
+
+def earlier_positions_untouched(subject: Subject) -> Finding:
+    model, tokens = subject.model, subject.prompt.tokens
+    clean = _all_logits(model, tokens)
+    middle = len(tokens) // 2
+    vector = _direction(subject)
+    pairs = []
+    for layer in subject.layers:
+        changed = _all_logits(model, tokens, [Add(f"resid_post.{layer}", vector, 100.0, slice(middle, None))])
+        pairs.append((f"resid_post.{layer}", changed[:, :middle], clean[:, :middle]))
+    return bitwise(pairs)
+
+
+def nothing_leaks(subject: Subject) -> Finding:
+    model, tokens = subject.model, subject.prompt.tokens
+    before = _all_logits(model, tokens)
+    model.sweep(tokens, _variants(subject))
+    model.run(tokens, interventions=[Ablate("resid_post", _direction(subject))])
+    return bitwise([("after a sweep and an ablation", _all_logits(model, tokens), before)])
+
+
+def everything_is_finite(subject: Subject) -> Finding:
+    capture = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "final"]
+    out = subject.model.run(subject.prompts, capture=capture)
+    infinite = [str(site) for site, x in out.captured.items() if not bool(mx.all(mx.isfinite(x)))]
+    note = f"first at {infinite[0]}" if infinite else ""
+    return Finding("failed" if infinite else "passed", f"{len(infinite)} sites", "0 sites", note)
+
+
+def states_chain(subject: Subject) -> Finding:
+    """Layers count as they should: each layer's output is the next one's input, and the first input the embedding."""
+    out = subject.model.run(subject.prompt, capture=["resid_pre", "resid_post", "resid_mid", "attn_out", "mlp_out"])
+    pairs = []
+    for layer in range(subject.model.n_layers):
+        pre, mid, post = (out[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
+        errors = relative(pre + out[f"attn_out.{layer}"], mid), relative(mid + out[f"mlp_out.{layer}"], post)
+        pairs += list(errors)
+        if layer + 1 < subject.model.n_layers:
+            pairs.append(relative(post, out[f"resid_pre.{layer + 1}"]))
+    return subject.within(_worst(pairs))
+
+
+def _variants(subject: Subject) -> list[list[Intervention]]:
+    """Every kind of intervention, at layers and positions of all parts of the prompt, alone and together."""
+    model, length = subject.model, len(subject.prompt)
+    vector, head = _direction(subject), _direction(subject, model.d_head)
+    spots = [0, length // 2, length - 1]
+    variants: list[list[Intervention]] = [[]]
+    for index, layer in enumerate(subject.layers):
+        position = spots[index % 3]
+        variants += [
+            [Patch(f"resid_post.{layer}", vector * 3, position)],
+            [Patch(f"z.{layer}", head, position, heads=index % model.n_heads)],
+            [Add(f"resid_mid.{layer}", vector, 5.0, position), Scale(f"mlp_out.{layer}", 0.5)],
+            [Ablate(f"attn_out.{layer}", vector)],
+        ]
+    return variants
+
+
+def _direction(subject: Subject, width: int | None = None) -> mx.array:
+    rng = np.random.default_rng(subject.seed)
+    vector = rng.normal(size=width or subject.model.d_model)
+    return mx.array((vector / np.linalg.norm(vector)).astype(np.float32))
+
+
+def _all_logits(model: Model, tokens: Sequence[int], interventions: Sequence[Intervention] = ()) -> mx.array:
+    logits = model.run(list(tokens), interventions=interventions, logits="all").logits
+    assert logits is not None
+    return logits
+
+
+def _wide(x: mx.array) -> mx.Dtype:
+    return mx.float32 if x.dtype == mx.bfloat16 else x.dtype
+
+
+def _worst(errors: Sequence[float]) -> float:
+    return max(errors, key=lambda error: float("inf") if error != error else error)
+
+
+CHECKS = [
+    Check(
+        "forward is mlx-lm's own",
+        "a wrong description of the architecture: embedding scale, soft-cap, mask, norm, RoPE",
+        SAME_KERNELS,
+        "mlx_interp/architectures.py: the family's entry",
+        forward_is_mlx_lms,
+    ),
+    Check(
+        "capture changes nothing",
+        "reading an activation that alters what is computed",
+        SAME_KERNELS,
+        "mlx_interp/engine/forward.py: Pass.site",
+        capture_changes_nothing,
+    ),
+    Check(
+        "patching with itself",
+        "patches that land on the wrong site, layer or position, or change the dtype",
+        SAME_KERNELS,
+        "mlx_interp/engine/edits.py",
+        patching_with_itself,
+    ),
+    Check(
+        "steering at 0",
+        "a vector that widens the dtype of the stream, or is added where it should not be",
+        SAME_KERNELS,
+        "mlx_interp/engine/edits.py: Add",
+        steering_at_zero,
+    ),
+    Check(
+        "steering changes the output",
+        "interventions that do nothing, or land on the same layer whatever was asked for",
+        "a vector three times as long as the stream cannot leave a working model's prediction as it was",
+        "mlx_interp/engine/plan.py: which layers a selector reaches",
+        steering_changes,
+    ),
+    Check(
+        "padding is invisible",
+        "short prompts of a batch that attend to padding or are read at the wrong position",
+        HALF_PRECISION,
+        "mlx_interp/engine/forward.py: right padding under the causal mask",
+        padding_is_invisible,
+    ),
+    Check(
+        "sweep is each variant alone",
+        "anything that variants of a sweep share and should not",
+        HALF_PRECISION,
+        "mlx_interp/engine/sweep.py",
+        sweep_is_each_alone,
+    ),
+    Check(
+        "earlier positions untouched",
+        "a mask that lets information flow backwards",
+        SAME_KERNELS,
+        "mlx_interp/engine/network.py: masks",
+        earlier_positions_untouched,
+    ),
+    Check(
+        "nothing leaks into the next run",
+        "a model that stays steered or patched after a run",
+        SAME_KERNELS,
+        "mlx_interp/engine/edits.py: arrays changed in place",
+        nothing_leaks,
+    ),
+    Check(
+        "all activations are finite",
+        "float16 overflow in late layers, damaged weights",
+        "an infinite or undefined activation makes every later figure meaningless",
+        "load with dtype='bfloat16' or 'float32'",
+        everything_is_finite,
+    ),
+    Check(
+        "residual stream adds up",
+        "sites that are off by a layer, or taken before a post-norm instead of after it",
+        HALF_PRECISION,
+        "mlx_interp/engine/forward.py: block",
+        states_chain,
+    ),
+]

@@ -1,0 +1,113 @@
+"""Runs the checks, remembers a pass, and stops what asks for one and does not get it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+
+from mlx_interp import Model
+from mlx_interp.reporting.files import make_folder, write_atomically
+from validation import exactness, knowledge
+from validation.check import LEVELS, Check, Finding, Level, Result, Subject
+
+CHECKS: list[Check] = [*exactness.CHECKS, *knowledge.CHECKS]
+SOURCES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the suite found for one model."""
+
+    model: str
+    level: str
+    results: tuple[Result, ...]
+    remembered: bool = False
+    """The pass is of an earlier run with the same weights, code and device."""
+
+    @property
+    def failed(self) -> list[Result]:
+        return [result for result in self.results if result.status == "failed"]
+
+    @property
+    def passed(self) -> bool:
+        """Everything that applies passed, and something applied."""
+        return not self.failed and any(result.status == "passed" for result in self.results)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """For run.json: each check's status and figure."""
+        checks = {r.name: f"{r.status}: {r.measured} (bound {r.bound})" for r in self.results}
+        return {"level": self.level, "passed": self.passed, "checks": checks}
+
+
+def validate(model: Model, level: str = "quick", progress: Callable[[str], None] = lambda name: None) -> Report:
+    """Runs every check on a model. A check that raises has failed, with the error as its note."""
+    if level not in LEVELS:
+        raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
+    subject = Subject(model, cast(Level, level))
+    results = []
+    for check in CHECKS:
+        progress(check.name)
+        results.append(_result(check, subject))
+    return Report(model.name, level, tuple(results))
+
+
+def gate(model: Model, *, level: str = "quick", cache_dir: Path | None = None) -> Report:
+    """A report for an experiment, remembered once passed, by weights, package versions, code of the suite and device.
+
+    The caller stops when `passed` is false.
+    """
+    remembered = None if cache_dir is None else cache_dir / f"{_key(model, level)}.json"
+    if remembered is not None and (known := _read(remembered)) is not None:
+        return known
+    report = validate(model, level)
+    if report.passed and remembered is not None:
+        make_folder(remembered.parent)
+        content = {"model": report.model, "level": level, "results": [result.as_data() for result in report.results]}
+        write_atomically(remembered, json.dumps(content, indent=1) + "\n")
+    return report
+
+
+def _result(check: Check, subject: Subject) -> Result:
+    try:
+        found = check.measure(subject)
+    except Exception as error:  # a check that cannot be carried out has found something
+        found = Finding("failed", "an error", "none", f"{type(error).__name__}: {error}")
+    return Result(
+        check.name,
+        found.status,
+        found.measured,
+        found.bound,
+        found.note,
+        check.protects,
+        check.why_bound,
+        check.look_at,
+    )
+
+
+def _key(model: Model, level: str) -> str:
+    versions = [metadata.version(name) for name in ("mlx", "mlx-lm")]
+    code = hashlib.sha256()
+    for folder in (SOURCES, SOURCES.parent / "mlx_interp" / "engine"):
+        for path in sorted(folder.glob("*.py")):
+            code.update(path.read_bytes())
+    dtype = str(model.network.dtype)
+    facts = [model.weights_hash or model.model_id, level, dtype, *versions, str(mx.default_device()), code.hexdigest()]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
+
+
+def _read(path: Path) -> Report | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = tuple(Result(**result) for result in content["results"])
+        report = Report(content["model"], content["level"], results, remembered=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if report.passed else None
