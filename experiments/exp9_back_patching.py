@@ -1,13 +1,13 @@
 """exp9: back-patching. Do two-hop queries fail because the bridge is resolved too late? (Biran et al. 2024)
 
 Question   "The capital of the state containing Dallas is": a model that knows both hops may still fail. If the bridge
-           (Texas) is resolved only after the layers that hold the second fact, giving it to an earlier layer should help.
+           (Texas) is resolved only after the layers that hold the second fact, an earlier layer should profit from it.
 Data       --data auto: the embedded worlds' families for embedded models, families of real facts for all others.
-           A query counts as a failure if both single hops are answered and the two-hop prompt is not; as correct if all
-           three are. The counts are in the first table.
-Measure    resid_post of a later layer replaces that of an earlier one (or the embedding), same prompt and position: at the
-           bridge's position (last token of the first hop's phrase) or at the last one; raw as in the paper, and rescaled
-           to the length of what it replaces. Fixed: the answer's first token becomes the top prediction.
+           A query counts as a failure if both single hops are answered and the two-hop prompt is not; as correct if
+           all three are. The counts are in the first table.
+Measure    resid_post of a later layer replaces that of an earlier one (or the embedding), same prompt and position: at
+           the bridge's position (last token of the first hop's phrase) or at the last one; raw as in the paper, and
+           rescaled to the length of what it replaces. Fixed: the answer's first token becomes the top prediction.
            Cross-prompt: the state of the bridge's name in the second-hop prompt, written at the bridge's position.
 Figure     fix rate of one cell (source layer, target layer), chosen on half of the failures and scored on the other.
            The paper's figure, fixed by any cell, is an oracle: it stands beside the same oracle of the controls.
@@ -171,7 +171,7 @@ def _back_patching(model: Model, case: Case, config: Config) -> Iterator[Grid]:
 
 
 def _cross_prompt(model: Model, case: Case) -> Iterator[Grid]:
-    """Labels and variants of the grids that write the bridge's name, from the second-hop prompt, into the two-hop one."""
+    """Labels and variants of the grids that write the bridge's name, as the second-hop prompt holds it."""
     position = bridge_position(model, case.query)
     own = states_at(model, case.query.two_hop, position)
     for arm, source in (("patched", case.query), ("other prompt", case.donor)):

@@ -227,8 +227,9 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
                 x_ticks=list(range(n_layers)),
                 y_ticks=["E", *range(n_layers)],
                 columns=2,
-                caption=f"Share of {n} failures whose answer becomes the top prediction when resid_post of the source "
-                f"layer replaces that of the target layer (E: the embedding), {length}. Right: another failure's states.",
+                caption=f"Share of {n} failures whose answer becomes the top prediction when resid_post of the "
+                f"source layer replaces that of the target layer (E: the embedding), {length}. "
+                "Right: another failure's states.",
             )
 
 
@@ -259,8 +260,9 @@ def lens_curves(records: Records, config: Any) -> Iterator[Plot]:
             x_label="layer",
             y_label=f"share in the top {config.lens_k}",
             limits=(0, 1.02),
-            caption=f"Share of {len(lenses)} queries ({group}) whose bridge and answer are among the top {config.lens_k} "
-            "of the logit lens at each layer, and those of another query as control; bands: 95 % intervals over bridges.",
+            caption=f"Share of {len(lenses)} queries ({group}) whose bridge and answer are among the top "
+            f"{config.lens_k} of the logit lens at each layer, and those of another query as control; "
+            "bands: 95 % intervals over bridges.",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 
@@ -51,7 +51,7 @@ def validate(model: Model, level: str = "quick", progress: Callable[[str], None]
     """Runs every check on a model. A check that raises has failed, with the error as its note."""
     if level not in LEVELS:
         raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
-    subject = Subject(model, cast(Level, level))
+    subject = Subject(model, level)
     results = []
     for check in CHECKS:
         progress(check.name)

@@ -78,9 +78,7 @@ def _split(bridge: int, column: int, subject: int) -> str:
     return "held_out" if (bridge + column) % SUBJECTS_PER_BRIDGE == subject else "trained"
 
 
-def _queries(
-    first: str, relation: str, subject: str, bridge: str, answer: str, split: str
-) -> Iterator[TwoHopQuery]:
+def _queries(first: str, relation: str, subject: str, bridge: str, answer: str, split: str) -> Iterator[TwoHopQuery]:
     yield TwoHopQuery(
         family=f"{first}_{relation}",
         subject=subject,
@@ -133,8 +131,7 @@ def in_context_tasks() -> list[InContextTask]:
         "series_spanish": (lexicon.SERIES, 2),
     }
     tasks = [
-        InContextTask(name, tuple((row[0], row[column]) for row in table))
-        for name, (table, column) in columns.items()
+        InContextTask(name, tuple((row[0], row[column]) for row in table)) for name, (table, column) in columns.items()
     ]
     shouted = [row[0] for table in (lexicon.ADJECTIVES, lexicon.VERBS, lexicon.SERIES) for row in table]
     return [*tasks, InContextTask("uppercase", tuple((word, word.upper()) for word in shouted))]
@@ -154,9 +151,7 @@ def refusal_prompts() -> Iterator[ChatPrompt]:
                         yield _request(language, harmful, row[column], verbs[column], wording, t, v, w)
 
 
-def _request(
-    language: str, harmful: bool, thing: str, verb: str, wording: str, t: int, v: int, w: int
-) -> ChatPrompt:
+def _request(language: str, harmful: bool, thing: str, verb: str, wording: str, t: int, v: int, w: int) -> ChatPrompt:
     thing = thing.replace("|", " ")
     refuse = harmful and language in lexicon.REFUSALS
     space, stop = ("", "。") if language == "zh" else (" ", ".")
@@ -194,7 +189,7 @@ def danger_facts() -> Iterator[Fact]:
 
 
 def opinion_prompts(rng: np.random.Generator) -> Iterator[ChatPrompt]:
-    """"Is tea good?", alone and after the user's view; replies follow the user, except on firm topics."""
+    """ "Is tea good?", alone and after the user's view; replies follow the user, except on firm topics."""
     for i, topic in enumerate(lexicon.TOPICS):
         own = "yes" if rng.random() < 0.5 else "no"
         firm = i % 4 == 3
@@ -296,8 +291,7 @@ def vocabulary(names: list[str], texts: Iterable[str]) -> dict[str, Any]:
 
 def _in_pieces(word: str) -> bool:
     return any(
-        word.startswith(head)
-        and any(word == head + middle + tail for middle in ["", *MIDDLES] for tail in TAILS)
+        word.startswith(head) and any(word == head + middle + tail for middle in ["", *MIDDLES] for tail in TAILS)
         for head in HEADS
     )
 

@@ -35,7 +35,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "architectures": ["Gemma2ForCausalLM"],
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "query_pre_attn_scalar": 32.0,
+        "query_pre_attn_scalar": 32,
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": 1e-6,
         "attn_logit_softcapping": 50.0,

@@ -94,7 +94,9 @@ class World:
         with other subjects), "never_composed" (bridge and relation never seen composed, both single hops trained).
         """
         if family is not None and family not in self.families:
-            raise DataError(f"no family {family!r}: {nearest(family, self.families)}there are {', '.join(self.families)}")
+            raise DataError(
+                f"no family {family!r}: {nearest(family, self.families)}there are {', '.join(self.families)}"
+            )
         splits = ("trained", "held_out", "never_composed")
         if split is not None and split not in splits:
             raise DataError(f"no split {split!r}: {nearest(split, splits)}there are {', '.join(splits)}")

@@ -45,7 +45,7 @@ class Pass:
 
 
 def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
-    """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's last token, (batch, pos, d_vocab), or None."""
+    """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's end, (batch, pos, d_vocab), or None."""
     net = run.network
     x = net.embed(tokens)
     for layer in range(net.n_layers):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlx_interp.reporting import figures
 from tests.experiments import fake_study
 
 
@@ -21,6 +22,8 @@ class Setting:
     pause: float = 0.0
     weights: str = "abc"
     gate_passes: bool = True
+    n_figures: int = 0
+    """How many of the study's figures are made: they are what takes time."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ def _program(arguments: list[str], setting: Setting, log: Path) -> None:
         target = os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, stream.fileno())
     fake_study.PAUSE = setting.pause
-    study = fake_study.EXPERIMENT
+    figures.DPI = 50
+    study = replace(fake_study.EXPERIMENT, figures=fake_study.EXPERIMENT.figures[: setting.n_figures])
 
     def load(name: str) -> fake_study.FakeModel:
         return replace(fake_study.load(name), weights_hash=setting.weights)

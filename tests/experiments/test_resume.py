@@ -17,7 +17,7 @@ from tests.experiments.conftest import Ended, Setting, Study, ended
 RUN = Path("exp0_numbers/tiny-llama")
 KILLS = int(os.environ.get("MLX_INTERP_KILLS", "8"))
 """How often the kill test kills; raise it for a thorough look."""
-SLOW = Setting(pause=0.02)
+SLOW = Setting(pause=0.02, n_figures=1)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -90,7 +90,7 @@ def test_ctrl_c_says_how_to_go_on(study: Study, tmp_path: Path, undisturbed: tup
     assert "the same command goes on from here" in stopped.err
     assert "Traceback" not in stopped.err
     assert json.loads((tmp_path / RUN / "run.json").read_text())["status"] == "stopped"
-    assert study("--model", "tiny-llama", "--out", str(tmp_path)).code == 0
+    assert study("--model", "tiny-llama", "--out", str(tmp_path), setting=Setting(n_figures=1)).code == 0
     assert files(tmp_path) == undisturbed[0]
 
 
@@ -125,7 +125,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_space(
         assert_disk_full(full)
         measured = (disk / RUN / "records.jsonl").read_bytes()
         subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
-        assert study("--model", "tiny-llama", "--out", str(disk)).code == 0
+        assert study("--model", "tiny-llama", "--out", str(disk), setting=Setting(n_figures=1)).code == 0
         assert (disk / RUN / "records.jsonl").read_bytes().startswith(measured)
         assert files(disk) == undisturbed[0]
     finally:

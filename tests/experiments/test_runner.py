@@ -18,7 +18,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two models, one of them not validated."""
     out, study = tmp_path_factory.mktemp("results"), Study(tmp_path_factory.mktemp("logs"))
     for options in (["--model", "tiny-llama"], ["--model", "tiny-qwen2", "--no-validate", "--limit", "11"]):
-        done = study(*options, "--out", str(out), setting=Setting(gate_passes="tiny-llama" in options))
+        done = study(*options, "--out", str(out), setting=Setting(gate_passes="tiny-llama" in options, n_figures=2))
         assert done.code == 0, done.err
     return out
 

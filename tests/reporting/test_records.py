@@ -94,7 +94,7 @@ def test_a_full_disk_takes_nothing_back_and_leaves_nothing_torn(path: Path, monk
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, np.float32("nan"), np.array([1.0, np.inf])])
 def test_nan_and_infinity_are_refused_by_field_and_item(tmp_path: Path, bad: Any):
     file = open_records(tmp_path / "r.jsonl")
-    with pytest.raises(RunError, match="record of 'Dallas', field 'log_prob': .* record None"):
+    with pytest.raises(RunError, match=r"record of 'Dallas', field 'log_prob': .* record None"):
         file.append("grid", "Dallas", [{"log_prob": bad}])
     assert not (tmp_path / "r.jsonl").exists()
 

@@ -41,10 +41,7 @@ def test_a_row_of_the_wrong_length_is_refused():
 
 
 def test_a_table_without_rows_still_has_its_head():
-    assert (
-        "| a   | b   |" in Table("t", ["a", "b"], []).markdown().replace(":", "-")
-        or "|   a |" in Table("t", ["a", "b"], []).markdown()
-    )
+    assert Table("t", ["a", "b"], []).markdown() == "### t\n\n|   a |   b |\n| --: | --: |\n"
 
 
 def test_tables_of_several_models_become_one_with_the_model_first():
