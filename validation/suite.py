@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_interp import Model
 from mlx_interp.reporting.files import make_folder, write_atomically
 from validation import exactness, knowledge
-from validation.check import LEVELS, Check, Finding, Level, Result, Subject
+from validation.check import LEVELS, Check, Finding, Result, Subject
 
 CHECKS: list[Check] = [*exactness.CHECKS, *knowledge.CHECKS]
 SOURCES = Path(__file__).parent

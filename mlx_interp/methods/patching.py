@@ -46,9 +46,9 @@ def target_site(target: int) -> str:
 
 
 def states_at(model: Model, prompt: AnyPrompt, position: int) -> mx.array:
-    """What can be written and what is replaced: (n_layers + 1, d_model), row EMBEDDING (the last) is the embedding."""
+    """What can be written, and what is replaced: (n_layers + 1, d_model); row EMBEDDING (-1) is the embedding."""
     out = model.run(prompt, capture=["resid_post", "resid_pre.0"], logits="none")
-    return mx.concatenate([out.stack("resid_post")[:, 0, position], out["resid_pre.0"][:, 0][:, position]])
+    return mx.concatenate([out.stack("resid_post")[:, 0, position], out["resid_pre.0"][:, position]])
 
 
 def random_states(states: mx.array, seed: int) -> mx.array:
