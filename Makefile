@@ -23,6 +23,7 @@ help:
 	@echo 'ARGS="..." passes options on, e.g. make exp9 ARGS="--limit 20" or ARGS="--model gemma-2-9b"'
 
 setup: $(READY)
+	@:
 
 $(READY): pyproject.toml constraints.txt
 	@python=$$(sh scripts/find_python.sh) && echo "setting up $(VENV) with $$python (once, a few minutes)" && "$$python" -m venv "$(VENV)"

@@ -11,6 +11,7 @@ from rich.table import Table
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, need_of
+from mlx_interp.loading.fingerprint import check_published_hashes
 from mlx_interp.loading.load import folder_of
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.profile import gigabytes
@@ -27,7 +28,7 @@ EXAMPLES = """examples:
   python -m mlx_interp doctor                       what MLX computes with here, how fast, what to install
   python -m mlx_interp doctor --model gemma-2-9b    ... and whether that model fits this machine
   python -m mlx_interp models                       short names with layers, memory, and what is downloaded
-  python -m mlx_interp download gemma-2-2b          into the Hub's own cache; resumes what was cut
+  python -m mlx_interp download gemma-2-2b          into the Hub's own cache; fetches only what is missing
 """
 
 
@@ -87,8 +88,8 @@ def print_doctor(console: Console, name: str | None) -> None:
 def print_models(console: Console) -> None:
     console.print(model_table(all_needs()))
     console.print(
-        "Hub ids are of mlx-community/ unless they name another owner. GB: weights as stored; GB f32: in float32, which "
-        "is what runs on CPU when it fits. Other precisions: gemma-2-9b:8bit. Other models go by their full Hub id.",
+        "Hub ids are of mlx-community/ unless they name another owner. GB: weights as stored; GB f32: in float32, "
+        "which is what runs on CPU when it fits. Other precisions: gemma-2-9b:8bit. Other models: their full Hub id.",
         soft_wrap=True,
     )
 
@@ -117,6 +118,7 @@ def billions(n_bytes: float | None) -> str:
 
 def download(console: Console, name: str) -> None:
     checkpoint = read_checkpoint(folder_of(resolve(name)))
+    check_published_hashes(checkpoint.files)
     console.print(f"{name} is at {checkpoint.path} ({gigabytes(checkpoint.n_bytes)}, files whole)", soft_wrap=True)
 
 

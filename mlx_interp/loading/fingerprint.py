@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.cache_folder import read_cache, write_cache
 
 CACHE = "file_hashes.json"
+PUBLISHED_NAME = re.compile("[0-9a-f]{64}")
 
 
 def weights_hash(folder: Path, files: Iterable[Path]) -> str:
@@ -26,6 +28,21 @@ def weights_hash(folder: Path, files: Iterable[Path]) -> str:
     if len(known) != before:
         write_cache(CACHE, known)
     return total.hexdigest()
+
+
+def check_published_hashes(files: Iterable[Path]) -> None:
+    """Compare files of the Hub's cache with the hashes they were published under; other files pass.
+
+    The cache stores a large file under its sha256, as the Hub gave it, and links to it. Raises CheckpointError.
+    """
+    known = read_cache(CACHE)
+    before = len(known)
+    for path in files:
+        stored = path.resolve()
+        if PUBLISHED_NAME.fullmatch(stored.name) and file_hash(path, known) != stored.name:
+            raise CheckpointError(f"{path}: its hash is not the published one: remove {stored} and download again")
+    if len(known) != before:
+        write_cache(CACHE, known)
 
 
 def file_hash(path: Path, known: dict[str, str]) -> str:

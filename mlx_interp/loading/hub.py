@@ -52,7 +52,7 @@ def snapshot(source: Source) -> Path:
     except (HfHubHTTPError, HTTPError, OSError) as error:
         raise CheckpointError(
             f"downloading {source.model_id} stopped: {' '.join(str(error).split())[:300]}; run the same command again: "
-            "what has arrived is kept"
+            "files that arrived whole are kept"
         ) from error
 
 

@@ -9,7 +9,7 @@ import mlx.core as mx
 from mlx_interp.architectures import family_of
 from mlx_interp.errors import UnknownModel
 from mlx_interp.loading.checkpoint import read_checkpoint
-from mlx_interp.loading.fingerprint import weights_hash
+from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
@@ -28,13 +28,16 @@ def load(
 
     dtype: "float32", "float16" or "bfloat16"; None is float32 on CPU and the stored one on Metal and CUDA.
     dequantize: "auto" dequantises quantised layers on CPU, where they are slow, when they fit the memory.
-    check: look for non-finite weights and compare the wrapped forward with mlx-lm's own on a probe.
+    check: compare a download with its published hashes, look for non-finite weights, and compare the wrapped forward
+        with mlx-lm's own on a probe.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     source = resolve(name)
     compute_in = parse_dtype(dtype)
     checkpoint = read_checkpoint(folder_of(source))
     family_of(checkpoint.config)
+    if check:
+        check_published_hashes(checkpoint.files)
     network, config = load_network(checkpoint)
     tokenizer = load_tokenizer(checkpoint.path, config.get("eos_token_id"))
     if check:
