@@ -40,6 +40,8 @@ class Need:
     dense_bytes: float | None
     """Weights in float32; what a CPU computes with when they fit."""
     quantized: bool = True
+    where: str = ""
+    """The Hub id, or what kind of name it is."""
 
     def fits(self) -> str:
         """ "yes", "slowly" (on CPU with layers kept quantised), "no", or "?" when the size is not known."""
@@ -120,14 +122,16 @@ def need_of(name: str) -> Need:
         stored_bytes=known.gigabytes(bits) * 1e9 if known else None,
         dense_bytes=known.gigabytes(DENSE_BITS) * 1e9 if known else None,
         quantized=bits is not None and bits < 16,
+        where=source.model_id if source.kind == "hub" else source.kind,
     )
 
 
 def _need_of_folder(source: Source, folder: Path) -> Need:
+    where = source.model_id if source.kind == "hub" else source.kind
     try:
         checkpoint = read_checkpoint(folder)
     except CheckpointError:
-        return Need(source.name, None, cached=False, stored_bytes=None, dense_bytes=None)
+        return Need(source.name, None, cached=False, stored_bytes=None, dense_bytes=None, where=where)
     words = {name: tensor for name, tensor in checkpoint.tensors.items() if tensor.dtype == "U32"}
     bits = (checkpoint.config.get("quantization") or {}).get("bits", 4)
     absorbed = {name.removesuffix("weight") + part for name in words for part in ("scales", "biases")}
