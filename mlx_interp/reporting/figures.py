@@ -111,8 +111,8 @@ def heat_map(
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
         height, width = grids[0].shape
-        size = (0.9 + across * _side(width), 0.8 + down * (0.35 + _side(height)))
-        figure = Figure(figsize=(max(size[0], 3.4), size[1]), layout="constrained")
+        size = (1.0 + across * _side(width), 0.7 + down * (0.2 + _side(height)))
+        figure = Figure(figsize=(max(size[0], 3.4), size[1]), layout="compressed")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for index, axis in enumerate(axes.flat):
             if index < len(panels):
@@ -165,7 +165,7 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False) -> Path:
     """
     make_folder(folder)
     if unvalidated:
-        plot.figure.text(0.995, 0.995, UNVALIDATED, ha="right", va="top", fontsize=7, color="#B00000", weight="bold")
+        plot.figure.text(0.995, 0.005, UNVALIDATED, ha="right", va="bottom", fontsize=7, color="#B00000", weight="bold")
     FigureCanvasAgg(plot.figure)
     for ending, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()

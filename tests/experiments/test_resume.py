@@ -17,7 +17,7 @@ from tests.experiments.conftest import Ended, Setting, Study, ended
 RUN = Path("exp0_numbers/tiny-llama")
 KILLS = int(os.environ.get("MLX_INTERP_KILLS", "8"))
 """How often the kill test kills; raise it for a thorough look."""
-SLOW = Setting(pause=0.02, n_figures=1)
+SLOW = Setting(pause=0.01, n_figures=1)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -121,7 +121,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_space(
     ):
         pytest.skip("a small disk can be mounted by root only; tests/reporting simulates a full one")
     try:
-        full = study("--model", "tiny-llama", "--out", str(disk))
+        full = study("--model", "tiny-llama", "--out", str(disk), setting=Setting(n_figures=1))
         assert_disk_full(full)
         measured = (disk / RUN / "records.jsonl").read_bytes()
         subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
