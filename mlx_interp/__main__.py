@@ -99,10 +99,9 @@ def model_table(needs: list[Need]) -> Table:
     for column in ("name", "Hub id", "layers", "GB", "GB f32", "here", "fits"):
         table.add_column(column, no_wrap=True)
     for need in needs:
-        source = resolve(need.name)
         table.add_row(
             need.name,
-            source.model_id.removeprefix("mlx-community/") if source.kind == "hub" else source.kind,
+            need.where.removeprefix("mlx-community/"),
             str(need.n_layers or "?"),
             billions(need.stored_bytes),
             billions(need.dense_bytes),

@@ -139,7 +139,13 @@ def _need_of_folder(source: Source, folder: Path) -> Need:
     dense = sum(t.n_bytes * 32 / bits for t in words.values()) + sum(4 * math.prod(t.shape) for t in floats)
     layers = checkpoint.config.get("num_hidden_layers") or checkpoint.config.get("n_layer")
     return Need(
-        source.name, layers, cached=True, stored_bytes=checkpoint.n_bytes, dense_bytes=dense, quantized=bool(words)
+        source.name,
+        layers,
+        cached=True,
+        stored_bytes=checkpoint.n_bytes,
+        dense_bytes=dense,
+        quantized=bool(words),
+        where=where,
     )
 
 
