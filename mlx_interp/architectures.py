@@ -61,17 +61,18 @@ class Family:
 # Keys of bookkeeping, training and generation: they do not enter a forward pass.
 IGNORED = frozenset(
     """_name_or_path architectures attention_dropout auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
-    do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder
-    label2id length_penalty max_length max_position_embeddings min_length model_file model_type n_ctx no_repeat_ngram_size
-    num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
-    prefix problem_type pruned_heads quantization quantization_config remove_invalid_values repetition_penalty resid_pdrop
-    attn_pdrop return_dict return_dict_in_generate sep_token_id summary_activation summary_first_dropout
-    summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params temperature
-    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed
-    unsloth_version use_bfloat16 use_cache use_return_dict use_flash_attn gradient_checkpointing layer_norm_epsilon
-    embd_layer_norm_eps mlx_interp""".split()
+    cache_implementation chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
+    diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label
+    initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length max_position_embeddings
+    min_length model_file model_type n_ctx no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type pruned_heads quantization
+    quantization_config remove_invalid_values repetition_penalty resid_pdrop attn_pdrop return_dict
+    return_dict_in_generate sep_token_id summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
+    top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
+    use_cache use_return_dict use_flash_attn gradient_checkpointing layer_norm_epsilon embd_layer_norm_eps
+    mlx_interp""".split()
 )
 
 # A key that nothing reads is harmless at these values.
@@ -155,11 +156,22 @@ def family_of(config: Config) -> Family:
 
 def _refuse_unknown_keys(config: Config, family: Family) -> None:
     for key, value in config.items():
-        refused = (family.refuses or {}).get(key, frozenset())
-        known = key in family.understands or key in IGNORED or value is None or value in ({}, [])
-        harmless = not isinstance(value, (dict, list)) and value in HARMLESS.get(key, ())
-        if (not isinstance(value, (dict, list)) and value in refused) or not (known or harmless or refused):
+        if not _may_be_left_out(key, value, config, family):
             raise UnsupportedModel(
                 f"config key {key!r} = {value!r} is not understood for {family.model_type}: running the model without "
                 "it could give wrong numbers; describe it in mlx_interp/architectures.py"
             )
+
+
+def _may_be_left_out(key: str, value: Any, config: Config, family: Family) -> bool:
+    """Whether mlx-lm's class reads the key, or computes the same without it."""
+    if value is None or value in ({}, []):
+        return True
+    if isinstance(value, (dict, list)):
+        return key in family.understands or key in IGNORED
+    if family.refuses and key in family.refuses:
+        return value not in family.refuses[key]
+    if key in family.understands or key in IGNORED or value in HARMLESS.get(key, ()):
+        return True
+    # Newer configs spell out what older ones leave to be derived.
+    return key == "head_dim" and value * config["num_attention_heads"] == config["hidden_size"]

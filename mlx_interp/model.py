@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import mlx.core as mx
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress as ProgressBar
 
 from mlx_interp import sites
 from mlx_interp.architectures import family_of
@@ -155,7 +158,7 @@ class Model:
         logits: Literal["last", "all"] = "last",
         metric: Metric | None = None,
         memory: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool = False,
     ) -> mx.array: ...
 
     @overload
@@ -168,7 +171,7 @@ class Model:
         logits: Logits = "last",
         metric: Metric | None = None,
         memory: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool = False,
     ) -> Activations: ...
 
     def sweep(
@@ -180,7 +183,7 @@ class Model:
         logits: Logits = "last",
         metric: Metric | None = None,
         memory: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool = False,
     ) -> mx.array | Activations:
         """Many counterfactuals of one prompt at once: what `run` returns for each alone, at a fraction of the cost.
 
@@ -188,23 +191,24 @@ class Model:
         `metric` (logits -> numbers, first axis variants) makes of them, never holding all logits of a large grid. With
         `capture`: Activations whose rows are variants and whose `logits` are that array.
         memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
-        progress: called with (variants done, variants in all) after each batch.
+        progress: True for a progress bar, or a function called with (variants done, variants in all) after each batch.
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
         only = self._prompt(prompt)
         _check_logits(logits)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
-        result = run_sweep(
-            self.network,
-            only.tokens,
-            variants,
-            logits=logits,
-            captures=frozenset(sites.parse_all(capture, self.n_layers)),
-            metric=metric,
-            budget=memory,
-            progress=progress,
-        )
+        with _reported(progress, len(variants)) as report:
+            result = run_sweep(
+                self.network,
+                only.tokens,
+                variants,
+                logits=logits,
+                captures=frozenset(sites.parse_all(capture, self.n_layers)),
+                metric=metric,
+                budget=memory,
+                progress=report,
+            )
         values = _plain(result.values)
         if not capture:
             if values is None:
@@ -248,6 +252,19 @@ class Model:
         if isinstance(item, str):
             return self.prompt(item)
         return from_tokens(self.tokenizer, item, self.d_vocab)
+
+
+@contextmanager
+def _reported(progress: Progress | bool, total: int) -> Iterator[Progress | None]:
+    """The function that a sweep reports to: the caller's, a progress bar's, or none."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        with ProgressBar(*ProgressBar.get_default_columns(), MofNCompleteColumn()) as bar:
+            task = bar.add_task("sweep", total=total)
+            yield lambda done, _: bar.update(task, completed=done)
 
 
 def _check_logits(logits: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 import mlx.core as mx
 
 from mlx_interp.engine.edits import apply_edits, blocked_mask
+from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
@@ -48,8 +49,11 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's end, (batch, pos, d_vocab), or None."""
     net = run.network
     x = net.embed(tokens)
+    large = bytes_per_position(net) * tokens.size > LARGE
     for layer in range(net.n_layers):
         x = block(run, layer, x)
+        if large:
+            mx.eval(x, run.captured)  # Python sees a Ctrl-C only between evaluations
     x = run.site("final", -1, net.final(x))
     if logits == "none":
         return None

@@ -12,6 +12,8 @@ SHARE = 0.25
 """Of the free memory, what a sweep may use by default: lazily evaluated intermediates come on top of the estimate."""
 LARGEST_BUDGET = 4 * 2**30
 """Beyond this a larger batch is no faster, and Ctrl-C would wait longer."""
+LARGE = 2**28
+"""Bytes of intermediates from which on a batch is evaluated layer by layer."""
 
 
 def free_memory() -> int:

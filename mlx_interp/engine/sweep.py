@@ -23,6 +23,7 @@ import numpy as np
 
 from mlx_interp.engine.clean import Clean, Entry
 from mlx_interp.engine.edits import apply_edits, blocked_mask
+from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.sites import Site
@@ -100,8 +101,11 @@ class Sweep:
         """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
         dtype, d_model = self.net.dtype, self.net.d_model
         xs = [mx.zeros((0, group.width, d_model), dtype=dtype) for group in self.groups]
+        large = bytes_per_position(self.net) * sum(len(g.rows) * g.width for g in self.groups) > LARGE
         for layer in range(self.net.n_layers):
             xs = self.layer(layer, xs)
+            if large:
+                mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
         if not self.whole:
             xs = [self._cut(group, x, cut_group=True) for group, x in zip(self.groups, xs, strict=True)]
         xs = self._together(self.net.final, xs)

@@ -44,8 +44,8 @@ def test_half_precision_is_bitwise_mlx_lms_own_and_keeps_its_dtype_under_interve
             interventions=[
                 Add("resid_post.0", vector, 0.5),
                 Patch("z.1", mx.zeros((model.d_head,)), heads=1),
-                Apply("resid_post.2", lambda x: seen.append(x.dtype) or x.astype(mx.float32)),
-                Apply("final", lambda x: seen.append(x.dtype) or x),
+                Apply("resid_post.2", lambda x, seen=seen: seen.append(x.dtype) or x.astype(mx.float32)),
+                Apply("final", lambda x, seen=seen: seen.append(x.dtype) or x),
             ],
         )
         assert seen == [dtype, dtype]
@@ -83,7 +83,7 @@ def test_an_intervention_leaves_logits_before_its_first_position_bitwise_untouch
     kind: str, site: str, layer: int, positions: object
 ) -> None:
     model = tiny_model("llama")
-    first = min(np.atleast_1d(np.arange(len(TOKENS))[positions if not isinstance(positions, list) else positions]))
+    first = np.atleast_1d(np.arange(len(TOKENS))[positions]).min()
     edited = model.run(TOKENS, interventions=[example(model, kind, site, layer, positions)], logits="all").logits
     clean = model.run(TOKENS, logits="all").logits
     assert mx.array_equal(edited[:, :first], clean[:, :first])

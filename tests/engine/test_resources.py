@@ -1,0 +1,94 @@
+"""Memory stays within what was asked for, and Ctrl-C is heard in the middle of a long sweep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from mlx_interp import Patch
+from mlx_interp.model import Model
+from tests.tiny import tiny_model
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+
+
+def peak(model: Model, variants: list, memory: int) -> int:
+    tokens = list(range(1, 41))
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    model.sweep(tokens, variants, memory=memory, metric=lambda logits: logits[:, 0])
+    return mx.get_peak_memory() - before
+
+
+def test_a_sweep_keeps_the_memory_it_was_given() -> None:
+    model = tiny_model("llama", **SIZES)
+    variants = [[Patch(f"resid_post.{i % 3}", mx.full((64,), float(i)), i % 40)] for i in range(600)]
+    small, large = (peak(model, variants, memory) for memory in (2_000_000, 10**9))
+    values = 600 * 64 * 4 * 3  # the variants' own arrays, and the clean run's
+    assert small < 2_000_000 + values
+    assert large > 3 * small  # the bound is what kept it small
+
+
+def test_ctrl_c_in_a_long_sweep_is_heard_and_leaves_the_model_as_before() -> None:
+    script = """
+        import mlx.core as mx, mlx_interp
+        from tests.tiny import tiny_model
+        model = tiny_model("llama", hidden_size=512, intermediate_size=2048, num_attention_heads=8,
+                           num_key_value_heads=4, head_dim=64)
+        tokens = list(range(1, 65))
+        before = model.run(tokens).logits
+        variants = [[mlx_interp.Add("resid_pre.0", mx.full((512,), float(i)))] for i in range(20_000)]
+        try:
+            model.sweep(tokens, variants, progress=lambda done, total: print("batch", flush=True))
+            print("finished")
+        except KeyboardInterrupt:
+            print("same" if mx.array_equal(model.run(tokens).logits, before) else "different", flush=True)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "batch\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)[0].split()
+    finally:
+        process.kill()
+    assert rest[-1] == "same"
+    assert time.monotonic() - start < 30  # the whole sweep takes minutes
+
+
+def test_a_progress_bar_counts_variants(llama: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    llama.sweep([3, 5, 7], [[Patch("resid_post.1", 0.0, -1)]] * 5, progress=True)
+    assert "5/5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
+def test_quantised_weights_are_bitwise_mlx_lms_own_and_can_be_patched(family: str, bits: int) -> None:
+    model = tiny_model(family, **SIZES)
+    nn.quantize(model.mlx_model, group_size=64 if family == "llama" else 32, bits=bits)
+    model.self_check()
+    tokens = [3, 5, 7, 11]
+    variants = [[Patch(f"z.{layer}", mx.ones((16,)), -1, heads=head)] for layer in range(3) for head in range(4)]
+    alone = mx.concatenate([model.run(tokens, interventions=variant).logits for variant in variants])
+    assert mx.allclose(model.sweep(tokens, variants), alone, rtol=1e-4, atol=1e-4)
+    clean = model.run(tokens, capture="resid_post.1", logits="all")
+    itself = [Patch("resid_post.1", clean["resid_post.1"])]
+    assert mx.array_equal(model.run(tokens, interventions=itself, logits="all").logits, clean.logits)
