@@ -10,12 +10,18 @@ from rich.table import Table
 
 
 def experiments(folder: Path) -> dict[str, str]:
-    """First docstring line by module name, read from the sources: listing imports nothing."""
+    """First docstring line of each module that defines EXPERIMENT, read from the sources: listing imports nothing."""
     found = {}
     for path in sorted(folder.glob("exp*_*.py"), key=_number):
-        doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        found[path.stem] = doc.split("\n")[0]
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        if any(_defines_experiment(statement) for statement in module.body):
+            found[path.stem] = (ast.get_docstring(module) or "").split("\n")[0]
     return found
+
+
+def _defines_experiment(statement: ast.stmt) -> bool:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return any(isinstance(target, ast.Name) and target.id == "EXPERIMENT" for target in targets)
 
 
 def main() -> None:

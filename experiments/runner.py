@@ -29,6 +29,7 @@ from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.reporting.records import RecordFile, open_records
+from validation import gate as validation_gate
 
 
 class GateReport(Protocol):
@@ -80,7 +81,7 @@ def run_experiment(
             plan = experiment.plan(model, _first_items(experiment, options, model), options.config)
             Console().print(plan_table(experiment, model.name, plan))
         else:
-            folders.append(run_model(experiment, options, model, gate or _default_gate))
+            folders.append(run_model(experiment, options, model, gate or validation_gate))
             # After each model: should a later one fail, the index has those that are done.
             overviews = write_overviews(options.out, experiment.name)
             print_table(folders[-1])
@@ -221,9 +222,13 @@ def _first_state(
 def _passed(gate: Gate, model: Any, out: Path) -> Mapping[str, Any]:
     report = gate(model, level="quick", cache_dir=out / ".validation")
     if not report.passed:
+        checks = report.summary.get("checks", report.summary)
+        failed = {name: found for name, found in checks.items() if str(found).startswith("failed")} or checks
         raise ValidationFailed(
-            f"{model.name} failed validation: {dict(report.summary)}; see `python -m validation --model {model.name}`, "
-            "or give --no-validate for a result that is marked UNVALIDATED"
+            f"{model.name} did not pass validation, so nothing was measured:\n"
+            + "".join(f"  {name}: {found}\n" for name, found in failed.items())
+            + f"look at it with `python -m validation --model {model.name}`, or give --no-validate: "
+            "the result is then marked UNVALIDATED"
         )
     return dict(report.summary)
 
@@ -238,10 +243,3 @@ def _try_write(folder: RunFolder, state: Mapping[str, Any]) -> None:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _default_gate(model: Any, *, level: str, cache_dir: Path) -> GateReport:
-    import validation  # needed only where a run is gated
-
-    report: GateReport = validation.gate(model, level=level, cache_dir=cache_dir)
-    return report

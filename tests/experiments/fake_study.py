@@ -58,7 +58,8 @@ class FakeReport:
 
     @property
     def summary(self) -> dict[str, Any]:
-        return {"exactness": "0 of 3 failed" if self.passed else "logits differ by 0.5, bound 0"}
+        found = "passed: 0" if self.passed else "failed: logits differ by 0.5"
+        return {"passed": self.passed, "checks": {"identity": "passed: 0 (bound 0)", "exactness": f"{found} (bound 0)"}}
 
 
 def chance(*parts: object) -> float:

@@ -148,7 +148,8 @@ def test_limited_keeps_order_and_takes_evenly():
     assert limited(items, None, lambda item: item[0]) == items
 
 
-def test_the_list_of_experiments_is_in_order_of_number(tmp_path: Path):
+def test_the_list_holds_experiments_alone_in_order_of_number(tmp_path: Path):
     for name in ("exp10_b", "exp9_a", "runner"):
-        (tmp_path / f"{name}.py").write_text(f'"""{name}: first line.\n\nMore."""\n')
+        (tmp_path / f"{name}.py").write_text(f'"""{name}: first line.\n\nMore."""\n\nEXPERIMENT = None\n')
+    (tmp_path / "exp9_tables.py").write_text('"""Tables of exp9."""\n')
     assert experiments(tmp_path) == {"exp9_a": "exp9_a: first line.", "exp10_b": "exp10_b: first line."}
