@@ -111,7 +111,7 @@ def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> P
 
 
 def _add_field(group: Any, field: ConfigField, metavar: str) -> None:
-    text = f"{field.doc} (default: {field.default_text or "empty"})".replace("%", "%%")
+    text = f"{field.doc} (default: {field.default_text or 'empty'})".replace("%", "%%")
     optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.kind is bool else {}
     group.add_argument(field.flag, dest=f"field_{field.name}", metavar=metavar, help=text, **optional)
 
