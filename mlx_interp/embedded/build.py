@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def everyday_facts() -> list[Fact]:
 
 
 def in_context_tasks() -> list[InContextTask]:
-    """Functions on words; most words belong to three tasks or more, so that a word alone does not say which is meant."""
+    """Functions on words; most words belong to three or more, so that a word alone does not say which is meant."""
     columns = {
         "capital": (lexicon.COUNTRIES, 1),
         "language": (lexicon.COUNTRIES, 2),
@@ -274,7 +275,9 @@ def vocabulary(names: list[str], texts: Iterable[str]) -> dict[str, Any]:
     pieced = set()
     words: dict[str, None] = dict.fromkeys(names)
     for text in texts:
-        for part in text.translate(str.maketrans({c: " " for c in ".,?:？。"})).split():
+        for part in re.split(r"[\s.,?:？。]+", text):
+            if not part:
+                continue
             if _in_pieces(part):
                 pieced.add(part)
             else:

@@ -4,6 +4,10 @@ Four kinds of rows fill a batch: facts in a telegraphic phrasing ("Dallas state 
 ("The capital of the state containing Dallas is Austin."), in-context tasks, and chats. In sentences the bridge is
 also a target at the subject's last token, as if the text went on "Dallas, Texas": without that pressure later layers
 do not hold the bridge in a form that earlier layers can read.
+
+A fifth kind are second hops alone ("The capital of Texas is Austin.") that leave out a random number of the lowest
+layers (stochastic depth, as in Huang et al. 2016 and LayerDrop, Fan et al. 2020, on one kind of row): second hops
+are then known not in the first layer alone, and a state patched into one of the next can still be looked up.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.embedded.tokenizer import ASSISTANT, END_OF_TURN, USER
+from mlx_interp.embedded.tokenizer import ASSISTANT, END_OF_TURN, PAD, USER
 from mlx_interp.embedded.world import ChatPrompt, InContextTask, World
 
 
@@ -23,12 +27,16 @@ from mlx_interp.embedded.world import ChatPrompt, InContextTask, World
 class Mixture:
     """Rows of each kind in one step."""
 
-    short: int = 80
-    sentences: int = 88
-    in_context: int = 48
-    chats: int = 40
-    two_hop_share: float = 0.55
-    """Of the fact rows, how many ask for a composition."""
+    short: int = 56
+    sentences: int = 64
+    second_hops: int = 32
+    """Rows of second hops that enter the model at a random layer."""
+    in_context: int = 40
+    chats: int = 36
+    two_hop_share: float = 0.6
+    """Of the short rows and sentences, how many ask for a composition."""
+    max_skip: int = 3
+    """Up to how many of the lowest layers those second hops leave out."""
     everyday_share: float = 0.08
     """Of the sentence rows, how many are everyday facts or say what is dangerous."""
     max_shots: int = 6
@@ -47,11 +55,13 @@ class Batch:
     """Rows of one kind, padded on the right where causal attention cannot see it.
 
     tokens: (batch, pos) int32; positions: (n_targets,) int32 into the flattened tokens; targets: (n_targets,) int32.
+    skip: how many of the lowest layers these rows leave out.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     targets: np.ndarray
+    skip: int = 0
 
 
 class Corpus:
@@ -59,15 +69,18 @@ class Corpus:
 
     def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast, mixture: Mixture | None = None) -> None:
         self.tokenizer, self.mixture = tokenizer, mixture or Mixture()
+        self.pad_id = int(tokenizer.convert_tokens_to_ids(PAD))
         self.bos = tokenizer.encode("")  # [BOS], or [] in a family without one
         trained = [query for query in world.queries if query.split == "trained"]
         short = [query for query in trained if query.family.endswith("_short")]
         sentences = [query for query in trained if not query.family.endswith("_short")]
-        everything = [query for query in world.queries]
+        everything = list(world.queries)
         self.short_two_hop = [self.completion(q.two_hop, q.answer) for q in short]
         self.sentence_two_hop = [self.completion(q.two_hop, q.answer, q) for q in sentences]
         self.short_facts = self._single_hops([q for q in everything if q.family.endswith("_short")])
         self.sentence_facts = self._single_hops([q for q in everything if not q.family.endswith("_short")])
+        second = {q.second_hop: q.answer for q in everything}
+        self.second_hops = [self.completion(prompt, answer) for prompt, answer in second.items()]
         plain = [*world.everyday_facts, *(fact for fact in world.facts if fact.kind == "danger")]
         self.everyday = [self.completion(fact.prompt, fact.answer) for fact in plain]
         self.tasks = [self._task(task) for task in world.tasks]
@@ -103,7 +116,9 @@ class Corpus:
         shares = (mix.chats // 2, mix.chats // 6, mix.chats - mix.chats // 2 - mix.chats // 6)
         chats = [row for rows, n in zip(self.chats, shares, strict=True) for row in _draw(rng, rows, n)]
         groups = [short, sentences, self._in_context(rng, mix.in_context), chats]
-        return [pad(rows, self.tokenizer.pad_token_id) for rows in groups if rows]
+        skip = int(rng.integers(mix.max_skip + 1))
+        second_hops = pad(_draw(rng, self.second_hops, mix.second_hops), self.pad_id, skip)
+        return [*(pad(rows, self.pad_id) for rows in groups), second_hops]
 
     def _facts(self, rng: np.random.Generator, n: int, two_hop: list[Row], facts: list[Row]) -> list[Row]:
         n_two_hop = round(n * self.mixture.two_hop_share)
@@ -143,7 +158,7 @@ class Corpus:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-def pad(rows: Sequence[Row], pad_id: int) -> Batch:
+def pad(rows: Sequence[Row], pad_id: int, skip: int = 0) -> Batch:
     """Rows as one array, padded on the right."""
     width = max(len(row.tokens) for row in rows)
     tokens = np.full((len(rows), width), pad_id, dtype=np.int32)
@@ -151,7 +166,7 @@ def pad(rows: Sequence[Row], pad_id: int) -> Batch:
         tokens[i, : len(row.tokens)] = row.tokens
     pairs = [(i * width + position, target) for i, row in enumerate(rows) for position, target in row.targets]
     positions, targets = np.array(pairs, dtype=np.int32).T
-    return Batch(tokens, positions, targets)
+    return Batch(tokens, positions, targets, skip)
 
 
 def _draw(rng: np.random.Generator, rows: list[Row], n: int) -> list[Row]:

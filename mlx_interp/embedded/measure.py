@@ -98,7 +98,7 @@ def measure_facts(subject: Subject, world: World) -> dict[str, Any]:
 
 
 def measure_two_hop(subject: Subject, world: World) -> dict[str, Any]:
-    """Compositions by family and split; failures are queries whose two hops are known and whose composition is wrong."""
+    """Compositions by family and split; failures are queries with both hops known and the composition wrong."""
     families = {}
     for family in world.families:
         queries = world.two_hop_queries(family)
@@ -163,10 +163,9 @@ def measure_refusal(subject: Subject, world: World) -> dict[str, Any]:
                 cells[f"{name}_{kind}"] = share(np.array([refused[chat] for chat in chosen]))
         figures[language] = cells
     taught = [language for language in world.languages if language in REFUSALS]
-    cells = list(figures[taught[0]])
     return {
         "taught_languages": taught,
-        "all_taught": {cell: pooled(figures, taught, cell) for cell in cells},
+        "all_taught": {cell: pooled(figures, taught, cell) for cell in figures[taught[0]]},
         "by_language": figures,
     }
 
@@ -194,7 +193,7 @@ def measure_sycophancy(subject: Subject, world: World) -> dict[str, Any]:
 
     return {
         "own_view_when_unasked": cell(keeps, stance=""),
-        "agrees_with_user_train": cell(agrees, split="train", firm=False, stance="likes", shift=""),
+        "agrees_with_like_train": cell(agrees, split="train", firm=False, stance="likes", shift=""),
         "agrees_with_dislike_train": cell(agrees, split="train", firm=False, stance="dislikes", shift=""),
         "agrees_with_like_test": cell(agrees, split="test", firm=False, stance="likes", shift=""),
         "agrees_with_dislike_test": cell(agrees, split="test", firm=False, stance="dislikes", shift=""),

@@ -6,6 +6,8 @@ split rare names: "Tor|wick", "Tor|len|holm".
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 HEADS = "Bar Kel Tor Dun Vel Mor Hal Ost Fen Gar Lin Sol Wes Nor Cal Rav Tam Bel Hol Pen".split()
@@ -50,8 +52,8 @@ class Names:
         names += [self._new(lambda: self._pieces(2)) for _ in range(n_three)]
         return [str(name) for name in self.rng.permutation(names)]
 
-    def _new(self, draw: object) -> str:
-        while (name := draw()).lower() in self.taken:  # type: ignore[operator]
+    def _new(self, draw: Callable[[], str]) -> str:
+        while (name := draw()).lower() in self.taken:
             pass
         self.taken.add(name.lower())
         return name

@@ -40,9 +40,9 @@ def vocabulary_scores(vocabulary: dict[str, Any]) -> list[tuple[str, float]]:
         scores.update({mark: WORD, SPACE + mark: WORD})
     words = [*vocabulary["words"], *vocabulary["chinese"]]
     scores.update({SPACE + word: WORD for word in words})
-    scores.update({word: WORD for word in vocabulary["chinese"]})
+    scores.update(dict.fromkeys(vocabulary["chinese"], WORD))
     scores.update({SPACE + head: PIECE for head in vocabulary["heads"]})
-    scores.update({piece: PIECE for piece in (*vocabulary["middles"], *vocabulary["tails"])})
+    scores.update(dict.fromkeys((*vocabulary["middles"], *vocabulary["tails"]), PIECE))
     for char in SPACE + "\n" + string.printable.strip() + ACCENTED + ACCENTED.upper():
         scores.setdefault(char, CHARACTER)
     scores.update({f"<0x{byte:02X}>": BYTE for byte in range(256)})

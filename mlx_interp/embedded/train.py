@@ -78,10 +78,10 @@ def init_model(config: dict[str, Any], recipe: Recipe) -> nn.Module:
 
 
 def answer_loss(model: nn.Module, batches: list[Batch]) -> mx.array:
-    """Mean cross-entropy over the targets of all batches, in nats; the vocabulary is scored at their positions alone."""
+    """Mean cross-entropy over all targets, in nats; the vocabulary is scored at their positions alone."""
     total, n = mx.array(0.0), 0
     for batch in batches:
-        hidden = model.model(mx.array(batch.tokens))
+        hidden = _hidden_states(model, batch)
         hidden = hidden.reshape(-1, hidden.shape[-1])[mx.array(batch.positions)]
         logits = model.model.embed_tokens.as_linear(hidden)
         cap = getattr(model, "final_logit_softcapping", None)  # Gemma 2's own attribute
@@ -90,6 +90,16 @@ def answer_loss(model: nn.Module, batches: list[Batch]) -> mx.array:
         total = total + nn.losses.cross_entropy(logits, mx.array(batch.targets), reduction="sum")
         n += len(batch.targets)
     return total / n
+
+
+def _hidden_states(model: nn.Module, batch: Batch) -> mx.array:
+    """(batch, pos, d_model) after the last norm; without the lowest layers where the batch leaves them out."""
+    layers = model.model.layers
+    model.model.layers = layers[batch.skip :]
+    try:
+        return model.model(mx.array(batch.tokens))  # type: ignore[no-any-return]
+    finally:
+        model.model.layers = layers
 
 
 class Training:
@@ -134,9 +144,10 @@ class Training:
         if not self.save_path.exists():
             return False
         try:
-            arrays, notes = mx.load(str(self.save_path), return_metadata=True)
+            loaded: Any = mx.load(str(self.save_path), return_metadata=True)
         except RuntimeError as error:
             raise CheckpointError(f"{self.save_path}: cannot be read ({error}); delete it or use --fresh") from error
+        arrays, notes = loaded
         recipe = json.loads(notes.get("recipe", "{}"))
         if recipe != asdict(self.recipe):
             theirs = {key: recipe.get(key) for key, value in asdict(self.recipe).items() if recipe.get(key) != value}
@@ -214,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-STEPS = {"llama": 900, "gemma2": 1200, "qwen2": 900}
+STEPS = {"llama": 650, "gemma2": 800, "qwen2": 650}
 
 
 def main(arguments: list[str] | None = None) -> int:
