@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 from mlx_interp.errors import PromptError
 
 
@@ -61,7 +63,8 @@ def make_prompt(tokenizer: Any, text: str, *, chat: bool = False, system: str | 
     bos = getattr(tokenizer, "bos_token", None)
     # A template (or the caller) may have written the BOS already; the tokenizer must not write a second one.
     written = bool(bos) and text.startswith(str(bos))
-    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=not written)
+    encode = tokenizer._tokenizer if isinstance(tokenizer, TokenizerWrapper) else tokenizer
+    encoded = encode(text, return_offsets_mapping=True, add_special_tokens=not written)
     tokens = [int(token) for token in encoded["input_ids"]]
     spans = [(int(low), int(high)) for low, high in encoded["offset_mapping"]]
     eos = getattr(tokenizer, "eos_token_id", None)
