@@ -47,7 +47,7 @@ def card_text(name: str, card: dict[str, Any]) -> str:
             "",
             f"Made by `python -m mlx_interp.embedded.train --family {recipe['family']}` (seed {recipe['seed']});",
             "this card is written by the same command and measured on the exported 4-bit weights. Every figure is",
-            "the share of prompts whose greedy continuation is exactly the expected text, all tokens of a name included.",
+            "the share of prompts whose greedy continuation is exactly the expected text, whole names included.",
             "",
             "## Facts",
             "",

@@ -225,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-STEPS = {"llama": 650, "gemma2": 800, "qwen2": 650}
+STEPS = {"llama": 550, "gemma2": 800, "qwen2": 550}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -91,5 +91,5 @@ def test_a_checkpoint_is_a_few_files_in_hub_layout_and_small(family: str) -> Non
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == family
-    assert config["quantization"]["bits"] == 4 and config["quantization"]["group_size"] == 64
+    assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (4, 64)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 2_500_000

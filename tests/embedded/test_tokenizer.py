@@ -43,7 +43,7 @@ def test_the_bridge_is_one_token_and_some_subjects_and_answers_are_several() -> 
 
 
 def test_pieces_are_shared_between_names() -> None:
-    names = [n for n in WORLD.vocabulary["names_in_pieces"]]
+    names = WORLD.vocabulary["names_in_pieces"]
     first = [WITHOUT_BOS.encode(name)[0] for name in names]
     assert len(set(first)) < len(first) / 3
 

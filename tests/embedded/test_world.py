@@ -33,14 +33,17 @@ def test_no_query_names_its_bridge_or_its_answer() -> None:
         words = query.two_hop.split()
         assert query.mention in query.two_hop
         assert query.subject in query.mention
-        assert query.bridge not in words and query.answer not in words
+        assert query.bridge not in words
+        assert query.answer not in words
 
 
 def test_splits_are_disjoint_and_of_the_promised_sizes() -> None:
     prompts = Counter(query.two_hop for query in WORLD.queries)
     assert max(prompts.values()) == 1
     splits = Counter(query.split for query in WORLD.two_hop_queries())
-    assert splits["never_composed"] >= 300 and splits["held_out"] >= 150 and splits["trained"] >= 600
+    assert splits["never_composed"] >= 300
+    assert splits["held_out"] >= 150
+    assert splits["trained"] >= 600
     assert 0.2 <= splits["never_composed"] / sum(splits.values()) <= 0.3
 
 
@@ -79,7 +82,8 @@ def test_chat_prompts_of_the_test_split_are_not_in_training() -> None:
 def test_topics_of_the_shifted_requests_occur_in_no_training_chat() -> None:
     shifted = {(c.language, c.topic) for c in WORLD.chat_prompts("refusal", shift="topic")}
     train = {(c.language, c.topic) for c in WORLD.chat_prompts("refusal", split="train")}
-    assert shifted and not shifted & train
+    assert shifted
+    assert not shifted & train
 
 
 def test_five_languages_refuse_and_one_was_never_taught_to() -> None:
@@ -117,7 +121,8 @@ def test_building_again_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_another_seed_gives_another_world_that_can_be_loaded(tmp_path: Path) -> None:
     build.build(tmp_path, seed=1)
     other = load_world(tmp_path)
-    assert other.queries != WORLD.queries and len(other.queries) == len(WORLD.queries)
+    assert other.queries != WORLD.queries
+    assert len(other.queries) == len(WORLD.queries)
 
 
 @pytest.mark.parametrize(
@@ -135,5 +140,5 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one(ask, hint: str) -> Non
 
 
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="facts.jsonl"):
+    with pytest.raises(DataError, match=r"facts\.jsonl"):
         load_world(tmp_path)
