@@ -25,6 +25,6 @@ def export(model: nn.Module, config: dict[str, Any], tokenizer: PreTrainedTokeni
     part.mkdir(parents=True)
     save_model(part, quantised)
     save_config(quantised_config, part / "config.json")
-    save_tokenizer(tokenizer, part)
+    save_tokenizer(tokenizer, part, config["model_type"])
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)

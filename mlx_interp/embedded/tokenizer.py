@@ -78,13 +78,17 @@ def build_tokenizer(vocabulary: dict[str, Any], *, bos: bool) -> PreTrainedToken
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, model_type: str) -> None:
     """tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template, as on the Hub."""
     tokenizer.save_pretrained(str(folder))
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("backend", None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the one name that old and new transformers both know
+    if model_type == "qwen2":
+        # transformers 5 takes every tokenizer beside a Qwen 2 model for Qwen's own byte-level one, whatever class is
+        # named here, unless there is an auto_map; it points at no code of ours, and none is run.
+        config["auto_map"] = {"AutoTokenizer": [None, "PreTrainedTokenizerFast"]}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     special = {key: config[key] for key in config if key.endswith("_token") and config[key]}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", encoding="utf-8")

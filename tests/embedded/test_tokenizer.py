@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mlx_interp.embedded import load_world
+from mlx_interp.embedded.families import FAMILIES, model_config
 from mlx_interp.embedded.tokenizer import SPACE, SPECIAL, build_tokenizer, save_tokenizer
 
 WORLD = load_world()
@@ -63,9 +65,11 @@ def test_the_chat_template_gives_exactly_one_bos_or_none(tokenizer: PreTrainedTo
     assert tokenizer.encode("Is tea good?").count(bos) == n_bos
 
 
-def test_it_loads_from_its_folder_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_loads_beside_a_model_of_each_family(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    save_tokenizer(WITH_BOS, tmp_path)
+    save_tokenizer(WITH_BOS, tmp_path, family)
+    (tmp_path / "config.json").write_text(json.dumps(model_config(family, WITH_BOS)), encoding="utf-8")
     loaded = AutoTokenizer.from_pretrained(str(tmp_path))
     text = "The capital of France is"
     assert loaded.encode(text) == WITH_BOS.encode(text)
