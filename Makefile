@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 .PHONY: help setup exp9 test lint format bench results doctor clean
 
 help:
-	@echo "make exp9      back-patching on the embedded models: a table and figures under results/"
+	@echo "make exp9      back-patching on the embedded models: a table and figures under runs/"
 	@echo "make test      the tests"
 	@echo "make lint      style, format and types       make format    apply the format"
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
@@ -35,7 +35,7 @@ endif
 	@touch "$(READY)"
 
 exp9: $(READY)
-	@$(BIN)/python -m experiments.exp9_back_patching $(ARGS)
+	@$(BIN)/python -m experiments.exp9_back_patching --out runs $(ARGS)
 
 test: $(READY)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)

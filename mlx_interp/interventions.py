@@ -1,10 +1,10 @@
-"""Interventions as data: what is changed, where, at which positions. The engine reads them; nothing is hidden in a hook.
+"""Interventions as data: what is changed, where, at which positions; the engine reads them, no hook hides them.
 
 `site` is a selector (see `sites`); one that names several layers is applied at each. `positions` is an int, a slice, a
 list of ints (negative ones count from the prompt's end), "generated" (generated tokens only), or None: every position,
 generated ones too. `heads` is an int or a list of them, at sites that have heads. Arrays broadcast against
-(batch, n_positions, ...) of their site: (d_model,), (n_positions, d_model), (batch, n_positions, d_model); at q, k, v, z
-(d_head,), (n_heads, d_head), (n_positions, n_heads, d_head), ... (without the head axis when `heads` is an int).
+(batch, n_positions, ...) of their site: (d_model,), (n_positions, d_model), (batch, n_positions, d_model); at q k v z
+(d_head,), (n_heads, d_head), (n_positions, n_heads, d_head), ... without the head axis when `heads` is an int.
 The stream keeps its dtype. Several interventions at one site apply in the order given.
 """
 
@@ -38,7 +38,7 @@ class _Printed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Patch(_Printed):
-    """Replaces the activation: activation patching, back-patching, mean or zero ablation (a number fills everything)."""
+    """Replaces the activation: activation patching, back-patching, mean or zero ablation; a number fills the site."""
 
     site: str
     value: ArrayLike

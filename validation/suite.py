@@ -43,7 +43,8 @@ class Report:
     @property
     def summary(self) -> dict[str, Any]:
         """For run.json: each check's status and figure."""
-        checks = {r.name: f"{r.status}: {r.measured} (bound {r.bound})" + (r.note and f"; {r.note}") for r in self.results}
+        checks = {r.name: f"{r.status}: {r.measured} (bound {r.bound})" for r in self.results}
+        checks |= {r.name: f"{checks[r.name]}; {r.note}" for r in self.results if r.note}
         return {"level": self.level, "passed": self.passed, "checks": checks}
 
 
