@@ -1,0 +1,47 @@
+"""A config is understood in full or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlx_interp.architectures import FAMILIES, family_of
+from mlx_interp.errors import UnsupportedModel
+from tests.tiny import FAMILY_CONFIGS
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_described_config_is_understood(family: str) -> None:
+    assert family_of({**FAMILY_CONFIGS[family], "torch_dtype": "float16", "use_cache": True}).model_type == family
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"model_type": "qwen2", "head_dim": 16, "num_attention_heads": 4, "hidden_size": 32}, "'head_dim' = 16"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "'use_sliding_window' = True"),
+        ({"model_type": "llama", "attention_sinks": 4}, "'attention_sinks' = 4"),
+        ({"model_type": "llama", "hidden_act": "gelu"}, "'hidden_act' = 'gelu'"),
+        ({"model_type": "llama", "pretraining_tp": 2}, "'pretraining_tp' = 2"),
+        ({"model_type": "gemma2", "tie_word_embeddings": False}, "'tie_word_embeddings' = False"),
+        ({"model_type": "lama"}, "did you mean 'llama'"),
+        ({"model_type": "mamba2"}, "is not described"),
+        ({}, "no 'model_type'"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(config: dict[str, Any], hint: str) -> None:
+    with pytest.raises(UnsupportedModel, match=hint):
+        family_of(config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "qwen2", "head_dim": 8, "num_attention_heads": 4, "hidden_size": 32},
+        {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 21},
+        {"model_type": "llama", "pretraining_tp": 1, "hidden_act": "silu", "mlp_bias": False},
+    ],
+)
+def test_keys_that_change_nothing_are_accepted(config: dict[str, Any]) -> None:
+    assert family_of(config).model_type == config["model_type"]
