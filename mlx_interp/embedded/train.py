@@ -111,16 +111,19 @@ class Training:
         self.optimizer = optim.AdamW(_schedule(recipe), betas=[0.9, 0.98], weight_decay=recipe.weight_decay)
         self.optimizer.init(self.model.trainable_parameters())
         self.step = 0
+        self.seconds = 0.0  # spent in steps, earlier runs included
         self.gradient = nn.value_and_grad(self.model, answer_loss)
 
     def advance(self) -> float:
         """One step; the loss before it, in nats."""
+        started = time.perf_counter()
         batches = self.corpus.batches(self.step, self.recipe.seed)
         loss, gradients = self.gradient(self.model, batches)
         gradients, _ = optim.clip_grad_norm(gradients, self.recipe.clip)
         self.optimizer.update(self.model, gradients)
         mx.eval(self.model.parameters(), self.optimizer.state, loss)
         self.step += 1
+        self.seconds += time.perf_counter() - started
         return float(loss.item())
 
     @property
@@ -133,7 +136,8 @@ class Training:
         arrays = {f"model.{name}": value for name, value in tree_flatten(self.model.parameters())}
         arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
         part = self.save_path.with_suffix(".part.safetensors")
-        mx.save_safetensors(str(part), arrays, {"step": str(self.step), "recipe": json.dumps(asdict(self.recipe))})
+        notes = {"step": self.step, "seconds": self.seconds, "recipe": asdict(self.recipe)}
+        mx.save_safetensors(str(part), arrays, {key: json.dumps(value) for key, value in notes.items()})
         os.replace(part, self.save_path)
 
     def resume(self) -> bool:
@@ -155,7 +159,7 @@ class Training:
         self.model.update(tree_unflatten([(k[6:], v) for k, v in arrays.items() if k.startswith("model.")]))
         state = tree_unflatten([(k[10:], v) for k, v in arrays.items() if k.startswith("optimizer.")])
         self.optimizer.state = state
-        self.step = int(notes["step"])
+        self.step, self.seconds = int(notes["step"]), float(notes.get("seconds", 0.0))
         return True
 
     def run(self, *, save_every: int, report: Callable[[int, float], None]) -> None:
@@ -187,7 +191,6 @@ def train(recipe: Recipe, work: Path, out: Path, *, fresh: bool, console: Consol
         training.save_path.unlink(missing_ok=True)
     if training.resume():
         console.print(f"going on at step {training.step} of {training.save_path}")
-    started = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("training", total=recipe.steps, completed=training.step)
@@ -195,13 +198,12 @@ def train(recipe: Recipe, work: Path, out: Path, *, fresh: bool, console: Consol
         def report(step: int, loss: float) -> None:
             progress.update(bar, completed=step, description=f"loss {loss:.3f}")
             if step % 100 == 0:
-                console.print(f"step {step}: loss {loss:.4f} nats, {time.perf_counter() - started:.0f} s")
+                console.print(f"step {step}: loss {loss:.4f} nats, {training.seconds:.0f} s")
 
         training.run(save_every=50, report=report)
     folder = out / f"tiny-{recipe.family}"
     export(training.model, config, tokenizer, folder)
-    seconds = time.perf_counter() - started
-    write_card(folder, asdict(recipe), seconds)
+    write_card(folder, asdict(recipe), training.seconds)
     console.print(f"exported and measured in {folder}")
     return folder
 
