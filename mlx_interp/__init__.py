@@ -5,7 +5,7 @@ from mlx_interp.loading import load  # isort: split
 
 from mlx_interp import errors, stats
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
-from mlx_interp.model import Activations, Model
+from mlx_interp.model import Activations, Completion, Model
 from mlx_interp.prompts import Prompt
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Activations",
     "Add",
     "Apply",
+    "Completion",
     "Intervention",
     "Knockout",
     "Model",

@@ -16,14 +16,16 @@ from mlx_interp import sites
 from mlx_interp.architectures import family_of
 from mlx_interp.engine.clean import entries_of
 from mlx_interp.engine.cost import Cost, sweep_cost
+from mlx_interp.engine.decode import decode
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.engine.plan import plan_edits
+from mlx_interp.engine.sampling import sampler
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, SiteError
 from mlx_interp.interventions import Intervention
-from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt
+from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, text_of
 from mlx_interp.sites import Site
 
 
@@ -50,6 +52,17 @@ class Activations:
     def stack(self, name: str) -> mx.array:
         """All layers of a site as one array (n_layers, batch, pos, ...)."""
         return mx.stack([self[str(site)] for site in sites.parse(name, self.n_layers)])
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt."""
+
+    prompt: Prompt
+    text: str
+    tokens: list[int]
+    """Without the end-of-turn token."""
+    finish_reason: Literal["stop", "length"]
 
 
 class Model:
@@ -218,6 +231,53 @@ class Model:
         captured = {site: _readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
+
+    def generate(
+        self,
+        prompts: AnyPrompt | Sequence[AnyPrompt],
+        *,
+        interventions: Sequence[Intervention] = (),
+        per_prompt: Sequence[Sequence[Intervention]] | None = None,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[Completion]:
+        """Continuations of a batch of prompts, with interventions, under a key-value cache.
+
+        interventions: for all prompts; per_prompt: a list for each prompt instead, so that a grid of strengths decodes
+        as one batch. Positions count in the prompt; "generated" ones and those left out act on every new token.
+        temperature: 0 is greedy. Stops at any of the tokenizer's end-of-turn tokens, or after `max_tokens`.
+        Raises what `run` raises, and ValueError for settings out of range.
+        """
+        batch = self.prompts(prompts)
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens is 1 or more, not {max_tokens}")
+        if per_prompt is not None and (interventions or len(per_prompt) != len(batch)):
+            raise ValueError(
+                f"per_prompt needs one list for each of {len(batch)} prompts, and no `interventions` beside it"
+            )
+        rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
+        lengths = [len(prompt) for prompt in batch]
+        plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
+        stop = set(getattr(self.tokenizer, "eos_token_ids", ()))
+        tokens: list[list[int]] = [[] for _ in batch]
+        going = set(range(len(batch)))
+        steps = decode(self.network, [prompt.tokens for prompt in batch], plan, sampler(temperature, top_p, seed))
+        for _, drawn in zip(range(max_tokens), steps, strict=False):
+            for row in sorted(going):
+                if drawn[row] in stop:
+                    going.discard(row)
+                else:
+                    tokens[row].append(drawn[row])
+            if not going:
+                break
+        steps.close()
+        plan.check_fired()
+        return [
+            Completion(prompt, text_of(self.tokenizer, new), new, "length" if row in going else "stop")
+            for row, (prompt, new) in enumerate(zip(batch, tokens, strict=True))
+        ]
 
     def cost(self, prompt: AnyPrompt, variants: Sequence[Sequence[Intervention]]) -> Cost:
         """What a sweep would cost at least, in operations and plain forward passes; nothing is computed."""

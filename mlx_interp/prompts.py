@@ -97,6 +97,18 @@ def from_tokens(tokenizer: Any, tokens: Sequence[int], d_vocab: int) -> Prompt:
     return Prompt(text, ids, spans, tokenizer)
 
 
+def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Generated tokens as text, through a streaming detokenizer: token by token, spaces and multi-byte signs are lost."""
+    if not isinstance(tokenizer, TokenizerWrapper):
+        return str(tokenizer.decode(list(tokens)))
+    detokenizer = tokenizer.detokenizer
+    detokenizer.reset()
+    for token in tokens:
+        detokenizer.add_token(token)
+    detokenizer.finalize()
+    return str(detokenizer.text)
+
+
 def _chat_text(tokenizer: Any, text: str, system: str | None) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise PromptError(

@@ -6,7 +6,7 @@ so padding cannot enter any result. Without edits each operation is the one mlx-
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,8 @@ class Pass:
     lengths: Sequence[int]
     wanted: frozenset[Site] = frozenset()
     captured: dict[Site, mx.array] = field(default_factory=dict)
+    keep: Callable[[int, mx.array, mx.array], None] | None = None
+    """Gets each layer's keys and values after their edits, for a cache."""
 
     def site(self, name: str, layer: int, x: mx.array) -> mx.array:
         """An activation (batch, pos, ...) after the edits of its site, kept if it was asked for."""
@@ -40,9 +42,19 @@ class Pass:
             self.captured[site] = x
         return x
 
+    def head_site(self, name: str, layer: int, x: mx.array) -> mx.array:
+        """A site of (batch, pos, head, d_head) on an array that attention holds with head before pos."""
+        if not self.touched(name, layer):
+            return x
+        return self.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
     def touched(self, name: str, layer: int) -> bool:
         site = Site(name, layer)
         return site in self.wanted or bool(self.plan.at(site))
+
+
+Attention = Callable[[Pass, int, mx.array], mx.array]
+"""(pass, layer, residual stream) -> z (batch, pos, head, d_head)."""
 
 
 def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
@@ -51,7 +63,7 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     x = net.embed(tokens)
     large = bytes_per_position(net) * tokens.size > LARGE
     for layer in range(net.n_layers):
-        x = block(run, layer, x)
+        x = block(run, layer, x, attention_over_prompts)
         if large:
             mx.eval(x, run.captured)  # Python sees a Ctrl-C only between evaluations
     x = run.site("final", -1, net.final(x))
@@ -60,8 +72,8 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     return net.unembed(last_positions(x, run.lengths) if logits == "last" else x)
 
 
-def block(run: Pass, layer: int, x: mx.array) -> mx.array:
-    """One layer: residual stream in, residual stream out."""
+def block(run: Pass, layer: int, x: mx.array, attention: Attention) -> mx.array:
+    """One layer: residual stream in, residual stream out; `attention` says what there is to attend to."""
     net = run.network
     x = run.site("resid_pre", layer, x)
     z = run.site("z", layer, attention(run, layer, x))
@@ -72,35 +84,30 @@ def block(run: Pass, layer: int, x: mx.array) -> mx.array:
     return run.site("resid_post", layer, x + run.site("mlp_out", layer, net.mlp_out(layer, act)))
 
 
-def attention(run: Pass, layer: int, x: mx.array) -> mx.array:
+def attention_over_prompts(run: Pass, layer: int, x: mx.array) -> mx.array:
     """Residual stream (batch, pos, d_model) -> z (batch, pos, head, d_head)."""
     net, length = run.network, x.shape[1]
     q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
     q, k = net.rotate(layer, q), net.rotate(layer, k)
-    q, k, v = (_head_site(run, name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
+    q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
+    if run.keep is not None:
+        run.keep(layer, k, v)
     mask = net.mask(layer, length)
     z = net.attend(layer, q, k, v, mask)
     if run.touched("pattern", layer) or layer in run.plan.blocked:
-        z = z + _pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
+        z = z + pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
     return z.transpose(0, 2, 1, 3)
 
 
-def _head_site(run: Pass, name: str, layer: int, x: mx.array) -> mx.array:
-    """Sites are (batch, pos, head, d_head), attention computes with head before pos."""
-    if not run.touched(name, layer):
-        return x
-    return run.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
-
-
-def _pattern_change(
+def pattern_change(
     run: Pass, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
 ) -> mx.array:
     """What edits of the pattern add to z: exactly zero where they change nothing, whatever kernel computed z."""
-    net, length = run.network, q.shape[2]
+    net, n_keys = run.network, k.shape[2]
     clean = pattern = net.pattern(layer, q, k, mask)
     if blocks := run.plan.blocked.get(layer):
-        n_rows, queries = q.shape[0], range(length)
-        allowed = blocked_mask(blocks, run.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=length)
+        queries = range(n_keys - q.shape[2], n_keys)
+        allowed = blocked_mask(blocks, run.plan, n_rows=q.shape[0], n_heads=net.n_heads, queries=queries, n_keys=n_keys)
         pattern = net.pattern(layer, q, k, mask, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
     if not blocks and not run.plan.at(Site("pattern", layer)):

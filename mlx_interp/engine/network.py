@@ -229,6 +229,8 @@ def check_parts(network: Network) -> None:
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:
     if isinstance(mask, mx.array):
+        if mask.ndim == 4:  # (batch, 1, query, key) beside scores that split heads into two axes
+            mask = mx.expand_dims(mask, 2)
         scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
     return mx.softmax(scores, precise=True, axis=-1)
 

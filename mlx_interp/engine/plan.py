@@ -8,7 +8,7 @@ reports to its plan: `EditPlan.check_fired` raises NeverFired for one that was n
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,6 +77,24 @@ class EditPlan:
 
     def at(self, site: Site) -> list[Edit]:
         return self.edits.get(site, [])
+
+    def for_prompt(self) -> EditPlan:
+        """The part that acts on prompts; what fires is counted here."""
+        return self._part(lambda edit: not edit.generated)
+
+    def for_generated(self) -> EditPlan:
+        """The part that acts on generated tokens, one position at a time; what fires is counted here."""
+        return self._part(_acts_on_generated)
+
+    def _part(self, acts: Callable[[Edit | Blocked], bool]) -> EditPlan:
+        part = EditPlan(owners=self.owners, fired=self.fired)
+        for site, edits in self.edits.items():
+            if kept := [edit for edit in edits if acts(edit)]:
+                part.edits[site] = kept
+        for layer, blocks in self.blocked.items():
+            if kept_blocks := [block for block in blocks if acts(block)]:
+                part.blocked[layer] = kept_blocks
+        return part
 
     def check_fired(self) -> None:
         for owner, intervention in self.owners.items():
@@ -178,6 +196,15 @@ class _RowPlanner:
         if key not in self.plan.values:
             self.plan.values[key] = None if array is None else _fitted(array, intervention, fit)
         return heads, self.plan.values[key]
+
+
+def _acts_on_generated(edit: Edit | Blocked) -> bool:
+    """Whether it acts on tokens that are generated: those of every position do, if they say the same at each."""
+    if isinstance(edit, Blocked):
+        return edit.generated or edit.query is None
+    if edit.positions is not None:
+        return False
+    return edit.value is None or edit.value.shape[0] == 1
 
 
 def _refuse_read_only(site: Site, intervention: Intervention) -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 SWITCH = "MLX_INTERP_BLAS"
 """Environment variable: "none", "mkl", "openblas" or the path of a library; unset means the first that opens."""
 
+TOO_LATE = "mlx was imported before mlx_interp and keeps the BLAS it bound: import mlx_interp first"
+
 SYSTEM_FOLDERS = (
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
@@ -69,8 +71,9 @@ def blas_status() -> BlasStatus:
         except OSError as error:
             failures.append(str(error))
             continue
-        note = "mlx was imported before mlx_interp and keeps the BLAS it bound: import mlx_interp first"
-        return BlasStatus(f"{kind} ({path})", note if too_late else "")
+        if too_late:
+            warnings.warn(f"{TOO_LATE}: matrix products are some 50 times slower", RuntimeWarning, stacklevel=2)
+        return BlasStatus(f"{kind} ({path})", TOO_LATE if too_late else "")
     note = "; ".join(failures) or "no MKL or OpenBLAS found"
     if wanted:
         note = f"{SWITCH}={wanted}: {note}"

@@ -48,7 +48,9 @@ def test_importing_mlx_first_is_noticed() -> None:
         "import mlx.core, mlx_interp; from mlx_interp.loading.blas import blas_status as s;"
         "print(s().library is None or 'import mlx_interp first' in s().note)"
     )
-    assert python(code) == "True"
+    shown = python(code).splitlines()
+    assert shown[-1] == "True"
+    assert any("RuntimeWarning: mlx was imported before mlx_interp" in line for line in shown)
 
 
 @on_linux
@@ -60,3 +62,13 @@ def test_the_opened_library_is_the_one_that_mlx_uses() -> None:
         "print(f() is None or 2 * 768**3 / (time.perf_counter() - t) > 15e9)"
     )
     assert python(code) == "True"
+
+
+ENTRY_POINTS = ["experiments.exp9_back_patching", "experiments.runner", "validation.__main__", "validation.check"]
+
+
+@on_linux
+@pytest.mark.parametrize("module", ENTRY_POINTS)
+def test_entry_points_open_the_blas_before_mlx_is_imported(module: str) -> None:
+    code = f"import {module}; from mlx_interp.loading import blas; print(blas.blas_status().note != blas.TOO_LATE)"
+    assert python(code).splitlines()[-1] == "True"

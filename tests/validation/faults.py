@@ -103,7 +103,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("a layer is run twice", FORWARD)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, forward, "block", lambda block, run, layer, x: block(run, max(layer, 1), x))
+    wrap(patch, forward, "block", lambda block, run, layer, *rest: block(run, max(layer, 1), *rest))
 
 
 @fault("capture keeps the stream in half precision", "capture changes nothing")
