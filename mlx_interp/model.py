@@ -254,9 +254,7 @@ class Model:
         if max_tokens < 1:
             raise ValueError(f"max_tokens is 1 or more, not {max_tokens}")
         if per_prompt is not None and (interventions or len(per_prompt) != len(batch)):
-            raise ValueError(
-                f"per_prompt needs one list for each of {len(batch)} prompts, and no `interventions` beside it"
-            )
+            raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
         rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
         lengths = [len(prompt) for prompt in batch]
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
@@ -272,7 +270,6 @@ class Model:
                     tokens[row].append(drawn[row])
             if not going:
                 break
-        steps.close()
         plan.check_fired()
         return [
             Completion(prompt, text_of(self.tokenizer, new), new, "length" if row in going else "stop")

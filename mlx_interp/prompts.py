@@ -98,7 +98,7 @@ def from_tokens(tokenizer: Any, tokens: Sequence[int], d_vocab: int) -> Prompt:
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Generated tokens as text, through a streaming detokenizer: token by token, spaces and multi-byte signs are lost."""
+    """Generated tokens as text, through a streaming detokenizer, which keeps spaces and multi-byte signs whole."""
     if not isinstance(tokenizer, TokenizerWrapper):
         return str(tokenizer.decode(list(tokens)))
     detokenizer = tokenizer.detokenizer

@@ -140,7 +140,6 @@ class Network:
         scores = self.scores(layer, q, k)
         mask = create_causal_mask(q.shape[2]) if isinstance(mask, str) else mask
         if allowed is not None:
-            allowed = allowed.reshape(scores.shape)
             mask = mask & allowed if isinstance(mask, mx.array) else allowed
         return _softmax(scores, mask).reshape(q.shape[0], self.n_heads, q.shape[2], k.shape[2])
 
@@ -229,8 +228,9 @@ def check_parts(network: Network) -> None:
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:
     if isinstance(mask, mx.array):
-        if mask.ndim == 4:  # (batch, 1, query, key) beside scores that split heads into two axes
-            mask = mx.expand_dims(mask, 2)
+        if mask.ndim == 4:  # (batch, head or 1, query, key) beside scores that split heads into two axes
+            heads = scores.shape[1:3] if mask.shape[1] > 1 else (1, 1)
+            mask = mask.reshape(mask.shape[0], *heads, *mask.shape[2:])
         scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
     return mx.softmax(scores, precise=True, axis=-1)
 

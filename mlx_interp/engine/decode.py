@@ -1,0 +1,113 @@
+"""Generation under interventions: one padded pass over the prompts, then one token for every row at a time.
+
+Keys and values are cached as they were after all edits. Prompts are padded on the right, so the slots behind a short
+prompt stay empty: a mask hides them, and each row's tokens carry on at its own positions. Edits of prompt positions
+act in the first pass, edits of "generated" positions in the later ones, edits of every position in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.engine.forward import Pass, block, forward, pattern_change
+from mlx_interp.engine.network import Network
+from mlx_interp.engine.plan import EditPlan
+
+STEP = 256
+"""Slots by which a cache grows."""
+
+Sampler = Callable[[mx.array, int], mx.array]
+"""Logits (batch, d_vocab) and the number of the step -> token ids (batch,)."""
+
+
+@dataclass
+class Cache:
+    """Keys and values of every layer, (batch, kv head, slot, d_head); prompt slots first, then generated ones."""
+
+    lengths: Sequence[int]
+    n_prompt: int
+    """Slots of the prompts: the length of the longest."""
+    n_generated: int = 0
+    """Tokens generated so far, the one under way included."""
+    k: dict[int, mx.array] = field(default_factory=dict)
+    v: dict[int, mx.array] = field(default_factory=dict)
+
+    def keep(self, layer: int, k: mx.array, v: mx.array) -> None:
+        """The prompts' keys and values."""
+        self.k[layer], self.v[layer] = k, v
+
+    def extend(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Adds one token's keys and values (batch, kv head, 1, d_head); returns all so far."""
+        slot = self.n_prompt + self.n_generated - 1
+        for held, new in ((self.k, k), (self.v, v)):
+            if held[layer].shape[2] <= slot:
+                room = mx.zeros((*new.shape[:2], STEP, new.shape[3]), dtype=new.dtype)
+                held[layer] = mx.concatenate([held[layer], room], axis=2)
+            held[layer][:, :, slot : slot + 1] = new
+        return self.k[layer][:, :, : slot + 1], self.v[layer][:, :, : slot + 1]
+
+    @property
+    def positions(self) -> mx.array:
+        """Where in its own text each row's current token stands."""
+        return mx.array([length + self.n_generated - 1 for length in self.lengths])
+
+    def mask(self, window: int | None) -> mx.array | None:
+        """Bool (batch, 1, 1, slot): no empty slot, nothing beyond the window; None where all is allowed."""
+        n_slots = self.n_prompt + self.n_generated
+        if len(set(self.lengths)) == 1 and (window is None or n_slots <= window):
+            return None
+        slots = np.arange(n_slots)[None]
+        lengths = np.array(self.lengths)[:, None]
+        allowed = (slots < lengths) | (slots >= self.n_prompt)
+        if window is not None:
+            positions = np.where(slots < self.n_prompt, slots, lengths + slots - self.n_prompt)
+            allowed &= positions > lengths + self.n_generated - 1 - window
+        return mx.array(allowed[:, None, None])
+
+
+def decode(net: Network, prompts: Sequence[Sequence[int]], plan: EditPlan, sample: Sampler) -> Iterator[list[int]]:
+    """The next token of every row, without end. The next step is under way while the caller looks at a token."""
+    lengths = [len(tokens) for tokens in prompts]
+    cache = Cache(lengths, max(lengths))
+    padded = mx.array([list(tokens) + [0] * (cache.n_prompt - len(tokens)) for tokens in prompts])
+    first = Pass(net, plan.for_prompt(), lengths, keep=cache.keep)
+    logits = forward(first, padded, "last")
+    assert logits is not None
+    later = Pass(net, plan.for_generated(), [1] * len(lengths))
+    token = sample(logits, 0)
+    step = 0
+    while True:
+        mx.async_eval(token)  # type: ignore[no-untyped-call]
+        step += 1
+        following = sample(_step(later, cache, token), step)
+        mx.async_eval(following)  # type: ignore[no-untyped-call]
+        yield token.tolist()  # type: ignore[misc]
+        token = following
+
+
+def _step(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
+    """One token of every row (batch,) -> logits (batch, d_vocab)."""
+    net = run.network
+    cache.n_generated += 1
+    x = net.embed(tokens[:, None])
+    for layer in range(net.n_layers):
+        x = block(run, layer, x, lambda run, layer, x: _attention(run, cache, layer, x))
+    return net.unembed(run.site("final", -1, net.final(x))[:, 0])
+
+
+def _attention(run: Pass, cache: Cache, layer: int, x: mx.array) -> mx.array:
+    """Residual stream (batch, 1, d_model) -> z (batch, 1, head, d_head), attending to the cache."""
+    net = run.network
+    q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
+    q, k = (net.rotate(layer, a, cache.positions) for a in (q, k))
+    q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
+    k, v = cache.extend(layer, k, v)
+    mask = cache.mask(net.window(layer))
+    z = net.attend(layer, q, k, v, mask)
+    if run.touched("pattern", layer) or layer in run.plan.blocked:
+        z = z + pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
+    return z.transpose(0, 2, 1, 3)
