@@ -31,6 +31,7 @@ from experiments.runner import run
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
 from mlx_interp.embedded import load_world
 from mlx_interp.engine.memory import default_budget
+from mlx_interp.errors import DataError, nearest
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.answers import answer_scores, question
@@ -92,6 +93,10 @@ def queries(model: Model, config: Config, earlier: Records) -> list[TwoHopQuery]
     else:
         files = sorted(REAL_DATA.glob("*.jsonl")) if kind == "real" else [Path(kind)]
         found = [query for file in files for query in read_two_hop(file)]
+    there = list(dict.fromkeys(query.family for query in found))
+    for family in config.families:
+        if family not in there:
+            raise DataError(f"no family {family!r}: {nearest(family, there)}there are {', '.join(there)}")
     return [query for query in found if not config.families or query.family in config.families]
 
 

@@ -150,6 +150,7 @@ def identity(records: Records, config: Any) -> Table:
         "Identity: a layer written into itself",
         ["position", "n", "cells", "ranks changed", "largest change of log-probability"],
         rows,
+        ["Log-probabilities are recorded to four digits."],
     )
 
 

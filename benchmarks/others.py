@@ -1,0 +1,184 @@
+"""The same grid in other libraries, on the same weights: a loop of torch hooks, TransformerLens, nnsight.
+
+Each is used as its documentation does it. A library that is not installed is named with the command that brings it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_interp import Model
+from mlx_interp.methods.patching import back_patching_pairs
+
+Arrays = Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One library: a plain forward, and the whole grid at the last position as logits (n_pairs, d_vocab)."""
+
+    name: str
+    forward: Callable[[], object] = lambda: None
+    grid: Arrays = lambda: np.zeros(0)
+    missing: str = ""
+
+
+def contestants(model: Model, tokens: list[int]) -> Iterator[Contestant]:
+    """Every library that can be had, on the weights of a benchmark Llama."""
+    if not _installed("torch", "transformers"):
+        yield Contestant("torch hooks", missing="not installed: pip install torch transformers")
+        return
+    network = transformers_llama(model)
+    yield torch_hooks(network, model.n_layers, tokens)
+    if _installed("nnsight"):
+        yield from nnsight_traces(network, model.n_layers, tokens)
+    else:
+        yield Contestant("nnsight", missing="not installed: pip install nnsight")
+    if _installed("transformer_lens"):
+        yield transformer_lens(model, tokens)
+    else:
+        yield Contestant("TransformerLens", missing="not installed: pip install transformer_lens")
+
+
+def transformers_llama(model: Model) -> Any:
+    """transformers' Llama with the benchmark model's weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {key: value for key, value in model.config.items() if key != "model_type"}
+    network = LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in tree_flatten(model.mlx_model.parameters())}
+    network.load_state_dict(weights, strict=True)
+    return network.requires_grad_(False)
+
+
+def torch_hooks(network: Any, n_layers: int, tokens: list[int]) -> Contestant:
+    """One forward for the states, then one for each pair, with a forward hook that replaces the last position."""
+    import torch
+
+    batch, layers = torch.tensor([tokens]), network.model.layers
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return network(batch, use_cache=False)
+
+    def run_with(layer: int, hook: Any) -> Any:
+        handle = layers[layer].register_forward_hook(hook)
+        try:
+            return forward().logits
+        finally:
+            handle.remove()
+
+    def grid() -> np.ndarray:
+        states: list[Any] = []
+        handles = [
+            layer.register_forward_hook(lambda _, __, out: states.append(_first(out)[:, -1])) for layer in layers
+        ]
+        forward()
+        for handle in handles:
+            handle.remove()
+        rows = []
+        for source, target in back_patching_pairs(n_layers, embedding=False):
+
+            def patch(_: Any, __: Any, out: Any, state: Any = states[source]) -> Any:
+                hidden = _first(out).clone()
+                hidden[:, -1] = state
+                return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
+
+            rows.append(run_with(target, patch)[0, -1].numpy())
+        return np.stack(rows)
+
+    return Contestant("torch hooks, one run per pair", forward, grid)
+
+
+def nnsight_traces(network: Any, n_layers: int, tokens: list[int]) -> Iterator[Contestant]:
+    """One trace for the states and one for each pair."""
+    import torch
+    from nnsight import NNsight
+
+    traced, batch = NNsight(network), torch.tensor([tokens])
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return network(batch, use_cache=False)
+
+    def grid() -> np.ndarray:
+        with torch.no_grad():
+            with traced.trace(batch):
+                states = [_first(traced.model.layers[n].output)[:, -1].clone().save() for n in range(n_layers)]
+            rows = []
+            for source, target in back_patching_pairs(n_layers, embedding=False):
+                state = states[source]
+                with traced.trace(batch):
+                    _first(traced.model.layers[target].output)[:, -1] = state
+                    logits = traced.lm_head.output[0, -1].save()
+                rows.append(logits.numpy())
+        return np.stack(rows)
+
+    yield Contestant("nnsight, one trace per pair", forward, grid)
+
+
+def transformer_lens(model: Model, tokens: list[int]) -> Contestant:
+    """`run_with_hooks` for each pair, on a HookedTransformer with converted weights."""
+    import torch
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+
+    config = model.config
+    cfg = HookedTransformerConfig(
+        n_layers=model.n_layers,
+        d_model=model.d_model,
+        d_head=model.d_head,
+        n_heads=model.n_heads,
+        d_mlp=model.d_mlp,
+        d_vocab=model.d_vocab,
+        n_ctx=len(tokens),
+        act_fn="silu",
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=model.d_head,
+        rotary_base=int(config["rope_theta"]),
+        rotary_adjacent_pairs=False,
+        gated_mlp=True,
+        final_rms=True,
+        eps=config["rms_norm_eps"],
+        original_architecture="LlamaForCausalLM",
+        device="cpu",
+    )
+    hooked = HookedTransformer(cfg)
+    hooked.load_state_dict(convert_llama_weights(transformers_llama(model), cfg), strict=False)
+    batch = torch.tensor([tokens])
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return hooked(batch)
+
+    def grid() -> np.ndarray:
+        names = [f"blocks.{n}.hook_resid_post" for n in range(model.n_layers)]
+        with torch.no_grad():
+            _, cache = hooked.run_with_cache(batch, names_filter=names)
+            rows = []
+            for source, target in back_patching_pairs(model.n_layers, embedding=False):
+
+                def patch(value: Any, hook: Any, state: Any = cache[names[source]][:, -1]) -> Any:
+                    value[:, -1] = state
+                    return value
+
+                rows.append(hooked.run_with_hooks(batch, fwd_hooks=[(names[target], patch)])[0, -1].numpy())
+        return np.stack(rows)
+
+    return Contestant("TransformerLens, one run per pair", forward, grid)
+
+
+def _first(output: Any) -> Any:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)

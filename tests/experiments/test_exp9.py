@@ -1,0 +1,80 @@
+"""exp9 from its command line, on a few queries of an embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlx_interp as mi
+from experiments.exp9_back_patching import EXPERIMENT, Case, Config, measure, queries
+from experiments.runner import run
+from mlx_interp.methods.patching import back_patching_pairs, states_at, target_site
+from mlx_interp.methods.two_hop import bridge_position, donor_of, screen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over 36 queries, two of each family and split."""
+    out = tmp_path_factory.mktemp("results")
+    with pytest.raises(SystemExit) as stopped:
+        run(EXPERIMENT, ["--model", "tiny-gemma2", "--limit", "36", "--max-correct", "1", "--out", str(out)])
+    assert stopped.value.code in (0, None)
+    return out / "exp9_back_patching" / "tiny-gemma2"
+
+
+def test_a_run_leaves_tables_figures_and_records(finished: Path) -> None:
+    table = (finished / "table.md").read_text()
+    for title in ("Which queries count", "Fixed by one cell, held out", "Fixed by any cell (oracle)", "Identity"):
+        assert f"### {title}" in table
+    assert "UNVALIDATED" not in table
+    assert {path.name for path in (finished / "figures").glob("*.png")} >= {"fix_rate_raw.png", "lens_failure.png"}
+    assert json.loads((finished / "run.json").read_text())["validation"]["passed"]
+
+
+def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    row = next(r for r in records if r.get("arm") == "patched" and r["length"] == "raw" and r["position"] == "bridge")
+    model, config = mi.load("tiny-gemma2"), Config()
+    query = next(q for q in queries(model, config, ()) if row["item"].endswith(q.key))
+    position = bridge_position(model, query)
+    states = states_at(model, query.two_hop, position)
+    for cell, (source, target) in list(enumerate(back_patching_pairs(model.n_layers)))[::7]:
+        patch = mi.Patch(target_site(target), states[source], position)
+        logits = np.asarray(model.run(query.two_hop, interventions=[patch]).logits)[0]
+        answer = model.prompt(f"{query.two_hop} {query.answer}").tokens[len(model.prompt(query.two_hop))]
+        assert row["rank"][cell] == int((logits > logits[answer]).sum())
+
+
+def test_failures_are_failures_and_patching_a_layer_into_itself_changes_nothing() -> None:
+    model, config = mi.load("tiny-gemma2"), Config()
+    found = screen(model, [q for q in queries(model, config, ()) if q.split == "never_composed"][:24])
+    failures = [s.query for s in found if s.group == "failure"]
+    assert len(failures) > 12
+    case = Case(failures[0], "failure", donor_of(failures[0], failures))
+    records = list(measure(model, case, config))
+    clean = next(r for r in records if r["arm"] == "clean")
+    assert clean["rank"] > 0
+    for record in records:
+        if record["arm"] == "itself":
+            assert set(record["rank"]) == {clean["rank"]}
+            assert np.allclose(record["log_prob"], clean["log_prob"], atol=2e-4)
+
+
+def test_an_unknown_family_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(EXPERIMENT, ["--model", "tiny-gemma2", "--families", "state_capitl", "--dry-run"])
+    assert stopped.value.code == 2
+    assert "did you mean 'state_capital'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(EXPERIMENT, ["--model", "tiny-gemma2", "--dry-run", "--out", str(tmp_path / "none")])
+    assert stopped.value.code in (0, None)
+    assert "187,200" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
