@@ -110,63 +110,45 @@ def nnsight_traces(network: Any, n_layers: int, tokens: list[int]) -> Iterator[C
 
     def grid() -> np.ndarray:
         with torch.no_grad():
+            states: list[Any] = []
+            rows: list[Any] = []
             with traced.trace(batch):
-                states = [_first(traced.model.layers[n].output)[:, -1].clone().save() for n in range(n_layers)]
-            rows = []
+                for layer in traced.model.layers:
+                    states.append(_first(layer.output)[:, -1].clone())
             for source, target in back_patching_pairs(n_layers, embedding=False):
                 state = states[source]
                 with traced.trace(batch):
                     _first(traced.model.layers[target].output)[:, -1] = state
-                    logits = traced.lm_head.output[0, -1].save()
-                rows.append(logits.numpy())
-        return np.stack(rows)
+                    rows.append(traced.lm_head.output[0, -1].clone())
+        return np.stack([row.numpy() for row in rows])
 
     yield Contestant("nnsight, one trace per pair", forward, grid)
 
 
 def transformer_lens(model: Model, tokens: list[int]) -> Contestant:
-    """`run_with_hooks` for each pair, on a HookedTransformer with converted weights."""
+    """`run_with_hooks` for each pair, on TransformerLens' bridge to the transformers model."""
     import torch
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions import convert_llama_weights
+    from transformer_lens.model_bridge import TransformerBridge
 
-    config = model.config
-    cfg = HookedTransformerConfig(
-        n_layers=model.n_layers,
-        d_model=model.d_model,
-        d_head=model.d_head,
-        n_heads=model.n_heads,
-        d_mlp=model.d_mlp,
-        d_vocab=model.d_vocab,
-        n_ctx=len(tokens),
-        act_fn="silu",
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=model.d_head,
-        rotary_base=int(config["rope_theta"]),
-        rotary_adjacent_pairs=False,
-        gated_mlp=True,
-        final_rms=True,
-        eps=config["rms_norm_eps"],
-        original_architecture="LlamaForCausalLM",
-        device="cpu",
+    # An empty tokenizer keeps the bridge from looking for one on the Hub.
+    hooked = TransformerBridge.boot_transformers(
+        "benchmark", hf_model=transformers_llama(model), tokenizer=_empty_tokenizer(), device="cpu"
     )
-    hooked = HookedTransformer(cfg)
-    hooked.load_state_dict(convert_llama_weights(transformers_llama(model), cfg), strict=False)
     batch = torch.tensor([tokens])
+    names = [f"blocks.{n}.hook_resid_post" for n in range(model.n_layers)]
 
     def forward() -> Any:
         with torch.no_grad():
             return hooked(batch)
 
     def grid() -> np.ndarray:
-        names = [f"blocks.{n}.hook_resid_post" for n in range(model.n_layers)]
         with torch.no_grad():
-            _, cache = hooked.run_with_cache(batch, names_filter=names)
+            _, cache = hooked.run_with_cache(batch, names_filter=lambda name: name in names)
             rows = []
             for source, target in back_patching_pairs(model.n_layers, embedding=False):
 
                 def patch(value: Any, hook: Any, state: Any = cache[names[source]][:, -1]) -> Any:
+                    value = value.clone()
                     value[:, -1] = state
                     return value
 
@@ -174,6 +156,13 @@ def transformer_lens(model: Model, tokens: list[int]) -> Contestant:
         return np.stack(rows)
 
     return Contestant("TransformerLens, one run per pair", forward, grid)
+
+
+def _empty_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, "x")), unk_token="x", eos_token="x")
 
 
 def _first(output: Any) -> Any:

@@ -214,7 +214,7 @@ def _first_state(
         "model": model_facts(model),
         "identity": dict(identity),
         "versions": versions(),
-        "command": sys.argv,
+        "command": ["python", "-m", f"experiments.{experiment.name}", *sys.argv[1:]],
         "started": earlier.get("started") or _now(),
     }
 
