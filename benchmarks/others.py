@@ -162,7 +162,8 @@ def _empty_tokenizer() -> Any:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"x": 0}, "x")), unk_token="x", eos_token="x")
+    words = Tokenizer(models.WordLevel({"x": 0}, "x"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="x", eos_token="x")
 
 
 def _first(output: Any) -> Any:

@@ -7,8 +7,9 @@ unless its value is the one that changes nothing: a silent default would be a wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mlx_interp.errors import UnsupportedModel, nearest
@@ -45,6 +46,8 @@ class Family:
     mlp: str = "mlp"
     qkv: Literal["separate", "fused"] = "separate"
     qkv_name: str = "qkv_proj"
+    qk_norm: bool = False
+    """Queries and keys are normed, each head by itself, before RoPE."""
     out: str = "o_proj"
     down: str = "down_proj"
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] = "swiglu"
@@ -53,7 +56,12 @@ class Family:
     """Config key of the soft-cap on attention scores."""
     softcap_logits: str | None = None
     """Config key of the soft-cap on logits."""
-    logits_scale: Callable[[Config], float] | None = None
+    residual_scale: str | None = None
+    """Config key of a factor on what attention and MLP add to the residual stream."""
+    logits_divisor: str | None = None
+    """Config key of what logits are divided by."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
     refuses: Mapping[str, frozenset[Any]] | None = None
     """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
 
@@ -98,6 +106,10 @@ COMMON = frozenset(
 )
 
 
+def root_of_width(config: Config) -> float:
+    return math.sqrt(config["hidden_size"])
+
+
 def _only(value: object) -> Callable[[Config], bool]:
     return lambda config: bool(value)
 
@@ -119,7 +131,6 @@ GEMMA2 = Family(
     understands=COMMON
     | {
         *("head_dim", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
-        # mlx-lm leaves the window out: Network warns when a prompt is longer than it.
         *("sliding_window", "sliding_window_size", "layer_types", "hidden_activation", "hidden_act"),
         "use_bidirectional_attention",
     },
@@ -130,13 +141,60 @@ GEMMA2 = Family(
         after_mlp="post_feedforward_layernorm",
     ),
     activation="geglu_tanh",
-    embed_scale=lambda config: float(config["hidden_size"]) ** 0.5,
+    embed_scale=root_of_width,
     softcap_scores="attn_logit_softcapping",
     softcap_logits="final_logit_softcapping",
+    unread={"sliding_window": "attends to the whole prompt in every layer"},
     refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
 )
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, QWEN2, GEMMA2)}
+MISTRAL = replace(
+    LLAMA,
+    model_type="mistral",  # mlx-lm runs it as a Llama
+    unread={"sliding_window": "attends to the whole prompt"},
+)
+
+QWEN3 = Family(
+    model_type="qwen3",
+    understands=COMMON | {"head_dim", "attention_bias", "sliding_window", "max_window_layers", "layer_types"},
+    qk_norm=True,
+    refuses={"use_sliding_window": frozenset({True}), "attention_bias": frozenset({True})},
+)
+
+GEMMA = Family(
+    model_type="gemma",
+    understands=COMMON | {"head_dim", "hidden_activation", "hidden_act", "use_bidirectional_attention"},
+    tied=_only(True),
+    activation="geglu",
+    embed_scale=root_of_width,
+    unread={"hidden_activation": "computes the exact GELU, not its tanh approximation: 2e-4 in the logits"},
+    refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+)
+
+PHI3 = Family(
+    model_type="phi3",
+    understands=COMMON | {"original_max_position_embeddings", "partial_rotary_factor", "sliding_window"},
+    qkv="fused",
+    activation="fused_swiglu",
+    tied=lambda config: bool(config.get("tie_word_embeddings", False)),
+    unread={"sliding_window": "attends to the whole prompt"},
+)
+
+GRANITE = Family(
+    model_type="granite",
+    understands=COMMON
+    | {
+        *("attention_bias", "mlp_bias", "embedding_multiplier", "attention_multiplier", "residual_multiplier"),
+        "logits_scaling",
+    },
+    embed_scale=lambda config: float(config["embedding_multiplier"]),
+    residual_scale="residual_multiplier",
+    logits_divisor="logits_scaling",
+)
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE)
+}
 
 
 def family_of(config: Config) -> Family:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ class Model:
         batch = self.prompts(prompts)
         _check_logits(logits)
         lengths = [len(prompt) for prompt in batch]
+        self._warn_of_unread_window(lengths)
         plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
         wanted = frozenset(sites.parse_all(capture, self.n_layers))
         tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
@@ -208,6 +210,7 @@ class Model:
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
         only = self._prompt(prompt)
+        self._warn_of_unread_window([len(only)])
         _check_logits(logits)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
@@ -257,6 +260,7 @@ class Model:
             raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
         rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
         lengths = [len(prompt) for prompt in batch]
+        self._warn_of_unread_window(lengths)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
         stop = set(getattr(self.tokenizer, "eos_token_ids", ()))
         tokens: list[list[int]] = [[] for _ in batch]
@@ -301,6 +305,18 @@ class Model:
             raise CheckpointError(
                 f"{self.name}: the wrapped forward differs from mlx-lm's own by {error:.3g} on a probe; "
                 f"the description of {self.family} in mlx_interp/architectures.py does not fit this model"
+            )
+
+    def _warn_of_unread_window(self, lengths: Sequence[int]) -> None:
+        """mlx-lm leaves out the sliding window of some families: that matters for prompts beyond it."""
+        window = self.config.get("sliding_window")
+        does = self.network.family.unread.get("sliding_window")
+        if does and window and max(lengths) > window:
+            warnings.warn(
+                f"{self.name}: a prompt of {max(lengths)} tokens is longer than the model's sliding window of "
+                f"{window}: mlx-lm {does}, so that results differ from the checkpoint's own implementation",
+                RuntimeWarning,
+                stacklevel=3,
             )
 
     def _prompt(self, item: AnyPrompt) -> Prompt:

@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.utils import MODEL_REMAPPING
 
 from mlx_interp.model import Model
 
@@ -41,6 +42,26 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+FAMILY_CONFIGS |= {
+    "mistral": {**BASE, "model_type": "mistral", "head_dim": 8},
+    "qwen3": {**BASE, "model_type": "qwen3", "head_dim": 8, "attention_bias": False},
+    "gemma": {**BASE, "model_type": "gemma", "head_dim": 8, "tie_word_embeddings": True},
+    # d_head is what d_model and heads make it; RoPE turns half of it.
+    "phi3": {**BASE, "model_type": "phi3", "hidden_size": 48, "partial_rotary_factor": 0.5},
+    "granite": {
+        **BASE,
+        "model_type": "granite",
+        "hidden_size": 48,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "embedding_multiplier": 1.7,
+        "attention_multiplier": 0.31,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.3,
+    },
+}
+
+
 class NumberTokenizer:
     """Stands in where only token ids matter: text is numbers with spaces between."""
 
@@ -65,7 +86,8 @@ class NumberTokenizer:
 
 def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5) -> Any:
     """mlx-lm's own model of a config with random weights, norms and biases included."""
-    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model_type = MODEL_REMAPPING.get(config["model_type"], config["model_type"])
+    module = importlib.import_module(f"mlx_lm.models.{model_type}")
     model = module.Model(module.ModelArgs.from_dict(config))
     rng = np.random.default_rng(seed)
     weights = []

@@ -105,6 +105,8 @@ class Network:
         rows = x.shape[:-1]
         heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         q, k, v = (a.reshape(*rows, n, self.d_head) for a, n in zip((q, k, v), heads, strict=True))
+        if self.family.qk_norm:
+            q, k = attention.q_norm(q), attention.k_norm(k)
         return q, k, v
 
     def rotate(self, layer: int, x: mx.array, offset: int | mx.array = 0) -> mx.array:
@@ -189,8 +191,8 @@ class Network:
         if self.family.softcap_logits:
             cap = getattr(self.mlx_model.args, self.family.softcap_logits)
             logits = mx.tanh(logits / cap) * cap
-        if self.family.logits_scale is not None:
-            logits = logits * self.family.logits_scale(self.config)
+        if self.family.logits_divisor:
+            logits = logits / getattr(self.mlx_model.args, self.family.logits_divisor)
         return logits
 
     def mask(self, layer: int, length: int) -> Mask:
@@ -207,7 +209,11 @@ class Network:
         return getattr(self.layers[layer], self.family.attention)
 
     def _after(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
-        return x if norm is None else getattr(self.layers[layer], norm)(x)
+        if norm is not None:
+            x = getattr(self.layers[layer], norm)(x)
+        if self.family.residual_scale:
+            x = x * getattr(self.mlx_model.args, self.family.residual_scale)
+        return x
 
 
 def check_parts(network: Network) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ from mlx_interp.errors import NeverFired, PositionError, PromptError, ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
 from tests.engine.examples import TOKENS
+from tests.tiny import tiny_model
 
 ONES = mx.ones((30,))
 
@@ -110,3 +112,15 @@ def test_a_mistyped_choice_is_an_error(llama: Model) -> None:
         llama.run(TOKENS, logits="every")
     with pytest.raises(ValueError, match="at least one variant"):
         llama.sweep(TOKENS, [])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mistral", "phi3"])
+def test_a_prompt_beyond_a_window_that_mlx_lm_leaves_out_is_warned_of(family: str) -> None:
+    model = tiny_model(family, sliding_window=4)
+    with pytest.warns(RuntimeWarning, match="7 tokens is longer than the model's sliding window of 4"):
+        model.run(TOKENS)
+    with pytest.warns(RuntimeWarning, match="sliding window of 4"):
+        model.sweep(TOKENS, [[]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.run(TOKENS[:4])

@@ -34,12 +34,14 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
     seen: dict[str, Any] = {}
     with torch.no_grad(), recording(model, seen):
         seen["logits"] = model(torch.tensor([tokens])).logits
+    for layer in range(config["num_hidden_layers"]):
+        pre, mid, post = (seen[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
+        seen[f"attn_out.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
     n_heads = config["num_attention_heads"]
     arrays = {name: value[0].float().numpy() for name, value in seen.items()}
     for name, value in arrays.items():
-        if name.startswith(("z.", "v.")):
-            count = n_heads if name[0] == "z" else config["num_key_value_heads"]
-            arrays[name] = value.reshape(len(tokens), count, -1)
+        if name.startswith("z."):
+            arrays[name] = value.reshape(len(tokens), n_heads, -1)
     return arrays
 
 
@@ -51,8 +53,13 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     settings = {key: value for key, value in config.items() if key != "model_type"}
     if config["model_type"] == "gemma2":
         settings["sliding_window"] = 64
+    if config["model_type"] == "phi3":
+        settings["pad_token_id"] = 0  # its default lies outside this vocabulary
     theirs = AutoConfig.for_model(config["model_type"], **settings)
     model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
+    if config["model_type"] == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
+        for layer in model.model.layers:
+            layer.mlp.act_fn = torch.nn.GELU()
     ours = random_mlx_model(config, seed)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tree_flatten(ours.parameters())}
     if theirs.tie_word_embeddings:
@@ -78,22 +85,19 @@ def recording(model: Any, seen: dict[str, Any]) -> Any:
     for index, layer in enumerate(model.model.layers):
         sandwich = hasattr(layer, "pre_feedforward_layernorm")
         record_input(layer.input_layernorm, f"resid_pre.{index}")
-        record_input(
-            layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm, f"resid_mid.{index}"
-        )
-        record_output(layer.post_attention_layernorm if sandwich else layer.self_attn, f"attn_out.{index}")
-        record_output(layer.post_feedforward_layernorm if sandwich else layer.mlp, f"mlp_out.{index}")
+        before_mlp = layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
+        record_input(before_mlp, f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
-        record_output(layer.self_attn.v_proj, f"v.{index}")
         record_input(layer.self_attn.o_proj, f"z.{index}")
         record_input(layer.mlp.down_proj, f"mlp_act.{index}")
     record_output(model.model.norm, "final")
     module = importlib.import_module(type(model).__module__)
     eager = module.eager_attention_forward
 
-    def recorded(attention: Any, query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        output, weights = eager(attention, query, key, *args, **kwargs)
-        seen[f"q.{attention.layer_idx}"], seen[f"k.{attention.layer_idx}"] = query.transpose(1, 2), key.transpose(1, 2)
+    def recorded(attention: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        output, weights = eager(attention, query, key, value, *args, **kwargs)
+        for name, heads in (("q", query), ("k", key), ("v", value)):
+            seen[f"{name}.{attention.layer_idx}"] = heads.transpose(1, 2)
         seen[f"pattern.{attention.layer_idx}"] = weights
         return output, weights
 
