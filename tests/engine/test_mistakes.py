@@ -10,7 +10,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
-from mlx_interp.errors import NeverFired, PositionError, PromptError, ShapeError, SiteError
+from mlx_interp.engine.network import Network
+from mlx_interp.errors import CheckpointError, NeverFired, PositionError, PromptError, ShapeError, SiteError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
 from tests.engine.examples import TOKENS
@@ -124,3 +125,18 @@ def test_a_prompt_beyond_a_window_that_mlx_lm_leaves_out_is_warned_of(family: st
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.run(TOKENS[:4])
+
+
+def test_a_description_that_does_not_fit_fails_the_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gemma2")
+    model.self_check()
+    monkeypatch.setattr(Network, "embed", lambda net, tokens: net.decoder.embed_tokens(tokens))
+    with pytest.raises(CheckpointError, match="differs from mlx-lm's own by"):
+        model.self_check()
+
+
+def test_weights_that_overflow_fail_the_self_check() -> None:
+    model = tiny_model("llama")
+    model.mlx_model.model.norm.weight = model.mlx_model.model.norm.weight * float("inf")
+    with pytest.raises(CheckpointError, match="not finite"):
+        model.self_check()
