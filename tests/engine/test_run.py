@@ -210,7 +210,7 @@ def test_resid_post_is_the_next_layers_resid_pre_and_the_first_is_the_scaled_emb
     for layer in range(model.n_layers - 1):
         assert mx.array_equal(out[f"resid_post.{layer}"], out[f"resid_pre.{layer + 1}"])
     embedding = model.network.decoder.embed_tokens(mx.array([TOKENS]))
-    scale = model.d_model**0.5 if model.family == "gemma2" else 1
+    scale = {"gemma": model.d_model**0.5, "gemma2": model.d_model**0.5, "granite": 1.7}.get(model.family, 1)
     assert close(out["resid_pre.0"], embedding * scale, 1e-6)
 
 
