@@ -50,6 +50,10 @@ class ConfigError(MlxInterpError, ValueError):
     """An option or config field that does not exist or has a wrong value."""
 
 
+class DirectionError(MlxInterpError):
+    """A direction that is noise, cannot be read, or belongs to another model."""
+
+
 class RunError(MlxInterpError):
     """A run folder that cannot be written, or that belongs to another configuration or process."""
 
