@@ -46,11 +46,13 @@ def test_a_sweep_keeps_the_memory_it_was_given() -> None:
 
 def test_ctrl_c_in_a_long_sweep_is_heard_and_leaves_the_model_as_before() -> None:
     script = """
+        import signal
         import mlx_interp
         import mlx.core as mx
         from tests.tiny import tiny_model
         model = tiny_model("llama", hidden_size=512, intermediate_size=2048, num_attention_heads=8,
                            num_key_value_heads=4, head_dim=64)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
         tokens = list(range(1, 65))
         before = model.run(tokens).logits
         variants = [[mlx_interp.Add("resid_pre.0", mx.full((512,), float(i)))] for i in range(20_000)]

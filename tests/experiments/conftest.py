@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
@@ -37,6 +38,7 @@ class Ended:
 
 def _program(arguments: list[str], setting: Setting, log: Path) -> None:
     """Becomes the program: its own output files, exit status and signals."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
     for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
         target = os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, stream.fileno())
