@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import mlx.core as mx
+
 from mlx_interp.errors import UnsupportedModel, nearest
 
 Config = Mapping[str, Any]
@@ -28,14 +30,34 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Names of a model's sizes among the arguments of mlx-lm's class, which are the names in config.json."""
+
+    n_layers: str = "num_hidden_layers"
+    n_heads: str = "num_attention_heads"
+    n_kv_heads: str = "num_key_value_heads"
+    d_model: str = "hidden_size"
+    d_mlp: str | None = "intermediate_size"
+    """None: four times d_model."""
+
+
+@dataclass(frozen=True)
 class Family:
     """Where a model type keeps its parts, and how they are combined."""
 
     model_type: str
     understands: frozenset[str]
     """Config keys that mlx-lm's class of this type takes into account."""
+    root: str = ""
+    """Attribute that holds the language model where mlx-lm wraps it (models of several modalities); "" if it is it."""
+    text_config: str | None = None
+    """Key of the language model's own config where that is nested in the checkpoint's."""
+    sizes: Sizes = Sizes()
     decoder: str = "model"
     embed: str = "embed_tokens"
+    positions: str | None = None
+    """Embedding of learned positions, added to the tokens'; None where positions enter by RoPE alone."""
+    rope: bool = True
     layers: str = "layers"
     norm: str = "norm"
     head: str = "lm_head"
@@ -51,7 +73,12 @@ class Family:
     out: str = "o_proj"
     down: str = "down_proj"
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] = "swiglu"
-    embed_scale: Callable[[Config], float] | None = None
+    embed_scale: Callable[[Any], float] | None = None
+    """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
+    window: Callable[[Any, int], int | None] = lambda decoder, layer: None
+    """(mlx-lm's decoder, layer) -> how many positions back it attends, its own included; None for all."""
+    residual_sum: Literal["plain", "clipped"] = "plain"
+    """"clipped": sums of the stream stay within float16 when it is float16."""
     softcap_scores: str | None = None
     """Config key of the soft-cap on attention scores."""
     softcap_logits: str | None = None
@@ -62,8 +89,12 @@ class Family:
     """Config key of what logits are divided by."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
-    refuses: Mapping[str, frozenset[Any]] | None = None
+    refuses: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
+    fixed: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    """Config keys that mlx-lm's class does not read, with the values that mean what it computes."""
+    objection: Callable[[Config], str | None] = lambda config: None
+    """What else in a config mlx-lm's class cannot compute; None if nothing."""
 
 
 # Keys of bookkeeping, training and generation: they do not enter a forward pass.
@@ -80,7 +111,7 @@ IGNORED = frozenset(
     summary_type summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
     top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
     use_cache use_return_dict use_flash_attn gradient_checkpointing layer_norm_epsilon embd_layer_norm_eps
-    mlx_interp""".split()
+    mlx_interp reorder_and_upcast_attn""".split()
 )
 
 # A key that nothing reads is harmless at these values.
@@ -92,7 +123,6 @@ HARMLESS: dict[str, frozenset[Any]] = {
     "use_sliding_window": frozenset({False}),
     "add_cross_attention": frozenset({False}),
     "tie_encoder_decoder": frozenset({False}),
-    "reorder_and_upcast_attn": frozenset({False}),
     "scale_attn_by_inverse_layer_idx": frozenset({False}),
     "scale_attn_weights": frozenset({True}),
     "use_mrope": frozenset({False}),
@@ -106,8 +136,8 @@ COMMON = frozenset(
 )
 
 
-def root_of_width(config: Config) -> float:
-    return math.sqrt(config["hidden_size"])
+def root_of_width(args: Any) -> float:
+    return math.sqrt(args.hidden_size)
 
 
 def _only(value: object) -> Callable[[Config], bool]:
@@ -117,6 +147,7 @@ def _only(value: object) -> Callable[[Config], bool]:
 LLAMA = Family(
     model_type="llama",
     understands=COMMON | {"head_dim", "attention_bias", "mlp_bias", "layer_types", "sliding_window"},
+    window=lambda decoder, layer: int(decoder.sliding_window) if decoder.layers[layer].use_sliding else None,
 )
 
 QWEN2 = Family(
@@ -131,8 +162,7 @@ GEMMA2 = Family(
     understands=COMMON
     | {
         *("head_dim", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
-        *("sliding_window", "sliding_window_size", "layer_types", "hidden_activation", "hidden_act"),
-        "use_bidirectional_attention",
+        *("sliding_window", "sliding_window_size", "layer_types", "hidden_act", "use_bidirectional_attention"),
     },
     tied=_only(True),
     norms=Norms(
@@ -146,6 +176,7 @@ GEMMA2 = Family(
     softcap_logits="final_logit_softcapping",
     unread={"sliding_window": "attends to the whole prompt in every layer"},
     refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+    fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},  # `hidden_act` is an older name that nobody reads
 )
 
 MISTRAL = replace(
@@ -187,13 +218,83 @@ GRANITE = Family(
         *("attention_bias", "mlp_bias", "embedding_multiplier", "attention_multiplier", "residual_multiplier"),
         "logits_scaling",
     },
-    embed_scale=lambda config: float(config["embedding_multiplier"]),
+    embed_scale=lambda args: float(args.embedding_multiplier),
     residual_scale="residual_multiplier",
     logits_divisor="logits_scaling",
 )
 
+
+def _rounded_root_of_width(args: Any) -> float:
+    """mlx-lm rounds Gemma 3's embedding scale to bfloat16, whatever the model computes in."""
+    return float(mx.array(math.sqrt(args.hidden_size), dtype=mx.bfloat16).astype(mx.float32))
+
+
+def _uneven_windows(config: Config) -> str | None:
+    """mlx-lm knows one global layer in every `sliding_window_pattern`, and needs one at least."""
+    n_layers, pattern = int(config.get("num_hidden_layers", 26)), int(config.get("sliding_window_pattern", 6))
+    if pattern > n_layers:
+        return f"has no global layer: sliding_window_pattern {pattern} with {n_layers} layers"
+    kinds = ["full_attention" if layer % pattern == pattern - 1 else "sliding_attention" for layer in range(n_layers)]
+    if config.get("layer_types") not in (None, kinds):
+        return f"has layer_types that differ from its sliding_window_pattern of {pattern}"
+    return None
+
+
+GEMMA3_TEXT = Family(
+    model_type="gemma3_text",
+    understands=COMMON
+    | {
+        *("head_dim", "query_pre_attn_scalar", "sliding_window", "sliding_window_pattern", "_sliding_window_pattern"),
+        *("layer_types", "rope_local_base_freq", "use_bidirectional_attention"),
+    },
+    tied=_only(False),  # unless the checkpoint has no head
+    norms=GEMMA2.norms,
+    qk_norm=True,
+    activation="geglu_tanh",
+    embed_scale=_rounded_root_of_width,
+    window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
+    residual_sum="clipped",
+    unread={"embed_scale": "rounds the embedding scale to bfloat16 in every precision: up to 2e-3 of it"},
+    refuses={"use_bidirectional_attention": frozenset({True})},
+    fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
+    objection=_uneven_windows,
+)
+
+# Vision and text: mlx-lm keeps the language model alone.
+GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", root="language_model", text_config="text_config")
+
+
+def _other_width(config: Config) -> str | None:
+    if config.get("n_inner") in (None, 4 * config.get("n_embd", 0)):
+        return None
+    return f"has an MLP of {config['n_inner']}, mlx-lm's is 4 x {config.get('n_embd')} wide"
+
+
+GPT2 = Family(
+    model_type="gpt2",
+    understands=frozenset({"n_embd", "n_head", "n_layer", "n_positions", "vocab_size", "tie_word_embeddings"}),
+    sizes=Sizes("n_layer", "n_head", "num_key_value_heads", "n_embd", None),
+    embed="wte",
+    positions="wpe",
+    rope=False,
+    layers="h",
+    norm="ln_f",
+    tied=_only(True),
+    norms=Norms(before_attn="ln_1", before_mlp="ln_2"),
+    attention="attn",
+    qkv="fused",
+    qkv_name="c_attn",
+    out="c_proj",
+    down="c_proj",
+    activation="gelu_tanh",
+    refuses={"tie_word_embeddings": frozenset({False})},
+    fixed={"activation_function": frozenset({"gelu_new", "gelu_pytorch_tanh"})},
+    objection=_other_width,
+)
+
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE)
+    family.model_type: family
+    for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2)
 }
 
 
@@ -208,6 +309,10 @@ def family_of(config: Config) -> Family:
             f"described are {', '.join(FAMILIES)}; CONTRIBUTING.md shows how to add one"
         )
     family = FAMILIES[model_type]
+    if family.text_config is not None:
+        config = config.get(family.text_config) or {}
+    if objection := family.objection(config):
+        raise UnsupportedModel(f"this {model_type} {objection}: mlx-lm's class cannot compute it")
     _refuse_unknown_keys(config, family)
     return family
 
@@ -227,9 +332,13 @@ def _may_be_left_out(key: str, value: Any, config: Config, family: Family) -> bo
         return True
     if isinstance(value, (dict, list)):
         return key in family.understands or key in IGNORED
-    if family.refuses and key in family.refuses:
+    if key in family.refuses:
         return value not in family.refuses[key]
+    if key in family.fixed:
+        return value in family.fixed[key]
     if key in family.understands or key in IGNORED or value in HARMLESS.get(key, ()):
         return True
     # Newer configs spell out what older ones leave to be derived.
+    if key == "n_inner":
+        return True  # GPT-2's objection has looked at it
     return key == "head_dim" and value * config["num_attention_heads"] == config["hidden_size"]

@@ -24,7 +24,7 @@ from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import sampler
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
-from mlx_interp.errors import CheckpointError, SiteError
+from mlx_interp.errors import CheckpointError, PromptError, SiteError
 from mlx_interp.interventions import Intervention
 from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, text_of
 from mlx_interp.sites import Site
@@ -151,7 +151,7 @@ class Model:
         batch = self.prompts(prompts)
         _check_logits(logits)
         lengths = [len(prompt) for prompt in batch]
-        self._warn_of_unread_window(lengths)
+        self._check_lengths(lengths)
         plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
         wanted = frozenset(sites.parse_all(capture, self.n_layers))
         tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
@@ -210,7 +210,7 @@ class Model:
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
         only = self._prompt(prompt)
-        self._warn_of_unread_window([len(only)])
+        self._check_lengths([len(only)])
         _check_logits(logits)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
@@ -260,7 +260,7 @@ class Model:
             raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
         rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
         lengths = [len(prompt) for prompt in batch]
-        self._warn_of_unread_window(lengths)
+        self._check_lengths(lengths, new=max_tokens - 1)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
         stop = set(getattr(self.tokenizer, "eos_token_ids", ()))
         tokens: list[list[int]] = [[] for _ in batch]
@@ -307,6 +307,16 @@ class Model:
                 f"the description of {self.family} in mlx_interp/architectures.py does not fit this model"
             )
 
+    def _check_lengths(self, lengths: Sequence[int], new: int = 0) -> None:
+        """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out."""
+        limit = self.network.max_positions
+        if limit is not None and max(lengths) + new > limit:
+            generated = f" and {new} new ones" if new else ""
+            raise PromptError(
+                f"{self.name}: a prompt of {max(lengths)} tokens{generated} does not fit its {limit} learned positions"
+            )
+        self._warn_of_unread_window(lengths)
+
     def _warn_of_unread_window(self, lengths: Sequence[int]) -> None:
         """mlx-lm leaves out the sliding window of some families: that matters for prompts beyond it."""
         window = self.config.get("sliding_window")
@@ -316,7 +326,7 @@ class Model:
                 f"{self.name}: a prompt of {max(lengths)} tokens is longer than the model's sliding window of "
                 f"{window}: mlx-lm {does}, so that results differ from the checkpoint's own implementation",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _prompt(self, item: AnyPrompt) -> Prompt:

@@ -25,6 +25,16 @@ def test_a_described_config_is_understood(family: str) -> None:
         ({"model_type": "llama", "hidden_act": "gelu"}, "'hidden_act' = 'gelu'"),
         ({"model_type": "llama", "pretraining_tp": 2}, "'pretraining_tp' = 2"),
         ({"model_type": "gemma2", "tie_word_embeddings": False}, "'tie_word_embeddings' = False"),
+        ({"model_type": "gemma2", "hidden_activation": "silu"}, "'hidden_activation' = 'silu'"),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 4, "sliding_window_pattern": 6}, "has no global layer"),
+        (
+            {"model_type": "gemma3_text", "num_hidden_layers": 6, "layer_types": ["full_attention"] * 6},
+            "layer_types that differ",
+        ),
+        ({"model_type": "gemma3", "text_config": {"use_bidirectional_attention": True}}, "bidirectional"),
+        ({"model_type": "gpt2", "n_embd": 48, "n_inner": 100}, "MLP of 100, mlx-lm's is 4 x 48"),
+        ({"model_type": "gpt2", "n_embd": 48, "activation_function": "relu"}, "'activation_function' = 'relu'"),
+        ({"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"model_type": "lama"}, "did you mean 'llama'"),
         ({"model_type": "mamba2"}, "is not described"),
         ({}, "no 'model_type'"),
@@ -41,6 +51,8 @@ def test_what_is_not_understood_is_refused_by_name(config: dict[str, Any], hint:
         {"model_type": "qwen2", "head_dim": 8, "num_attention_heads": 4, "hidden_size": 32},
         {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 21},
         {"model_type": "llama", "pretraining_tp": 1, "hidden_act": "silu", "mlp_bias": False},
+        {"model_type": "gpt2", "n_embd": 48, "n_inner": 192, "activation_function": "gelu_new"},
+        {"model_type": "gemma3", "text_config": {"num_hidden_layers": 34, "sliding_window": 1024}},
     ],
 )
 def test_keys_that_change_nothing_are_accepted(config: dict[str, Any]) -> None:

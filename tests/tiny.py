@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,32 @@ FAMILY_CONFIGS |= {
         "residual_multiplier": 0.6,
         "logits_scaling": 2.3,
     },
+    # Two of three layers look back four positions, less than the prompts of the tests; each kind has its own RoPE base.
+    "gemma3_text": {
+        **BASE,
+        "model_type": "gemma3_text",
+        "head_dim": 8,
+        "query_pre_attn_scalar": 13,
+        "sliding_window": 4,
+        "sliding_window_pattern": 3,
+        "rope_theta": 50000.0,
+        "rope_local_base_freq": 300.0,
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_layer": 3,
+        "n_embd": 48,
+        "n_head": 6,
+        "n_positions": 40,
+        "n_ctx": 40,
+        "layer_norm_epsilon": 1e-5,
+        "vocab_size": 101,
+    },
+}
+FAMILY_CONFIGS["gemma3"] = {
+    "model_type": "gemma3",
+    "text_config": {**FAMILY_CONFIGS["gemma3_text"], "tie_word_embeddings": True},
+    "vocab_size": 101,
 }
 
 
@@ -88,7 +115,9 @@ def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5)
     """mlx-lm's own model of a config with random weights, norms and biases included."""
     model_type = MODEL_REMAPPING.get(config["model_type"], config["model_type"])
     module = importlib.import_module(f"mlx_lm.models.{model_type}")
-    model = module.Model(module.ModelArgs.from_dict(config))
+    model = module.Model(module.ModelArgs.from_dict(copy.deepcopy(config)))
+    if config["model_type"] == "gemma3":
+        model.language_model.sanitize({})  # as mlx-lm does where the checkpoint has no head: the embedding is it
     rng = np.random.default_rng(seed)
     weights = []
     for name, value in tree_flatten(model.parameters()):

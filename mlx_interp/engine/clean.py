@@ -111,13 +111,13 @@ def run_clean(
             keep("head_out", net.head_out(layer, z))
         attn_out = net.attn_out(layer, z)
         keep("attn_out", attn_out, 3)
-        x = x + attn_out
+        x = net.add(x, attn_out)
         keep("resid_mid", x, 4, 5)
         act = net.mlp_act(layer, x)
         keep("mlp_act", act, 4)
         mlp_out = net.mlp_out(layer, act)
         keep("mlp_out", mlp_out, 5)
-        x = x + mlp_out
+        x = net.add(x, mlp_out)
         keep("resid_post", x)
     else:
         clean.final = net.final(x)

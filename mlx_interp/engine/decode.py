@@ -93,7 +93,7 @@ def _step(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
     """One token of every row (batch,) -> logits (batch, d_vocab)."""
     net = run.network
     cache.n_generated += 1
-    x = net.embed(tokens[:, None])
+    x = net.embed(tokens[:, None], cache.positions)
     for layer in range(net.n_layers):
         x = block(run, layer, x, lambda run, layer, x: _attention(run, cache, layer, x))
     return net.unembed(run.site("final", -1, net.final(x))[:, 0])

@@ -79,9 +79,9 @@ def block(run: Pass, layer: int, x: mx.array, attention: Attention) -> mx.array:
     z = run.site("z", layer, attention(run, layer, x))
     if run.touched("head_out", layer):
         run.site("head_out", layer, net.head_out(layer, z))
-    x = run.site("resid_mid", layer, x + run.site("attn_out", layer, net.attn_out(layer, z)))
+    x = run.site("resid_mid", layer, net.add(x, run.site("attn_out", layer, net.attn_out(layer, z))))
     act = run.site("mlp_act", layer, net.mlp_act(layer, x))
-    return run.site("resid_post", layer, x + run.site("mlp_out", layer, net.mlp_out(layer, act)))
+    return run.site("resid_post", layer, net.add(x, run.site("mlp_out", layer, net.mlp_out(layer, act))))
 
 
 def attention_over_prompts(run: Pass, layer: int, x: mx.array) -> mx.array:

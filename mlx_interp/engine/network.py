@@ -31,8 +31,18 @@ class Network:
     config: dict[str, Any]
 
     @cached_property
+    def language_model(self) -> Any:
+        """The part of mlx-lm's model that turns tokens into logits."""
+        return getattr(self.mlx_model, self.family.root) if self.family.root else self.mlx_model
+
+    @cached_property
+    def args(self) -> Any:
+        """The arguments that mlx-lm's class was made with: what it computes with, whatever the config leaves out."""
+        return self.language_model.args
+
+    @cached_property
     def decoder(self) -> Any:
-        return getattr(self.mlx_model, self.family.decoder)
+        return getattr(self.language_model, self.family.decoder)
 
     @cached_property
     def layers(self) -> list[Any]:
@@ -44,27 +54,39 @@ class Network:
 
     @cached_property
     def n_heads(self) -> int:
-        return int(self.config["num_attention_heads"])
+        return int(getattr(self.args, self.family.sizes.n_heads))
 
     @cached_property
     def n_kv_heads(self) -> int:
-        return int(self.config.get("num_key_value_heads") or self.n_heads)
+        return int(getattr(self.args, self.family.sizes.n_kv_heads) or self.n_heads)
 
     @cached_property
     def d_model(self) -> int:
-        return int(self.config["hidden_size"])
+        return int(getattr(self.args, self.family.sizes.d_model))
 
     @cached_property
     def d_head(self) -> int:
-        return int(self.config.get("head_dim") or self.d_model // self.n_heads)
+        return int(getattr(self.args, "head_dim", None) or self.d_model // self.n_heads)
 
     @cached_property
     def d_mlp(self) -> int:
-        return int(self.config["intermediate_size"])
+        name = self.family.sizes.d_mlp
+        return int(getattr(self.args, name)) if name else 4 * self.d_model
 
     @cached_property
     def d_vocab(self) -> int:
-        return int(self.config["vocab_size"])
+        return int(self.args.vocab_size)
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """How many positions the model has learned; None where RoPE goes on for ever."""
+        name = self.family.positions
+        return int(getattr(self.decoder, name).weight.shape[0]) if name else None
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether the embedding unembeds as well."""
+        return self.family.tied(self.config) or self.family.head not in self.language_model
 
     @cached_property
     def dtype(self) -> mx.Dtype:
@@ -77,21 +99,30 @@ class Network:
     @cached_property
     def softcap_scores(self) -> float | None:
         key = self.family.softcap_scores
-        return float(getattr(self.mlx_model.args, key)) if key else None
+        return float(getattr(self.args, key)) if key else None
 
     def window(self, layer: int) -> int | None:
         """How many positions back a layer attends, its own included; None for all."""
-        sliding = getattr(self.layers[layer], "use_sliding", False)
-        return int(self.decoder.sliding_window) if sliding else None
+        return self.family.window(self.decoder, layer)
 
     # The steps of a forward pass, in order.
 
-    def embed(self, tokens: mx.array) -> mx.array:
-        """(batch, pos) token ids -> (batch, pos, d_model): `resid_pre.0`."""
+    def embed(self, tokens: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """(batch, pos) token ids, the first at position `offset` (one number, or (batch,)) -> `resid_pre.0`."""
         x: mx.array = getattr(self.decoder, self.family.embed)(tokens)
         if self.family.embed_scale is not None:
-            x = x * self.family.embed_scale(self.config)
+            x = x * self.family.embed_scale(self.args)
+        if self.family.positions is not None:
+            positions = mx.arange(tokens.shape[1]) + mx.array(offset)[..., None]
+            x = x + getattr(self.decoder, self.family.positions)(positions)
         return x
+
+    def add(self, x: mx.array, update: mx.array) -> mx.array:
+        """The residual stream with what attention or the MLP adds to it."""
+        if self.family.residual_sum == "plain" or x.dtype != mx.float16:
+            return x + update
+        bound = mx.finfo(mx.float16).max
+        return mx.clip(x.astype(mx.float32) + update.astype(mx.float32), -bound, bound).astype(mx.float16)
 
     def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Residual stream (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
@@ -111,6 +142,8 @@ class Network:
 
     def rotate(self, layer: int, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         """RoPE on (batch, head, pos, d_head), whose first position is `offset` in its prompt."""
+        if not self.family.rope:
+            return x
         rotated: mx.array = self._attention(layer).rope(x, offset=offset)
         return rotated
 
@@ -182,17 +215,16 @@ class Network:
 
     def unembed(self, x: mx.array) -> mx.array:
         """What the last norm gave (..., d_model) -> logits (..., d_vocab), soft-capped or scaled as the model's."""
-        tied = self.family.tied(self.config)
         logits: mx.array = (
             getattr(self.decoder, self.family.embed).as_linear(x)
-            if tied
-            else getattr(self.mlx_model, self.family.head)(x)
+            if self.tied
+            else getattr(self.language_model, self.family.head)(x)
         )
         if self.family.softcap_logits:
-            cap = getattr(self.mlx_model.args, self.family.softcap_logits)
+            cap = getattr(self.args, self.family.softcap_logits)
             logits = mx.tanh(logits / cap) * cap
         if self.family.logits_divisor:
-            logits = logits / getattr(self.mlx_model.args, self.family.logits_divisor)
+            logits = logits / getattr(self.args, self.family.logits_divisor)
         return logits
 
     def mask(self, layer: int, length: int) -> Mask:
@@ -212,7 +244,7 @@ class Network:
         if norm is not None:
             x = getattr(self.layers[layer], norm)(x)
         if self.family.residual_scale:
-            x = x * getattr(self.mlx_model.args, self.family.residual_scale)
+            x = x * getattr(self.args, self.family.residual_scale)
         return x
 
 
@@ -220,10 +252,12 @@ def check_parts(network: Network) -> None:
     """Raises UnsupportedModel if a part that the family names is not in the model, naming the part."""
     family, norms = network.family, network.family.norms
     try:
-        decoder = getattr(network.mlx_model, family.decoder)
-        block = getattr(decoder, family.layers)[0]
+        decoder = network.decoder
+        block = network.layers[0]
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
         parts = [(decoder, family.embed), (decoder, family.norm), (attention, family.out), (mlp, family.down)]
+        if family.positions:
+            parts.append((decoder, family.positions))
         names = (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp)
         parts += [(block, name) for name in names if name]
         for owner, name in parts:

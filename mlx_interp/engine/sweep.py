@@ -124,14 +124,14 @@ class Sweep:
         outs = self._together(lambda z: net.attn_out(layer, z), zs)
         xs, outs = self._join_both(layer, 3, xs, "resid_pre", outs, "attn_out")
         outs = self._site("attn_out", layer, outs)
-        xs = self._site("resid_mid", layer, [x + out for x, out in zip(xs, outs, strict=True)])
+        xs = self._site("resid_mid", layer, [net.add(x, out) for x, out in zip(xs, outs, strict=True)])
         acts = self._together(lambda x: net.mlp_act(layer, x), xs)
         xs, acts = self._join_both(layer, 4, xs, "resid_mid", acts, "mlp_act")
         acts = self._site("mlp_act", layer, acts)
         outs = self._together(lambda act: net.mlp_out(layer, act), acts)
         xs, outs = self._join_both(layer, 5, xs, "resid_mid", outs, "mlp_out")
         outs = self._site("mlp_out", layer, outs)
-        return self._site("resid_post", layer, [x + out for x, out in zip(xs, outs, strict=True)])
+        return self._site("resid_post", layer, [net.add(x, out) for x, out in zip(xs, outs, strict=True)])
 
     def attention(self, layer: int, xs: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
         """z of each group, and the residual stream cut to the positions that are read further."""

@@ -140,3 +140,41 @@ def test_weights_that_overflow_fail_the_self_check() -> None:
     model.mlx_model.model.norm.weight = model.mlx_model.model.norm.weight * float("inf")
     with pytest.raises(CheckpointError, match="not finite"):
         model.self_check()
+
+
+def test_a_prompt_longer_than_the_learned_positions_is_refused() -> None:
+    model = tiny_model("gpt2")
+    tokens = list(range(1, 41))
+    assert model.run(tokens).lengths == [40]
+    with pytest.raises(PromptError, match="41 tokens does not fit its 40 learned positions"):
+        model.run([*tokens, 1])
+    with pytest.raises(PromptError, match="41 tokens"):
+        model.sweep([*tokens, 1], [[]])
+    assert len(model.generate(tokens, max_tokens=1)[0].tokens) == 1  # the last token is never read back
+    with pytest.raises(PromptError, match="40 tokens and 1 new ones"):
+        model.generate(tokens, max_tokens=2)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma3"])
+def test_windows_that_mlx_lm_has_are_its_own_bit_for_bit_beyond_the_window(family: str) -> None:
+    model = tiny_model(family)
+    tokens = list(range(1, 24))
+    assert [model.network.window(layer) for layer in range(3)] == [4, 4, None]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = model.run(tokens, capture="pattern", logits="all")
+    assert mx.array_equal(ours.logits, model.mlx_model(mx.array([tokens])))
+    pattern = ours["pattern.0"][0]
+    assert float(mx.abs(pattern[:, 10, :7]).max()) == 0 < float(pattern[:, 10, 7:11].min())
+
+
+def test_clipped_sums_of_a_float16_stream_are_mlx_lms_own() -> None:
+    model = tiny_model("gemma3_text")
+    model.mlx_model.set_dtype(mx.float16)
+    for layer in model.network.layers:
+        layer.post_attention_layernorm.weight = layer.post_attention_layernorm.weight + 30000
+    tokens = [1, 2, 3, 4]
+    out = model.run(tokens, capture="resid_mid", logits="all")
+    assert bool(mx.all(mx.isfinite(out["resid_mid.2"])))
+    assert float(mx.abs(out["resid_mid.2"]).max()) == 65504
+    assert mx.array_equal(out.logits, model.mlx_model(mx.array([tokens])), equal_nan=True)

@@ -209,8 +209,12 @@ def test_resid_post_is_the_next_layers_resid_pre_and_the_first_is_the_scaled_emb
     out = model.run(TOKENS, capture=["resid_pre", "resid_post"])
     for layer in range(model.n_layers - 1):
         assert mx.array_equal(out[f"resid_post.{layer}"], out[f"resid_pre.{layer + 1}"])
-    embedding = model.network.decoder.embed_tokens(mx.array([TOKENS]))
-    scale = {"gemma": model.d_model**0.5, "gemma2": model.d_model**0.5, "granite": 1.7}.get(model.family, 1)
+    embedding = getattr(model.network.decoder, model.network.family.embed)(mx.array([TOKENS]))
+    rounded = 5.46875  # the root of 30 in bfloat16
+    scales = {"gemma": 30**0.5, "gemma2": 30**0.5, "gemma3": rounded, "gemma3_text": rounded, "granite": 1.7}
+    scale = scales.get(model.family, 1)
+    if model.family == "gpt2":
+        embedding = embedding + model.network.decoder.wpe.weight[: len(TOKENS)]
     assert close(out["resid_pre.0"], embedding * scale, 1e-6)
 
 

@@ -7,7 +7,9 @@ Run as a script it writes the golden files that the default tests compare with w
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,44 @@ HEADS = {"full": {"num_key_value_heads": 6}, "grouped": {}, "multi-query": {"num
 """Attention with as many key heads as query heads, fewer, one."""
 
 
+def cases(families: Iterable[str]) -> list[tuple[str, str]]:
+    """Each family with each kind of attention that it has."""
+    return [(family, heads) for family in sorted(families) for heads in HEADS if family != "gpt2" or heads == "full"]
+
+
+def overrides(family: str, heads: str) -> dict[str, Any]:
+    """What turns a family's configuration into that of a case."""
+    if family == "gpt2":
+        return {}
+    if family == "gemma3":
+        return {"text_config": {**FAMILY_CONFIGS[family]["text_config"], **HEADS[heads]}}
+    return HEADS[heads]
+
+
 def case_config(family: str, heads: str) -> dict[str, Any]:
-    return {**FAMILY_CONFIGS[family], **HEADS[heads]}
+    return {**FAMILY_CONFIGS[family], **overrides(family, heads)}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where transformers keeps what is recorded."""
+
+    decoder: str = "model"
+    layers: str = "layers"
+    norm: str = "norm"
+    before_attn: str = "input_layernorm"
+    before_mlp: str = "post_attention_layernorm"
+    out: str = "self_attn.o_proj"
+    down: str = "mlp.down_proj"
+
+
+SANDWICH = Names(before_mlp="pre_feedforward_layernorm")
+NAMES = {
+    "gemma2": SANDWICH,
+    "gemma3": SANDWICH,
+    "gemma3_text": SANDWICH,
+    "gpt2": Names("transformer", "h", "ln_f", "ln_1", "ln_2", "attn.c_proj", "mlp.c_proj"),
+}
 
 
 def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[str, np.ndarray]:
@@ -32,16 +70,15 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
 
     model = transformers_model(config, seed)
     seen: dict[str, Any] = {}
-    with torch.no_grad(), recording(model, seen):
+    with torch.no_grad(), recording(model, NAMES.get(config["model_type"], Names()), seen):
         seen["logits"] = model(torch.tensor([tokens])).logits
-    for layer in range(config["num_hidden_layers"]):
+    for layer in range(model.config.num_hidden_layers):
         pre, mid, post = (seen[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
         seen[f"attn_out.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
-    n_heads = config["num_attention_heads"]
     arrays = {name: value[0].float().numpy() for name, value in seen.items()}
     for name, value in arrays.items():
         if name.startswith("z."):
-            arrays[name] = value.reshape(len(tokens), n_heads, -1)
+            arrays[name] = value.reshape(len(tokens), model.config.num_attention_heads, -1)
     return arrays
 
 
@@ -50,26 +87,44 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = {key: value for key, value in config.items() if key != "model_type"}
-    if config["model_type"] == "gemma2":
-        settings["sliding_window"] = 64
-    if config["model_type"] == "phi3":
-        settings["pad_token_id"] = 0  # its default lies outside this vocabulary
-    theirs = AutoConfig.for_model(config["model_type"], **settings)
-    model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
-    if config["model_type"] == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
-        for layer in model.model.layers:
-            layer.mlp.act_fn = torch.nn.GELU()
     ours = random_mlx_model(config, seed)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tree_flatten(ours.parameters())}
-    if theirs.tie_word_embeddings:
+    if config["model_type"] == "gemma3":  # its language model alone
+        config = config["text_config"]
+        weights = {name.removeprefix("language_model."): value for name, value in weights.items()}
+    family = config["model_type"]
+    settings = {key: value for key, value in config.items() if key != "model_type"}
+    if family == "gemma2":
+        settings["sliding_window"] = 64
+    if family == "phi3":
+        settings["pad_token_id"] = 0  # its default lies outside this vocabulary
+    if family == "gemma3_text":
+        full, local = settings.pop("rope_theta"), settings.pop("rope_local_base_freq")
+        kinds = {"full_attention": full, "sliding_attention": local}
+        settings["rope_parameters"] = {
+            kind: {"rope_type": "default", "rope_theta": base} for kind, base in kinds.items()
+        }
+    theirs = AutoConfig.for_model(family, **settings)
+    model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
+    if family == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
+        for layer in model.model.layers:
+            layer.mlp.act_fn = torch.nn.GELU()
+    if family == "gemma3_text":  # mlx-lm rounds the embedding's scale: Family.unread says so
+        scale = model.model.embed_tokens.embed_scale
+        scale.copy_(scale.to(torch.bfloat16))
+    if family == "gpt2":
+        weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
+        for name in [name for name in weights if ".c_" in name and name.endswith("weight")]:
+            weights[name] = weights[name].T.contiguous()  # its layers are kept transposed
+        weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    elif theirs.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, strict=True)
     return model
 
 
 @contextmanager
-def recording(model: Any, seen: dict[str, Any]) -> Any:
+def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
     """Records each site by forward hooks; q, k and the pattern where eager attention receives and returns them."""
     handles = []
 
@@ -82,15 +137,14 @@ def recording(model: Any, seen: dict[str, Any]) -> Any:
     def record_input(module: Any, name: str) -> None:
         handles.append(module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]})))
 
-    for index, layer in enumerate(model.model.layers):
-        sandwich = hasattr(layer, "pre_feedforward_layernorm")
-        record_input(layer.input_layernorm, f"resid_pre.{index}")
-        before_mlp = layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm
-        record_input(before_mlp, f"resid_mid.{index}")
+    decoder = getattr(model, names.decoder)
+    for index, layer in enumerate(getattr(decoder, names.layers)):
+        record_input(layer.get_submodule(names.before_attn), f"resid_pre.{index}")
+        record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
-        record_input(layer.self_attn.o_proj, f"z.{index}")
-        record_input(layer.mlp.down_proj, f"mlp_act.{index}")
-    record_output(model.model.norm, "final")
+        record_input(layer.get_submodule(names.out), f"z.{index}")
+        record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
+    record_output(getattr(decoder, names.norm), "final")
     module = importlib.import_module(type(model).__module__)
     eager = module.eager_attention_forward
 
@@ -116,7 +170,6 @@ def golden_path(family: str, heads: str) -> Path:
 
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
-    for family in FAMILY_CONFIGS:
-        for heads in HEADS:
-            np.savez_compressed(golden_path(family, heads), **reference(case_config(family, heads), TOKENS))
-            print(golden_path(family, heads))
+    for case in cases(FAMILY_CONFIGS):
+        np.savez_compressed(golden_path(*case), **reference(case_config(*case), TOKENS))
+        print(golden_path(*case))

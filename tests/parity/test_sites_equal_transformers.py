@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlx_interp.architectures import FAMILIES
-from tests.parity.reference import HEADS, TOKENS, case_config, golden_path, reference
+from tests.parity.reference import TOKENS, case_config, cases, golden_path, overrides, reference
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 BOUND = 1e-4  # relative, float32: two orders above what differs by the order of summation
 SITES = "resid_pre q k v pattern z attn_out resid_mid mlp_act mlp_out resid_post final".split()
-CASES = [(family, heads) for family in sorted(FAMILIES) for heads in HEADS]
+CASES = cases(FAMILIES)
 with_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
     reason="live comparison needs torch: pip install '.[parity]'; golden files are compared either way",
@@ -26,7 +26,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def compare(family: str, heads: str, expected: dict[str, np.ndarray]) -> None:
-    model = tiny_model(family, **HEADS[heads])
+    model = tiny_model(family, **overrides(family, heads))
     out = model.run(TOKENS, capture=SITES, logits="all")
     assert relative(np.asarray(out.logits)[0], expected["logits"]) < BOUND
     names = {str(site) for site in out.captured}
@@ -52,14 +52,14 @@ def test_every_site_equals_transformers_live(family: str, heads: str) -> None:
 
 
 @with_torch
-@pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_layer_counting_equals_transformers_hidden_states(family: str) -> None:
+@pytest.mark.parametrize(("family", "heads"), [case for case in CASES if case[1] == "full"])
+def test_layer_counting_equals_transformers_hidden_states(family: str, heads: str) -> None:
     import torch
 
     from tests.parity.reference import transformers_model
 
-    states = transformers_model(case_config(family, "grouped"), 0)(torch.tensor([TOKENS]), output_hidden_states=True)
-    model = tiny_model(family)
+    states = transformers_model(case_config(family, heads), 0)(torch.tensor([TOKENS]), output_hidden_states=True)
+    model = tiny_model(family, **overrides(family, heads))
     out = model.run(TOKENS, capture="resid_pre")
     assert len(states.hidden_states) == model.n_layers + 1
     for layer in range(model.n_layers):
