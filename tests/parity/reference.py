@@ -24,13 +24,38 @@ HEADS = {"full": {"num_key_value_heads": 6}, "grouped": {}, "multi-query": {"num
 """Attention with as many key heads as query heads, fewer, one."""
 
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
+    ("llama", "llama3 rope"): {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500.0},
+    ("llama", "linear rope"): {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    ("llama", "tied head, no biases"): {"tie_word_embeddings": True, "attention_bias": False, "mlp_bias": False},
+    ("qwen2", "tied head"): {"tie_word_embeddings": True},
+    ("qwen3", "yarn rope"): {
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    },
+    ("gemma3_text", "linear rope in global layers"): {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ("granite", "untied head, no biases"): {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
+    ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
+}
+"""Configurations that are unusual but legal."""
+
+
 def cases(families: Iterable[str]) -> list[tuple[str, str]]:
-    """Each family with each kind of attention that it has."""
-    return [(family, heads) for family in sorted(families) for heads in HEADS if family != "gpt2" or heads == "full"]
+    """Each family with each kind of attention that it has, and the unusual configurations."""
+    usual = [(family, heads) for family in families for heads in HEADS if family != "gpt2" or heads == "full"]
+    return sorted(usual + [case for case in SPECIAL if case[0] in families])
 
 
 def overrides(family: str, heads: str) -> dict[str, Any]:
     """What turns a family's configuration into that of a case."""
+    if (family, heads) in SPECIAL:
+        return SPECIAL[family, heads]
     if family == "gpt2":
         return {}
     if family == "gemma3":
@@ -98,12 +123,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         settings["sliding_window"] = 64
     if family == "phi3":
         settings["pad_token_id"] = 0  # its default lies outside this vocabulary
-    if family == "gemma3_text":
-        full, local = settings.pop("rope_theta"), settings.pop("rope_local_base_freq")
-        kinds = {"full_attention": full, "sliding_attention": local}
-        settings["rope_parameters"] = {
-            kind: {"rope_type": "default", "rope_theta": base} for kind, base in kinds.items()
-        }
+    if family != "gpt2":
+        settings["rope_parameters"] = rope_parameters(settings)
     theirs = AutoConfig.for_model(family, **settings)
     model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
     if family == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
@@ -121,6 +142,18 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, strict=True)
     return model
+
+
+def rope_parameters(settings: dict[str, Any]) -> dict[str, Any]:
+    """RoPE settings as transformers keeps them, taken out of those that mlx-lm reads."""
+    scaling = settings.pop("rope_scaling", None) or {"rope_type": "default"}
+    rope = {**scaling, "rope_theta": settings.pop("rope_theta")}
+    if "partial_rotary_factor" in settings:
+        rope["partial_rotary_factor"] = settings["partial_rotary_factor"]
+    if "rope_local_base_freq" not in settings:
+        return rope
+    local = {"rope_type": "default", "rope_theta": settings.pop("rope_local_base_freq")}
+    return {"full_attention": rope, "sliding_attention": local}
 
 
 @contextmanager
@@ -165,7 +198,7 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
 
 
 def golden_path(family: str, heads: str) -> Path:
-    return GOLDEN / f"{family}-{heads}.npz"
+    return GOLDEN / f"{family}-{heads.replace(',', '').replace(' ', '_')}.npz"
 
 
 if __name__ == "__main__":
