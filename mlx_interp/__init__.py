@@ -4,8 +4,9 @@
 from mlx_interp.loading import load  # isort: split
 
 from mlx_interp import errors, stats
+from mlx_interp.activations import Activations, Gradients
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
-from mlx_interp.model import Activations, Completion, Model
+from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Add",
     "Apply",
     "Completion",
+    "Gradients",
     "Intervention",
     "Knockout",
     "Model",

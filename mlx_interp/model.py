@@ -14,45 +14,21 @@ from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as ProgressBar
 
 from mlx_interp import sites
+from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
 from mlx_interp.architectures import family_of
 from mlx_interp.engine.clean import entries_of
 from mlx_interp.engine.cost import Cost, sweep_cost
 from mlx_interp.engine.decode import decode
 from mlx_interp.engine.forward import Logits, Pass, forward
+from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import sampler
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
-from mlx_interp.errors import CheckpointError, PromptError, SiteError
+from mlx_interp.errors import CheckpointError, PromptError
 from mlx_interp.interventions import Intervention
 from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, text_of
-from mlx_interp.sites import Site
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What a run or a sweep gives back: logits and captured sites, as plain arrays.
-
-    Rows are prompts (or variants). Shorter prompts are left-aligned: row i holds `lengths[i]` positions, then zeros.
-    """
-
-    logits: mx.array | None
-    lengths: list[int]
-    n_layers: int
-    captured: dict[Site, mx.array]
-
-    def __getitem__(self, name: str) -> mx.array:
-        """One site's activations, by any of its names. Raises SiteError if it was not captured."""
-        site = sites.parse_one(name, self.n_layers)
-        if site not in self.captured:
-            held = ", ".join(str(s) for s in sorted(self.captured, key=lambda s: s.depth)) or "nothing"
-            raise SiteError(f"{site} was not captured (captured: {held}): add capture=[{str(site)!r}]")
-        return self.captured[site]
-
-    def stack(self, name: str) -> mx.array:
-        """All layers of a site as one array (n_layers, batch, pos, ...)."""
-        return mx.stack([self[str(site)] for site in sites.parse(name, self.n_layers)])
 
 
 @dataclass(frozen=True)
@@ -157,12 +133,12 @@ class Model:
         tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
         under_way = Pass(self.network, plan, lengths, wanted)
         values = forward(under_way, tokens, logits)
-        captured = {site: _readable(site, x, lengths) for site, x in under_way.captured.items()}
+        captured = {site: readable(site, x, lengths) for site, x in under_way.captured.items()}
         if logits == "all" and values is not None:
-            values = _without_padding(values, lengths)
+            values = without_padding(values, lengths)
         mx.eval(values, captured)
         plan.check_fired()
-        return Activations(_plain(values), lengths, self.n_layers, captured)
+        return Activations(plain(values), lengths, self.n_layers, captured)
 
     @overload
     def sweep(
@@ -225,15 +201,46 @@ class Model:
                 budget=memory,
                 progress=report,
             )
-        values = _plain(result.values)
+        values = plain(result.values)
         if not capture:
             if values is None:
                 raise ValueError("logits='none' without capture leaves a sweep nothing to return")
             return values
         lengths = [len(only)] * len(variants)
-        captured = {site: _readable(site, x, lengths) for site, x in result.captured.items()}
+        captured = {site: readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
+
+    def gradients(
+        self,
+        prompts: AnyPrompt | Sequence[AnyPrompt],
+        metric: Metric,
+        capture: str | Sequence[str],
+        *,
+        interventions: Sequence[Intervention] = (),
+        logits: Literal["last", "all"] = "last",
+    ) -> Gradients:
+        """d metric / d activation at sites, one backward pass for all of them, through quantised weights as well.
+
+        metric: logits (batch, d_vocab), or (batch, pos, d_vocab) for "all", -> numbers (batch,), each of its own row.
+        capture: selectors of the sites; their activations, after interventions, come along. All layers' intermediate
+        results are held until the backward pass is done: give few prompts at a time.
+        Raises what `run` raises, SiteError for `head_out` (nothing is computed from it: take `z`), and ShapeError for a
+        metric of the wrong shape.
+        """
+        batch = self.prompts(prompts)
+        lengths = [len(prompt) for prompt in batch]
+        self._check_lengths(lengths)
+        plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
+        wanted = sites.parse_all(capture, self.n_layers)
+        found = gradients(self.network, [prompt.tokens for prompt in batch], plan, wanted, metric, logits)
+        plan.check_fired()
+        activations, slopes = (
+            {site: readable(site, x, lengths) for site, x in arrays.items()}
+            for arrays in (found.activations, found.slopes)
+        )
+        mx.eval(activations, slopes)
+        return Gradients(found.metric, activations, slopes, lengths, self.n_layers)
 
     def generate(
         self,
@@ -353,25 +360,3 @@ def _reported(progress: Progress | bool, total: int) -> Iterator[Progress | None
 def _check_logits(logits: str) -> None:
     if logits not in ("last", "all", "none"):
         raise ValueError(f"logits is 'last', 'all' or 'none', not {logits!r}")
-
-
-def _plain(x: mx.array | None) -> mx.array | None:
-    """bfloat16 becomes float32, which holds it exactly: numpy knows no bfloat16."""
-    return x.astype(mx.float32) if x is not None and x.dtype == mx.bfloat16 else x
-
-
-def _readable(site: Site, x: mx.array, lengths: list[int]) -> mx.array:
-    """A captured activation in its site's axes, zero where a prompt has no position."""
-    x = _without_padding(x, lengths)
-    if site.name == "pattern":  # held as (batch, query, head, key)
-        x = x.swapaxes(1, 2)
-    plain = _plain(x)
-    assert plain is not None
-    return plain
-
-
-def _without_padding(x: mx.array, lengths: list[int]) -> mx.array:
-    if len(set(lengths)) == 1:
-        return x
-    real = mx.arange(x.shape[1])[None] < mx.array(lengths)[:, None]
-    return mx.where(real.reshape(*real.shape, *(1,) * (x.ndim - 2)), x, mx.zeros((), dtype=x.dtype))

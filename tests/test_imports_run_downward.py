@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     "errors": -1,  # below all rooms: each of them raises
     **dict.fromkeys(("sites", "stats"), 0),
-    **dict.fromkeys(("architectures", "interventions", "prompts", "datasets", "reporting"), 1),
+    **dict.fromkeys(("activations", "architectures", "interventions", "prompts", "datasets", "reporting"), 1),
     "engine": 2,
     "model": 3,
     **dict.fromkeys(("loading", "methods"), 4),

@@ -6,7 +6,7 @@ so padding cannot enter any result. Without edits each operation is the one mlx-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,12 +32,16 @@ class Pass:
     captured: dict[Site, mx.array] = field(default_factory=dict)
     keep: Callable[[int, mx.array, mx.array], None] | None = None
     """Gets each layer's keys and values after their edits, for a cache."""
+    probes: Mapping[Site, mx.array] = field(default_factory=dict)
+    """What is added at sites, after their edits: the zeros that a metric is differentiated by."""
 
     def site(self, name: str, layer: int, x: mx.array) -> mx.array:
         """An activation (batch, pos, ...) after the edits of its site, kept if it was asked for."""
         site = Site(name, layer)
         if edits := self.plan.at(site):
             x = apply_edits(x, edits, self.plan, lengths=self.lengths)
+        if site in self.probes:
+            x = x + self.probes[site].astype(x.dtype)
         if site in self.wanted:
             self.captured[site] = x
         return x
@@ -61,7 +65,7 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's end, (batch, pos, d_vocab), or None."""
     net = run.network
     x = net.embed(tokens)
-    large = bytes_per_position(net) * tokens.size > LARGE
+    large = bytes_per_position(net) * tokens.size > LARGE and not run.probes
     for layer in range(net.n_layers):
         x = block(run, layer, x, attention_over_prompts)
         if large:
@@ -110,7 +114,8 @@ def pattern_change(
         allowed = blocked_mask(blocks, run.plan, n_rows=q.shape[0], n_heads=net.n_heads, queries=queries, n_keys=n_keys)
         pattern = net.pattern(layer, q, k, mask, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
-    if not blocks and not run.plan.at(Site("pattern", layer)):
+    site = Site("pattern", layer)
+    if not blocks and not run.plan.at(site) and site not in run.probes:
         return mx.zeros((1,), dtype=q.dtype)
     return net.mix(edited.astype(mx.float32) - clean.astype(mx.float32), v.astype(mx.float32))
 
