@@ -47,6 +47,17 @@ class TwoHopQuery:
         return f"{self.family}: {self.two_hop}"
 
     @property
+    def entity_shortcut(self) -> str:
+        """The prompt with the first hop's relation left out: "The capital of Dallas is"."""
+        return self.two_hop.replace(self.mention, self.subject)
+
+    @property
+    def relation_shortcut(self) -> str:
+        """The prompt up to the subject: "The capital of the state containing"; what follows it if nothing precedes."""
+        before, _, after = self.two_hop.rpartition(self.subject)
+        return before.strip() or after.strip()
+
+    @property
     def answers(self) -> tuple[str, ...]:
         return (self.answer, *self.answer_aliases)
 
@@ -99,6 +110,8 @@ def parse_query(line: str, where: str) -> TwoHopQuery:
     query = TwoHopQuery(**{name: _checked(name, value, where) for name, value in fields.items()})
     if query.mention not in query.two_hop:
         raise DataError(f"{where}: field 'mention': {query.mention!r} does not occur in {query.two_hop!r}")
+    if query.subject not in query.mention:
+        raise DataError(f"{where}: field 'mention': {query.mention!r} does not name the subject {query.subject!r}")
     return query
 
 

@@ -5,10 +5,13 @@
 2. First-token criterion: the best of the accepted first tokens has the highest logit.
 3. Whole-name criterion: with prompt and name in one pass, every token of the name is the arg-max at its place, which is
    to say that greedy decoding writes the name.
+4. Text criterion: what was generated contains an accepted name, as whole words; `contains` is the looser rule of the
+   two-hop paper, which also counts names inside words.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -110,3 +113,13 @@ def _score(logits: mx.array, tokens: Sequence[int]) -> mx.array:
     rank = mx.sum(logits > best, axis=-1).astype(mx.float32)
     log_prob = best[..., 0] - mx.logsumexp(logits, axis=-1)
     return mx.stack([rank, log_prob], axis=-1)
+
+
+def contains(text: str, names: Sequence[str]) -> bool:
+    """Whether a text contains a name of more than one character, whatever the case, even inside a word."""
+    return any(len(name) > 1 and name.lower() in text.lower() for name in names)
+
+
+def mentions(text: str, names: Sequence[str]) -> bool:
+    """Whether a text contains a name as whole words, whatever the case."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None for name in names if name)

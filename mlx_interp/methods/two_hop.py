@@ -3,7 +3,8 @@
 1. A query counts as a failure if the model answers both single hops and not the two-hop prompt; as correct if it
    answers all three. A single hop, and a right two-hop answer, is the whole accepted name under greedy decoding; a
    failure must miss even the first token, so that no failure is half right before anything is changed.
-2. The bridge is resolved at the last token of the first hop's phrase ("the state containing Dallas").
+2. A query has a shortcut if the model gives the answer without the first hop's relation, or without the subject.
+3. The bridge is resolved at the last token of the first hop's phrase ("the state containing Dallas").
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ class Screening:
     first_hop: Verdict
     second_hop: Verdict
     two_hop: Verdict
+    entity_shortcut: Verdict
+    relation_shortcut: Verdict
+
+    @property
+    def shortcut(self) -> bool:
+        """The answer comes without the first hop's relation, or without the subject: nothing need be composed."""
+        return self.entity_shortcut.whole_name or self.relation_shortcut.whole_name
 
     @property
     def hops_known(self) -> bool:
@@ -41,14 +49,14 @@ class Screening:
 
 
 def screen(model: Model, queries: Sequence[TwoHopQuery]) -> list[Screening]:
-    """Both single hops and the two-hop prompt of every query, in one padded batch."""
+    """Both single hops, the two-hop prompt and both shortcuts of every query, in one padded batch."""
     asked: list[Question] = []
     for query in queries:
         asked.append(question(model, query.first_hop, query.bridges))
-        asked.append(question(model, query.second_hop, query.answers))
-        asked.append(question(model, query.two_hop, query.answers))
+        for prompt in (query.second_hop, query.two_hop, query.entity_shortcut, query.relation_shortcut):
+            asked.append(question(model, prompt, query.answers))
     found = verdicts(model, asked)
-    return [Screening(query, *found[3 * i : 3 * i + 3]) for i, query in enumerate(queries)]
+    return [Screening(query, *found[5 * i : 5 * i + 5]) for i, query in enumerate(queries)]
 
 
 def bridge_position(model: Model, query: TwoHopQuery) -> int:
