@@ -1,4 +1,4 @@
-"""The config.json of each embedded model: the three families at the same small size."""
+"""The config.json of each embedded model: the families at the same small size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlx_interp.errors import UnknownModel, nearest
 
-FAMILIES = ("llama", "gemma2", "qwen2")
+FAMILIES = ("llama", "gemma2", "qwen2", "mistral", "gpt2")
 
 _COMMON: dict[str, Any] = {
     "hidden_size": 128,
@@ -43,6 +43,15 @@ _OWN: dict[str, dict[str, Any]] = {
         "sliding_window": 2048,
         "attention_bias": False,
     },
+    # A window shorter than some in-context prompts: mlx-lm leaves it out, and the library says so where it matters.
+    "mistral": {
+        "architectures": ["MistralForCausalLM"],
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 128,
+    },
     "qwen2": {
         "architectures": ["Qwen2ForCausalLM"],
         "num_key_value_heads": 2,
@@ -51,10 +60,23 @@ _OWN: dict[str, dict[str, Any]] = {
     },
 }
 
+_GPT2: dict[str, Any] = {
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 128,
+    "n_layer": 8,
+    "n_head": 4,
+    "n_positions": 512,
+    "n_ctx": 512,
+    "layer_norm_epsilon": 1e-5,
+    "activation_function": "gelu_new",
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+}
+
 
 def has_bos(family: str) -> bool:
-    """Llama and Gemma put a BOS before every text; Qwen has none."""
-    return family != "qwen2"
+    """Llama, Mistral and Gemma put a BOS before every text; Qwen and GPT-2 have none."""
+    return family not in ("qwen2", "gpt2")
 
 
 def model_config(family: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> dict[str, Any]:
@@ -70,4 +92,5 @@ def model_config(family: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) 
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    return {"model_type": family, **_COMMON, **_OWN[family], **ids, **sizes}
+    settings = _GPT2 if family == "gpt2" else {**_COMMON, **_OWN[family]}
+    return {"model_type": family, **settings, **ids, **sizes}

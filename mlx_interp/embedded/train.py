@@ -26,9 +26,11 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.utils import MODEL_REMAPPING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mlx_interp.architectures import FAMILIES as ARCHITECTURES
 from mlx_interp.embedded.activations import fast_activations
 from mlx_interp.embedded.card import write_card
 from mlx_interp.embedded.corpus import Batch, Corpus
@@ -62,11 +64,13 @@ class Recipe:
 
 def init_model(config: dict[str, Any], recipe: Recipe) -> nn.Module:
     """Random weights of the config's mlx-lm class, from the recipe's seed."""
-    module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
+    model_type = config["model_type"]
+    module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
     mx.random.seed(recipe.seed)
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
-    embedding, norm = model.model.embed_tokens, model.model.norm
-    if config["model_type"] == "gemma2":  # its norms multiply by 1 + weight
+    names = ARCHITECTURES[model_type]
+    embedding, norm = getattr(model.model, names.embed), getattr(model.model, names.norm)
+    if model_type == "gemma2":  # its norms multiply by 1 + weight
         norms = [(name, mx.zeros_like(w)) for name, w in tree_flatten(model.parameters()) if "norm" in name]
         model.update(tree_unflatten(norms))
         norm.weight = norm.weight + (1.0 / recipe.embedding_scale - 1.0)
@@ -83,7 +87,7 @@ def answer_loss(model: nn.Module, batches: list[Batch]) -> mx.array:
     for batch in batches:
         hidden = _hidden_states(model, batch)
         hidden = hidden.reshape(-1, hidden.shape[-1])[mx.array(batch.positions)]
-        logits = model.model.embed_tokens.as_linear(hidden)
+        logits = getattr(model.model, ARCHITECTURES[model.model_type].embed).as_linear(hidden)
         cap = getattr(model, "final_logit_softcapping", None)  # Gemma 2's own attribute
         if cap:
             logits = mx.tanh(logits / cap) * cap
@@ -94,12 +98,13 @@ def answer_loss(model: nn.Module, batches: list[Batch]) -> mx.array:
 
 def _hidden_states(model: nn.Module, batch: Batch) -> mx.array:
     """(batch, pos, d_model) after the last norm; without the lowest layers where the batch leaves them out."""
-    layers = model.model.layers
-    model.model.layers = layers[batch.skip :]
+    name = ARCHITECTURES[model.model_type].layers
+    layers = getattr(model.model, name)
+    setattr(model.model, name, layers[batch.skip :])
     try:
         return model.model(mx.array(batch.tokens))  # type: ignore[no-any-return]
     finally:
-        model.model.layers = layers
+        setattr(model.model, name, layers)
 
 
 class Training:
@@ -227,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-STEPS = {"llama": 550, "gemma2": 800, "qwen2": 550}
+STEPS = {"llama": 550, "gemma2": 800, "qwen2": 550, "mistral": 550, "gpt2": 800}
 
 
 def main(arguments: list[str] | None = None) -> int:
