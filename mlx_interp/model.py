@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
@@ -17,18 +18,19 @@ from mlx_interp import sites
 from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
 from mlx_interp.architectures import family_of
 from mlx_interp.engine.clean import entries_of
+from mlx_interp.engine.continuation import sweep_generate as run_sweep_generate
 from mlx_interp.engine.cost import Cost, sweep_cost
-from mlx_interp.engine.decode import decode
+from mlx_interp.engine.decode import collect, decode
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.engine.plan import plan_edits
-from mlx_interp.engine.sampling import sampler
+from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, PromptError
 from mlx_interp.interventions import Intervention
-from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, text_of
+from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, pieces_of, text_of
 
 
 @dataclass(frozen=True)
@@ -261,31 +263,85 @@ class Model:
         Raises what `run` raises, and ValueError for settings out of range.
         """
         batch = self.prompts(prompts)
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens is 1 or more, not {max_tokens}")
+        check_sampling(temperature, top_p, max_tokens)
         if per_prompt is not None and (interventions or len(per_prompt) != len(batch)):
             raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
         rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths, new=max_tokens - 1)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
-        stop = set(getattr(self.tokenizer, "eos_token_ids", ()))
-        tokens: list[list[int]] = [[] for _ in batch]
-        going = set(range(len(batch)))
-        steps = decode(self.network, [prompt.tokens for prompt in batch], plan, sampler(temperature, top_p, seed))
-        for _, drawn in zip(range(max_tokens), steps, strict=False):
-            for row in sorted(going):
-                if drawn[row] in stop:
-                    going.discard(row)
-                else:
-                    tokens[row].append(drawn[row])
-            if not going:
-                break
+        sample = sampler(temperature, top_p, seed, range(len(batch)))
+        steps = decode(self.network, [prompt.tokens for prompt in batch], plan, sample)
+        tokens, stopped = collect(steps, len(batch), max_tokens, self.stop_tokens)
         plan.check_fired()
-        return [
-            Completion(prompt, text_of(self.tokenizer, new), new, "length" if row in going else "stop")
-            for row, (prompt, new) in enumerate(zip(batch, tokens, strict=True))
-        ]
+        return [self._completion(*row) for row in zip(batch, tokens, stopped, strict=True)]
+
+    def sweep_generate(
+        self,
+        prompt: AnyPrompt,
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        max_tokens: int = 10,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        memory: int | None = None,
+        progress: Progress | bool = False,
+    ) -> list[Completion]:
+        """What every variant of one prompt goes on to write: `generate(per_prompt=...)`, with a sweep as prompt pass.
+
+        variants: lists of interventions; [] is the clean prompt. All decode as one batch, or as few as `memory` (bytes)
+        allows; the result does not depend on it. Returns one Completion a variant, in the order given.
+        Raises what `generate` raises.
+        """
+        only = self._prompt(prompt)
+        check_sampling(temperature, top_p, max_tokens)
+        self._check_lengths([len(only)], new=max_tokens - 1)
+        if not len(variants):
+            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
+        with _reported(progress, len(variants)) as report:
+            tokens, stopped = run_sweep_generate(
+                self.network,
+                only.tokens,
+                variants,
+                max_tokens=max_tokens,
+                stop=self.stop_tokens,
+                sample=lambda rows: sampler(temperature, top_p, seed, rows),
+                budget=memory,
+                progress=report,
+            )
+        return [self._completion(only, *row) for row in zip(tokens, stopped, strict=True)]
+
+    def stream(
+        self,
+        prompt: AnyPrompt,
+        *,
+        interventions: Sequence[Intervention] = (),
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """The continuation of one prompt as it is written, in pieces of text; `generate` otherwise.
+
+        An intervention that touches nothing raises NeverFired before the first piece. Pieces are whole: no broken
+        multi-byte character, no lost space.
+        """
+        only = self._prompt(prompt)
+        check_sampling(temperature, top_p, max_tokens)
+        self._check_lengths([len(only)], new=max_tokens - 1)
+        plan = plan_edits(self.network, [list(interventions)], [len(only)], shared=True, decodes=max_tokens > 1)
+        steps = decode(self.network, [only.tokens], plan, sampler(temperature, top_p, seed, [0]))
+        drawn = (row[0] for _, row in zip(range(max_tokens), steps, strict=False))
+        return pieces_of(self.tokenizer, takewhile(lambda token: token not in self.stop_tokens, drawn))
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokenizer's end-of-text and end-of-turn tokens."""
+        return frozenset(getattr(self.tokenizer, "eos_token_ids", None) or ())
+
+    def _completion(self, prompt: Prompt, tokens: list[int], stopped: bool) -> Completion:
+        return Completion(prompt, text_of(self.tokenizer, tokens), tokens, "stop" if stopped else "length")
 
     def cost(self, prompt: AnyPrompt, variants: Sequence[Sequence[Intervention]]) -> Cost:
         """What a sweep would cost at least, in operations and plain forward passes; nothing is computed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -99,14 +99,23 @@ def from_tokens(tokenizer: Any, tokens: Sequence[int], d_vocab: int) -> Prompt:
 
 def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
     """Generated tokens as text, through a streaming detokenizer, which keeps spaces and multi-byte signs whole."""
+    return "".join(pieces_of(tokenizer, tokens))
+
+
+def pieces_of(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens, piece by piece as they come; a piece that cannot be read yet waits for the next token."""
     if not isinstance(tokenizer, TokenizerWrapper):
-        return str(tokenizer.decode(list(tokens)))
-    detokenizer = tokenizer.detokenizer
+        yield str(tokenizer.decode(list(tokens)))
+        return
+    detokenizer = tokenizer.detokenizer  # a new one each time
     detokenizer.reset()
     for token in tokens:
         detokenizer.add_token(token)
+        if piece := detokenizer.last_segment:
+            yield str(piece)
     detokenizer.finalize()
-    return str(detokenizer.text)
+    if piece := detokenizer.last_segment:
+        yield str(piece)
 
 
 def _chat_text(tokenizer: Any, text: str, system: str | None) -> str:

@@ -7,7 +7,7 @@ act in the first pass, edits of "generated" positions in the later ones, edits o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -35,10 +35,22 @@ class Cache:
     """Tokens generated so far, the one under way included."""
     k: dict[int, mx.array] = field(default_factory=dict)
     v: dict[int, mx.array] = field(default_factory=dict)
+    positions: int | mx.array = 0
+    """Where in its own text each row's current token stands; one number where all prompts are of one length."""
+    masks: dict[int | None, mx.array | None] = field(default_factory=dict)
+    """By window: bool (batch, 1, 1, slot): no empty slot, nothing beyond the window; None where all is allowed."""
 
     def keep(self, layer: int, k: mx.array, v: mx.array) -> None:
         """The prompts' keys and values."""
         self.k[layer], self.v[layer] = k, v
+
+    def advance(self, windows: Collection[int | None]) -> None:
+        """Makes room for one more token of every row."""
+        self.n_generated += 1
+        even = len(set(self.lengths)) == 1
+        now = self.n_generated - 1
+        self.positions = self.lengths[0] + now if even else mx.array([length + now for length in self.lengths])
+        self.masks = {window: self._mask(window) for window in windows}
 
     def extend(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Adds one token's keys and values (batch, kv head, 1, d_head); returns all so far."""
@@ -50,13 +62,7 @@ class Cache:
             held[layer][:, :, slot : slot + 1] = new
         return self.k[layer][:, :, : slot + 1], self.v[layer][:, :, : slot + 1]
 
-    @property
-    def positions(self) -> mx.array:
-        """Where in its own text each row's current token stands."""
-        return mx.array([length + self.n_generated - 1 for length in self.lengths])
-
-    def mask(self, window: int | None) -> mx.array | None:
-        """Bool (batch, 1, 1, slot): no empty slot, nothing beyond the window; None where all is allowed."""
+    def _mask(self, window: int | None) -> mx.array | None:
         n_slots = self.n_prompt + self.n_generated
         if len(set(self.lengths)) == 1 and (window is None or n_slots <= window):
             return None
@@ -70,29 +76,54 @@ class Cache:
 
 
 def decode(net: Network, prompts: Sequence[Sequence[int]], plan: EditPlan, sample: Sampler) -> Iterator[list[int]]:
-    """The next token of every row, without end. The next step is under way while the caller looks at a token."""
+    """The next token of every row, without end."""
     lengths = [len(tokens) for tokens in prompts]
     cache = Cache(lengths, max(lengths))
     padded = mx.array([list(tokens) + [0] * (cache.n_prompt - len(tokens)) for tokens in prompts])
-    first = Pass(net, plan.for_prompt(), lengths, keep=cache.keep)
-    logits = forward(first, padded, "last")
+    logits = forward(Pass(net, plan.for_prompt(), lengths, keep=cache.keep), padded, "last")
     assert logits is not None
-    later = Pass(net, plan.for_generated(), [1] * len(lengths))
+    return go_on(net, cache, logits, plan.for_generated(), sample)
+
+
+def go_on(net: Network, cache: Cache, logits: mx.array, plan: EditPlan, sample: Sampler) -> Iterator[list[int]]:
+    """The next token of every row after a cached prompt; the next step is under way while the caller looks at one.
+
+    plan: what acts on generated tokens; its rows are those of the cache.
+    """
+    run = Pass(net, plan, [1] * len(cache.lengths))
+    windows = {net.window(layer) for layer in range(net.n_layers)}
     token = sample(logits, 0)
     step = 0
     while True:
         mx.async_eval(token)  # type: ignore[no-untyped-call]
         step += 1
-        following = sample(_step(later, cache, token), step)
+        cache.advance(windows)
+        following = sample(_step(run, cache, token), step)
         mx.async_eval(following)  # type: ignore[no-untyped-call]
         yield token.tolist()  # type: ignore[misc]
         token = following
 
 
+def collect(
+    steps: Iterator[list[int]], n_rows: int, max_tokens: int, stop: Collection[int]
+) -> tuple[list[list[int]], list[bool]]:
+    """Each row's tokens up to, not including, its stop token; and whether it met one."""
+    tokens: list[list[int]] = [[] for _ in range(n_rows)]
+    going = set(range(n_rows))
+    for _, drawn in zip(range(max_tokens), steps, strict=False):
+        for row in sorted(going):
+            if drawn[row] in stop:
+                going.discard(row)
+            else:
+                tokens[row].append(drawn[row])
+        if not going:
+            break
+    return tokens, [row not in going for row in range(n_rows)]
+
+
 def _step(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
     """One token of every row (batch,) -> logits (batch, d_vocab)."""
     net = run.network
-    cache.n_generated += 1
     x = net.embed(tokens[:, None], cache.positions)
     for layer in range(net.n_layers):
         x = block(run, layer, x, lambda run, layer, x: _attention(run, cache, layer, x))
@@ -106,7 +137,7 @@ def _attention(run: Pass, cache: Cache, layer: int, x: mx.array) -> mx.array:
     q, k = (net.rotate(layer, a, cache.positions) for a in (q, k))
     q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
     k, v = cache.extend(layer, k, v)
-    mask = cache.mask(net.window(layer))
+    mask = cache.masks[net.window(layer)]
     z = net.attend(layer, q, k, v, mask)
     if run.touched("pattern", layer) or layer in run.plan.blocked:
         z = z + pattern_change(run, layer, q, k, v, mask).astype(z.dtype)

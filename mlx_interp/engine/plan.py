@@ -86,6 +86,18 @@ class EditPlan:
         """The part that acts on generated tokens, one position at a time; what fires is counted here."""
         return self._part(_acts_on_generated)
 
+    def of_rows(self, rows: Sequence[int]) -> EditPlan:
+        """The part of some rows, which are numbered in this order from now on; what fires is counted here."""
+        place = {row: number for number, row in enumerate(rows)}
+        part = EditPlan(owners=self.owners, fired=self.fired)
+        for site, edits in self.edits.items():
+            if kept := [replace(edit, row=place[edit.row]) for edit in edits if edit.row in place]:
+                part.edits[site] = kept
+        for layer, blocks in self.blocked.items():
+            if kept_blocks := [replace(block, row=place[block.row]) for block in blocks if block.row in place]:
+                part.blocked[layer] = kept_blocks
+        return part
+
     def _part(self, acts: Callable[[Edit | Blocked], bool]) -> EditPlan:
         part = EditPlan(owners=self.owners, fired=self.fired)
         for site, edits in self.edits.items():

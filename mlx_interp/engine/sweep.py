@@ -77,6 +77,11 @@ class Sweep:
     captures: frozenset[Site]
     whole: bool
     """Keep every position through the last layer: somebody wants to read them."""
+    keep: bool = False
+    """Keep keys and values, for a cache."""
+    kept_k: dict[int, list[mx.array]] = field(default_factory=dict)
+    """By layer: each group's (row entered so far, pos, kv head, d_head)."""
+    kept_v: dict[int, list[mx.array]] = field(default_factory=dict)
     captured: dict[Site, list[tuple[int, mx.array]]] = field(default_factory=lambda: defaultdict(list))
     """(group, its rows entered so far) for each site asked for."""
     edits: dict[tuple[int, Site], list[Edit]] = field(init=False)
@@ -144,6 +149,8 @@ class Sweep:
                 part = [self._rotated(layer, group, a) for group, a in zip(self.groups, part, strict=True)]
             part = self._join(layer, 1, part, name, advance=index == 2)
             joined.append(self._site(name, layer, part))
+        if self.keep:
+            self.kept_k[layer], self.kept_v[layer] = joined[1], joined[2]
         if any(group.active > n for group, n in zip(self.groups, before, strict=True)):
             xs = self._append(layer, xs, "resid_pre", before)
         if layer == net.n_layers - 1 and not self.whole:

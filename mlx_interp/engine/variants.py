@@ -45,7 +45,7 @@ def sweep(
     length, n_layers = len(tokens), net.n_layers
     plan = plan_edits(net, variants, [length] * len(variants))
     entries = entries_of(plan, len(variants), n_layers, length)
-    whole = logits == "all" or bool(captures) or _applies_late(plan, n_layers)
+    whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
     clean = run_clean(net, mx.array([list(tokens)]), entries, captures, whole)
     values: list[mx.array] = []
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
@@ -71,15 +71,24 @@ def sweep(
 
 
 def batches(
-    net: Network, entries: Sequence[Entry], length: int, budget: int, with_logits: bool, captures: bool
+    net: Network,
+    entries: Sequence[Entry],
+    length: int,
+    budget: int,
+    with_logits: bool,
+    captures: bool,
+    extra: int = 0,
 ) -> Iterator[list[int]]:
-    """Rows that go together: those with equal starts first, as many as the budget holds, at least one."""
+    """Rows that go together: those with equal starts first, as many as the budget holds, at least one.
+
+    extra: bytes of each row beside its pass.
+    """
     rows = sorted(range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join))
     batch: list[int] = []
     used = 0
     for row in rows:
         active = length if captures else length - entries[row].start
-        needed = bytes_per_variant(net, length, active, with_logits)
+        needed = bytes_per_variant(net, length, active, with_logits) + extra
         if batch and used + needed > budget:
             yield batch
             batch, used = [], 0
@@ -89,7 +98,7 @@ def batches(
         yield batch
 
 
-def _applies_late(plan: EditPlan, n_layers: int) -> bool:
+def applies_late(plan: EditPlan, n_layers: int) -> bool:
     """Whether a function wants to see positions that the last layer would drop."""
     return any(
         isinstance(edit.intervention, Apply) and (site.layer in (-1, n_layers - 1))
