@@ -172,3 +172,77 @@ def _first(output: Any) -> Any:
 
 def _installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) for module in modules)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One library that writes greedily with a vector added at one layer; None for what is not installed."""
+
+    name: str
+    generate: Callable[[], list[int]] = list
+    missing: str = ""
+
+
+def generators(
+    model: Model, tokens: list[int], n_new: int, layer: int, vector: Any, scale: float
+) -> Iterator[Generator]:
+    """Every library that can be had, generating `n_new` tokens from a benchmark Llama with steering at a layer."""
+    if not _installed("torch", "transformers"):
+        yield Generator("torch hooks", missing="not installed: pip install torch transformers")
+        return
+    import torch
+
+    network = transformers_llama(model)
+    network.generation_config.eos_token_id = None
+    added, batch = scale * torch.from_numpy(np.array(vector)), torch.tensor([tokens])
+    settings = {"max_new_tokens": n_new, "do_sample": False, "pad_token_id": 0}
+    yield Generator("torch hook", lambda: _hooked_generate(network, layer, added, batch, settings))
+    if _installed("nnsight"):
+        yield Generator("nnsight", lambda: _nnsight_generate(network, layer, added, batch, settings))
+    else:
+        yield Generator("nnsight", missing="not installed: pip install nnsight")
+    if _installed("transformer_lens"):
+        yield Generator("TransformerLens", _lens_generate(model, layer, added, batch, n_new))
+    else:
+        yield Generator("TransformerLens", missing="not installed: pip install transformer_lens")
+
+
+def _hooked_generate(network: Any, layer: int, added: Any, batch: Any, settings: dict[str, Any]) -> list[int]:
+    def hook(_: Any, __: Any, out: Any) -> Any:
+        return (out[0] + added, *out[1:]) if isinstance(out, tuple) else out + added
+
+    handle = network.model.layers[layer].register_forward_hook(hook)
+    try:
+        return list(network.generate(batch, **settings)[0, batch.shape[1] :].tolist())
+    finally:
+        handle.remove()
+
+
+def _nnsight_generate(network: Any, layer: int, added: Any, batch: Any, settings: dict[str, Any]) -> list[int]:
+    import torch
+    from nnsight import LanguageModel
+
+    traced = LanguageModel(network, tokenizer=_empty_tokenizer())
+    with torch.no_grad(), traced.generate(batch, **settings) as tracer:
+        for _ in tracer.iter[0 : settings["max_new_tokens"]]:
+            _first(traced.model.layers[layer].output)[:] += added
+        written = tracer.result.save()
+    return list(written[0, batch.shape[1] :].tolist())
+
+
+def _lens_generate(model: Model, layer: int, added: Any, batch: Any, n_new: int) -> Callable[[], list[int]]:
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hooked = TransformerBridge.boot_transformers(
+        "benchmark", hf_model=transformers_llama(model), tokenizer=_empty_tokenizer(), device="cpu"
+    )
+
+    def generate() -> list[int]:
+        with torch.no_grad(), hooked.hooks(fwd_hooks=[(f"blocks.{layer}.hook_resid_post", lambda v, hook: v + added)]):
+            out = hooked.generate(
+                batch, max_new_tokens=n_new, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False
+            )
+        return list(out[0, batch.shape[1] :].tolist())
+
+    return generate
