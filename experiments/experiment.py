@@ -66,15 +66,16 @@ class Experiment:
 
     name: of module and folder, e.g. "exp9_back_patching". config: subclass of ExperimentConfig, defined in the module
     of the experiment, whose docstring is the --help. tables, figures, headline: functions of (records, config), where
-    records are those of all stages; they see nothing else, so equal records make equal files. A figure function
-    returns one Plot or several. plan: (model, items of the first stage, config) -> Plan.
+    records are those of all stages; they see nothing else, so equal records make equal files. A table function returns
+    None where nothing was measured for it, a figure function one Plot or several.
+    plan: (model, items of the first stage, config) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
     """
 
     name: str
     config: type[ExperimentConfig]
     stages: Sequence[Stage]
-    tables: Sequence[Callable[[Records, Any], Table]]
+    tables: Sequence[Callable[[Records, Any], Table | None]]
     headline: Callable[[Records, Any], str]
     plan: Callable[[Any, Sequence[Any], Any], Plan]
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()

@@ -32,7 +32,8 @@ def write_report(
     for plot in plots:
         save_plot(plot, folder.path / "figures", unvalidated=unvalidated)
     state["headline"] = experiment.headline(records, config)
-    state["tables"] = [table(records, config).as_data() for table in experiment.tables]
+    made = [table(records, config) for table in experiment.tables]
+    state["tables"] = [table.as_data() for table in made if table is not None]
     write_atomically(folder.path / TABLE_FILE, report_text(state, plots, as_values(config)))
 
 

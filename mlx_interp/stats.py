@@ -16,6 +16,8 @@ from typing import Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
+from scipy.stats import permutation_test as scipy_permutation_test
+from scipy.stats import rankdata
 
 T = TypeVar("T", bound=Hashable)
 Floats = npt.NDArray[np.float64]
@@ -135,6 +137,56 @@ def difference_interval(
     ]
     low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), len(names))
+
+
+def unpaired_difference(
+    values: Sequence[float],
+    others: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    other_unit: Sequence[Hashable],
+    seed: int,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate | None:
+    """Mean of `values` minus mean of `others`, two samples of their own: units of each are resampled by themselves.
+
+    Returns Estimate(difference, low, high, units of both), or None where a sample has fewer than two units.
+    """
+    arms = [_per_unit(values, unit), _per_unit(others, other_unit)]
+    if min(len(arm) for arm in arms) < 2:
+        return None
+    means = []
+    for number, arm in enumerate(arms):
+        totals, counts = _columns(arm, _ordered(arm))
+        draws = [totals[rows].sum(1) / counts[rows].sum(1) for rows in _resampled(len(arm), resamples, seed + number)]
+        means.append((float(math.fsum(totals) / counts.sum()), np.concatenate(draws)))
+    (mean, drawn), (other_mean, other_drawn) = means
+    low, high = np.quantile(drawn - other_drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(mean - other_mean, float(low), float(high), len(arms[0]) + len(arms[1]))
+
+
+def trend_test(x: Sequence[float], y: Sequence[float], *, seed: int) -> tuple[float, float]:
+    """Spearman's rank correlation of two columns and its two-sided P value under permutation of one of them.
+
+    Raises ValueError for fewer than three pairs, or a column that does not vary: there is no trend to speak of.
+    """
+    if len(x) != len(y) or len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
+        raise ValueError(f"a trend needs three pairs or more and columns that vary, found {list(x)} and {list(y)}")
+    ranks = rankdata(y)
+    found = scipy_permutation_test(
+        (rankdata(x),),
+        lambda column: np.corrcoef(column, ranks)[0, 1],
+        permutation_type="pairings",
+        n_resamples=9999,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.statistic), float(found.pvalue)
+
+
+def stable_draw(seed: int, key: Hashable, n: int) -> int:
+    """A number in range(n) that depends on seed and key alone: the same in every run and on every machine."""
+    return int.from_bytes(_digest(seed, key)[:8], "big") % n
 
 
 def permutation_test(

@@ -83,7 +83,7 @@ def test_no_room_imports_the_library_by_its_front_door() -> None:
 
 
 def test_studies_do_not_import_each_other() -> None:
-    """A study may have a second file of its own, exp9_report.py beside exp9_back_patching.py."""
+    """A study may have a second file of its own, an exp9_report.py beside exp9_back_patching.py."""
     for path in sorted((ROOT / "experiments").glob("exp*.py")):
         studies = {study(name.split(".")[1]) for name in imported_names(path) if name.startswith("experiments.")}
         others = studies - {"", study(path.stem)}

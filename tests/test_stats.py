@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from mlx_interp import stats
 from mlx_interp.stats import (
     Estimate,
     clopper_pearson,
@@ -194,3 +195,35 @@ def test_halves_do_not_depend_on_the_order_of_keys_but_on_the_seed():
 def test_a_key_that_occurs_twice_cannot_be_split():
     with pytest.raises(ValueError, match="'b' occurs twice"):
         split_halves("abcb", 0)
+
+
+def test_an_unpaired_difference_covers_the_truth_and_needs_two_units_a_side() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for draw in range(200):
+        a, b = rng.normal(1.0, 1.0, 30), rng.normal(0.5, 2.0, 25)
+        found = stats.unpaired_difference(
+            list(a), list(b), unit=range(30), other_unit=range(25), seed=draw, resamples=400
+        )
+        assert found is not None
+        assert found.value == pytest.approx(a.mean() - b.mean())
+        covered += found.low <= 0.5 <= found.high
+    assert 180 <= covered <= 198
+    assert stats.unpaired_difference([1.0], [1.0, 2.0], unit=["a"], other_unit=["b", "c"], seed=0) is None
+
+
+def test_a_trend_is_told_from_noise_by_permutation() -> None:
+    x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    rho, p = stats.trend_test(x, [2.0, 3.0, 5.0, 8.0, 9.0, 11.0], seed=0)
+    assert rho == pytest.approx(1.0)
+    assert p == pytest.approx(2 / 720, rel=1e-6)
+    assert stats.trend_test(x, [3.0, 1.0, 2.0, 3.0, 2.0, 1.0], seed=0)[1] > 0.1
+    with pytest.raises(ValueError, match="three pairs"):
+        stats.trend_test([1.0, 2.0], [1.0, 2.0], seed=0)
+
+
+def test_a_stable_draw_depends_on_seed_and_key_alone() -> None:
+    drawn = [stats.stable_draw(0, f"key {i}", 5) for i in range(200)]
+    assert drawn == [stats.stable_draw(0, f"key {i}", 5) for i in range(200)]
+    assert drawn != [stats.stable_draw(1, f"key {i}", 5) for i in range(200)]
+    assert set(drawn) == set(range(5))

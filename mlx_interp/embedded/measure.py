@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.utils import dequantize_model, load
 
+from mlx_interp.architectures import FAMILIES as ARCHITECTURES
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, World
@@ -36,11 +37,12 @@ class Subject:
         right = np.zeros(len(pairs), dtype=bool)
         for chunk in _by_length(pairs):
             tokens = mx.array([pairs[i][0] for i in chunk])
+            embedding = getattr(self.model.model, ARCHITECTURES[self.model.model_type].embed)
             asked = np.concatenate([self._asked(row, pairs[i]) for row, i in enumerate(chunk)])
             hidden = self.model.model(tokens[:, :-1])
             hidden = hidden.reshape(-1, hidden.shape[-1])[mx.array(asked)]
             # Gemma's soft cap is left out: it grows with the logit and so moves no arg-max.
-            best = np.asarray(mx.argmax(self.model.model.embed_tokens.as_linear(hidden), axis=-1)).tolist()
+            best = np.asarray(mx.argmax(embedding.as_linear(hidden), axis=-1)).tolist()
             for i in chunk:
                 expected = pairs[i][0][pairs[i][1] :]
                 right[i] = best[: len(expected)] == expected

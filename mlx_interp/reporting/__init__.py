@@ -1,7 +1,19 @@
 """What a run leaves behind: records, run folders, tables, figures, the index. Knows nothing of models."""
 
-from mlx_interp.reporting.figures import Panel, Plot, Series, heat_map, line_with_band
+from mlx_interp.reporting.figures import Panel, Plot, Series, box_plot, heat_map, line_with_band
 from mlx_interp.reporting.records import Record, finite
-from mlx_interp.reporting.tables import Column, Table
+from mlx_interp.reporting.tables import Cell, Column, Table
 
-__all__ = ["Column", "Panel", "Plot", "Record", "Series", "Table", "finite", "heat_map", "line_with_band"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Panel",
+    "Plot",
+    "Record",
+    "Series",
+    "Table",
+    "box_plot",
+    "finite",
+    "heat_map",
+    "line_with_band",
+]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ LINES = (
     ("#CC79A7", (0, (5, 1, 1, 1, 1, 1)), "v"),
     ("#D55E00", (0, (1, 1)), "P"),
 )
+BOXES = (("#56B4E9", ""), ("#F0E442", "///"), ("#FFFFFF", "..."), ("#CC79A7", "xx"))
 # Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
 COLOURS = "cividis"
 DPI = 300
@@ -155,6 +156,47 @@ def line_with_band(
         axis.set_title(title, fontsize=10)
         if len(series) > 1:
             axis.legend()
+    return Plot(name, figure, caption)
+
+
+def box_plot(
+    columns: Sequence[str],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    name: str,
+    title: str,
+    y_label: str,
+    caption: str,
+) -> Plot:
+    """Boxes side by side at each column, one for each group; n stands above. Groups differ in lightness and hatch."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.4 + 1.3 * len(columns), 3.4), layout="constrained")
+        axis = figure.subplots()
+        width = 0.8 / len(values)
+        for index, (label, samples) in enumerate(values.items()):
+            places = [column + (index - (len(values) - 1) / 2) * width for column in range(len(columns))]
+            drawn = axis.boxplot(
+                [list(sample) for sample in samples],
+                positions=places,
+                widths=0.85 * width,
+                patch_artist=True,
+                manage_ticks=False,
+                medianprops={"color": "black"},
+                flierprops={"markersize": 3},
+            )
+            colour, hatch = BOXES[index % len(BOXES)]
+            for box in drawn["boxes"]:
+                box.set(facecolor=colour, hatch=hatch)
+            drawn["boxes"][0].set_label(label)
+            for place, sample in zip(places, samples, strict=True):
+                axis.annotate(
+                    f"n {len(sample)}", (place, 1.0), xycoords=("data", "axes fraction"), ha="center", fontsize=6
+                )
+        axis.set_xticks(range(len(columns)), ["\n".join(textwrap.wrap(column, 14)) for column in columns])
+        axis.set(ylabel=y_label)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_title(title, fontsize=10, pad=12)
+        axis.legend(loc="best")
     return Plot(name, figure, caption)
 
 

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.exp9_back_patching import EXPERIMENT, Case, Config, measure, queries
+from experiments.exp9_back_patching import EXPERIMENT, Config
 from experiments.runner import run
+from experiments.two_hop.back_patching import measure
+from experiments.two_hop.queries import Case, queries
 from mlx_interp.methods.patching import back_patching_pairs, states_at, target_site
 from mlx_interp.methods.two_hop import bridge_position, donor_of, screen
+
+PARTS_TABLES = (
+    "Identity",
+    *("Fixed, by the text", "Entity description", "Attention knockout", "Sublayer projection", "Stages"),
+    *("Where the bridge is", "Does back-patching repair"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +28,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over 36 queries, two of each family and split."""
     out = tmp_path_factory.mktemp("results")
     with pytest.raises(SystemExit) as stopped:
-        run(EXPERIMENT, ["--model", "tiny-gemma2", "--limit", "36", "--max-correct", "1", "--out", str(out)])
+        few = ["--limit", "36", "--max-correct", "1", "--max-described", "1", "--samples", "1"]
+        run(EXPERIMENT, ["--model", "tiny-gemma2", *few, "--out", str(out)])
     assert stopped.value.code in (0, None)
     return out / "exp9_back_patching" / "tiny-gemma2"
 
 
 def test_a_run_leaves_tables_figures_and_records(finished: Path) -> None:
     table = (finished / "table.md").read_text()
-    for title in ("Which queries count", "Fixed by one cell, held out", "Fixed by any cell (oracle)", "Identity"):
+    for title in (
+        "Which queries count",
+        "Fixed by one cell, held out",
+        "Fixed by any cell (oracle)",
+        "Identity",
+        *PARTS_TABLES,
+    ):
         assert f"### {title}" in table
     assert "UNVALIDATED" not in table
-    assert {path.name for path in (finished / "figures").glob("*.png")} >= {"fix_rate_raw.png", "lens_failure.png"}
+    assert {path.name for path in (finished / "figures").glob("*.png")} >= {
+        *("fix_rate_raw.png", "lens_failure.png", "described_failure.png", "knockout_failure.png"),
+        *("projection_failure.png", "stages.png", "truth_failure.png"),
+    }
     assert json.loads((finished / "run.json").read_text())["validation"]["passed"]
 
 
@@ -78,3 +96,31 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     assert stopped.value.code in (0, None)
     assert "187,200" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+def test_only_the_parts_asked_for_are_measured(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        few = ["--limit", "18", "--max-described", "1", "--parts", "knockout"]
+        run(EXPERIMENT, ["--model", "tiny-gemma2", *few, "--no-validate", "--out", str(tmp_path)])
+    assert stopped.value.code in (0, None)
+    folder = tmp_path / "exp9_back_patching" / "tiny-gemma2"
+    stages = {json.loads(line)["stage"] for line in (folder / "records.jsonl").read_text().splitlines()}
+    assert stages == {"screened", "knocked_out"}
+    table = (folder / "table.md").read_text()
+    assert "Attention knockout" in table
+    assert "Fixed by one cell" not in table
+
+
+def test_a_knockout_that_is_recorded_is_the_run_that_it_names(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    row = next(r for r in records if r.get("edge") == "last to bridge position" and r["group"] == "failure")
+    model, config = mi.load("tiny-gemma2"), Config()
+    query = next(q for q in queries(model, config, ()) if row["item"].endswith(q.key))
+    last = len(model.prompt(query.two_hop)) - 1
+    clean = model.generate(query.two_hop, max_tokens=10)[0].text
+    for centre, changed in enumerate(row["changed"]):
+        window = [layer for layer in range(centre - 1, centre + 2) if 0 <= layer < model.n_layers]
+        cut = mi.Knockout(window, query=last, keys=bridge_position(model, query))
+        text = model.generate(query.two_hop, interventions=[cut], max_tokens=10)[0].text
+        right = [query.answer.lower() in written.lower().split() for written in (text, clean)]
+        assert changed == (text != clean and not all(right))

@@ -1,21 +1,22 @@
-"""exp9's tables and figures: what its records say. Every rate stands beside that of its controls."""
+"""Tables and figures of back-patching: every rate stands beside that of its controls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from experiments.experiment import Records
+from experiments.two_hop.back_patching import STAGE, cross_pairs
+from experiments.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage
 from mlx_interp.methods.lens import first_layer
-from mlx_interp.methods.patching import EMBEDDING, Pair, back_patching_pairs, same_layer_pairs
+from mlx_interp.methods.patching import EMBEDDING, Pair, back_patching_pairs
 from mlx_interp.methods.selection import Held, held_out_choice, oracle
-from mlx_interp.reporting import Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none
 
-ALL = "all"
 Grid = dict[str, list[float]]
 
 
@@ -31,55 +32,115 @@ class Grids:
         return mean_or_none(list(scores.values()), unit=[self.bridge[key] for key in scores], seed=seed)
 
 
-def grids(records: Records, family: str = ALL, group: str = "failure", **label: str) -> Grids:
+def grids(records: Records, family: str = ALL, group: str = "failure", criterion: str = "rank", **label: str) -> Grids:
+    """criterion: "rank" (the answer's first token is the top one), "mentioned" or "contained" (in the text)."""
     rows = [
         r
         for r in records
         if r.get("group") == group
         and family in (ALL, r["family"])
+        and r["stage"] == STAGE
+        and criterion in r
         and all(r.get(name) == value for name, value in label.items())
     ]
-    return Grids(
-        {r["item"]: [float(rank == 0) for rank in r["rank"]] for r in rows}, {r["item"]: r["bridge"] for r in rows}
-    )
+    fixed = {r["item"]: [float(cell == 0 if criterion == "rank" else cell) for cell in r[criterion]] for r in rows}
+    return Grids(fixed, {r["item"]: r["bridge"] for r in rows})
 
 
 def funnel(records: Records, config: Any) -> Table:
     """How many queries of each family count, and as what."""
-    rows = []
+    rows: list[list[Cell]] = []
     screened = [r for r in records if r["stage"] == "screened"]
-    for family in _families(screened):
+    for family in families(screened):
         mine = [r for r in screened if family in (ALL, r["family"])]
         known = [r for r in mine if r["first_hop"] and r["second_hop"]]
-        counts = [sum(r["group"] == group for r in mine) for group in ("failure", "correct")]
-        patched = {r["item"] for r in records if r["stage"] == "patched" and family in (ALL, r["family"])}
-        rows.append([family, len(mine), len(known), *counts, len(patched)])
+        counts = [sum(r["group"] == group for r in mine) for group in ("shortcut", "failure", "correct")]
+        shortcuts = [sum(r[f"{kind}_shortcut"] for r in mine) for kind in ("entity", "relation")]
+        patched = {r["item"] for r in records if r["stage"] == STAGE and family in (ALL, r["family"])}
+        rows.append([family, len(mine), len(known), *shortcuts, *counts, len(patched)])
     return Table(
         "Which queries count",
-        ["family", "queries", "both hops known", "failures", "correct", "patched"],
+        [
+            *("family", "queries", "both hops known", "answered without relation", "without subject", "left out"),
+            *("failures", "correct", "patched"),
+        ],
         rows,
-        ["Failure: both single hops answered, the two-hop prompt not. Correct: all three. Names in full, greedily."],
+        [
+            "Failure: both single hops answered, the two-hop prompt not. Correct: all three. Names in full, greedily. "
+            "Left out: answered by a shortcut that --drop-shortcuts names, whatever else.",
+        ],
     )
 
 
-def fix_rates(records: Records, config: Any) -> Table:
+def fix_rates(records: Records, config: Any) -> Table | None:
     """The rate of one cell, chosen on one half of the failures and scored on the other."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
     return _rates("Fixed by one cell, held out", records, config, "back-patching", _held_out)
 
 
-def oracle_rates(records: Records, config: Any) -> Table:
+def oracle_rates(records: Records, config: Any) -> Table | None:
     """The paper's figure, beside the same figure of the controls."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
     return _rates("Fixed by any cell (oracle)", records, config, "back-patching", _oracle)
 
 
-def cross_prompt(records: Records, config: Any) -> Table:
+def written(records: Records, config: Any) -> Table | None:
+    """The paper's criterion: ten greedy tokens contain the answer."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    rows: list[list[Cell]] = []
+    for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
+        for family in families([r for r in records if r.get("study") == "back-patching" and r["group"] == "failure"]):
+            label = {"study": "back-patching", "position": position, "length": "raw"}
+            mine = grids(records, family, criterion="mentioned", arm="patched", **label)
+            if len(mine.cells) < 2:
+                continue
+            other = grids(records, family, criterion="mentioned", arm="other prompt", **label)
+            loose = grids(records, family, criterion="contained", arm="patched", **label)
+            held = held_out_choice(mine.cells, config.seed)
+            rows.append(
+                [
+                    position,
+                    family,
+                    len(mine.cells),
+                    mine.interval(_held_out(mine, held), config.seed),
+                    other.interval(_held_out(other, held), config.seed),
+                    mine.interval(oracle(mine.cells), config.seed),
+                    other.interval(oracle(other.cells), config.seed),
+                    loose.interval(oracle(loose.cells), config.seed),
+                ]
+            )
+    return Table(
+        f"Fixed, by the text: {config.new_tokens} greedy tokens contain the answer (raw states)",
+        [
+            "position",
+            "family",
+            "n",
+            Column("one cell, held out", "%"),
+            Column("other prompt", "%"),
+            Column("any cell (oracle)", "%"),
+            Column("other prompt, any cell", "%"),
+            Column("any cell, inside words too", "%"),
+        ],
+        rows,
+        ["As whole words; the last column is the paper's rule, which counts names inside words."],
+    )
+
+
+def cross_prompt(records: Records, config: Any) -> Table | None:
     """The bridge's state from the second-hop prompt."""
+    if not of_stage(records, STAGE, study="cross-prompt"):
+        return None
     return _rates("Cross-prompt patching, one cell, held out", records, config, "cross-prompt", _held_out)
 
 
-def harm(records: Records, config: Any) -> Table:
+def harm(records: Records, config: Any) -> Table | None:
     """What the cells that fix failures do to correct queries."""
-    rows = []
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    rows: list[list[Cell]] = []
     for position, length in _settings(records, "back-patching"):
         failures = grids(records, study="back-patching", arm="patched", position=position, length=length)
         if len(failures.cells) < 2:
@@ -102,9 +163,11 @@ def harm(records: Records, config: Any) -> Table:
     )
 
 
-def depths(records: Records, config: Any) -> Table:
+def depths(records: Records, config: Any) -> Table | None:
     """Where the logit lens first shows bridge and answer."""
-    rows = []
+    if not of_stage(records, STAGE, arm="lens"):
+        return None
+    rows: list[list[Cell]] = []
     for group in ("failure", "correct"):
         lenses = [r for r in records if r.get("arm") == "lens" and r["group"] == group]
         for name in ("bridge", "answer"):
@@ -117,9 +180,9 @@ def depths(records: Records, config: Any) -> Table:
                     group,
                     f"{name}, at {'its position' if name == 'bridge' else 'the last position'}",
                     len(lenses),
-                    _mean([layers[r["item"]] is not None for r in lenses], lenses, config.seed),
-                    _mean(control, others, config.seed),
-                    _mean([float(layers[r["item"]] or 0) for r in seen], seen, config.seed),
+                    mean_over([layers[r["item"]] is not None for r in lenses], lenses, config.seed),
+                    mean_over(control, others, config.seed),
+                    mean_over([float(layers[r["item"]] or 0) for r in seen], seen, config.seed),
                 ]
             )
     return Table(
@@ -137,10 +200,12 @@ def depths(records: Records, config: Any) -> Table:
     )
 
 
-def identity(records: Records, config: Any) -> Table:
+def identity(records: Records, config: Any) -> Table | None:
     """Every layer written into itself."""
+    if not of_stage(records, STAGE, study="identity"):
+        return None
     clean = {r["item"]: r for r in records if r.get("arm") == "clean"}
-    rows = []
+    rows: list[list[Cell]] = []
     for position in dict.fromkeys(r["position"] for r in records if r.get("study") == "identity"):
         mine = [r for r in records if r.get("study") == "identity" and r["position"] == position]
         changed = sum(rank != clean[r["item"]]["rank"] for r in mine for rank in r["rank"])
@@ -168,9 +233,9 @@ def _oracle(arm: Grids, held: Held) -> dict[str, float]:
 
 def _rates(title: str, records: Records, config: Any, study: str, scores: Scores) -> Table:
     arms = ["other prompt", "random"] if study == "back-patching" else ["other prompt"]
-    rows = []
+    rows: list[list[Cell]] = []
     for position, length in _settings(records, study):
-        for family in _families([r for r in records if r.get("study") == study and r["group"] == "failure"]):
+        for family in families([r for r in records if r.get("study") == study and r["group"] == "failure"]):
             mine = grids(records, family, study=study, arm="patched", position=position, length=length)
             if len(mine.cells) < 2:
                 continue
@@ -217,7 +282,7 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
                     n = len(found.cells)
                     panels.append(Panel(f"{position} position, {arm}", _matrix(records, found)))
         if panels:
-            n_layers = _n_layers(records)
+            layers = list(range(n_layers(records)))
             yield heat_map(
                 panels,
                 name=f"fix_rate_{length}",
@@ -225,8 +290,8 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
                 x_label="source layer (resid_post)",
                 y_label="target layer",
                 value_label="failures fixed (%)",
-                x_ticks=list(range(n_layers)),
-                y_ticks=["E", *range(n_layers)],
+                x_ticks=layers,
+                y_ticks=["E", *layers],
                 columns=2,
                 caption=f"Share of {n} failures whose answer becomes the top prediction when resid_post of the "
                 f"source layer replaces that of the target layer (E: the embedding), {length}. "
@@ -249,12 +314,12 @@ def lens_curves(records: Records, config: Any) -> Iterator[Plot]:
         ):
             mine = [r for r in lenses if f"{name}_ranks" in r]
             shares = [
-                _mean([r[f"{name}_ranks"][layer] < config.lens_k for r in mine], mine, config.seed)
-                for layer in range(_n_layers(records))
+                mean_over([r[f"{name}_ranks"][layer] < config.lens_k for r in mine], mine, config.seed)
+                for layer in range(n_layers(records))
             ]
             series.append(Series(label, shares))
         yield line_with_band(
-            list(range(_n_layers(records))),
+            list(range(n_layers(records))),
             series,
             name=f"lens_{group}",
             title=f"Logit lens, {'failures' if group == 'failure' else 'correct queries'}",
@@ -286,7 +351,7 @@ def headline(records: Records, config: Any) -> str:
 
 def _matrix(records: Records, found: Grids) -> np.ndarray:
     """(target, source) in per cent, row 0 the embedding; nan where the source is not above the target."""
-    n = _n_layers(records)
+    n = n_layers(records)
     values = np.full((n + 1, n), np.nan)
     means = 100 * np.mean(list(found.cells.values()), axis=0)
     for (source, target), mean in zip(_pairs(records, "back-patching"), means, strict=True):
@@ -295,31 +360,18 @@ def _matrix(records: Records, found: Grids) -> np.ndarray:
 
 
 def _pairs(records: Records, study: str) -> list[Pair]:
-    n = _n_layers(records)
+    n = n_layers(records)
     pairs = back_patching_pairs(n)
-    return pairs if study == "back-patching" else sorted(pairs + same_layer_pairs(n))
-
-
-def _n_layers(records: Records) -> int:
-    return int(next(r["n_layers"] for r in records if "n_layers" in r))
+    return pairs if study == "back-patching" else cross_pairs(n)
 
 
 def _settings(records: Records, study: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((r["position"], r["length"]) for r in records if r.get("study") == study))
 
 
-def _families(records: Sequence[Record]) -> list[str]:
-    families = list(dict.fromkeys(r["family"] for r in records))
-    return [*families, ALL] if len(families) > 1 else families
-
-
 def _cell_name(pair: Pair) -> str:
     return f"{pair[0]}>{'E' if pair[1] == EMBEDDING else pair[1]}"
 
 
-def _mean(values: Sequence[float], records: Sequence[Record], seed: int) -> Estimate | None:
-    return mean_or_none(values, unit=[r["bridge"] for r in records], seed=seed)
-
-
-TABLES = [funnel, fix_rates, oracle_rates, cross_prompt, harm, depths, identity]
+TABLES = [funnel, fix_rates, oracle_rates, written, cross_prompt, harm, depths, identity]
 FIGURES = [heat_maps, lens_curves]
