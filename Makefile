@@ -51,6 +51,7 @@ format: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.sweep $(ARGS)
+	@$(BIN)/python -m benchmarks.generation $(ARGS)
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done

@@ -6,6 +6,8 @@ from mlx_interp.loading import load  # isort: split
 from mlx_interp import errors, stats
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
+from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
 
@@ -15,6 +17,7 @@ __all__ = [
     "Add",
     "Apply",
     "Completion",
+    "Direction",
     "Gradients",
     "Intervention",
     "Knockout",
@@ -22,7 +25,13 @@ __all__ = [
     "Patch",
     "Prompt",
     "Scale",
+    "diff_of_means",
     "errors",
     "load",
+    "load_direction",
+    "orthogonalize",
+    "orthogonalized",
+    "save_checkpoint",
+    "save_direction",
     "stats",
 ]

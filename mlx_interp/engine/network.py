@@ -7,6 +7,7 @@ position by itself, so `sweep` may call them on rows of any prompt and position.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,6 +105,20 @@ class Network:
     def window(self, layer: int) -> int | None:
         """How many positions back a layer attends, its own included; None for all."""
         return self.family.window(self.decoder, layer)
+
+    def writers(self) -> Iterator[tuple[str, Any, Any]]:
+        """All that writes into the residual stream: name, module, and the norm that its output passes (or None)."""
+        family = self.family
+        yield family.embed, getattr(self.decoder, family.embed), None
+        if family.positions is not None:
+            yield family.positions, getattr(self.decoder, family.positions), None
+        for layer, block in enumerate(self.layers):
+            for part, name, norm in (
+                (family.attention, family.out, family.norms.after_attn),
+                (family.mlp, family.down, family.norms.after_mlp),
+            ):
+                module = getattr(getattr(block, part), name)
+                yield f"{layer}.{part}.{name}", module, getattr(block, norm) if norm else None
 
     # The steps of a forward pass, in order.
 
