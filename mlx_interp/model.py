@@ -26,6 +26,7 @@ from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import check_sampling, sampler
+from mlx_interp.engine.self_check import PROBE, first_fault
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, PromptError
@@ -353,22 +354,13 @@ class Model:
         """Residual stream (..., d_model) -> logits (..., d_vocab), as the model ends: norm, unembedding, soft-cap."""
         return self.network.unembed(self.network.final(resid))
 
-    def self_check(self, probe: Sequence[int] = (1, 2, 3, 5, 8, 13, 21)) -> None:
-        """The wrapped forward must equal mlx-lm's own, bit for bit, on a probe; raises CheckpointError otherwise."""
-        tokens = [token % self.d_vocab for token in probe]
-        own = self.mlx_model(mx.array([tokens]))
-        ours = self.run(tokens, logits="all").logits
-        assert ours is not None
-        if not bool(mx.all(mx.isfinite(own))):
-            raise CheckpointError(
-                f"{self.name}: the model's logits on a probe are not finite; its weights may be damaged"
-            )
-        if not bool(mx.array_equal(own.astype(ours.dtype), ours)):
-            error = float(mx.max(mx.abs(own.astype(mx.float32) - ours.astype(mx.float32))))
-            raise CheckpointError(
-                f"{self.name}: the wrapped forward differs from mlx-lm's own by {error:.3g} on a probe; "
-                f"the description of {self.family} in mlx_interp/architectures.py does not fit this model"
-            )
+    def self_check(self, probe: Sequence[int] = PROBE) -> None:
+        """The wrapped forward is mlx-lm's own, bit for bit, the lens the logits, and patterns what attention mixed.
+
+        Raises CheckpointError, saying what differs and by how much.
+        """
+        if fault := first_fault(self.network, probe):
+            raise CheckpointError(f"{self.name}: {fault}")
 
     def _check_lengths(self, lengths: Sequence[int], new: int = 0) -> None:
         """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out."""

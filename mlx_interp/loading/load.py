@@ -13,6 +13,7 @@ from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
+from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer
 from mlx_interp.model import Model
 
@@ -28,8 +29,8 @@ def load(
 
     dtype: "float32", "float16" or "bfloat16"; None is float32 on CPU and the stored one on Metal and CUDA.
     dequantize: "auto" dequantises quantised layers on CPU, where they are slow, when they fit the memory.
-    check: compare a download with its published hashes, look for non-finite weights, and compare the wrapped forward
-        with mlx-lm's own on a probe.
+    check: compare a download with its published hashes, look for non-finite weights, and let the model prove itself on
+        a probe (`Model.self_check`); a proof is remembered by weights, dtype, device, package versions and engine.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     source = resolve(name)
@@ -55,7 +56,7 @@ def load(
         weights_hash=weights_hash(checkpoint.path, checkpoint.files),
     )
     if check:
-        model.self_check()
+        check_once(model)
     return model
 
 

@@ -178,3 +178,33 @@ def test_clipped_sums_of_a_float16_stream_are_mlx_lms_own() -> None:
     assert bool(mx.all(mx.isfinite(out["resid_mid.2"])))
     assert float(mx.abs(out["resid_mid.2"]).max()) == 65504
     assert mx.array_equal(out.logits, model.mlx_model(mx.array([tokens])), equal_nan=True)
+
+
+def test_each_part_of_the_self_check_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_with(name: str, change: Any) -> None:
+        original = getattr(Network, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(Network, name, lambda self, *args, **kwargs: change(original(self, *args, **kwargs)))
+            tiny_model("gemma2").self_check()
+
+    def looking_ahead(pattern: mx.array) -> mx.array:
+        return mx.full(pattern.shape, 1 / pattern.shape[-1])
+
+    for name, change, message in (
+        ("attn_out", lambda x: x * 1.001, "the wrapped forward differs"),
+        ("pattern", lambda x: x * 1.001, "rows of the attention pattern differ from 1 by 0.001"),
+        ("pattern", looking_ahead, "layer 0: attention looks ahead with 0.14"),
+        ("pattern", lambda x: mx.tri(x.shape[-1]) / mx.arange(1, x.shape[-1] + 1)[:, None] + 0 * x, "differs from z"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            check_with(name, change)
+    calls: list[int] = []
+
+    def second_call_without_cap(self: Network, x: mx.array) -> mx.array:
+        calls.append(1)
+        logits = self.decoder.embed_tokens.as_linear(x)
+        return mx.tanh(logits / 3.0) * 3.0 if len(calls) == 1 else logits
+
+    monkeypatch.setattr(Network, "unembed", second_call_without_cap)
+    with pytest.raises(CheckpointError, match="the lens of the last layer differs"):
+        tiny_model("gemma2").self_check()
