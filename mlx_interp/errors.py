@@ -38,6 +38,10 @@ class NeverFired(MlxInterpError):
     """An intervention that touched nothing."""
 
 
+class TooLarge(MlxInterpError, MemoryError):
+    """Something that would not fit the memory, refused before it is computed; the message has the numbers."""
+
+
 class PromptError(MlxInterpError, ValueError):
     """A prompt that cannot be used: empty, without the text looked for, or without a chat template."""
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator, Sequence
 
 import mlx.core as mx
 
 from mlx_interp.engine.network import Network
+from mlx_interp.engine.plan import site_shape
+from mlx_interp.errors import TooLarge
+from mlx_interp.sites import Site
 
 SHARE = 0.25
 """Of the free memory, what a sweep may use by default: lazily evaluated intermediates come on top of the estimate."""
 LARGEST_BUDGET = 4 * 2**30
 """Beyond this a larger batch is no faster, and Ctrl-C would wait longer."""
+USABLE = 0.8
+"""Of the free memory, what one call may fill before it is refused: beyond it a machine swaps."""
 LARGE = 2**28
 """Bytes of intermediates from which on a batch is evaluated layer by layer."""
 
@@ -47,3 +53,44 @@ def bytes_per_variant(network: Network, length: int, n_active: int, with_logits:
     scores = 3 * network.n_heads * n_active * length * 4
     logits = 3 * network.d_vocab * 4 if with_logits else 0
     return n_active * bytes_per_position(network) + scores + logits
+
+
+def bytes_of_site(network: Network, site: Site, n_rows: int, n_pos: int) -> int:
+    """Bytes of one captured site, (row, pos, ...)."""
+    n_heads, width = site_shape(network, site, n_pos)
+    return n_rows * n_pos * max(n_heads, 1) * width * max(network.dtype.size, 4)
+
+
+def bytes_of_run(network: Network, n_rows: int, n_pos: int, captured: Collection[Site], logits: str) -> int:
+    """Bytes that one pass over padded prompts takes at its peak, beside the weights: an upper estimate.
+
+    The widest layer's intermediate results, attention scores, the captured sites and their readable copies, logits.
+    """
+    width = n_rows * n_pos * bytes_per_position(network)
+    scores = 3 * n_rows * network.n_heads * n_pos * n_pos * 4
+    kept = sum(bytes_of_site(network, site, n_rows, n_pos) for site in captured)
+    positions = {"none": 0, "last": n_rows, "all": n_rows * n_pos}[logits]
+    return width + scores + 2 * kept + 3 * positions * network.d_vocab * 4
+
+
+def refuse_too_large(needed: int, what: str, way_out: str) -> None:
+    """Raises TooLarge if this many bytes would not fit."""
+    usable = int(free_memory() * USABLE)
+    if needed > usable:
+        raise TooLarge(f"{what} needs about {needed / 1e9:.3g} GB, {usable / 1e9:.3g} GB may be used: {way_out}")
+
+
+def rows_that_fit(
+    network: Network, lengths: Sequence[int], captured: Collection[Site], logits: str, budget: int
+) -> Iterator[range]:
+    """Prompts in their order, as many to a batch as the budget (bytes) holds, at least one."""
+    start = 0
+    while start < len(lengths):
+        end, longest = start + 1, lengths[start]
+        while end < len(lengths):
+            longest = max(longest, lengths[end])
+            if bytes_of_run(network, end + 1 - start, longest, captured, logits) > budget:
+                break
+            end += 1
+        yield range(start, end)
+        start = end

@@ -29,7 +29,6 @@ from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
 FORMAT = "mlx_interp direction 1"
-BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +162,14 @@ def _refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None
 
 def _activations(model: Model, prompts: Sequence[AnyPrompt], site: str, position: int) -> np.ndarray:
     """(n_prompts, d_model) in float64, read in batches."""
-    rows = []
-    for start in range(0, len(prompts), BATCH):
-        batch = model.prompts(prompts[start : start + BATCH])
-        out = model.run(batch, capture=site, logits="none")
+    chosen = model.prompts(prompts)
+    rows: list[np.ndarray] = []
+    for out in model.batches(chosen, capture=site):
         held = np.asarray(out[site].astype(mx.float32))
         for row, length in enumerate(out.lengths):
             if not -length <= position < length:
-                raise DirectionError(f"position {position} does not exist in {batch[row].text!r}, of {length} tokens")
+                text = chosen[len(rows)].text
+                raise DirectionError(f"position {position} does not exist in {text!r}, of {length} tokens")
             rows.append(held[row, position % length].astype(np.float64))
     return np.stack(rows)
 

@@ -14,6 +14,7 @@ import mlx.nn as nn
 import pytest
 
 from mlx_interp import Patch
+from mlx_interp.errors import TooLarge
 from mlx_interp.model import Model
 from tests.tiny import tiny_model
 
@@ -95,3 +96,65 @@ def test_quantised_weights_are_bitwise_mlx_lms_own_and_can_be_patched(family: st
     clean = model.run(tokens, capture="resid_post.1", logits="all")
     itself = [Patch("resid_post.1", clean["resid_post.1"])]
     assert mx.array_equal(model.run(tokens, interventions=itself, logits="all").logits, clean.logits)
+
+
+@pytest.mark.parametrize(
+    ("capture", "logits", "shape"),
+    [
+        ((), "last", (4, 64)),
+        ("resid_post", "none", (8, 64)),
+        (["z", "mlp_act", "q"], "last", (2, 100)),
+        ("pattern", "none", (2, 100)),
+        ((), "all", (4, 64)),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_a_run_takes_no_more_memory_than_estimated_and_not_much_less(
+    family: str, capture: object, logits: str, shape: tuple[int, int]
+) -> None:
+    sizes = {"n_embd": 192, "n_head": 6, "n_positions": 128} if family == "gpt2" else {}
+    if not sizes:
+        sizes = {"hidden_size": 192, "intermediate_size": 512, "head_dim": 32}
+    model = tiny_model(family, vocab_size=3000, **sizes)
+    prompts = [[(7 * row + i) % 3000 for i in range(shape[1])] for row in range(shape[0])]
+    model.run(prompts[:1])
+    estimate = model.memory(prompts, capture=capture, logits=logits)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    out = model.run(prompts, capture=capture, logits=logits)
+    measured = mx.get_peak_memory() - before
+    assert out.lengths == [shape[1]] * shape[0]
+    assert measured <= estimate <= 4 * measured
+
+
+def test_a_capture_that_cannot_fit_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    needed = model.memory([[1, 2, 3]] * 4, capture="resid_post")
+    monkeypatch.setattr("mlx_interp.engine.memory.free_memory", lambda: needed)  # of which 80 % may be used
+    with pytest.raises(TooLarge, match=r"3 captured sites over 4 rows needs about .* GB, .* may be used: .*batches"):
+        model.run([[1, 2, 3]] * 4, capture="resid_post")
+    assert len(list(model.batches([[1, 2, 3]] * 4, capture="resid_post"))) > 1
+    with pytest.raises(TooLarge, match="over 500 rows"):
+        model.sweep([1, 2, 3], [[]] * 500, capture="resid_post")
+
+
+def test_batches_are_the_runs_of_their_prompts_in_order_whatever_the_memory() -> None:
+    model = tiny_model("gemma2")
+    prompts = [list(range(1, n)) for n in (5, 9, 3, 12, 4, 4, 7)]
+    whole = model.run(prompts, capture="resid_post.1", logits="last")
+    for memory in (1, 200_000, None):
+        seen: list[int] = []
+        parts = list(
+            model.batches(
+                prompts,
+                capture="resid_post.1",
+                logits="last",
+                memory=memory,
+                progress=lambda done, _, seen=seen: seen.append(done),
+            )
+        )
+        assert [n for part in parts for n in part.lengths] == whole.lengths
+        assert seen[-1] == len(prompts)
+        assert mx.allclose(mx.concatenate([part.logits for part in parts]), whole.logits, rtol=1e-4, atol=1e-5)
+        assert (len(parts) == len(prompts)) == (memory == 1)
