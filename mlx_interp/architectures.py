@@ -1,4 +1,5 @@
-"""Architectures: one `Family` per model type of mlx-lm, as data. Adding a family means adding an entry here.
+"""Architectures: one `Family` per model type of mlx-lm, as data. Adding a family means adding an entry here, or
+registering one from outside: docs/adding_a_family.md.
 
 mlx-lm's modules already carry weights, scales, RoPE and norms; a family says where they are and which of the few
 known forms of attention, MLP and logits they have. A config key that a family does not understand stops the load,
@@ -10,13 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import mlx.core as mx
+from mlx_lm.utils import MODEL_REMAPPING
 
 from mlx_interp.errors import UnsupportedModel, nearest
 
 Config = Mapping[str, Any]
+Activation = Callable[[Any, mx.array], mx.array]
+PAGE = "docs/adding_a_family.md"
+PACKAGE_FILE = "mlx_interp/architectures.py"
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class Family:
     """Queries and keys are normed, each head by itself, before RoPE."""
     out: str = "o_proj"
     down: str = "down_proj"
-    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] = "swiglu"
+    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Activation = "swiglu"
+    """A known form, or a function (mlx-lm's MLP, its input) -> what enters its down projection."""
     embed_scale: Callable[[Any], float] | None = None
     """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
     window: Callable[[Any, int], int | None] = lambda decoder, layer: None
@@ -296,6 +304,21 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2)
 }
+PACKAGED = frozenset(FAMILIES)
+"""Model types that this file describes; all others were registered."""
+
+
+def register(family: Family) -> Family:
+    """Makes a family known for as long as this Python runs; one that was registered before is replaced.
+
+    Raises UnsupportedModel for a model type that the package describes itself, or that mlx-lm has no class for.
+    """
+    if family.model_type in PACKAGED:
+        raise UnsupportedModel(f"{family.model_type} is described already: change its entry in {PACKAGE_FILE}")
+    if not _mlx_lm_has(family.model_type):
+        raise UnsupportedModel(f"mlx-lm has no class for model type {family.model_type!r}: nothing could run it")
+    FAMILIES[family.model_type] = family
+    return family
 
 
 def family_of(config: Config) -> Family:
@@ -304,10 +327,7 @@ def family_of(config: Config) -> Family:
     if not model_type:
         raise UnsupportedModel("config.json has no 'model_type': it does not say which architecture it is of")
     if model_type not in FAMILIES:
-        raise UnsupportedModel(
-            f"model type {model_type!r} is not described: {nearest(str(model_type), FAMILIES)}"
-            f"described are {', '.join(FAMILIES)}; CONTRIBUTING.md shows how to add one"
-        )
+        raise UnsupportedModel(f"model type {model_type!r} is not described: {_way_out(str(model_type))}")
     family = FAMILIES[model_type]
     if family.text_config is not None:
         config = config.get(family.text_config) or {}
@@ -317,12 +337,25 @@ def family_of(config: Config) -> Family:
     return family
 
 
+def _way_out(model_type: str) -> str:
+    described = f"{nearest(model_type, FAMILIES)}described are {', '.join(FAMILIES)}"
+    if not _mlx_lm_has(model_type):
+        return f"{described}; mlx-lm {version('mlx-lm')} has no class for it either, so that it cannot run under MLX"
+    return f"{described}; mlx-lm has a class for it, what is missing is a Family that says where its parts are: {PAGE}"
+
+
+def _mlx_lm_has(model_type: str) -> bool:
+    name = MODEL_REMAPPING.get(model_type, model_type)
+    return name.replace("-", "_").isidentifier() and find_spec(f"mlx_lm.models.{name}") is not None
+
+
 def _refuse_unknown_keys(config: Config, family: Family) -> None:
+    where = PACKAGE_FILE if family.model_type in PACKAGED else f"its Family ({PAGE})"
     for key, value in config.items():
         if not _may_be_left_out(key, value, config, family):
             raise UnsupportedModel(
                 f"config key {key!r} = {value!r} is not understood for {family.model_type}: running the model without "
-                "it could give wrong numbers; describe it in mlx_interp/architectures.py"
+                f"it could give wrong numbers; describe it in {where}"
             )
 
 

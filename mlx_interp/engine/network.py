@@ -215,7 +215,8 @@ class Network:
         """Residual stream (..., d_model) -> the MLP's hidden activations (..., d_mlp)."""
         x = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
         mlp = getattr(self.layers[layer], self.family.mlp)
-        act: mx.array = _ACTIVATIONS[self.family.activation](mlp, x)
+        form = self.family.activation
+        act: mx.array = _ACTIVATIONS[form](mlp, x) if isinstance(form, str) else form(mlp, x)
         return act
 
     def mlp_out(self, layer: int, act: mx.array) -> mx.array:

@@ -10,7 +10,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_mlx_tokenizer
-from mlx_lm.utils import load_model
+from mlx_lm.utils import _get_classes, load_model
 
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import Checkpoint
@@ -34,10 +34,26 @@ def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
     Raises CheckpointError when tensors are missing, unexpected or of a shape that does not fit the config.
     """
     try:
-        model, config = load_model(checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config)
+        model, config = load_model(
+            checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config, get_model_classes=_classes
+        )
     except LOAD_FAULTS as error:
         raise CheckpointError(f"{checkpoint.path}: weights and config.json do not fit: {shortened(error)}") from error
     return model, dict(config)
+
+
+def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+    """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer."."""
+    model_class, arguments = _get_classes(config)
+    if config.get("model_type") != "gpt2":
+        return model_class, arguments
+
+    class Model(model_class):  # type: ignore[misc, valid-type]
+        def sanitize(self, weights: dict[str, mx.array]) -> Any:
+            named = {name.removeprefix("transformer."): array for name, array in weights.items()}
+            return super().sanitize({name: array for name, array in named.items() if name != "lm_head.weight"})
+
+    return Model, arguments
 
 
 def load_tokenizer(path: Path, eos_token_ids: Any) -> TokenizerWrapper:

@@ -16,7 +16,7 @@ import pytest
 from mlx_interp import Patch
 from mlx_interp.errors import TooLarge
 from mlx_interp.model import Model
-from tests.tiny import tiny_model
+from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 SIZES = {
     "hidden_size": 64,
@@ -83,14 +83,25 @@ def test_a_progress_bar_counts_variants(llama: Model, capsys: pytest.CaptureFixt
     assert "5/5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2"])
-def test_quantised_weights_are_bitwise_mlx_lms_own_and_can_be_patched(family: str, bits: int) -> None:
-    model = tiny_model(family, **SIZES)
-    nn.quantize(model.mlx_model, group_size=64 if family == "llama" else 32, bits=bits)
+def packable(family: str) -> Model:
+    """A random model whose widths groups of 64 divide."""
+    if family == "gpt2":
+        return tiny_model(family, n_embd=64, n_head=4)
+    if family == "gemma3":
+        sizes = {**FAMILY_CONFIGS["gemma3_text"], **SIZES, "tie_word_embeddings": True}
+        return tiny_model(family, text_config=sizes)
+    return tiny_model(family, **SIZES)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (4, 64), (8, 32), (8, 64)])
+@pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
+def test_quantised_weights_are_bitwise_mlx_lms_own_and_can_be_patched(family: str, bits: int, group_size: int) -> None:
+    model = packable(family)
+    nn.quantize(model.mlx_model, group_size=group_size, bits=bits)
     model.self_check()
     tokens = [3, 5, 7, 11]
-    variants = [[Patch(f"z.{layer}", mx.ones((16,)), -1, heads=head)] for layer in range(3) for head in range(4)]
+    value = mx.ones((model.d_head,))
+    variants = [[Patch(f"z.{layer}", value, -1, heads=head)] for layer in range(3) for head in range(4)]
     alone = mx.concatenate([model.run(tokens, interventions=variant).logits for variant in variants])
     assert mx.allclose(model.sweep(tokens, variants), alone, rtol=1e-4, atol=1e-4)
     clean = model.run(tokens, capture="resid_post.1", logits="all")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_lm.utils import load_model
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model, quantize_model, save_config
 
 import mlx_interp as mi
 from mlx_interp.errors import ConfigError
 from mlx_interp.loading import profile
-from tests.loading.checkpoints import write_checkpoint
+from tests.loading.checkpoints import PACKABLE, write_checkpoint
 
 TOKENS = [5, 17, 3, 42, 8]
 on_cpu = pytest.mark.skipif(not profile.on_cpu(), reason="the CPU profile; run where MLX computes on CPU")
@@ -38,6 +40,34 @@ def test_dequantised_layers_compute_what_quantised_ones_do(
     scale = np.abs(reference).max()
     assert np.abs(logits(dense.mlx_model) - reference).max() < 1e-4 * scale
     assert np.abs(logits(kept.mlx_model) - reference).max() < 1e-4 * scale
+
+
+@on_cpu
+@pytest.mark.parametrize("tied", [True, False])
+def test_mixed_precision_loads_layer_by_layer(tmp_path: Path, tied: bool) -> None:
+    """Some layers in 8 bits, some in 4, one not quantised: as mlx_lm.convert writes it with a predicate."""
+    folder = write_checkpoint(tmp_path / "plain", model_type="qwen2", tie_word_embeddings=tied, **PACKABLE)
+    network, config = load_model(folder)
+
+    def bits_of(path: str, module: nn.Module) -> bool | dict[str, int]:
+        if "layers.1.mlp.up_proj" in path:
+            return False
+        wide = "down_proj" in path or "embed" in path
+        return {"group_size": 64, "bits": 8} if wide else {"group_size": 32, "bits": 4}
+
+    network, config = quantize_model(network, config, 32, 4, quant_predicate=bits_of)
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    mx.save_safetensors(str(mixed / "model.safetensors"), dict(tree_flatten(network.parameters())))
+    save_config(config, mixed / "config.json")
+    dense, kept = mi.load(mixed), mi.load(mixed, dequantize=False)
+    assert dense.quantization == "mixed 4- and 8-bit, group 32"
+    held = {path: module.bits for path, module in profile.quantized_modules(kept.mlx_model)}
+    assert set(held.values()) == {4, 8}
+    assert not any("layers.1.mlp.up_proj" in path for path in held)
+    reference = logits(load_model(mixed)[0])
+    for model in (dense, kept):
+        assert np.abs(logits(model.mlx_model) - reference).max() < 1e-4 * np.abs(reference).max()
 
 
 @on_cpu
