@@ -5,6 +5,7 @@ from mlx_interp.loading import load  # isort: split
 
 from mlx_interp import errors, stats
 from mlx_interp.activations import Activations, Gradients
+from mlx_interp.architectures import Family, register
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
 from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
 from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
@@ -18,6 +19,7 @@ __all__ = [
     "Apply",
     "Completion",
     "Direction",
+    "Family",
     "Gradients",
     "Intervention",
     "Knockout",
@@ -31,6 +33,7 @@ __all__ = [
     "load_direction",
     "orthogonalize",
     "orthogonalized",
+    "register",
     "save_checkpoint",
     "save_direction",
     "stats",
