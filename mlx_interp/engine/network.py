@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask
 
-from mlx_interp.architectures import Family
+from mlx_interp.architectures import PAGE, Family
 from mlx_interp.errors import UnsupportedModel
 
 Mask = mx.array | str | None
@@ -265,21 +265,42 @@ class Network:
 
 
 def check_parts(network: Network) -> None:
-    """Raises UnsupportedModel if a part that the family names is not in the model, naming the part."""
+    """Raises UnsupportedModel for a part that the family names and the model lacks, or the other way round."""
     family, norms = network.family, network.family.norms
     try:
         decoder = network.decoder
         block = network.layers[0]
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
-        parts = [(decoder, family.embed), (decoder, family.norm), (attention, family.out), (mlp, family.down)]
-        if family.positions:
-            parts.append((decoder, family.positions))
-        names = (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp)
-        parts += [(block, name) for name in names if name]
+        in_attention = _attention_parts(family)
+        in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
+        parts = [(decoder, family.embed), (decoder, family.norm), (mlp, family.down)]
+        parts += [(decoder, family.positions)] if family.positions else []
+        parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
         for owner, name in parts:
             getattr(owner, name)
     except (AttributeError, IndexError) as error:
-        raise UnsupportedModel(f"{family.model_type}: mlx-lm's model is not laid out as described: {error}") from error
+        raise UnsupportedModel(
+            f"{family.model_type}: mlx-lm's model is not laid out as described: {error} ({PAGE})"
+        ) from error
+    _refuse_unnamed(family, "layer", block, {family.attention, family.mlp, *in_block})
+    _refuse_unnamed(family, "attention", attention, set(in_attention))
+
+
+def _attention_parts(family: Family) -> list[str]:
+    names = [family.qkv_name] if family.qkv == "fused" else ["q_proj", "k_proj", "v_proj"]
+    names += ["q_norm", "k_norm"] if family.qk_norm else []
+    names += ["rope"] if family.rope else []
+    return [*names, family.out, "scale"]
+
+
+def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:
+    """A part that nobody described would be left out of the forward pass."""
+    parts = {name for name, part in owner.children().items() if isinstance(part, nn.Module)}
+    unnamed = sorted(name for name in parts - named if not isinstance(owner[name], nn.Dropout))
+    if unnamed:
+        raise UnsupportedModel(
+            f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
+        )
 
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:
