@@ -17,6 +17,8 @@ from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 REAL_DATA = Path(__file__).parents[1] / "data"
+STUDY = REAL_DATA / "study" / "two_hop.jsonl"
+"""The prompts that the earlier study started from."""
 Shortcuts = Literal["auto", "both", "relation", "none"]
 SCREENED = "screened"
 Place = Literal["bridge", "last"]
@@ -72,6 +74,24 @@ def queries(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHop
         if family not in there:
             raise DataError(f"no family {family!r}: {nearest(family, there)}there are {', '.join(there)}")
     return [query for query in found if not config.families or query.family in config.families]
+
+
+def queries_and_study(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHopQuery]:
+    """The data, on real facts behind the prompts of the earlier study."""
+    found = queries(model, config, earlier)
+    study = [] if is_embedded(model, config) or config.families else read_two_hop(STUDY)
+    return [*study, *found]
+
+
+def all_cases(model: Model, config: TwoHopConfig, earlier: Records, limit: int) -> list[Case]:
+    """Every query whatever the model answers, of each family the first `limit`, with its group and a control."""
+    known = {query.key: query for query in queries_and_study(model, config, ())}
+    groups = {r["item"]: str(r["group"]) for r in earlier if r["stage"] == SCREENED}
+    chosen = []
+    for family in dict.fromkeys(known[key].family for key in groups):
+        kin = [known[key] for key in groups if known[key].family == family]
+        chosen += [Case(query, groups[query.key], donor_of(query, kin)) for query in kin[:limit]]
+    return chosen
 
 
 def screening(model: Model, batch: Sequence[TwoHopQuery], config: TwoHopConfig) -> Iterator[Record]:

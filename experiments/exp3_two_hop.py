@@ -1,0 +1,76 @@
+"""exp3: two-hop queries under the logit lens. Does the bridge become visible before the answer?
+
+Question   "The capital of the state containing Dallas is": if a model reasons in two hops, Texas should show up inside
+           it before Austin does.
+Data       --data auto: the synthetic world's families on embedded models; on all others the earlier study's four
+           prompts, then families of real facts, twenty and more each.
+Measure    rank of the first token of bridge and answer in the logit lens, at every layer, at the subject's last token
+           and at the last position; visible: among the top 30, as in the study. Whole names by log-probability.
+Figure     gap: first layer of the answer minus first layer of the bridge, over queries where both are visible;
+           sequential: the gap is positive. How many are not both visible is said beside it.
+Control    bridge and answer of another query of the family, in the same lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from experiments.experiment import Experiment, Plan, Records, Stage
+from experiments.runner import run
+from experiments.two_hop import lens
+from experiments.two_hop.queries import SCREENED, Case, TwoHopConfig, all_cases, queries_and_study, screening
+from experiments.two_hop.summaries import mean_over
+from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.model import Model
+
+PASSES = 5 + 4
+"""Forward passes of one query: five prompts of the screening, the lens, and its names."""
+
+
+@dataclass(frozen=True)
+class Config(TwoHopConfig):
+    lens_k: int = 30
+    """An entity is visible when it is among the top k."""
+    max_queries: int = 40
+    """Queries of each family, the first in the data's order."""
+
+
+def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
+    return all_cases(model, config, earlier, config.max_queries)
+
+
+def headline(records: Records, config: Config) -> str:
+    """How many queries are sequential, and the mean gap."""
+    both, gaps = lens.gap_summary(records, config)
+    share = mean_over([gap > 0 for gap in gaps], both, config.seed)
+    mean = mean_over(gaps, both, config.seed)
+    if share is None or mean is None:
+        return f"bridge and answer are both visible in {len(both)} queries: too few for an interval"
+    return (
+        f"the bridge is visible below the answer in {share.text(percent=True)} % of {len(both)} queries where both are "
+        f"visible; mean gap {mean.text(digits=1)} layers"
+    )
+
+
+def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+    longest = max(items, key=lambda query: len(query.two_hop))
+    memory = model.memory(longest.two_hop, capture="resid_post")
+    return Plan(len(items), 0, float(PASSES * len(items)), mx.get_active_memory() + memory)
+
+
+EXPERIMENT = Experiment(
+    name="exp3_two_hop",
+    config=Config,
+    stages=[Stage(SCREENED, queries_and_study, screening, batch=16), Stage(lens.STAGE, cases, lens.measure)],
+    tables=[lens.order_table, lens.place_table],
+    figures=[lens.curves],
+    headline=headline,
+    plan=plan,
+    group=lambda query: (query.family, query.split),
+)
+
+if __name__ == "__main__":
+    run(EXPERIMENT)
