@@ -5,7 +5,7 @@ Data       as in exp3. Queries that the model answers by a shortcut are left out
            the first table has the counts. --queries correct takes those alone that the model composes.
 Measure    first layer with bridge and with answer in the top 30 of the logit lens, at the subject's last token or the
            last position; as a share of the depth too, since models differ in theirs.
-Figure     share of sequential queries and mean gap of each model, beside the figures that the earlier study reported for
+Figure     share of sequential queries and mean gap of each model, beside what the earlier study reported for
            its six prompts. The table over all models, and the trend, are made from the runs of all of them.
 Control    the gap to another query's bridge and answer in the same lens: what the lens shows of any such name.
 """
