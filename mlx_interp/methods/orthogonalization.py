@@ -34,6 +34,10 @@ from mlx_interp.model import Model
 
 ROUNDS = 8
 """How often a quantised matrix is rounded anew; the remainder hardly falls after five times."""
+BESIDE_WEIGHTS = tuple(
+    "tokenizer special_tokens_map added_tokens vocab merges chat_template generation_config".split()
+)
+"""Files that a saved checkpoint takes over, by how their names begin: never weights, nor what describes the original."""
 PARAMETERS = ("weight", "scales", "biases", "bias")
 
 
@@ -70,6 +74,12 @@ class Orthogonalization:
         """The share of the direction that all matrices together still write (root of summed squares)."""
         before, after = (np.array([getattr(m, field) for m in self.matrices]) for field in ("before", "after"))
         return float(np.sqrt(np.sum(after**2) / np.sum(before**2)))
+
+    def table(self) -> str:
+        """Markdown, the matrix of which most remains first: norms of what each writes along the direction."""
+        worst_first = sorted(self.matrices, key=lambda matrix: -matrix.remains)
+        rows = [f"| {m.name} | {m.before:.3g} | {m.after:.3g} | {100 * m.remains:.2g} % |" for m in worst_first]
+        return "\n".join(["| matrix | before | after | remains |", "|---|---|---|---|", *rows])
 
     def __str__(self) -> str:
         tied = "; the tied unembedding changed as well" if self.unembedding_changed else ""
@@ -141,7 +151,7 @@ def save_checkpoint(model: Model, folder: Path | str) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for file in model.path.iterdir():
-            if file.is_file() and not file.name.startswith(("model", "config.json", "README", "card")):
+            if file.is_file() and file.name.startswith(BESIDE_WEIGHTS):
                 shutil.copy2(file, part / file.name)
         save_model(part, model.mlx_model)
         save_config(config, part / "config.json")

@@ -14,6 +14,7 @@ import mlx_interp as mi
 from mlx_interp import Ablate, Model
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import CheckpointError, DirectionError, ShapeError
+from mlx_interp.methods import orthogonalization
 from mlx_interp.methods.directions import diff_of_means, load_direction, save_direction
 from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from tests.tiny import tiny_model
@@ -98,6 +99,20 @@ def test_what_quantisation_leaves_of_the_direction_is_measured(bits: int, group:
     assert 0 < report.remains < (0.2 if bits == 4 else 0.02)
     assert report.quantization == f"{bits}-bit, group {group}"
     assert report.worst.name in str(report)
+    assert report.table().splitlines()[2].startswith(f"| {report.worst.name} |")
+    assert len(report.table().splitlines()) == 2 + len(report.matrices)
+
+
+def test_rounding_anew_leaves_less_of_the_direction_than_rounding_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mi.load("tiny-llama", dequantize=False)
+    with orthogonalized(model, direction_of(model)) as anew:
+        pass
+    monkeypatch.setattr(orthogonalization, "ROUNDS", 1)
+    with orthogonalized(model, direction_of(model)) as once:
+        pass
+    pairs = list(zip(anew.matrices, once.matrices, strict=True))
+    assert all(few.after <= many.after for few, many in pairs)
+    assert anew.remains < 0.8 * once.remains
 
 
 def test_an_edited_model_is_another_model_for_direction_files(tmp_path: Path) -> None:
@@ -121,6 +136,8 @@ def test_an_edited_checkpoint_loads_again_as_it_was_saved(tmp_path: Path, dequan
     orthogonalize(model, direction_of(model))
     folder = save_checkpoint(model, tmp_path / "edited")
     again = mi.load(folder, dequantize=dequantize)
+    assert again.weights_hash != mi.load("tiny-gemma2").weights_hash
+    assert not {"README.md", "card.json"} & {file.name for file in folder.iterdir()}
     prompt = "The capital of France is"
     assert mx.array_equal(again.run(prompt).logits, model.run(prompt).logits)
     assert (again.quantization is None) == dequantize
