@@ -34,10 +34,8 @@ from mlx_interp.model import Model
 
 ROUNDS = 8
 """How often a quantised matrix is rounded anew; the remainder hardly falls after five times."""
-BESIDE_WEIGHTS = tuple(
-    "tokenizer special_tokens_map added_tokens vocab merges chat_template generation_config".split()
-)
-"""Files that a saved checkpoint takes over, by how their names begin: never weights, nor what describes the original."""
+BESIDE_WEIGHTS = tuple("tokenizer special_tokens_map added_tokens vocab merges chat_template generation_config".split())
+"""Files that a saved checkpoint takes over, by how their names begin: no weights, nothing about the original."""
 PARAMETERS = ("weight", "scales", "biases", "bias")
 
 
