@@ -18,7 +18,7 @@ from typing import Literal
 
 import mlx.core as mx
 
-from experiments.experiment import Experiment, Plan, Records, Stage
+from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.runner import run
 from experiments.two_hop import lens
 from experiments.two_hop.queries import SCREENED, Case, TwoHopConfig, all_cases, queries_and_study, screening
@@ -121,6 +121,17 @@ def headline(records: Records, config: Config) -> str:
     return f"{share.text(percent=True)} % of {len(both)} queries sequential, mean gap {mean.text(digits=1)} layers"
 
 
+def metrics(records: Records, config: Config) -> list[Metric]:
+    """What is drawn against depth and size."""
+    both, gaps = lens.gap_summary(records, config)
+    depth = n_layers(records)
+    return [
+        Metric("sequential queries", "%", mean_over([gap > 0 for gap in gaps], both, config.seed)),
+        Metric("gap", "layers", mean_over(gaps, both, config.seed)),
+        Metric("gap over depth", "", mean_over([gap / depth for gap in gaps], both, config.seed)),
+    ]
+
+
 def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
     longest = max(items, key=lambda query: len(query.two_hop))
     memory = model.memory(longest.two_hop, capture="resid_post")
@@ -136,6 +147,7 @@ EXPERIMENT = Experiment(
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),
+    scaling=metrics,
 )
 
 if __name__ == "__main__":

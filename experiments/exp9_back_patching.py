@@ -150,6 +150,7 @@ EXPERIMENT = Experiment(
     headline=back_patching_report.headline,
     plan=plan,
     group=lambda query: (query.family, query.split),
+    scaling=back_patching_report.metrics,
 )
 
 if __name__ == "__main__":

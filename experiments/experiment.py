@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from mlx_interp.reporting import Plot, Record, Table
+from mlx_interp.stats import Estimate
 
 Records: TypeAlias = Sequence[Record]
 
@@ -61,6 +62,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """One figure that a run is compared with other models' runs by."""
+
+    name: str
+    unit: str
+    """"%" for shares, which are given as fractions; else e.g. "layers"."""
+    estimate: Estimate | None
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A study, as its module states it.
 
@@ -70,6 +81,7 @@ class Experiment:
     None where nothing was measured for it, a figure function one Plot or several.
     plan: (model, items of the first stage, config) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
+    scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     """
 
     name: str
@@ -80,6 +92,7 @@ class Experiment:
     plan: Callable[[Any, Sequence[Any], Any], Plan]
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
+    scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
 
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):

@@ -93,6 +93,9 @@ def model_facts(model: Any) -> dict[str, Any]:
         "id": model.model_id,
         "weights_hash": model.weights_hash,
         "quantization": model.quantization,
+        "family": getattr(model, "family", None),
+        "layers": getattr(model, "n_layers", None),
+        "parameters": getattr(model, "n_parameters", None),
     }
 
 

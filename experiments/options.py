@@ -15,8 +15,8 @@ import yaml
 from experiments.experiment import Experiment, ExperimentConfig
 from experiments.fields import ConfigField, config_fields, from_text, from_value
 from mlx_interp.errors import ConfigError, nearest
+from mlx_interp.loading.names import DEFAULT_MODELS
 
-DEFAULT_MODELS = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
 SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "help")
 
 

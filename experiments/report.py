@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def write_report(
     state["headline"] = experiment.headline(records, config)
     made = [table(records, config) for table in experiment.tables]
     state["tables"] = [table.as_data() for table in made if table is not None]
+    state["scaling"] = [dataclasses.asdict(metric) for metric in experiment.scaling(records, config)]
     write_atomically(folder.path / TABLE_FILE, report_text(state, plots, as_values(config)))
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from experiments.experiment import Experiment, Stage, limited
+from experiments.experiment import Experiment, Plan, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
 from experiments.report import plan_table, print_paths, print_table, write_report
@@ -78,8 +78,7 @@ def run_experiment(
     for name in options.models:
         model = (load or load_model)(name)
         if options.dry_run:
-            plan = experiment.plan(model, _first_items(experiment, options, model), options.config)
-            Console().print(plan_table(experiment, model.name, plan))
+            Console().print(plan_table(experiment, model.name, plan_of(experiment, options, model)))
         else:
             folders.append(run_model(experiment, options, model, gate or validation_gate))
             # After each model: should a later one fail, the index has those that are done.
@@ -90,6 +89,11 @@ def run_experiment(
     if folders:
         print_paths(folders, overviews)
     return folders
+
+
+def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:
+    """What a run on a loaded model would cost; nothing is written."""
+    return experiment.plan(model, _first_items(experiment, options, model), options.config)
 
 
 def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Path:

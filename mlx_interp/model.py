@@ -101,6 +101,11 @@ class Model:
     def d_vocab(self) -> int:
         return self.network.d_vocab
 
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the whole model; a packed word counts as the numbers it holds."""
+        return self.network.n_parameters
+
     def __repr__(self) -> str:
         shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"
         return f"Model({self.name!r}, {self.family}, {shape}, {self.quantization or 'unquantised'})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import Records
+from experiments.experiment import Metric, Records
 from experiments.two_hop.back_patching import STAGE, cross_pairs
 from experiments.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage
 from mlx_interp.methods.lens import first_layer
@@ -347,6 +347,20 @@ def headline(records: Records, config: Any) -> str:
         f"back-patching one held-out cell at the {position} position fixes {texts[0]} % of {len(mine.cells)} failures, "
         f"another prompt's states {texts[1]} %"
     )
+
+
+def metrics(records: Records, config: Any) -> list[Metric]:
+    """What is drawn against depth and size: the held-out rate at the bridge's position, raw, and its control."""
+    label = {"study": "back-patching", "position": config.positions[0], "length": "raw"}
+    mine = grids(records, arm="patched", **label)
+    if len(mine.cells) < 2:
+        return []
+    held = held_out_choice(mine.cells, config.seed)
+    other = grids(records, arm="other prompt", **label)
+    return [
+        Metric("failures fixed by one cell", "%", mine.interval(_held_out(mine, held), config.seed)),
+        Metric("fixed by another prompt", "%", other.interval(_held_out(other, held), config.seed)),
+    ]
 
 
 def _matrix(records: Records, found: Grids) -> np.ndarray:

@@ -79,6 +79,17 @@ class Network:
         return int(self.args.vocab_size)
 
     @cached_property
+    def n_parameters(self) -> int:
+        """Weights, as if none were packed."""
+        total = 0
+        for _, module in self.mlx_model.named_modules():
+            packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+            for name, array in module.items():
+                if isinstance(array, mx.array) and not (packed and name in ("scales", "biases")):
+                    total += array.size * (32 // module.bits if packed and name == "weight" else 1)
+        return total
+
+    @cached_property
     def max_positions(self) -> int | None:
         """How many positions the model has learned; None where RoPE goes on for ever."""
         name = self.family.positions

@@ -10,7 +10,8 @@ from typing import Literal
 from mlx_interp.errors import UnknownModel, nearest
 
 EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded" / "checkpoints"
-EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
+EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2", "tiny-mistral", "tiny-gpt2")
+DEFAULT_MODELS = EMBEDDED[:3]  # what an experiment or a validation without --model runs on
 """Models that ship inside the package; they need no network."""
 
 

@@ -200,6 +200,64 @@ def box_plot(
     return Plot(name, figure, caption)
 
 
+@dataclass(frozen=True)
+class Point:
+    """One model in a scatter: where it stands, what was measured, which group it is of."""
+
+    label: str
+    x: float
+    estimate: Estimate
+    group: str
+
+
+def scatter(
+    points: Sequence[Point],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    caption: str,
+    log_x: bool = False,
+    percent: bool = False,
+) -> Plot:
+    """Estimates with their intervals against a number, one marker for each group, each point labelled.
+
+    Raises ValueError for more groups than can be told apart.
+    """
+    groups = list(dict.fromkeys(point.group for point in points))
+    if not 1 <= len(groups) <= len(LINES):
+        raise ValueError(f"figure {name!r}: {len(groups)} groups; between 1 and {len(LINES)} can be told apart")
+    scale = 100 if percent else 1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+        axis = figure.subplots()
+        for group, (colour, _, marker) in zip(groups, LINES, strict=False):
+            mine = [point for point in points if point.group == group]
+            values = scale * np.array([[p.estimate.value, p.estimate.low, p.estimate.high] for p in mine])
+            reach = np.abs(values[:, 1:].T - values[:, 0])
+            axis.errorbar(
+                [p.x for p in mine],
+                values[:, 0],
+                reach,
+                color=colour,
+                marker=marker,
+                linestyle="",
+                capsize=2,
+                label=group,
+            )
+            for point, value in zip(mine, values[:, 0], strict=True):
+                axis.annotate(point.label, (point.x, value), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        if log_x:
+            axis.set_xscale("log")
+        axis.margins(x=0.2)
+        axis.set(xlabel=x_label, ylabel=y_label)
+        axis.set_title(title, fontsize=10)
+        if len(groups) > 1:
+            axis.legend()
+    return Plot(name, figure, caption)
+
+
 def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False) -> Path:
     """Write NAME.png (300 dpi), NAME.pdf and the caption NAME.md; returns the path of the picture.
 

@@ -9,6 +9,7 @@ from typing import Any
 from mlx_interp.errors import RunError
 from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import RUN_FILE, TABLE_FILE, read_run, waiting_lock
+from mlx_interp.reporting.scaling import trends, write_scaling
 from mlx_interp.reporting.tables import UNVALIDATED, grid, markdown, over_models
 
 INDEX_FILE = "README.md"
@@ -64,7 +65,13 @@ def write_combined(folder: Path) -> Path | None:
     parts = [f"# {first['title']}\n"]
     for title in dict.fromkeys(table["title"] for run in complete.values() for table in run["tables"]):
         parts += [markdown(table) for table in _by_columns(title, list(complete.values()))]
-    parts += [f"{note}\n" for note in _settings(list(complete.values()))]
+    together = list(complete.values())
+    if (trend := trends(together)) is not None:
+        parts.append(markdown(trend.as_data()))
+    for picture in write_scaling(folder, together):
+        caption = picture.with_suffix(".md").read_text(encoding="utf-8")
+        parts.append(f"![{picture.stem}](figures/{picture.name})\n\n{caption}")
+    parts += [f"{note}\n" for note in _settings(together)]
     write_atomically(path, "\n".join(parts))
     return path
 

@@ -38,6 +38,9 @@ def test_run_json_says_what_was_run_on_what(results: Path):
         "id": "test/fake",
         "weights_hash": "abc",
         "quantization": "4-bit, group 64",
+        "family": None,
+        "layers": None,
+        "parameters": None,
     }
     assert run["validation"]["checks"]["exactness"] == "passed: 0 (bound 0)"
     assert {"python", "mlx", "mlx-lm", "numpy"} <= set(run["versions"])

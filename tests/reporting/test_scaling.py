@@ -1,0 +1,45 @@
+"""Over several models: trends are told with their test, and figures have a point for every model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlx_interp.reporting.scaling import scaling_plots, trends, write_scaling
+
+
+def run(name: str, layers: int, value: float | None, *, validated: bool = True) -> dict[str, Any]:
+    estimate = None if value is None else {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 9}
+    return {
+        "model": {"name": name, "layers": layers, "parameters": 10**6 * layers, "family": name[0]},
+        "validated": validated,
+        "scaling": [{"name": "gap", "unit": "layers", "estimate": estimate}],
+    }
+
+
+MODELS = [run("a1", 12, 0.5), run("a2", 24, 1.0), run("b1", 26, 1.5), run("b2", 32, 2.0), run("b3", 40, 4.0)]
+
+
+def test_a_trend_is_given_with_its_test() -> None:
+    table = trends(MODELS)
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [["gap", "layers", 5], ["gap", "parameters", 5]]
+    rho, p = table.rows[0][3:5]
+    assert abs(rho - 1) < 1e-9
+    assert abs(p - 2 / 120) < 1e-9
+
+
+def test_models_of_one_depth_have_no_trend_and_one_model_no_table() -> None:
+    same = trends([run("a", 8, 0.5), run("b", 8, 0.7), run("c", 8, 0.9)])
+    assert same is not None
+    assert "do not differ" in str(same.rows[0][-1])
+    assert trends(MODELS[:1]) is None
+    assert trends([run("a", 8, None), run("b", 9, None)]) is None
+
+
+def test_figures_are_drawn_where_models_differ(tmp_path: Path) -> None:
+    assert {plot.name for plot in scaling_plots(MODELS)} == {"gap_by_layers", "gap_by_parameters"}
+    assert scaling_plots([run("a", 8, 0.5), run("b", 8, 0.7)]) == []
+    pictures = write_scaling(tmp_path, [*MODELS, run("c1", 50, 3.0, validated=False)])
+    assert all(path.is_file() for path in pictures)
+    assert "UNVALIDATED" in pictures[0].with_suffix(".md").read_text()
