@@ -22,11 +22,11 @@ from rich.table import Table as ScreenTable
 from experiments import registry
 from experiments.experiment import Experiment, Plan
 from experiments.identity import release_memory
-from experiments.options import DEFAULT_MODELS, Options, Parser, parse
+from experiments.options import Options, Parser, parse
 from experiments.runner import Gate, Load, plan_of, run_model
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
-from mlx_interp.loading.names import resolve
+from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.reporting.index import write_overviews
 from validation import gate as validation_gate
 
