@@ -2,7 +2,8 @@
 
 Each model is loaded once and goes through all experiments; what fails is reported at the end, and all else is
 measured. Run again, the same command goes on where it stopped. Tables and figures over all models lie in
-results/<experiment>/.
+results/<experiment>/. Several processes or machines share the work under MLX's launcher:
+`mlx.launch -n 2 --env OMP_NUM_THREADS=4 python -m experiments.run_all ...`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from experiments import registry
 from experiments.experiment import Experiment, Plan
 from experiments.identity import release_memory
 from experiments.options import Options, Parser, parse
+from experiments.ranks import launched
 from experiments.runner import Gate, Load, plan_of, run_model
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
@@ -96,8 +98,8 @@ def run_experiment_suite(
 def _run(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Cell:
     started = time.monotonic()
     try:
-        run_model(experiment, options, model, gate)
-        write_overviews(options.out, experiment.name)
+        if run_model(experiment, options, model, gate, launched()) is not None:
+            write_overviews(options.out, experiment.name)
     except MlxInterpError as error:
         return Cell(model.name, experiment.name, " ".join(str(error).split()), time.monotonic() - started)
     except Exception as error:  # a fault of ours in one cell must not cost the others
@@ -174,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
         return 130
-    Console().print(cell_table(cells))
+    if launched().first:
+        Console().print(cell_table(cells))
     return 1 if any(cell.failed for cell in cells) else 0
 
 

@@ -10,9 +10,12 @@ stand on disk. So a resumed run ends with the same files as one that was never s
 
 from __future__ import annotations
 
+import json
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -22,13 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments.experiment import Experiment, Plan, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
+from experiments.ranks import Ranks, launched, said
 from experiments.report import plan_table, print_paths, print_table, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
-from mlx_interp.reporting.records import RecordFile, open_records
+from mlx_interp.reporting.records import RecordFile, open_records, plain
 from validation import gate as validation_gate
 
 
@@ -73,17 +77,22 @@ def run(
 def run_experiment(
     experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
 ) -> list[Path]:
-    """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake."""
+    """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake.
+
+    Under mlx.launch the ranks share the items; the first one writes and prints, the others return no folders.
+    """
     folders = []
+    ranks = launched()
     for name in options.models:
         model = (load or load_model)(name)
         if options.dry_run:
-            Console().print(plan_table(experiment, model.name, plan_of(experiment, options, model)))
-        else:
-            folders.append(run_model(experiment, options, model, gate or validation_gate))
+            if ranks.first:
+                Console().print(plan_table(experiment, model.name, plan_of(experiment, options, model)))
+        elif (path := run_model(experiment, options, model, gate or validation_gate, ranks)) is not None:
+            folders.append(path)
             # After each model: should a later one fail, the index has those that are done.
             overviews = write_overviews(options.out, experiment.name)
-            print_table(folders[-1])
+            print_table(path)
         del model
         release_memory()
     if folders:
@@ -96,25 +105,38 @@ def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:
     return experiment.plan(model, _first_items(experiment, options, model), options.config)
 
 
-def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Path:
-    """Run an experiment on one loaded model; returns its run folder."""
+def run_model(
+    experiment: Experiment, options: Options, model: Any, gate: Gate, ranks: Ranks | None = None
+) -> Path | None:
+    """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
+    ranks = ranks or launched()
+    items = _first_items(experiment, options, model)
+    identity = identity_of(experiment, options.config, model, items)
+    ranks.agree("run", json.loads(json.dumps(identity)))
+    if not ranks.first:
+        _help(experiment, options, model, items, ranks)
+        return None
     path = run_folder(options.out, experiment.name, model.name)
-    with locked(path):
-        items = _first_items(experiment, options, model)
-        identity = identity_of(experiment, options.config, model, items)
-        folder = open_folder(path, identity, fresh=options.fresh)
-        state = _first_state(experiment, options, model, identity, folder)
-        if options.validate:
-            state |= {"validated": True, "validation": _passed(gate, model, options.out)}
-        if options.fresh:
-            clear(path)
-        file = open_records(folder.records_path)
-        if file.discarded:
-            print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)
-        folder.write_run(state)
+    with locked_by(path, ranks):
+        try:
+            folder = open_folder(path, identity, fresh=options.fresh)
+            state = _first_state(experiment, options, model, identity, folder)
+            if options.validate:
+                state |= {"validated": True, "validation": _passed(gate, model, options.out)}
+            if options.fresh:
+                clear(path)
+            file = open_records(folder.records_path)
+            if file.discarded:
+                print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)
+            folder.write_run(state)
+        except Exception as error:
+            ranks.succeeded(said(error))
+            raise
+        ranks.succeeded(None)
+        ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
         status = "failed"
         try:
-            _measure(experiment, options, model, items, file)
+            _measure(experiment, options, model, items, file, ranks)
             write_report(experiment, options.config, folder, file, state)
             status = "complete"
         except KeyboardInterrupt:
@@ -131,6 +153,27 @@ def run_model(experiment: Experiment, options: Options, model: Any, gate: Gate) 
     return path
 
 
+@contextmanager
+def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
+    """The lock of a run folder; where another run holds it, the other ranks hear of it too."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except MlxInterpError as error:
+            ranks.succeeded(said(error))
+            raise
+        yield
+
+
+def _help(experiment: Experiment, options: Options, model: Any, items: Sequence[Any], ranks: Ranks) -> None:
+    """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
+    ranks.succeeded(None)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "records.jsonl"
+        copy.write_text(ranks.gather("")[0], encoding="utf-8")
+        _measure(experiment, options, model, items, open_records(copy), ranks)
+
+
 def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequence[Any]:
     """Items of the first stage, which --limit is about."""
     stage = experiment.stages[0]
@@ -138,8 +181,10 @@ def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequen
     return _checked(stage, limited(items, options.config.limit, experiment.group))
 
 
-def _measure(experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile) -> None:
-    """All stages, each over the items that its records do not have yet."""
+def _measure(
+    experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile, ranks: Ranks
+) -> None:
+    """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
     bar = Progress(
         TextColumn("{task.description}"),
@@ -148,20 +193,44 @@ def _measure(experiment: Experiment, options: Options, model: Any, first: Sequen
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=not ranks.first,
     )
     with bar:
         for number, stage in enumerate(experiment.stages):
             items = first if number == 0 else _checked(stage, stage.items(model, options.config, earlier))
             work = _work(stage, items)
             _check_known(stage, work, file)
-            left = {key: item for key, item in work.items() if (stage.name, key) not in file.done}
+            left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
             task = bar.add_task(f"{model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
-            for key, item in left.items():
-                start = time.perf_counter()
-                records = list(_labelled(stage, item, stage.measure(model, item, options.config)))
-                file.append(stage.name, key, records, seconds=time.perf_counter() - start)
-                bar.advance(task)
+            for start in range(0, len(left), ranks.size):
+                for key, (records, seconds) in _round(stage, model, options.config, left[start:], ranks):
+                    file.append(stage.name, key, records, seconds=seconds)
+                    bar.advance(task)
             earlier += file.records(stage.name)
+
+
+def _round(
+    stage: Stage, model: Any, config: Any, left: Sequence[tuple[str, Any]], ranks: Ranks
+) -> Iterator[tuple[str, tuple[list[Record], float]]]:
+    """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
+    result: tuple[list[Record], float] = ([], 0.0)
+    error: str | None = None
+    try:
+        if ranks.rank < len(left):
+            key, item = left[ranks.rank]
+            start = time.perf_counter()
+            measured = list(_labelled(stage, item, stage.measure(model, item, config)))
+            result = ([plain(record, f"record of {key!r}") for record in measured], time.perf_counter() - start)
+    except Exception as failure:
+        if ranks.size == 1:
+            raise
+        error = said(failure)
+        ranks.succeeded(error)
+        raise
+    if ranks.size > 1:
+        ranks.succeeded(error)
+    for (key, _), (records, seconds) in zip(left, ranks.gather(result), strict=False):
+        yield key, (records, seconds)
 
 
 def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:

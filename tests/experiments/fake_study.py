@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ class Item:
 class FakeModel:
     name: str
     model_id: str = "test/fake"
-    weights_hash: str = os.environ.get("FAKE_WEIGHTS", "abc")
+    weights_hash: str = os.environ.get("FAKE_WEIGHTS", "abc") + (
+        "other" if os.environ.get("FAKE_OTHER_WEIGHTS") == os.environ.get("MLX_RANK", "none") else ""
+    )
     quantization: str | None = "4-bit, group 64"
 
 
@@ -82,7 +85,21 @@ def counted(model: FakeModel, config: Config, earlier: Records) -> list[Item]:
     return [Item(record["item"], record["family"]) for record in earlier if record["counts"]]
 
 
+MEASURED: list[str] = []
+
+
+def accident(item: Item) -> None:
+    """What the tests of several ranks ask for: this rank is killed, or fails, at its fifth query."""
+    MEASURED.append(item.key)
+    here, fifth = os.environ.get("MLX_RANK", "none"), len(MEASURED) == 5
+    if fifth and os.environ.get("FAKE_KILL") == here:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fifth and os.environ.get("FAKE_RAISE") == here:
+        raise ValueError(f"{item.key} cannot be measured")
+
+
 def measure(model: FakeModel, item: Item, config: Config) -> Iterator[dict[str, Any]]:
+    accident(item)
     for arm, size in (("patched", 0.7), ("control", 0.1)):
         time.sleep(PAUSE)
         for source in range(LAYERS):

@@ -1,0 +1,82 @@
+"""Several processes under MLX's launcher make the files that one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.test_resume import RUN, files
+
+LAUNCHER = Path(sys.executable).parent / "mlx.launch"
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not LAUNCHER.exists(), reason="mlx.launch is not installed beside Python")
+
+
+def launch(ranks: int, module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    if ranks > 1:
+        command = [str(LAUNCHER), "-n", str(ranks), "--backend", "ring", *command]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120, check=False)
+
+
+def fake(ranks: int, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return launch(ranks, "tests.experiments.fake_study", "--model", "tiny-llama", "--out", str(out), **environment)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("alone")
+    done = fake(1, out)
+    assert done.returncode == 0, done.stderr
+    return files(out)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_two_and_three_ranks_make_the_files_of_one(ranks: int, tmp_path: Path, alone: dict[str, bytes]) -> None:
+    done = fake(ranks, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files(tmp_path) == alone
+
+
+def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> None:
+    arguments = ["--model", "tiny-qwen2", "--experiments", "exp3", "--limit", "16", "--no-validate"]
+    tables = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        done = launch(ranks, "experiments.run_all", *arguments, "--out", str(out))
+        assert done.returncode == 0, done.stdout + done.stderr
+        tables.append((out / "exp3_two_hop" / "tiny-qwen2" / "table.md").read_text())
+    assert tables[0] == tables[1]
+
+
+def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
+    tmp_path: Path, alone: dict[str, bytes]
+) -> None:
+    stopped = fake(2, tmp_path, FAKE_KILL="1")
+    assert "rank 1 is gone, so rank 0 stops" in stopped.stdout + stopped.stderr
+    done = [line for line in (tmp_path / RUN / "records.jsonl").read_text().splitlines() if "_done" in line]
+    assert 0 < len(done) < 30
+    assert json.loads((tmp_path / RUN / "run.json").read_text())["status"] == "failed"
+    assert fake(1, tmp_path).returncode == 0
+    assert files(tmp_path) == alone
+
+
+def test_a_rank_that_fails_tells_the_others_why(tmp_path: Path) -> None:
+    failed = fake(2, tmp_path, FAKE_RAISE="1")
+    text = failed.stdout + failed.stderr
+    assert re.search(r"rank 1 failed: ValueError: query \d+ cannot be measured", text)
+    assert not (tmp_path / RUN / "table.md").exists()
+
+
+def test_ranks_with_different_runs_are_refused(tmp_path: Path) -> None:
+    text = fake(2, tmp_path, FAKE_OTHER_WEIGHTS="1").stderr
+    assert "rank 1 has another run than rank 0" in text
+    assert not (tmp_path / RUN / "records.jsonl").exists()
