@@ -17,7 +17,7 @@ from experiments.fields import ConfigField, config_fields, from_text, from_value
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
 
-SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "help")
+SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Options:
     fresh: bool = False
     validate: bool = True
     dry_run: bool = False
+    latex: bool = False
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +69,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
         fresh=given.fresh,
         validate=not given.no_validate,
         dry_run=given.dry_run,
+        latex=given.latex,
     )
 
 
@@ -99,6 +101,7 @@ def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> P
         "--no-validate", action="store_true", help="skip the gate; the result is marked UNVALIDATED wherever shown"
     )
     shared.add_argument("--dry-run", action="store_true", help="print what would be done and its cost; write nothing")
+    shared.add_argument("--latex", action="store_true", help="write the tables as LaTeX too (table.tex)")
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]
     if own:

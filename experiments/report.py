@@ -14,9 +14,9 @@ from experiments.options import as_values
 from mlx_interp.reporting import Plot
 from mlx_interp.reporting.figures import caption_text, save_plot
 from mlx_interp.reporting.files import write_atomically
-from mlx_interp.reporting.folders import TABLE_FILE, RunFolder
+from mlx_interp.reporting.folders import LATEX_FILE, TABLE_FILE, RunFolder, read_run
 from mlx_interp.reporting.records import RecordFile, write_parquet
-from mlx_interp.reporting.tables import UNVALIDATED, markdown
+from mlx_interp.reporting.tables import UNVALIDATED, latex, markdown
 
 
 def write_report(
@@ -37,6 +37,15 @@ def write_report(
     state["tables"] = [table.as_data() for table in made if table is not None]
     state["scaling"] = [dataclasses.asdict(metric) for metric in experiment.scaling(records, config)]
     write_atomically(folder.path / TABLE_FILE, report_text(state, plots, as_values(config)))
+
+
+def write_latex(folder: Path) -> Path:
+    """table.tex beside table.md: the tables of a finished run, for a paper."""
+    run = read_run(folder) or {}
+    parts = ["% needs \\usepackage{booktabs}\n"]
+    parts += [latex(table, unvalidated=not run["validated"]) for table in run["tables"]]
+    write_atomically(folder / LATEX_FILE, "\n".join(parts))
+    return folder / LATEX_FILE
 
 
 def report_text(state: Mapping[str, Any], plots: Sequence[Plot], config: Mapping[str, Any]) -> str:

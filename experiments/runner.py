@@ -26,7 +26,7 @@ from experiments.experiment import Experiment, Plan, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
 from experiments.ranks import Ranks, launched, said
-from experiments.report import plan_table, print_paths, print_table, write_report
+from experiments.report import plan_table, print_paths, print_table, write_latex, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.reporting import Record
@@ -93,6 +93,8 @@ def run_experiment(
             # After each model: should a later one fail, the index has those that are done.
             overviews = write_overviews(options.out, experiment.name)
             print_table(path)
+            if options.latex:
+                overviews = [*overviews, write_latex(path)]
         del model
         release_memory()
     if folders:

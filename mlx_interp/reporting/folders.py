@@ -24,8 +24,9 @@ FORMAT = 1
 """The version of run.json and records.jsonl; raised when a reader of the old one would misread the new."""
 
 RUN_FILE, RECORDS_FILE, TABLE_FILE, LOCK_FILE = "run.json", "records.jsonl", "table.md", ".lock"
+LATEX_FILE = "table.tex"
 # run.json last: where removing them is interrupted, no records are left without what says whose they are.
-OWN_FILES = (RECORDS_FILE, "records.parquet", TABLE_FILE, RUN_FILE)
+OWN_FILES = (RECORDS_FILE, "records.parquet", TABLE_FILE, LATEX_FILE, RUN_FILE)
 OWN_FIGURES = (".png", ".pdf", ".md")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from rich.cells import cell_len
+from tabulate import tabulate
 
 from mlx_interp.stats import Estimate, number
 
@@ -98,6 +99,17 @@ def markdown(table: Mapping[str, Any], *, unvalidated: bool = False) -> str:
     parts = [f"### {mark}{table['title']}\n", grid(table["columns"], table["rows"], table["numeric"])]
     parts += [f"{note}\n" for note in table["notes"]]
     return "\n".join(parts)
+
+
+def latex(table: Mapping[str, Any], *, unvalidated: bool = False) -> str:
+    """A table as `Table.as_data` gives it as a LaTeX float (needs the booktabs package), title and notes as caption."""
+    mark = f"{UNVALIDATED}: " if unvalidated else ""
+    sides = ["right" if right else "left" for right in table["numeric"]]
+    body = tabulate(table["rows"], table["columns"], "latex_booktabs", colalign=sides, disable_numparse=True)
+    # The words below the table go through the same escaping as those inside it.
+    words = " ".join(f"{sentence.rstrip('.')}." for sentence in [mark + table["title"], *table["notes"]])
+    caption = tabulate([[words]], tablefmt="latex", disable_numparse=True).splitlines()[2].removesuffix(r"\\").strip()
+    return f"\\begin{{table}}[t]\n\\centering\n{body}\n\\caption{{{caption}}}\n\\end{{table}}\n"
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:

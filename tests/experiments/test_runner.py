@@ -190,3 +190,11 @@ def test_the_screen_shows_the_table_and_where_the_files_are(study: Study, tmp_pa
     assert str(tmp_path / RUN / "table.md") in done.out
     assert str(tmp_path / "README.md") in done.out
     assert "tiny-llama: grid" in done.err
+
+
+def test_latex_tables_are_written_on_request(study: Study, tmp_path: Path):
+    done = study("--model", "tiny-llama", "--out", str(tmp_path), "--latex")
+    text = (tmp_path / "exp0_numbers" / "tiny-llama" / "table.tex").read_text()
+    assert "table.tex" in done.out
+    assert text.count(r"\begin{table}") == 1
+    assert r"\toprule" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_interp.reporting.tables import Column, Table, over_models
+from mlx_interp.reporting.tables import Column, Table, latex, over_models
 from mlx_interp.stats import Estimate
 
 TABLE = Table(
@@ -54,3 +54,12 @@ def test_tables_of_several_models_become_one_with_the_model_first():
         ["tiny-qwen2", "首都|州"],
     ]
     assert both["notes"] == ["n counts queries."]
+
+
+def test_latex_has_every_cell_with_special_characters_escaped_and_the_notes_in_the_caption():
+    text = latex(TABLE.as_data(), unvalidated=True)
+    assert r"state\_capital & 120 & 41 [33, 49] & 0 [0, 3] & -1.3 \\" in " ".join(text.split())
+    assert r"fixed (\%)" in text
+    assert r"\begin{tabular}{lrrrr}" in text
+    assert r"\caption{UNVALIDATED: Fixed by the best pair. n counts queries.}" in text
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
