@@ -13,6 +13,7 @@ from mlx_interp.reporting.scaling import trends, write_scaling
 from mlx_interp.reporting.tables import UNVALIDATED, grid, markdown, over_models
 
 INDEX_FILE = "README.md"
+COVERAGE_FILE = "COVERAGE.md"
 Run = Mapping[str, Any]
 
 
@@ -25,6 +26,12 @@ def write_overviews(out: Path, experiment: str) -> list[Path]:
         combined = write_combined(out / experiment)
         write_atomically(out / INDEX_FILE, index_text(out))
         return [*([combined] if combined else []), out / INDEX_FILE]
+
+
+def write_index(out: Path) -> None:
+    """Rewrite results/README.md alone."""
+    with waiting_lock(out):
+        write_atomically(out / INDEX_FILE, index_text(out))
 
 
 def runs(folder: Path) -> dict[Path, Run]:
@@ -44,6 +51,8 @@ def runs(folder: Path) -> dict[Path, Run]:
 def index_text(out: Path) -> str:
     """The index: one section an experiment, one row a run, with the headline figure and links."""
     parts = ["# Results\n", "Made from the run folders after every run; changes made by hand are lost.\n"]
+    if (out / COVERAGE_FILE).exists():
+        parts.append(f"Which parts of which studies they cover: [{COVERAGE_FILE}]({COVERAGE_FILE}).\n")
     for folder in sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")):
         found = runs(folder)
         if found:
