@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,8 @@ def coverage_text(studies: Sequence[Study], out: Path) -> str:
     parts = [
         "# Where the studies stand\n",
         "Made by `python -m experiments.coverage` from experiments/data/coverage and the run folders. Covered: a module "
-        "does it, and a complete, validated run shows it, on the families named. What was run are the "
-        "embedded models unless a link says otherwise.\n",
+        "does it, and a complete, validated run shows it, on the families named. What was run are the embedded models, "
+        "unless a link says otherwise.\n",
         grid(heads, summary, [False, True, True, True, True]),
     ]
     for study in studies:
@@ -137,20 +137,20 @@ def _cells(one: Standing, out: Path) -> list[str]:
     return [str(one.row.row), one.row.what, one.state, module or "-", links or "-", one.row.open or "-"]
 
 
-def screen_table(studies: Sequence[Study], out: Path, *, only_open: bool) -> ScreenTable:
-    """The same for the terminal."""
-    table = ScreenTable(title="where the studies stand", title_justify="left")
-    for head in ("study", "row", "what", "state", "module", "families", "open"):
-        table.add_column(head, overflow="fold")
+def screen_tables(studies: Sequence[Study], out: Path, *, only_open: bool) -> Iterator[ScreenTable]:
+    """The same for the terminal, a table for each study."""
     colours = dict(zip(STATES, ("green", "yellow", "yellow", "red"), strict=True))
     for study in studies:
+        table = ScreenTable(title=study.study, title_justify="left", expand=True)
+        for head in ("row", "what", "state", "by", "families", "open"):
+            table.add_column(head, overflow="fold", no_wrap=head in ("row", "state"))
         for one in (standing(row, out) for row in study.rows):
             if not only_open or one.state != "covered":
                 state = f"[{colours[one.state]}]{one.state}[/]"
-                families = ", ".join(one.results)
-                table.add_row(study.study, str(one.row.row), one.row.what, state, one.row.by, families, one.row.open)
-        table.add_section()
-    return table
+                row = one.row
+                table.add_row(str(row.row), row.what, state, row.by.split("_")[0], ", ".join(one.results), row.open)
+        if table.row_count:
+            yield table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,7 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    Console().print(screen_table(studies, options.out, only_open=options.open))
+    console = Console()
+    for table in screen_tables(studies, options.out, only_open=options.open):
+        console.print(table)
     print(options.out / COVERAGE_FILE)
     return 0
 

@@ -68,7 +68,7 @@ def test_the_command_writes_the_table_and_the_index_links_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert coverage.main(["--out", str(tmp_path), "--open"]) == 0
-    assert "where the studies stand" in capsys.readouterr().out
+    assert "Hopping Too Late" in capsys.readouterr().out
     assert "| study" in (tmp_path / "COVERAGE.md").read_text()
     assert "(COVERAGE.md)" in (tmp_path / "README.md").read_text()
     assert coverage.main(["--out", str(tmp_path / "missing")]) == 2
