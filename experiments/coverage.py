@@ -119,9 +119,9 @@ def coverage_text(studies: Sequence[Study], out: Path) -> str:
     summary = [[name, *(str(count[state]) for state in STATES)] for name, count in counts.items()]
     parts = [
         "# Where the studies stand\n",
-        "Made by `python -m experiments.coverage` from experiments/data/coverage and the run folders. Covered: a module "
-        "does it, and a complete, validated run shows it, on the families named. What was run are the embedded models, "
-        "unless a link says otherwise.\n",
+        "Made by `python -m experiments.coverage` from experiments/data/coverage and the run folders. Covered: a "
+        "module does it, and a complete, validated run shows it, on the families named. What was run are the embedded "
+        "models, unless a link says otherwise.\n",
         grid(heads, summary, [False, True, True, True, True]),
     ]
     for study in studies:

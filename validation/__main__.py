@@ -14,12 +14,12 @@ from rich.table import Table as ScreenTable
 
 import mlx_interp
 from mlx_interp.errors import MlxInterpError
+from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting import Table
 from mlx_interp.reporting.files import make_folder, write_atomically
 from validation.check import LEVELS
 from validation.suite import Report, validate
 
-EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
 COLOURS = {"passed": "green", "failed": "bold red", "not applicable": "yellow"}
 
 
@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
         "prompts are read rightly. Exit status 0 only if everything that applies passes.",
     )
     parsed.add_argument("--model", action="append", metavar="NAME", help="repeatable; default: the embedded models")
-    parsed.add_argument("--level", choices=LEVELS, default="standard", help="quick is what gates every run")
+    parsed.add_argument(
+        "--level", choices=LEVELS, default="standard", help="quick (seconds) gates every run; full looks at every layer"
+    )
     parsed.add_argument("--json", metavar="FILE", type=Path, help="also write the findings as JSON")
     parsed.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="reports go to DIR/validation")
     return parsed
@@ -40,7 +42,7 @@ def main() -> int:
     options = parser().parse_args()
     console = Console()
     reports = []
-    for name in options.model or EMBEDDED:
+    for name in options.model or DEFAULT_MODELS:
         model = mlx_interp.load(name)
         with console.status(f"{name}: starting") as status:
             report = validate(model, options.level, functools.partial(_progress, status, name))

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_interp import Model, Prompt
 from mlx_interp.embedded import load_world
 
-Level = Literal["quick", "standard"]
-LEVELS: tuple[Level, ...] = ("quick", "standard")
+Level = Literal["quick", "standard", "full"]
+LEVELS: tuple[Level, ...] = ("quick", "standard", "full")
 Status = Literal["passed", "failed", "not applicable"]
 
 
@@ -38,6 +39,11 @@ class Check:
     look_at: str
     """Where to look when it fails."""
     measure: Callable[[Subject], Finding]
+    level: Level = "quick"
+    """The lowest level at which it is carried out."""
+
+    def belongs_to(self, level: Level) -> bool:
+        return LEVELS.index(self.level) <= LEVELS.index(level)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Subject:
     @cached_property
     def prompts(self) -> list[Prompt]:
         """Prompts of different lengths."""
-        chosen = self.facts[: 3 if self.level == "quick" else 8]
+        chosen = self.facts[: {"quick": 3, "standard": 8, "full": 24}[self.level]]
         extra = ["Yes", " ".join(fact.prompt for fact in chosen[:2])]
         return [self.model.prompt(text) for text in [*(fact.prompt for fact in chosen), *extra]]
 
@@ -85,9 +91,10 @@ class Subject:
 
     @cached_property
     def layers(self) -> list[int]:
-        """Layers to look at: first, last and some between; all of them at `standard`."""
+        """Layers to look at: first, last and some between; at `standard` up to twelve, at `full` all of them."""
         n = self.model.n_layers
-        return list(range(n)) if self.level == "standard" else sorted({0, n // 3, 2 * n // 3, n - 1})
+        chosen = {"quick": 4, "standard": 12, "full": n}[self.level]
+        return sorted({round(layer) for layer in np.linspace(0, n - 1, min(chosen, n))})
 
     @cached_property
     def bound(self) -> float:
@@ -124,6 +131,13 @@ def relative(ours: mx.array, theirs: mx.array) -> float:
         return float("nan")
     ours, theirs = ours.astype(mx.float32), theirs.astype(mx.float32)
     return float(mx.linalg.norm((ours - theirs).reshape(-1)) / mx.linalg.norm(theirs.reshape(-1)))
+
+
+def unit_vector(subject: Subject, width: int | None = None) -> mx.array:
+    """A random direction of length 1, float32, the same for the same seed."""
+    rng = np.random.default_rng(subject.seed)
+    vector = rng.normal(size=width or subject.model.d_model)
+    return mx.array((vector / np.linalg.norm(vector)).astype(np.float32))
 
 
 HALF_PRECISION = "float32: 1e-4, what the order of summation may change; half precision: 4 eps times the root of layers"

@@ -1,13 +1,18 @@
-"""Does the lens read what the model knows, and are prompts tokenised as the model expects?"""
+"""The study's test of the logit lens: it ends in the prediction, and finds what the model knows."""
 
 from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_interp.methods.answers import question, verdicts
-from mlx_interp.methods.lens import lens_logits, lens_ranks
+from mlx_interp.embedded import load_world
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.answers import continuation, question, verdicts
+from mlx_interp.methods.lens import lens_at, lens_logits, lens_ranks
+from validation import data
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
 
+TOP = 30
+"""Ranks of the lens in which an entity counts as visible, as in the study."""
 KNOWN = 0.25
 """Share of the everyday facts below which a model does not know enough of them to be judged by its lens."""
 
@@ -43,30 +48,44 @@ def lens_finds_known_facts(subject: Subject) -> Finding:
     return Finding(passed, f"{refined} of {len(known)} refined", ">= half of the known facts", share)
 
 
-def one_bos(subject: Subject) -> Finding:
-    """The BOS token, if the tokenizer writes one at all, comes exactly once, with and without the chat template."""
+def early_layers_differ(subject: Subject) -> Finding:
+    """The lens of an early layer says something else than the model: a lens that always reads the end says the same."""
     model = subject.model
-    bos = model.tokenizer.bos_token_id
-    writes = bos is not None and bos in model.tokenizer.encode("x")
-    texts = {"plain": subject.prompt.tokens}
-    if model.tokenizer.chat_template:
-        texts["chat"] = model.prompt("How are you?", chat=True).tokens
-    counts = {name: tokens.count(bos) for name, tokens in texts.items()}
-    right = {name: n == 1 if writes else n == 0 for name, n in counts.items()}
-    if not writes and "chat" in counts:
-        right["chat"] = counts["chat"] <= 1  # a template may write it where the tokenizer does not
-    shown = ", ".join(f"{name} {n}" for name, n in counts.items())
-    return Finding("passed" if all(right.values()) else "failed", shown, f"{int(writes)} each")
+    same = 0
+    for prompt in subject.prompts:
+        top = mx.argmax(lens_logits(model, prompt), axis=-1)
+        same += int(top[0] == top[-1])
+    n = len(subject.prompts)
+    return Finding("passed" if same <= n / 2 else "failed", f"{same} of {n} the same", "<= half", "first layer, last")
 
 
-def chat_template_present(subject: Subject) -> Finding:
-    """A model that was tuned for chat is asked through its template."""
-    present = bool(subject.model.tokenizer.chat_template)
-    name = f"{subject.model.model_id} {subject.model.name}".lower()
-    tuned = any(word in name for word in ("instruct", "-it", "chat"))
-    if not present and not tuned:
-        return Finding("not applicable", "none", "present", "a base model without a chat template")
-    return Finding("passed" if present else "failed", "present" if present else "none", "present")
+def two_hop_entities_appear(subject: Subject) -> Finding:
+    """Bridge or answer is in the lens's top 30 at some layer below the last, on most of the two-hop prompts answered.
+
+    At the last token: over all positions and layers, chance alone shows most names somewhere.
+    """
+    model = subject.model
+    seen = asked = 0
+    for text, bridge, answer in _two_hops(subject):
+        item = question(model, text, [answer])
+        if not verdicts(model, [item])[0].first_token:
+            continue
+        asked += 1
+        (logits,) = lens_at(model, item.prompt, [-1])
+        names = [[continuation(model, item.prompt, name)[0]] for name in (bridge, answer)]
+        seen += any(min(lens_ranks(logits[:-1], tokens)) < TOP for tokens in names)
+    if not asked:
+        return Finding("not applicable", "0 answered", f"most, in the top {TOP}", "the model composes none of them")
+    passed: Status = "passed" if seen > asked / 2 else "failed"
+    return Finding(passed, f"{seen} of {asked}", f"most, in the top {TOP} below the last layer")
+
+
+def _two_hops(subject: Subject) -> list[tuple[str, str, str]]:
+    if subject.model.name not in EMBEDDED:
+        return list(data.TWO_HOP)
+    queries = load_world().two_hop_queries(split="trained")
+    chosen = queries[:: max(1, len(queries) // (4 if subject.level == "quick" else 12))]
+    return [(query.two_hop, query.bridge, query.answer) for query in chosen]
 
 
 CHECKS = [
@@ -85,17 +104,18 @@ CHECKS = [
         lens_finds_known_facts,
     ),
     Check(
-        "one BOS",
-        "a doubled or missing BOS token, which shifts every activation",
-        "models are trained with exactly one (or none)",
-        "mlx_interp/prompts.py: make_prompt",
-        one_bos,
+        "early layers differ",
+        "a lens that reads the last layer whatever it is asked for",
+        "fixed before any model was looked at: a model does work between its first layer and its last",
+        "mlx_interp/methods/lens.py",
+        early_layers_differ,
     ),
     Check(
-        "chat template present",
-        "an instruct model that is asked as if it were a base model",
-        "instruct checkpoints ship their template",
-        "tokenizer_config.json or chat_template.jinja of the checkpoint",
-        chat_template_present,
+        "two-hop entities appear",
+        "a lens, or positions, with which no intermediate result could ever be seen",
+        "the study's own criterion: never in the top 30 at any layer is a fault of the instrument",
+        "mlx_interp/methods/lens.py: lens_at",
+        two_hop_entities_appear,
+        "standard",
     ),
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,10 +14,13 @@ import mlx.core as mx
 
 from mlx_interp import Model
 from mlx_interp.reporting.files import make_folder, write_atomically
-from validation import exactness, knowledge
-from validation.check import LEVELS, Check, Finding, Result, Subject
+from validation import directions, exactness, generation, knowledge, numerics, tokens
+from validation.check import LEVELS, Check, Finding, Level, Result, Subject
 
-CHECKS: list[Check] = [*exactness.CHECKS, *knowledge.CHECKS]
+CHECKS: list[Check] = [
+    *(*exactness.CHECKS, *numerics.CHECKS, *generation.CHECKS),
+    *(*knowledge.CHECKS, *tokens.CHECKS, *directions.CHECKS),
+]
 SOURCES = Path(__file__).parent
 
 
@@ -48,19 +51,28 @@ class Report:
         return {"level": self.level, "passed": self.passed, "checks": checks}
 
 
-def validate(model: Model, level: str = "quick", progress: Callable[[str], None] = lambda name: None) -> Report:
-    """Runs every check on a model. A check that raises has failed, with the error as its note."""
+def validate(
+    model: Model,
+    level: Level = "quick",
+    progress: Callable[[str], None] = lambda name: None,
+    *,
+    only: Collection[str] = (),
+) -> Report:
+    """Runs every check of a level on a model, or those named by `only`.
+
+    A check that raises has failed, with the error as its note.
+    """
     if level not in LEVELS:
         raise ValueError(f"level is one of {', '.join(LEVELS)}, not {level!r}")
     subject = Subject(model, level)
     results = []
-    for check in CHECKS:
+    for check in (check for check in CHECKS if check.belongs_to(level) and (not only or check.name in only)):
         progress(check.name)
         results.append(_result(check, subject))
     return Report(model.name, level, tuple(results))
 
 
-def gate(model: Model, *, level: str = "quick", cache_dir: Path | None = None) -> Report:
+def gate(model: Model, *, level: Level = "quick", cache_dir: Path | None = None) -> Report:
     """A report for an experiment, remembered once passed, by weights, package versions, code of the suite and device.
 
     The caller stops when `passed` is false.
@@ -96,11 +108,11 @@ def _result(check: Check, subject: Subject) -> Result:
 def _key(model: Model, level: str) -> str:
     versions = [metadata.version(name) for name in ("mlx", "mlx-lm")]
     code = hashlib.sha256()
-    for folder in (SOURCES, SOURCES.parent / "mlx_interp" / "engine"):
-        for path in sorted(folder.glob("*.py")):
-            code.update(path.read_bytes())
-    dtype = str(model.network.dtype)
-    facts = [model.weights_hash or model.model_id, level, dtype, *versions, str(mx.default_device()), code.hexdigest()]
+    for path in sorted([*SOURCES.glob("*.py"), *(SOURCES.parent / "mlx_interp").rglob("*.py")]):
+        code.update(path.read_bytes())
+    family = repr(model.network.family)  # a registered one is described outside these files
+    facts = [model.weights_hash or model.model_id, level, str(model.network.dtype), family, *versions]
+    facts += [str(mx.default_device()), code.hexdigest()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 
 

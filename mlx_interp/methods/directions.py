@@ -24,11 +24,13 @@ from safetensors.numpy import save_file
 
 from mlx_interp import sites
 from mlx_interp.errors import DataError, DirectionError
-from mlx_interp.interventions import Ablate, Add, Positions
+from mlx_interp.interventions import Ablate, Add, Intervention, Positions
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
 FORMAT = "mlx_interp direction 1"
+ROUNDING = 4
+"""Units in the last place that another order of summation may bring; averaging over prompts only lowers it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,10 @@ class Direction:
         """Directional ablation, at the direction's own site or another selector, e.g. "resid_post" for all layers."""
         return Ablate(site or self.site, self.vector, positions)
 
+    def ablated_everywhere(self, *, positions: Positions = None) -> list[Intervention]:
+        """Directional ablation of everything that is written to the stream, at all layers (Arditi et al. 2024)."""
+        return [Ablate(site, self.vector, positions) for site in ("resid_pre", "attn_out", "mlp_out")]
+
 
 def diff_of_means(
     model: Model,
@@ -90,7 +96,8 @@ def diff_of_means(
     where = str(sites.parse_one(site, model.n_layers))
     above, below = (_activations(model, prompts, where, position) for prompts in (positive, negative))
     vector = above.mean(axis=0) - below.mean(axis=0)
-    floor = max(_halves_apart(rows, seed) for rows in (above, below))
+    stream = float(np.linalg.norm(np.concatenate([above, below]), axis=1).mean())
+    floor = max(*(_halves_apart(rows, seed) for rows in (above, below)), rounding(model) * stream)
     length = float(np.linalg.norm(vector))
     if not length > floor:
         raise DirectionError(
@@ -143,6 +150,11 @@ def load_direction(path: Path | str, model: Model | None = None) -> Direction:
     if model is not None:
         _refuse_misfit(direction, model, path)
     return direction
+
+
+def rounding(model: Model) -> float:
+    """Share of an activation's norm by which equal texts may differ when they are computed in other batches."""
+    return ROUNDING * float(mx.finfo(model.network.dtype).eps)
 
 
 def _refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 import mlx_interp
 import validation
-from mlx_interp.model import Model
-from tests.validation.faults import FAULTS, Fault
+from tests.validation.fault_table import FAULTS, PAGE, Fault, caught, loaded
+from validation.check import LEVELS
+from validation.suite import CHECKS
+
+EMBEDDED_MODELS = ["tiny-llama", "tiny-gemma2", "tiny-qwen2", "tiny-mistral", "tiny-gpt2"]
 
 
-@cache
-def loaded(name: str) -> Model:
-    return mlx_interp.load(name)
-
-
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-qwen2"])
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
 def test_embedded_models_pass_with_nothing_left_out(name: str) -> None:
     report = validation.validate(loaded(name), "standard")
     assert report.passed, report.failed
@@ -28,16 +25,24 @@ def test_embedded_models_pass_with_nothing_left_out(name: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 def test_an_injected_fault_is_caught_by_its_check(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = loaded(fault.model)
-    fault.inject(monkeypatch, model)
-    report = validation.validate(model, "quick")
-    assert not report.passed
-    assert fault.caught_by in {result.name for result in report.failed}
+    assert caught(fault, monkeypatch).status == "failed"
 
 
-def test_faults_leave_no_trace() -> None:
+def test_without_a_fault_the_same_checks_pass() -> None:
     for name in {fault.model for fault in FAULTS}:
-        assert validation.validate(loaded(name), "quick").passed
+        checks = {fault.caught_by for fault in FAULTS if fault.model == name}
+        report = validation.validate(loaded(name), "standard", only=checks)
+        assert {result.status for result in report.results} == {"passed"}, report.failed
+
+
+def test_the_page_lists_every_fault_with_its_check() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in PAGE.read_text("utf-8").splitlines()]
+    listed = [tuple(row) for row in rows if len(row) == 3][2:]
+    assert listed == [(fault.name, fault.model, fault.caught_by) for fault in FAULTS]
+
+
+def test_at_least_thirty_five_faults_are_injected() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 35
 
 
 def test_a_pass_is_remembered_and_a_failure_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +67,28 @@ def test_a_damaged_memory_of_a_pass_is_not_a_pass(tmp_path: Path) -> None:
     (remembered,) = tmp_path.iterdir()
     remembered.write_text(json.dumps({"model": "x", "level": "quick", "results": []}), encoding="utf-8")
     assert not validation.gate(model, cache_dir=tmp_path).remembered
+
+
+def test_what_cannot_be_checked_is_not_applicable_with_a_reason_never_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlx_interp.load("tiny-llama")
+    monkeypatch.setattr(model.tokenizer._tokenizer, "chat_template", None)
+    names = ["a direction moves refusals both ways", "chat template present"]
+    report = validation.validate(model, "standard", only=names)
+    assert [result.status for result in report.results] == ["not applicable"] * 2
+    assert all(result.note for result in report.results)
+    assert not report.passed
+
+
+def test_a_model_that_knows_nothing_is_not_judged_by_its_lens(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlx_interp.load("tiny-llama")
+    for layer in model.network.layers:
+        norm = layer.post_attention_layernorm
+        monkeypatch.setitem(norm, "weight", norm.weight * -3)
+    report = validation.validate(model, "standard", only=["lens finds known facts", "two-hop entities appear"])
+    assert {result.status for result in report.results} == {"not applicable"}
+
+
+def test_a_level_carries_out_all_checks_below_it() -> None:
+    names = [{check.name for check in CHECKS if check.belongs_to(level)} for level in LEVELS]
+    assert names[0] < names[1] <= names[2]
+    assert {result.name for result in validation.validate(loaded("tiny-llama"), "quick").results} == names[0]

@@ -1,0 +1,192 @@
+"""What two sets of prompts differ by, at every layer and at several positions, from one pass over the prompts.
+
+1. Prompts run in batches; at each position of interest every layer's activation is kept for a moment and summed in
+   float64. Nothing grows with the number of prompts.
+2. The difference of means (diff-of-means; Arditi et al. 2024) is a candidate direction for every layer and position.
+3. Two yardsticks come from the same pass. Floor: random halves of one class differ by so much without any contrast;
+   a candidate below it is noise. Stability: the contrast from resampled prompts (bootstrap with Poisson weights,
+   which need no second pass), as cosines to the contrast itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.errors import DataError, DirectionError
+from mlx_interp.methods.directions import Direction, rounding
+from mlx_interp.model import Model
+from mlx_interp.prompts import AnyPrompt, Prompt
+
+DRAWS = 20
+"""Random halves for the floor, and bootstrap samples for the stability."""
+LEAST = 4
+"""Prompts of a class from which a floor can be told."""
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Differences of means over all layers and some positions; arrays are (n_layers, n_positions, ...), float32."""
+
+    model: Model
+    site: str
+    """A residual site's name without layer: "resid_pre", "resid_mid" or "resid_post"."""
+    positions: tuple[int, ...]
+    """Counted from the prompts' ends, e.g. (-3, -2, -1)."""
+    template: str
+    n: tuple[int, int]
+    """Prompts of either class."""
+    vectors: np.ndarray
+    """(n_layers, n_positions, d_model): mean over the positive prompts minus that over the negative ones."""
+    floor: np.ndarray
+    """(n_layers, n_positions): 95th percentile of the distance between random halves of one class, or what rounding
+    may bring, whichever is more."""
+    stream: np.ndarray
+    """(n_layers, n_positions): mean norm of the activations, the unit of relative strengths."""
+    resampled: np.ndarray
+    """(DRAWS, n_layers, n_positions, d_model): the same from resampled prompts."""
+    means: np.ndarray
+    """(2, n_layers, n_positions, d_model): of the positive and of the negative prompts."""
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(n_layers, n_positions): lengths of the candidates."""
+        return np.asarray(np.linalg.norm(self.vectors, axis=-1))
+
+    @property
+    def carries(self) -> np.ndarray:
+        """(n_layers, n_positions), bool: whether the candidate is above the floor."""
+        return np.asarray(np.greater(self.norms, self.floor))
+
+    @property
+    def stability(self) -> np.ndarray:
+        """(n_layers, n_positions): median cosine of a resampled candidate to the candidate."""
+        return np.asarray(np.median(cosines(self.resampled, self.vectors[None]), axis=0))
+
+    def direction(self, layer: int, position: int = -1, *, method: str = "") -> Direction:
+        """The candidate of one layer and position. Raises DirectionError if it is no longer than the floor."""
+        at = self.positions.index(position)
+        length, floor = float(self.norms[layer, at]), float(self.floor[layer, at])
+        if not length > floor:
+            raise DirectionError(
+                f"{self.site}.{layer} at position {position}: the classes differ by {length:.3g}, random halves of one "
+                f"class by {floor:.3g}: this position does not carry the contrast; read it after the texts diverge"
+            )
+        return Direction(
+            vector=mx.array(self.vectors[layer, at]),
+            site=f"{self.site}.{layer}",
+            position=position,
+            method=method or f"difference of means of {self.n[0]} and {self.n[1]} prompts",
+            template=self.template,
+            model_id=self.model.model_id,
+            weights_hash=self.model.weights_hash,
+            quantization=self.model.quantization or "",
+            n_layers=self.model.n_layers,
+            floor=floor,
+        )
+
+
+def contrast(
+    model: Model,
+    positive: Sequence[AnyPrompt],
+    negative: Sequence[AnyPrompt],
+    *,
+    site: str = "resid_pre",
+    positions: Sequence[int] = (-1,),
+    template: str = "chat",
+    seed: int = 0,
+) -> Contrast:
+    """Contrast of two sets of prompts at every layer, from one pass over them.
+
+    positions: negative, counted from each prompt's end. Raises DataError for fewer than four prompts of a class or a
+    position that a prompt does not have.
+    """
+    if min(len(positive), len(negative)) < LEAST:
+        raise DataError(f"{LEAST} prompts of each class or more are needed, found {len(positive)} and {len(negative)}")
+    rng = np.random.default_rng(seed)
+    classes = [_summed(model, model.prompts(prompts), site, positions, rng) for prompts in (positive, negative)]
+    means = np.stack([one.mean for one in classes])
+    stream = np.mean([one.norm for one in classes], axis=0)
+    return Contrast(
+        model=model,
+        site=site,
+        positions=tuple(positions),
+        template=template,
+        n=(len(positive), len(negative)),
+        vectors=_difference(means),
+        floor=_single(np.maximum.reduce([*(one.floor for one in classes), rounding(model) * stream])),
+        stream=_single(stream),
+        resampled=_single(classes[0].resampled - classes[1].resampled),
+        means=_single(means),
+    )
+
+
+def template_positions(model: Model) -> tuple[int, ...]:
+    """Positions of the chat template's tokens behind the instruction, e.g. (-2, -1): what all chats end with."""
+    one, two = (model.prompt(text, chat=True).tokens for text in ("a b", "7?"))
+    shared = 0
+    while shared < min(len(one), len(two)) and one[-1 - shared] == two[-1 - shared]:
+        shared += 1
+    return tuple(range(-max(shared, 1), 0))
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine along the last axis; 0 where a vector has no length."""
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.asarray(np.sum(a * b, axis=-1) / np.where(lengths == 0, 1, lengths))
+
+
+@dataclass(frozen=True, eq=False)
+class _Class:
+    """Statistics of one class, each (n_layers, n_positions, ...) in float64."""
+
+    mean: np.ndarray
+    norm: np.ndarray
+    floor: np.ndarray
+    resampled: np.ndarray
+
+
+def _summed(
+    model: Model, prompts: Sequence[Prompt], site: str, positions: Sequence[int], rng: np.random.Generator
+) -> _Class:
+    """One pass over the prompts of a class; `weights` say how often a prompt counts in each of the sums."""
+    shortest = min(prompts, key=len)
+    if any(not -len(shortest) <= position < 0 for position in positions):
+        raise DataError(
+            f"positions {', '.join(map(str, positions))}: {shortest.text!r} has {len(shortest)} tokens, and positions "
+            "of a contrast count from the end, -1 being the last"
+        )
+    n = len(prompts)
+    halves = np.stack([rng.permutation(n) < n // 2 for _ in range(DRAWS)]).astype(np.float64)
+    bootstrap = rng.poisson(1.0, size=(DRAWS, n)).astype(np.float64)
+    bootstrap[bootstrap.sum(axis=1) == 0] = 1.0
+    weights = np.concatenate([np.ones((1, n)), halves, bootstrap])
+    shape = (model.n_layers, len(positions), model.d_model)
+    sums = np.zeros((len(weights), *shape))
+    norms = np.zeros(shape[:2])
+    done = 0
+    for out in model.batches(prompts, capture=site, logits="none"):
+        stacked = out.stack(site).astype(mx.float32)
+        rows = mx.array([[length + position for position in positions] for length in out.lengths])
+        read = mx.take_along_axis(stacked, rows[None, :, :, None], axis=2)
+        states = np.asarray(read).swapaxes(0, 1).astype(np.float64)  # (batch, n_layers, n_positions, d_model)
+        share = weights[:, done : done + len(states)]
+        sums += np.tensordot(share, states, axes=(1, 0))
+        norms += np.linalg.norm(states, axis=-1).sum(axis=0)
+        done += len(states)
+    means = sums / weights.sum(axis=1)[:, None, None, None]
+    other = (sums[:1] - sums[1 : DRAWS + 1]) / (n - n // 2)
+    apart = np.linalg.norm(means[1 : DRAWS + 1] - other, axis=-1)
+    return _Class(means[0], norms / n, np.percentile(apart, 95, axis=0), means[DRAWS + 1 :])
+
+
+def _difference(means: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # activations that overflowed stay what they are; who asks is told
+        return _single(means[0] - means[1])
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32)

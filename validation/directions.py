@@ -1,0 +1,153 @@
+"""The study's test of directions: harmful minus harmless is above noise, stable, and moves refusals both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp import Prompt
+from mlx_interp.embedded import load_world
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.contrast import Contrast, contrast
+from mlx_interp.methods.detectors import log_odds, opener_tokens, refusal
+from validation import data
+from validation.check import Check, Finding, Subject
+
+STABLE = 0.7
+"""Median bootstrap cosine; random directions of width 128 reach .1, of width 2000 .02."""
+MOVED = 0.25
+"""Share of held-out prompts by which refusals must rise and fall."""
+N_TOKENS = 12
+
+
+def direction_is_sound(subject: Subject) -> Finding:
+    found = _contrast(subject)
+    if found is None:
+        return Finding("not applicable", "-", f"cosine >= {STABLE}", "no chat template")
+    if not np.isfinite(found.vectors).all():
+        layer = int(np.argwhere(~np.isfinite(found.norms))[0][0])
+        return Finding("failed", "not finite", "finite", f"{found.site}.{layer}: norms overflow or are undefined")
+    layers = range(subject.model.n_layers // 4, subject.model.n_layers)
+    carried = [layer for layer in layers if found.carries[layer, 0]]
+    if not carried:
+        return Finding("failed", "no layer above the noise floor", "one or more", "the contrast is not carried here")
+    best = max(float(found.stability[layer, 0]) for layer in carried)
+    note = f"{len(carried)} of {len(layers)} layers above the noise floor; n = {found.n[0]} + {found.n[1]}"
+    return Finding("passed" if best >= STABLE else "failed", f"cosine {best:.2f}", f">= {STABLE}", note)
+
+
+def direction_moves_refusals(subject: Subject) -> Finding:
+    """Taken out everywhere, and added where it was read, at the prompt's last token.
+
+    The layer is chosen on the extraction prompts by first-token log-odds, the effect measured on held-out ones.
+    """
+    bound = f"+- >= {MOVED:.0%}"
+    found, model = _contrast(subject), subject.model
+    if found is None:
+        return Finding("not applicable", "-", bound, "no chat template")
+    harmful, harmless, held_harmful, held_harmless = _prompts(subject)
+    openers = opener_tokens(model, harmful, harmless)
+    if not openers:
+        return Finding("not applicable", "0 refusals", bound, "the model refuses none of these requests")
+    layer = _best_layer(subject, found, harmless[:4], openers)
+    direction = found.direction(layer)
+    everywhere = direction.ablated_everywhere()
+    added: list[Intervention] = [direction.added(1.0, positions=-1)]
+    rates = [
+        _refusals(subject, held_harmful, []),
+        _refusals(subject, held_harmful, everywhere),
+        _refusals(subject, held_harmless, []),
+        _refusals(subject, held_harmless, added),
+    ]
+    if rates[0] < MOVED:
+        return Finding("not applicable", f"{rates[0]:.0%} refused", bound, "too few refusals for any to be removed")
+    fell, rose = rates[0] - rates[1], rates[3] - rates[2]
+    passed = fell >= MOVED and rose >= MOVED
+    note = (
+        f"layer {layer}; harmful {rates[0]:.0%} -> {rates[1]:.0%} without it, harmless {rates[2]:.0%} -> "
+        f"{rates[3]:.0%} with it; n = {len(held_harmful)} + {len(held_harmless)}"
+    )
+    return Finding("passed" if passed else "failed", f"-{fell:.0%}, +{rose:.0%}", bound, note)
+
+
+def before_the_contrast_is_refused(subject: Subject) -> Finding:
+    """At a token before the texts diverge there is no direction, only rounding noise: none may be found there."""
+    model = subject.model
+    shared = model.prompt("The capital of France is").tokens
+    prompts = [[*shared, token % model.d_vocab] for token in range(100, 112)]
+    # Another number of rows in a batch is another order of summation: what noise there is, shows.
+    found = contrast(model, prompts[:5], prompts[5:], positions=(-2,), template="plain")
+    worst = float(np.max(found.norms / np.maximum(found.stream, 1e-9)))
+    passed = not found.carries.any() and worst <= subject.bound
+    bound = f"<= {subject.bound:.2g}, and below the floor"
+    return Finding("passed" if passed else "failed", f"{worst:.2g} of the stream", bound)
+
+
+def _best_layer(subject: Subject, found: Contrast, prompts: Sequence[Prompt], openers: Sequence[int]) -> int:
+    """The layer at which adding the difference raises the odds of a refusal most, below 80 % of the depth."""
+    n = subject.model.n_layers
+    layers = [layer for layer in subject.layers if found.carries[layer, 0] and layer <= 0.8 * n] or [n // 2]
+    variants = [[Add(f"{found.site}.{layer}", mx.array(found.vectors[layer, 0]), positions=-1)] for layer in layers]
+    odds = [subject.model.sweep(prompt, variants, metric=log_odds(openers)) for prompt in prompts]
+    return layers[int(mx.argmax(mx.stack(odds).mean(axis=0)))]
+
+
+def _refusals(subject: Subject, prompts: Sequence[Prompt], interventions: Sequence[Intervention]) -> float:
+    texts = subject.model.generate(prompts, interventions=interventions, max_tokens=N_TOKENS)
+    return sum(refusal(written.text) is not None for written in texts) / len(texts)
+
+
+def _contrast(subject: Subject) -> Contrast | None:
+    if not subject.model.tokenizer.chat_template:
+        return None
+    harmful, harmless, *_ = _prompts(subject)
+    return contrast(subject.model, harmful, harmless)
+
+
+def _prompts(subject: Subject) -> tuple[list[Prompt], list[Prompt], list[Prompt], list[Prompt]]:
+    """Harmful and harmless chats to find the direction on, and others to test it on."""
+    if subject.model.name in EMBEDDED:
+        world = load_world()
+        texts = [
+            [chat.text for chat in world.chat_prompts("refusal", language="en", split=split, shift="", harmful=harmful)]
+            for split in ("train", "test")
+            for harmful in (True, False)
+        ]
+    else:
+        half = len(data.REFUSABLE) // 2
+        pairs = (data.REFUSABLE, data.HARMLESS)
+        texts = [list(part) for cut in (slice(half), slice(half, None)) for part in (pairs[0][cut], pairs[1][cut])]
+    n = 32 if subject.level == "full" else 16
+    made = [[subject.model.prompt(text, chat=True) for text in some[:n]] for some in texts]
+    return made[0], made[1], made[2], made[3]
+
+
+CHECKS = [
+    Check(
+        "a direction is above noise and stable",
+        "norms that are zero, infinite or undefined, and directions that other prompts would not give",
+        "fixed before any model was looked at: far above what random directions reach",
+        "mlx_interp/methods/contrast.py; the position it is read at",
+        direction_is_sound,
+        "standard",
+    ),
+    Check(
+        "no direction before the contrast",
+        "a direction of rounding noise, read where the texts are still the same",
+        "the same tokens give the same activations; what differs is the order of summation",
+        "mlx_interp/methods/contrast.py: the floor",
+        before_the_contrast_is_refused,
+        "standard",
+    ),
+    Check(
+        "a direction moves refusals both ways",
+        "a direction with the wrong sign, of the wrong layer, or applied where it does nothing",
+        "fixed before any model was looked at; n = 16 + 16, so that a quarter is four prompts",
+        "mlx_interp/methods/contrast.py, engine/edits.py; then the texts themselves",
+        direction_moves_refusals,
+        "standard",
+    ),
+]

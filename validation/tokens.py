@@ -1,0 +1,101 @@
+"""Are prompts tokenised as the model expects?"""
+
+from __future__ import annotations
+
+from mlx_interp.methods.answers import continuation
+from validation.check import Check, Finding, Subject
+
+
+def one_bos(subject: Subject) -> Finding:
+    """The BOS token, if the tokenizer writes one at all, comes exactly once, with and without the chat template."""
+    model = subject.model
+    bos = model.tokenizer.bos_token_id
+    writes = bos is not None and bos in model.tokenizer.encode("x")
+    texts = {"plain": subject.prompt.tokens}
+    if model.tokenizer.chat_template:
+        texts["chat"] = model.prompt("How are you?", chat=True).tokens
+    counts = {name: tokens.count(bos) for name, tokens in texts.items()}
+    right = {name: n == 1 if writes else n == 0 for name, n in counts.items()}
+    if not writes and "chat" in counts:
+        right["chat"] = counts["chat"] <= 1  # a template may write it where the tokenizer does not
+    shown = ", ".join(f"{name} {n}" for name, n in counts.items())
+    return Finding("passed" if all(right.values()) else "failed", shown, f"{int(writes)} each")
+
+
+def chat_template_present(subject: Subject) -> Finding:
+    """A model that was tuned for chat is asked through its template."""
+    present = bool(subject.model.tokenizer.chat_template)
+    name = f"{subject.model.model_id} {subject.model.name}".lower()
+    tuned = any(word in name for word in ("instruct", "-it", "chat"))
+    if not present and not tuned:
+        return Finding("not applicable", "none", "present", "a base model without a chat template")
+    if not present:
+        return Finding("failed", "none", "present")
+    text = "How are you?"
+    plain, chat = subject.model.prompt(text), subject.model.prompt(text, chat=True)
+    around = chat.text.replace(text, "")
+    used = text in chat.text and bool(around.strip()) and len(chat) > len(plain)
+    return Finding("passed" if used else "failed", "used" if used else "not used", "used", f"around: {around[:60]!r}")
+
+
+def answers_continue_prompts(subject: Subject) -> Finding:
+    """The first token of an answer is the one the model would write: as in the running text, space included."""
+    model = subject.model
+    wrong = []
+    for fact in subject.facts:
+        prompt = model.prompt(fact.prompt)
+        name = continuation(model, prompt, fact.answer)
+        whole = model.prompt(f"{fact.prompt} {fact.answer}").tokens
+        runs_on = whole[: len(prompt)] == prompt.tokens
+        if (runs_on and tuple(whole[len(prompt) :]) != name) or model.tokenizer.decode(
+            list(name)
+        ).strip() != fact.answer:
+            wrong.append(fact.prompt)
+    note = f"first at {wrong[0]!r}" if wrong else ""
+    return Finding("failed" if wrong else "passed", f"{len(wrong)} of {len(subject.facts)} wrong", "0", note)
+
+
+def positions_are_found(subject: Subject) -> Finding:
+    """A word's positions are the tokens that spell it, counted with everything that stands before it."""
+    wrong = []
+    for prompt in subject.prompts:
+        words = [word for word in prompt.text.split() if prompt.text.count(word) == 1]
+        for word in words:
+            spelled = "".join(prompt.strings[position] for position in prompt.find(word))
+            if word not in spelled.replace("\u2581", " ").replace("\u0120", " "):
+                wrong.append(word)
+    n = sum(len(prompt.text.split()) for prompt in subject.prompts)
+    note = f"first at {wrong[0]!r}" if wrong else ""
+    return Finding("failed" if wrong else "passed", f"{len(wrong)} of {n} words", "0", note)
+
+
+CHECKS = [
+    Check(
+        "one BOS",
+        "a doubled or missing BOS token, which shifts every activation",
+        "models are trained with exactly one (or none)",
+        "mlx_interp/prompts.py: make_prompt",
+        one_bos,
+    ),
+    Check(
+        "chat template present",
+        "an instruct model that is asked as if it were a base model",
+        "instruct checkpoints ship their template",
+        "tokenizer_config.json or chat_template.jinja of the checkpoint",
+        chat_template_present,
+    ),
+    Check(
+        "answers continue prompts",
+        "an answer scored by a token that the model would not write there: with or without the leading space",
+        "tokenising the whole text decides",
+        "mlx_interp/methods/answers.py: continuation",
+        answers_continue_prompts,
+    ),
+    Check(
+        "words are found where they stand",
+        "positions that are off by the BOS token, or by a word that is split",
+        "the tokens at the positions spell the word",
+        "mlx_interp/prompts.py: find",
+        positions_are_found,
+    ),
+]
