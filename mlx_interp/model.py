@@ -310,7 +310,7 @@ class Model:
         self._check_lengths(lengths, new=max_tokens - 1)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
         sample = sampler(temperature, top_p, seed, range(len(batch)))
-        steps = decode(self.network, [prompt.tokens for prompt in batch], plan, sample)
+        steps = decode(self.network, [prompt.tokens for prompt in batch], plan, sample, room=max_tokens)
         tokens, stopped = collect(steps, len(batch), max_tokens, self.stop_tokens)
         plan.check_fired()
         return [self._completion(*row) for row in zip(batch, tokens, stopped, strict=True)]

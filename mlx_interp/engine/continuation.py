@@ -44,7 +44,7 @@ def sweep_generate(
         batch = Sweep(net, reading, clean, make_groups(entries, rows, length), frozenset(), whole, keep=True)
         finals = [final[:, -1] for final in batch.run()]
         order = [row for group in batch.groups for row in group.rows]
-        cache = _cache(batch, clean, length)
+        cache = _cache(batch, clean, length, room=max_tokens)
         steps = go_on(net, cache, net.unembed(mx.concatenate(finals)), writing.of_rows(order), sample(order))
         texts, stopped = collect(steps, len(order), max_tokens, stop)
         found |= dict(zip(order, zip(texts, stopped, strict=True), strict=True))
@@ -54,10 +54,10 @@ def sweep_generate(
     return [found[row][0] for row in range(len(variants))], [found[row][1] for row in range(len(variants))]
 
 
-def _cache(batch: Sweep, clean: Clean, length: int) -> Cache:
+def _cache(batch: Sweep, clean: Clean, length: int, room: int) -> Cache:
     """The keys and values of all rows of a batch, group after group."""
     n_rows = sum(len(group.rows) for group in batch.groups)
-    cache = Cache([length] * n_rows, length)
+    cache = Cache([length] * n_rows, length, room=room)
     for layer in range(batch.net.n_layers):
         for held, base, own in (
             (cache.k, clean.k[layer], batch.kept_k[layer]),

@@ -31,6 +31,8 @@ class Cache:
     lengths: Sequence[int]
     n_prompt: int
     """Slots of the prompts: the length of the longest."""
+    room: int = STEP
+    """Slots by which it grows, where fewer tokens than a whole step will be written."""
     n_generated: int = 0
     """Tokens generated so far, the one under way included."""
     k: dict[int, mx.array] = field(default_factory=dict)
@@ -57,7 +59,7 @@ class Cache:
         slot = self.n_prompt + self.n_generated - 1
         for held, new in ((self.k, k), (self.v, v)):
             if held[layer].shape[2] <= slot:
-                room = mx.zeros((*new.shape[:2], STEP, new.shape[3]), dtype=new.dtype)
+                room = mx.zeros((*new.shape[:2], min(self.room, STEP), new.shape[3]), dtype=new.dtype)
                 held[layer] = mx.concatenate([held[layer], room], axis=2)
             held[layer][:, :, slot : slot + 1] = new
         return self.k[layer][:, :, : slot + 1], self.v[layer][:, :, : slot + 1]
@@ -75,10 +77,12 @@ class Cache:
         return mx.array(allowed[:, None, None])
 
 
-def decode(net: Network, prompts: Sequence[Sequence[int]], plan: EditPlan, sample: Sampler) -> Iterator[list[int]]:
-    """The next token of every row, without end."""
+def decode(
+    net: Network, prompts: Sequence[Sequence[int]], plan: EditPlan, sample: Sampler, *, room: int = STEP
+) -> Iterator[list[int]]:
+    """The next token of every row, without end; `room` is how many are expected."""
     lengths = [len(tokens) for tokens in prompts]
-    cache = Cache(lengths, max(lengths))
+    cache = Cache(lengths, max(lengths), room=room)
     padded = mx.array([list(tokens) + [0] * (cache.n_prompt - len(tokens)) for tokens in prompts])
     logits = forward(Pass(net, plan.for_prompt(), lengths, keep=cache.keep), padded, "last")
     assert logits is not None
