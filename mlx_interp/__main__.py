@@ -1,4 +1,4 @@
-"""The command line of the library: `python -m mlx_interp doctor | models | download NAME`."""
+"""The command line of the library: `python -m mlx_interp doctor | models | download NAME | steer`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
-from mlx_interp.loading.load import folder_of
+from mlx_interp.loading.load import folder_of, load
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.profile import gigabytes
+from mlx_interp.methods import steering_chat
 
 ABOUT = """Look after models and machine; experiments are run with `python -m experiments.<name>`.
 
@@ -29,6 +30,8 @@ EXAMPLES = """examples:
   python -m mlx_interp doctor --model gemma-2-9b    ... and whether that model fits this machine
   python -m mlx_interp models                       short names with layers, memory, and what is downloaded
   python -m mlx_interp download gemma-2-2b          into the Hub's own cache; fetches only what is missing
+  python -m mlx_interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
+                                                    chat with and without a direction, side by side
 """
 
 
@@ -39,12 +42,13 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,steer}")
     doctor = commands.add_parser("doctor", help="what MLX computes with here, how fast, and what would help")
     doctor.add_argument("--model", metavar="NAME", help="also say whether this model is here and fits")
     commands.add_parser("models", help="list the short names: layers, memory, downloaded, fits")
     download = commands.add_parser("download", help="fetch a model into the Hub's cache and check its files")
     download.add_argument("name", metavar="NAME", help="a short name or a Hub id, with @revision to pin one")
+    steering_chat.add_options(commands.add_parser("steer", help="answers with and without a direction, side by side"))
     return top
 
 
@@ -57,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
             print_doctor(console, options.model)
         elif options.command == "models":
             print_models(console)
+        elif options.command == "steer":
+            steering_chat.chat(console, load(options.model), options)
         else:
             download(console, options.name)
     except MlxInterpError as error:
