@@ -1,0 +1,263 @@
+"""exp10: is the refusal direction of one language that of the others? (Wang et al. 2025, PolyRefuse)
+
+Question   Does the direction found on English requests remove refusals, and bring them, in other languages; and do
+           the other languages' directions work in English?
+Data       the synthetic world's requests in six languages; it was taught to refuse in five of them, and never in
+           Italian, which is the control. Other models: English only, until sets are given.
+Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
+           requests of every language, added once on harmless ones; a refusal is read with that language's phrases.
+Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
+Control    random directions of the same length in every language; harmless prompts under ablation must stay answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.experiment import Experiment, Metric, Plan, Records, Stage
+from experiments.runner import run
+from experiments.traits import report, stages
+from experiments.traits.stages import Item, TraitConfig
+from mlx_interp.embedded import load_world
+from mlx_interp.interventions import Intervention
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.contrast import cosines
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
+from mlx_interp.stats import Estimate
+
+TRAIT = "refusal"
+TRANSFER, PARALLEL = "transfer", "cosines"
+EDITS = ("plain", "taken out", "random taken out", "added", "random added")
+REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
+    "gemma-2-2b": ("100", "100", "100", "100", "100", "0"),
+    "llama-3.2-3b": ("0", "0", "0", "0", "0", "0"),
+    "qwen-2.5-7b": ("100", "0", "100", "100", "100", "80"),
+}
+"""Success (%) in English, Spanish, French, German, Chinese, and neutral prompts kept, of the project's first round."""
+
+
+@dataclass(frozen=True)
+class Config(TraitConfig):
+    languages: tuple[str, ...] = ()
+    """Which languages; by default all that there are prompts in."""
+
+
+def languages(model: Model, config: Config) -> list[str]:
+    return list(config.languages) or (load_world().languages if model.name in EMBEDDED else ["en"])
+
+
+def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Every source language in every target language, at the layer chosen in English."""
+    layer = stages.chosen_layer(earlier, TRAIT)
+    if layer is None:
+        return []
+    return [
+        Item(f"{source} in {target}", TRAIT, split=target, layer=layer, language=source)
+        for source in languages(model, config)
+        for target in languages(model, config)
+    ]
+
+
+def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """One language's direction on another's held-out prompts, both kinds, each edit."""
+    target = stages.sets(model, config, TRAIT, item.split)
+    carries = bool(stages.found(model, config, TRAIT, language=item.language).carries[item.layer, 0])
+    for edit in EDITS:
+        arm = "random" if edit.startswith("random") else "direction"
+        direction = stages.vector(model, config, item, item.layer, arm)
+        arms: dict[str, list[Intervention]] = {
+            "plain": [],
+            "taken out": direction.ablated_everywhere(),
+            "added": [direction.added(1.0, positions=-1)],
+        }
+        edits = arms[edit.removeprefix("random ")]
+        for kind, asks in (("positive", target.positive["test"]), ("negative", target.negative["test"])):
+            prompts = [model.prompt(ask.text, chat=True) for ask in asks]
+            texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+            for ask, text in zip(asks, texts, strict=True):
+                yield {
+                    "source": item.language,
+                    "target": item.split,
+                    "layer": item.layer,
+                    "carries": carries,
+                    "edit": edit,
+                    "kind": kind,
+                    "unit": ask.unit,
+                    "hit": ask.hit(text.text),
+                    "text": text.text,
+                }
+
+
+def measure_cosine(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """Cosine of the two languages' directions, and of the source's with a random one."""
+    one, other = (stages.found(model, config, TRAIT, language=name) for name in (item.language, item.split))
+    control = np.asarray(stages.vector(model, config, item, item.layer, "random").vector)
+    yield {
+        "source": item.language,
+        "target": item.split,
+        "cosine": float(cosines(one.vectors[item.layer, 0], other.vectors[item.layer, 0])),
+        "random": float(cosines(one.vectors[item.layer, 0], control)),
+    }
+
+
+def cell(records: Records, config: Config, source: str, target: str, edit: str, kind: str) -> Estimate | None:
+    own = report.of(records, TRANSFER, source=source, target=target, edit=edit, kind=kind)
+    return report.rate(own, config.seed)
+
+
+def english_table(records: Records, config: Config) -> Table:
+    """The English direction in every language."""
+    rows: list[list[Cell]] = []
+    for target in _languages(records):
+        n = len(report.of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
+        harmful = [cell(records, config, "en", target, edit, "positive") for edit in EDITS[:3]]
+        kept = cell(records, config, "en", target, "taken out", "negative")
+        harmless = [
+            cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added", "random added")
+        ]
+        rows.append([target, n, *harmful, *harmless, kept])
+    return Table(
+        "The English direction in every language: refusals on held-out prompts",
+        [
+            *("language", "n"),
+            *(Column(f"harmful, {edit}", "%") for edit in EDITS[:3]),
+            *(Column(f"harmless, {edit}", "%") for edit in ("plain", "added", "random added")),
+            Column("harmless, taken out", "%"),
+        ],
+        rows,
+        ["Neutral prompts are preserved where harmless requests stay answered when the direction is taken out."],
+    )
+
+
+def source_table(records: Records, config: Config) -> Table:
+    """Every language's direction in English and in its own language."""
+    rows: list[list[Cell]] = []
+    for source in _languages(records):
+        own = report.of(records, TRANSFER, source=source)
+        found = [
+            cell(records, config, source, target, edit, kind)
+            for target in (source, "en")
+            for edit, kind in (("taken out", "positive"), ("added", "negative"))
+        ]
+        angle = next(r for r in report.of(records, PARALLEL, source=source, target="en"))
+        rows.append([source, "yes" if own[0]["carries"] else "no", *found, angle["cosine"], angle["random"]])
+    return Table(
+        "Every language's own direction",
+        [
+            *("source", "above the floor"),
+            *(Column(f"{where}, {what}", "%") for where in ("own", "English") for what in ("taken out", "added")),
+            "cosine to English",
+            "random cosine",
+        ],
+        rows,
+        ["Taken out: refusals left on harmful prompts. Added: refusals brought on harmless ones."],
+    )
+
+
+def reported(records: Records, config: Config) -> Table:
+    """The earlier round's figures."""
+    rows: list[list[Cell]] = [[name, *figures] for name, figures in REPORTED.items()]
+    heads = ["model", *(f"{name} (%)" for name in ("en", "es", "fr", "de", "zh", "neutral kept"))]
+    return Table("Reported by the first round, two prompts a language, not measured here", heads, rows)
+
+
+def matrices(records: Records, config: Config) -> Iterator[Plot]:
+    """Refusals left, refusals brought, and cosines, source by target."""
+    names = _languages(records)
+    if not names:
+        return
+    angles = {(r["source"], r["target"]): r["cosine"] for r in report.of(records, PARALLEL)}
+
+    def grid(edit: str, kind: str) -> list[list[float | None]]:
+        found = [[cell(records, config, s, t, edit, kind) for t in names] for s in names]
+        return [[None if one is None else one.value for one in row] for row in found]
+
+    for name, what, values in (
+        ("taken_out", "refusals left on harmful prompts", grid("taken out", "positive")),
+        ("added", "refusals brought on harmless prompts", grid("added", "negative")),
+        ("cosines", "cosine of the directions", [[angles[s, t] for t in names] for s in names]),
+    ):
+        yield heat_map(
+            [Panel(what, values)],
+            name=name,
+            title=f"{what.capitalize()}, by language",
+            x_label="language of the prompts" if name != "cosines" else "language",
+            y_label="language of the direction",
+            value_label="rate" if name != "cosines" else "cosine",
+            caption=f"{what.capitalize()}: direction of one language (rows) in another (columns), held-out prompts. "
+            "Italian was never taught to refuse.",
+            x_ticks=names,
+            y_ticks=names,
+            limits=(0, 1) if name != "cosines" else None,
+        )
+
+
+def headline(records: Records, config: Config) -> str:
+    """The English direction over the other languages that refuse."""
+    left, brought = _others(records)
+    one, two = (report.rate(records_, config.seed) for records_ in (left, brought))
+    if one is None or two is None:
+        return "no direction above the noise floor, or one language only"
+    return (
+        f"English direction in the other languages that refuse: {one.text(percent=True)} % refusals left, "
+        f"{two.text(percent=True)} % brought"
+    )
+
+
+def metrics(records: Records, config: Config) -> list[Metric]:
+    left, brought = _others(records)
+    return [
+        Metric("refusals left in other languages", "%", report.rate(left, config.seed)),
+        Metric("refusals brought in other languages", "%", report.rate(brought, config.seed)),
+    ]
+
+
+def _others(records: Records) -> tuple[list[Record], list[Record]]:
+    """Harmful prompts with the English direction taken out, harmless ones with it added; not English, and refusing."""
+    own = [r for r in report.of(records, TRANSFER, source="en") if r["target"] != "en"]
+    plain: dict[str, list[bool]] = {}
+    for r in own:
+        if r["edit"] == "plain" and r["kind"] == "positive":
+            plain.setdefault(r["target"], []).append(bool(r["hit"]))
+    refusing = {name for name, hits in plain.items() if sum(hits) > len(hits) / 2}
+    mine = [r for r in own if r["target"] in refusing]
+    return (
+        [r for r in mine if r["edit"] == "taken out" and r["kind"] == "positive"],
+        [r for r in mine if r["edit"] == "added" and r["kind"] == "negative"],
+    )
+
+
+def _languages(records: Records) -> list[str]:
+    return list(dict.fromkeys(r["target"] for r in report.of(records, TRANSFER)))
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    base = report.plan_of(model, config, [TRAIT], strengths=False)
+    n = len(languages(model, config))
+    texts = n * n * len(EDITS) * 2 * config.n_test
+    return Plan(
+        base.prompts + texts, base.counterfactuals + texts, base.forward_passes + 2.0 * texts, base.memory_bytes
+    )
+
+
+EXPERIMENT = Experiment(
+    name="exp10_crosslingual_refusal",
+    config=Config,
+    stages=[
+        *stages.of_trait(TRAIT),
+        Stage(TRANSFER, transfers, measure_transfer),
+        Stage(PARALLEL, transfers, measure_cosine),
+    ],
+    tables=[english_table, source_table, report.layer_table, reported],
+    figures=[matrices, report.by_layer],
+    headline=headline,
+    plan=plan,
+    scaling=metrics,
+)
+
+if __name__ == "__main__":
+    run(EXPERIMENT)

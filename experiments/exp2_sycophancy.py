@@ -1,0 +1,49 @@
+"""exp2: sycophancy. Is there a direction for giving in to the user's view, and is it independent of what is right?
+
+Question   A model answers a question of taste as the user wants. Does one direction carry that, or one that says what
+           the user feels, and can it be removed without touching facts?
+Data       the world's opinions: "I hate tea. Is tea good?" where the model's own view is yes, against "Is tea good?"
+           (sycophancy); likes against dislikes (stance). Topics do not cross splits.
+Measure    difference of means at the last prompt token, every layer; taken out everywhere, or added once; over
+           strengths, with repetition and likelihood of the texts (the calibration curve).
+Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.
+Control    random directions, shuffled labels; everyday facts under the same directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.experiment import Experiment, Plan
+from experiments.runner import run
+from experiments.traits import report, stages
+from experiments.traits.stages import Item, TraitConfig
+from mlx_interp.model import Model
+
+TRAITS = ("sycophancy", "stance")
+
+
+@dataclass(frozen=True)
+class Config(TraitConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    return report.plan_of(model, config, TRAITS, strengths=True)
+
+
+EXPERIMENT = Experiment(
+    name="exp2_sycophancy",
+    config=Config,
+    stages=[*stages.of_trait(*TRAITS), *stages.calibrated(*TRAITS)],
+    tables=[report.layer_table, report.effect_table, report.strength_table, report.side_table],
+    figures=[report.by_layer, report.by_strength],
+    headline=report.headline,
+    plan=plan,
+    group=lambda item: item.trait,
+    scaling=report.metrics,
+)
+
+if __name__ == "__main__":
+    run(EXPERIMENT)

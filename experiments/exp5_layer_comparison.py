@@ -1,0 +1,178 @@
+"""exp5: where does each phenomenon live? Refusal, the user's stance, confidence and the bridge of two hops, by depth.
+
+Question   Do phenomena sit at different depths, as the project's first round reported, once depth is judged by effect
+           and not by the length of a direction?
+Data       as in exp1, exp2 and exp4 for the directions; two-hop queries that the model answers, as in exp3.
+Measure    effect of a layer's direction: rate brought where it is added, minus rate left where it is taken out, on
+           held-out prompts. Bridge: share of queries with it in the lens's top 10 at the end of the subject.
+Figure     each effect as a share of its own largest, against depth; the peak with its effect.
+Control    the same of directions from shuffled labels; for the bridge, another query's bridge in the same lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from experiments.experiment import Experiment, Plan, Records, Stage
+from experiments.runner import run
+from experiments.traits import report, stages
+from experiments.traits.stages import EFFECTS, Item, TraitConfig
+from experiments.two_hop.queries import TwoHopConfig, queries
+from mlx_interp.methods.answers import continuation, question, verdicts
+from mlx_interp.methods.lens import lens_at, lens_ranks
+from mlx_interp.methods.two_hop import bridge_position, donor_of
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
+from mlx_interp.stats import Estimate
+
+TRAITS = ("refusal", "stance", "confidence")
+BRIDGE = "bridge"
+TOP = 10
+REPORTED = {"refusal": 0.64, "stance": 0.80, "confidence": 0.96}
+"""Depth in the first round, on Gemma 2 2B, by the length of the direction (stance: there called sycophancy)."""
+
+
+@dataclass(frozen=True)
+class Config(TraitConfig):
+    max_queries: int = 120
+    """Two-hop queries, evenly over the data."""
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A two-hop query by its number in the data."""
+
+    key: str
+    number: int
+
+
+def hops(model: Model, config: Config, earlier: Records) -> list[Hop]:
+    found = queries(model, TwoHopConfig(seed=config.seed), ())
+    n = min(config.max_queries, len(found))
+    return [Hop(found[i * len(found) // n].key, i * len(found) // n) for i in range(n)]
+
+
+def measure_bridge(model: Model, item: Hop, config: Config) -> Iterator[Record]:
+    """The lens at the end of the subject: is the query's bridge visible, and another query's?"""
+    found = queries(model, TwoHopConfig(seed=config.seed), ())
+    query = found[item.number]
+    donor = donor_of(query, found)
+    asked = question(model, query.two_hop, query.answers)
+    if donor is None or not verdicts(model, [asked])[0].first_token:
+        return
+    (logits,) = lens_at(model, asked.prompt, [bridge_position(model, query)])
+    for arm, name in (("direction", query.bridge), ("shuffled labels", donor.bridge)):
+        ranks = lens_ranks(logits, [continuation(model, model.prompt(query.first_hop), name)[0]])
+        for layer, rank in enumerate(ranks):
+            yield {"unit": query.bridge, "arm": arm, "layer": layer, "hit": rank < TOP}
+
+
+def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Estimate | None:
+    """Rate brought minus rate left, on held-out prompts; for the bridge, the share that shows it."""
+    if trait == BRIDGE:
+        return report.rate(report.of(records, BRIDGE, arm=arm, layer=layer), seed)
+    brought, left = (
+        report.of(records, EFFECTS, trait=trait, kind=kind, split="test", arm=arm, layer=layer)
+        for kind in ("negative", "positive")
+    )
+    if min(len({r["unit"] for r in brought}), len({r["unit"] for r in left})) < 2:
+        return None
+    return unpaired_difference(
+        [float(r["hit"]) for r in brought],
+        [float(r["hit"]) for r in left],
+        unit=[r["unit"] for r in brought],
+        other_unit=[r["unit"] for r in left],
+        seed=seed,
+    )
+
+
+def table(records: Records, config: Config) -> Table:
+    """Where each peaks, and how large it is there."""
+    rows: list[list[Cell]] = []
+    depth = _n_layers(records)
+    for trait in (*TRAITS, BRIDGE):
+        layers = _layers(records, trait)
+        curve = {at: effect(records, trait, "direction", at, config.seed) for at in layers}
+        found = {at: one for at, one in curve.items() if one is not None}
+        if not found:
+            rows.append([trait, None, None, None, None, REPORTED.get(trait)])
+            continue
+        peak = max(found, key=lambda at: (found[at].value, -at))
+        control = effect(records, trait, "shuffled labels", peak, config.seed)
+        rows.append([trait, peak, peak / depth, found[peak], control, REPORTED.get(trait)])
+    return Table(
+        "Where each phenomenon peaks",
+        [
+            *("phenomenon", "layer", Column("depth", "%"), Column("effect there", "%"), Column("control", "%")),
+            Column("depth, reported", "%"),
+        ],
+        rows,
+        [
+            "Effect: rate brought by adding minus rate left when taken out, from -100 to 100 %. "
+            f"Bridge: share of queries with it in the lens's top {TOP}.",
+            "Reported: by the first round on Gemma 2 2B, where depth was that of the longest direction.",
+        ],
+    )
+
+
+def figure(records: Records, config: Config) -> Iterator[Plot]:
+    """All curves in one figure, each as a share of its own largest effect."""
+    depth = _n_layers(records)
+    layers = range(1, depth)
+    series = []
+    for trait in (*TRAITS, BRIDGE):
+        curve = [effect(records, trait, "direction", at, config.seed) for at in layers]
+        largest = max((one.value for one in curve if one is not None), default=0.0)
+        if largest > 0:
+            series.append(Series(trait, [None if one is None else _over(one, largest) for one in curve]))
+    if series:
+        yield line_with_band(
+            [at / depth for at in layers],
+            series,
+            name="by_depth",
+            title="Effects by depth",
+            x_label="depth (share of the layers)",
+            y_label="effect, share of its largest",
+            caption="Effect of each layer's direction on held-out prompts (bridge: visibility in the lens), as a share "
+            "of the largest of its curve; bands are 95 % intervals.",
+        )
+
+
+def headline(records: Records, config: Config) -> str:
+    cells = [(row[0], row[2]) for row in table(records, config).rows]
+    return ", ".join(
+        f"{name} at {share:.0%}" if isinstance(share, float) else f"{name}: no effect" for name, share in cells
+    )
+
+
+def _over(one: Estimate, largest: float) -> Estimate:
+    return Estimate(one.value / largest, one.low / largest, one.high / largest, one.n)
+
+
+def _n_layers(records: Records) -> int:
+    return int(next(r["n_layers"] for r in records if "n_layers" in r))
+
+
+def _layers(records: Records, trait: str) -> list[int]:
+    own = report.of(records, BRIDGE) if trait == BRIDGE else report.of(records, EFFECTS, trait=trait)
+    return sorted({r["layer"] for r in own if r["layer"] is not None})
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    return report.plan_of(model, config, TRAITS, strengths=False)
+
+
+EXPERIMENT = Experiment(
+    name="exp5_layer_comparison",
+    config=Config,
+    stages=[*stages.of_trait(*TRAITS), Stage(BRIDGE, hops, measure_bridge)],
+    tables=[table, report.layer_table],
+    figures=[figure],
+    headline=headline,
+    plan=plan,
+    group=lambda item: item.trait,
+)
+
+if __name__ == "__main__":
+    run(EXPERIMENT)

@@ -1,0 +1,141 @@
+"""Studies of directions run from the first record to the last figure, and their splits do not overlap."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlx_interp as mi
+from experiments import (
+    exp1_refusal_direction,
+    exp2_sycophancy,
+    exp4_confidence,
+    exp5_layer_comparison,
+    exp7_refusal_scaling,
+    exp10_crosslingual_refusal,
+    exp12_multimodel_directions,
+)
+from experiments.runner import run
+from experiments.traits import stages
+from experiments.traits.sets import TRAITS, Ask, Sets, sets_of
+from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
+from mlx_interp.errors import DataError
+from tests.tiny import tiny_model
+
+SMALL = ["--n-train", "16", "--n-test", "4", "--no-validate", "--set", "strengths=0,1,2"]
+MODULES = [
+    exp1_refusal_direction,
+    exp2_sycophancy,
+    exp4_confidence,
+    exp5_layer_comparison,
+    exp7_refusal_scaling,
+    exp12_multimodel_directions,
+]
+
+
+def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyped-def, type-arg]
+    with pytest.raises(SystemExit) as ended:
+        run(module.EXPERIMENT, ["--model", "tiny-qwen2", "--out", str(out), *SMALL, *arguments])
+    assert ended.value.code == 0
+    folder = out / module.EXPERIMENT.name / "tiny-qwen2"
+    assert list((folder / "figures").glob("*.png"))
+    return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.EXPERIMENT.name)
+def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    found = result(module, tmp_path)
+    assert found["status"] == "complete"
+    assert all(table["rows"] for table in found["tables"])
+
+
+def test_the_refusal_direction_stops_refusals_and_brings_them_and_controls_do_not(tmp_path: Path) -> None:
+    tables = {table["title"]: table for table in result(exp1_refusal_direction, tmp_path, "--n-test", "8")["tables"]}
+    out, added = tables["What the direction does, on held-out prompts"]["rows"]
+    value = [[int(cell.split()[0]) for cell in row[4:]] for row in (out, added)]
+    plain, direction, random, shuffled = value[0]
+    assert plain == 100
+    assert direction <= 25 < random
+    assert direction <= 25 < shuffled
+    plain, direction, random, shuffled = value[1]
+    assert plain == 0
+    assert direction >= 75 > random
+    assert direction >= 75 > shuffled
+    forms = tables["The selected direction, at run time and in the weights"]["rows"]
+    assert forms[1][2:5] == forms[2][2:5]  # the edited weights write what ablation writes
+    assert forms[2][4].startswith("100")
+
+
+def test_languages_have_a_matrix_and_a_control_that_never_refuses(tmp_path: Path) -> None:
+    found = result(exp10_crosslingual_refusal, tmp_path, "--set", "languages=en,fr,it")
+    rows = found["tables"][0]["rows"]
+    assert [row[0] for row in rows] == ["en", "fr", "it"]
+    assert rows[2][2].startswith("0 ")
+
+
+@pytest.mark.parametrize("trait", TRAITS)
+@pytest.mark.parametrize("name", ["tiny-llama", "random"])
+def test_splits_share_no_prompt_and_no_topic(trait: str, name: str) -> None:
+    model = mi.load(name) if name != "random" else tiny_model("llama")
+    found = sets_of(model, trait, 64, 16)
+    for kind in (found.positive, found.negative):
+        texts = [{ask.text for ask in kind[split]} for split in ("train", "choose", "test")]
+        assert not texts[0] & texts[1]
+        assert not texts[0] & texts[2]
+        assert not texts[1] & texts[2]
+    if trait in ("sycophancy", "stance"):
+        topics = [{ask.unit for ask in found.positive[split]} for split in ("train", "test")]
+        assert not topics[0] & topics[1]
+
+
+def test_a_prompt_in_two_splits_is_refused() -> None:
+    asks = [Ask(str(n), lambda text: True, str(n)) for n in range(12)]
+    good = {"train": asks[:4], "choose": asks[4:8], "test": asks[8:]}
+    other = {name: [Ask(f"x{ask.text}", ask.hit, ask.unit) for ask in part] for name, part in good.items()}
+    Sets("t", "hits", good, other)
+    with pytest.raises(DataError, match="'3' is in train and in test"):
+        Sets("t", "hits", {**good, "test": [*asks[9:], asks[3]]}, other)
+    with pytest.raises(DataError, match="needs four"):
+        Sets("t", "hits", {**good, "test": asks[9:]}, other)
+
+
+def test_controls_have_the_length_of_the_direction_and_point_elsewhere() -> None:
+    model, config, item = mi.load("tiny-llama"), TraitConfig(n_train=16), Item("k", "refusal")
+    real, random, shuffled = (np.asarray(stages.vector(model, config, item, 5, arm).vector) for arm in stages.ARMS)
+    for control in (random, shuffled):
+        assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(real), rel=1e-5)
+        assert abs(control @ real) < 0.7 * real @ real
+
+
+def test_the_layer_is_chosen_on_choosing_prompts_only() -> None:
+    def record(layer: int, split: str, kind: str, hit: bool) -> dict:  # type: ignore[type-arg]
+        return {
+            "stage": EFFECTS,
+            "trait": "t",
+            "layer": layer,
+            "split": split,
+            "kind": kind,
+            "arm": "direction",
+            "hit": hit,
+        }
+
+    records = [
+        {"stage": stages.DIRECTIONS, "trait": "t", "n_layers": 10},
+        *(record(3, "choose", kind, kind == "negative") for kind in ("positive", "negative")),
+        *(record(5, "choose", kind, True) for kind in ("positive", "negative")),
+        *(record(5, "test", kind, kind == "negative") for kind in ("positive", "negative")),
+        *(record(9, "choose", kind, kind == "negative") for kind in ("positive", "negative")),
+    ]
+    assert chosen_layer(records, "t") == 3  # layer 9 is as good, and too deep
+
+
+def test_a_trait_or_language_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="did you mean 'sycophancy'"):
+        sets_of(mi.load("tiny-llama"), "sycofancy", 8, 8)
+    with pytest.raises(DataError, match="it has en, es"):
+        sets_of(mi.load("tiny-llama"), "refusal", 8, 8, "ja")
+    with pytest.raises(DataError, match="in 'en' only"):
+        sets_of(tiny_model("llama"), "refusal", 8, 8, "fr")
