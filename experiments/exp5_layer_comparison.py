@@ -24,7 +24,7 @@ from mlx_interp.methods.lens import lens_at, lens_ranks
 from mlx_interp.methods.two_hop import bridge_position, donor_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate
+from mlx_interp.stats import Estimate, unpaired_difference
 
 TRAITS = ("refusal", "stance", "confidence")
 BRIDGE = "bridge"
