@@ -7,7 +7,9 @@ from mlx_interp import errors, stats
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.architectures import Family, register
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
+from mlx_interp.methods.function_vectors import FunctionTask, FunctionVector, function_vector
 from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
@@ -18,8 +20,11 @@ __all__ = [
     "Add",
     "Apply",
     "Completion",
+    "Contrast",
     "Direction",
     "Family",
+    "FunctionTask",
+    "FunctionVector",
     "Gradients",
     "Intervention",
     "Knockout",
@@ -27,8 +32,10 @@ __all__ = [
     "Patch",
     "Prompt",
     "Scale",
+    "contrast",
     "diff_of_means",
     "errors",
+    "function_vector",
     "load",
     "load_direction",
     "orthogonalize",

@@ -111,8 +111,10 @@ def corrupted(
     """The same with labels that do not belong to their inputs.
 
     how: "shuffled" permutes the examples' own labels (the paper's way); "foreign" draws them from `foreign`, labels of
-    other tasks, for models that recognise a task by its labels alone.
+    other tasks, for models that recognise a task by its labels alone. Raises DataError where there are none of those.
     """
+    if how == "foreign" and not foreign:
+        raise DataError(f"task {task.name!r}: labels of other tasks are asked for, and there is no other task")
     others = [pair for pair in shots if pair[0] != query[0]]
     chosen = [others[i] for i in rng.permutation(len(others))[:n_shots]]
     if how == "shuffled":
@@ -235,9 +237,8 @@ def function_vector(
     one of which the model answers none with examples: there is nothing to extract then.
     """
     rng = np.random.default_rng(seed)
-    prompts = [
-        in_context(task, task.pairs[i % len(task.pairs)], task.pairs, n_shots, template, rng) for i in range(n_prompts)
-    ]
+    queries = [task.pairs[i % len(task.pairs)] for i in range(n_prompts)]
+    prompts = [in_context(task, pair, task.pairs, n_shots, template, rng) for pair in queries]
     asked = [question(model, one.text, [one.answer]) for one in prompts]
     solved = [item for item, found in zip(asked, verdicts(model, asked), strict=True) if found.first_token]
     if not solved:
