@@ -28,15 +28,33 @@ from experiments.function_vectors.tasks import Query, TaskConfig, means, other_t
 from experiments.runner import run
 from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.methods.answers import answer_scores, question
-from mlx_interp.methods.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
+from mlx_interp.methods.function_vectors import (
+    Head,
+    Template,
+    in_context,
+    indirect_effects,
+    random_heads,
+    summed,
+    top_heads,
+)
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, stable_draw
 
+SHOTS, PORTED = "shots", "templates"
 EFFECTS, ADDED, COUNTS, NEEDED, DECODED = "effects", "added", "heads", "necessity", "vocabulary"
 ARMS = ("function vector", "own heads", "random heads", "random vector", "other task", "layer mean")
 COUNTED = (1, 2, 4, 8, 16, 24)
 TOKENS = 8
+SHOT_COUNTS = (0, 1, 2, 3, 5, 10)
+TEMPLATES = {
+    "colon": Template("{input}: {output}, ", "{input}:"),
+    "equals": Template("{input} = {output}, ", "{input} ="),
+    "word first": Template("the {input} -> {output}, ", "the {input} ->"),
+    "lines": Template("{input}\n{output}\n\n", "{input}\n"),
+    "questions": Template("Question: {input} Answer: {output}, ", "Question: {input} Answer:"),
+}
+"""Other ways to write the same examples, to which a vector is carried over."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +223,48 @@ def measure_needed(model: Model, item: Item, config: Config) -> Iterator[Record]
         yield {"task": item.task, "arm": arm, "k": k, "right": int(score[0]) == 0, "log_prob": float(score[1])}
 
 
+def measure_shots(model: Model, batch: Sequence[Query], config: Config) -> Iterator[Record]:
+    """Accuracy by the number of examples, no intervention."""
+    shape = of_tasks.template(model, config)
+    cells = [(query, k) for query in batch for k in SHOT_COUNTS if k <= _most_shots(model, config, query)]
+    asked = []
+    for query, k in cells:
+        one, two = of_tasks.halves(model, config, query.task)
+        rng = np.random.default_rng(stable_draw(config.seed, (query.key, k), 2**31))
+        made = in_context(one, two.pairs[query.number], one.pairs, k, shape, rng)
+        asked.append(question(model, made.text, [made.answer]))
+    for (query, k), found in zip(cells, verdicts(model, asked), strict=True):
+        yield {"item": query.key, "task": query.task, "shots": k, "right": found.first_token}
+
+
+def _most_shots(model: Model, config: Config, query: Query) -> int:
+    return len(of_tasks.halves(model, config, query.task)[0].pairs)
+
+
+def measure_ported(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """The vector in other templates: only queries that the model answers with examples in that template count."""
+    one, two = of_tasks.halves(model, config, item.task)
+    pair = two.pairs[item.number]
+    found = vectors(model, config, item)
+    site = f"resid_post.{item.layer}"
+    for name, shape in TEMPLATES.items():
+        rng = np.random.default_rng(stable_draw(config.seed, (item.key, name), 2**31))
+        made = in_context(one, pair, one.pairs, of_tasks.n_shots(model, config), shape, rng)
+        with_examples = verdicts(model, [question(model, made.text, [made.answer])])[0].first_token
+        asked = question(model, shape.prompt([], pair[0]), [pair[1]])
+        arms = ("function vector", "random heads", "other task")
+        variants: list[list[Intervention]] = [[], *([Add(site, found[arm], 1.0, -1)] for arm in arms)]
+        scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+        for arm, score in zip(("nothing", *arms), scores, strict=True):
+            yield {
+                "task": item.task,
+                "template": name,
+                "arm": arm,
+                "with_examples": with_examples,
+                "right": int(score[0]) == 0,
+            }
+
+
 def decoded_items(model: Model, config: Config, earlier: Records) -> list[Item]:
     heads = tuple(top_heads(average_effects(earlier), n_heads(model, config)))
     return [Item(name, name, heads=heads, own=heads) for name in of_tasks.tasks(model, config)]
@@ -267,6 +327,36 @@ def added_table(records: Records, config: Config) -> Table:
             "with examples, so that 100 % is the ceiling. Function vector: heads shared by all tasks; own heads: by "
             "the task's own effects. Gap closed: share of what is missing to 100 %.",
         ],
+    )
+
+
+def shots_table(records: Records, config: Config) -> Table:
+    """Accuracy by the number of examples."""
+    found = of(records, SHOTS)
+    rows: list[list[Cell]] = []
+    for k in sorted({r["shots"] for r in found}):
+        own = [r for r in found if r["shots"] == k]
+        rows.append([k, len(own), rate(own, config.seed)])
+    return Table("Number of examples, no intervention", ["examples", "n", Column("right", "%")], rows)
+
+
+def ported_table(records: Records, config: Config) -> Table:
+    """The vector in templates that it was not made from."""
+    found = of(records, PORTED)
+    rows: list[list[Cell]] = []
+    for name in TEMPLATES:
+        own = [r for r in found if r["template"] == name]
+        counted = [r for r in own if r["with_examples"]]
+        arms = [[r for r in counted if r["arm"] == arm] for arm in ("nothing", ARMS[0], ARMS[2], ARMS[4])]
+        rows.append([name, len(own) // 4, len(arms[0]), *(rate(arm, config.seed) for arm in arms)])
+    return Table(
+        "Other templates",
+        [
+            *("template", "queries", "right with examples there"),
+            *(Column(name, "%") for name in ("nothing", ARMS[0], ARMS[2], ARMS[4])),
+        ],
+        rows,
+        ["Bare queries in the template; only those count that the model answers with examples in the same template."],
     )
 
 
@@ -385,8 +475,10 @@ EXPERIMENT = Experiment(
         Stage(COUNTS, late_items, measure_counts),
         Stage(NEEDED, late_items, measure_needed),
         Stage(DECODED, decoded_items, measure_decoded),
+        Stage(SHOTS, base_items, measure_shots, batch=8),
+        Stage(PORTED, late_items, measure_ported),
     ],
-    tables=[base_table, added_table, counts_table, needed_table, decoded_table],
+    tables=[base_table, added_table, counts_table, needed_table, shots_table, ported_table, decoded_table],
     figures=[heat, by_layer],
     headline=headline,
     plan=plan,

@@ -3,8 +3,8 @@
 Question   Do phenomena sit at different depths, as the project's first round reported, once depth is judged by effect
            and not by the length of a direction?
 Data       as in exp1, exp2 and exp4 for the directions; two-hop queries that the model answers, as in exp3.
-Measure    effect of a layer's direction: rate brought where it is added, minus rate left where it is taken out, on
-           held-out prompts. Bridge: share of queries with it in the lens's top 10 at the end of the subject.
+Measure    effect of a layer's direction: share of held-out replies that turn as meant, beyond those that are so
+           anyway (0: nothing happens). Bridge: share of queries with it in the lens's top 10 at the end of the subject.
 Figure     each effect as a share of its own largest, against depth; the peak with its effect.
 Control    the same of directions from shuffled labels; for the bridge, another query's bridge in the same lens.
 """
@@ -24,7 +24,7 @@ from mlx_interp.methods.lens import lens_at, lens_ranks
 from mlx_interp.methods.two_hop import bridge_position, donor_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, unpaired_difference
+from mlx_interp.stats import Estimate, difference_interval
 
 TRAITS = ("refusal", "stance", "confidence")
 BRIDGE = "bridge"
@@ -69,22 +69,28 @@ def measure_bridge(model: Model, item: Hop, config: Config) -> Iterator[Record]:
 
 
 def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Estimate | None:
-    """Rate brought minus rate left, on held-out prompts; for the bridge, the share that shows it."""
+    """Share of held-out replies that the direction turns as meant, beyond those that are so anyway: 0 where it does
+    nothing. Meant: the trait where it is added, none where it is taken out. For the bridge, the share that shows it.
+    """
     if trait == BRIDGE:
         return report.rate(report.of(records, BRIDGE, arm=arm, layer=layer), seed)
-    brought, left = (
-        report.of(records, EFFECTS, trait=trait, kind=kind, split="test", arm=arm, layer=layer)
-        for kind in ("negative", "positive")
+    steered, plain = (
+        report.of(records, EFFECTS, trait=trait, split="test", arm=name, layer=at)
+        for name, at in ((arm, layer), ("none", None))
     )
-    if min(len({r["unit"] for r in brought}), len({r["unit"] for r in left})) < 2:
+    if len({r["unit"] for r in steered}) < 2:
         return None
-    return unpaired_difference(
-        [float(r["hit"]) for r in brought],
-        [float(r["hit"]) for r in left],
-        unit=[r["unit"] for r in brought],
-        other_unit=[r["unit"] for r in left],
+    return difference_interval(
+        [as_meant(r) for r in steered],
+        [as_meant(r) for r in plain],
+        unit=[r["unit"] for r in steered],
+        control_unit=[r["unit"] for r in plain],
         seed=seed,
     )
+
+
+def as_meant(record: Record) -> float:
+    return float(bool(record["hit"]) == (record["kind"] == "negative"))
 
 
 def table(records: Records, config: Config) -> Table:
@@ -109,7 +115,8 @@ def table(records: Records, config: Config) -> Table:
         ],
         rows,
         [
-            "Effect: rate brought by adding minus rate left when taken out, from -100 to 100 %. "
+            "Effect: replies that turn as meant (the trait comes where its direction is added, goes where it is taken "
+            "out), as a share of all, less those that are so without it: 0 where it does nothing.",
             f"Bridge: share of queries with it in the lens's top {TOP}.",
             "Reported: by the first round on Gemma 2 2B, where depth was that of the longest direction.",
         ],
@@ -125,7 +132,9 @@ def figure(records: Records, config: Config) -> Iterator[Plot]:
         curve = [effect(records, trait, "direction", at, config.seed) for at in layers]
         largest = max((one.value for one in curve if one is not None), default=0.0)
         if largest > 0:
-            series.append(Series(trait, [None if one is None else _over(one, largest) for one in curve]))
+            series.append(
+                Series(f"{trait} ({largest:.0%})", [None if one is None else _over(one, largest) for one in curve])
+            )
     if series:
         yield line_with_band(
             [at / depth for at in layers],
@@ -135,7 +144,7 @@ def figure(records: Records, config: Config) -> Iterator[Plot]:
             x_label="depth (share of the layers)",
             y_label="effect, share of its largest",
             caption="Effect of each layer's direction on held-out prompts (bridge: visibility in the lens), as a share "
-            "of the largest of its curve; bands are 95 % intervals.",
+            "of the largest of its curve, which the legend gives; bands are 95 % intervals.",
         )
 
 

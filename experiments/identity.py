@@ -17,6 +17,7 @@ from typing import Any
 
 from experiments.experiment import Experiment, ExperimentConfig
 from experiments.options import as_values
+from mlx_interp.reporting.files import files_digest
 
 DECIDING = ("mlx-interp", "mlx", "mlx-lm")
 """Packages whose version can change a measured number."""
@@ -48,11 +49,7 @@ def code_digest(source: Path) -> str:
 
     What only runs an experiment (options, resuming, files) is left out: a change there changes no number.
     """
-    digest = hashlib.sha256()
-    for path in code_files(source):
-        digest.update(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return files_digest(code_files(source), ROOT)[:16]
 
 
 def code_files(source: Path) -> list[Path]:

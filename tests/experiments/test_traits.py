@@ -139,3 +139,24 @@ def test_a_trait_or_language_that_is_not_there_is_named() -> None:
         sets_of(mi.load("tiny-llama"), "refusal", 8, 8, "ja")
     with pytest.raises(DataError, match="in 'en' only"):
         sets_of(tiny_model("llama"), "refusal", 8, 8, "fr")
+
+
+def test_a_direction_that_does_nothing_has_effect_zero_and_a_perfect_one_all_that_was_left() -> None:
+    def records(arm: str, layer: int | None, positive: str, negative: str) -> list[dict]:  # type: ignore[type-arg]
+        return [
+            {"stage": EFFECTS, "trait": "t", "split": "test", "arm": arm, "layer": layer}
+            | {"kind": kind, "unit": f"{kind} {i}", "hit": hit == "1"}
+            for kind, hits in (("positive", positive), ("negative", negative))
+            for i, hit in enumerate(hits)
+        ]
+
+    measured = [
+        *records("none", None, "1110", "1000"),
+        *records("direction", 1, "1110", "1000"),
+        *records("direction", 2, "0000", "1111"),
+    ]
+    idle, perfect = (exp5_layer_comparison.effect(measured, "t", "direction", layer, 0) for layer in (1, 2))
+    assert idle is not None
+    assert perfect is not None
+    assert idle.value == 0
+    assert perfect.value == pytest.approx(6 / 8)

@@ -27,6 +27,7 @@ CACHE = "cache is recomputing"
 BATCH = "a batch of texts is each alone"
 SOUND = "a direction is above noise and stable"
 MOVES = "a direction moves refusals both ways"
+BFLOAT16 = "tiny-gemma2, bfloat16"
 
 
 @fault("mask of allowed edges added to the scores as numbers", FORWARD)
@@ -191,6 +192,11 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return new.astype(mx.float32) if isinstance(bucket[0].intervention, Add) else new
 
     wrap(patch, edits, "_apply_bucket", wide)
+
+
+@fault("the lens computes in float32 what the model computes in bfloat16", "lens ends in the prediction", BFLOAT16)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    patch.setattr(Model, "unembed", lambda self, x: self.network.unembed(self.network.final(x)))
 
 
 @fault("activations near the end of float16's range", "range of the dtype", "tiny-llama, float16")

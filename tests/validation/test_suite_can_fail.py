@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,26 @@ def test_a_pass_is_remembered_and_a_failure_is_not(tmp_path: Path, monkeypatch: 
     assert second.results == first.results
     monkeypatch.setattr(model, "weights_hash", "other")
     assert not validation.gate(model, cache_dir=tmp_path).remembered
+
+
+def test_the_next_process_finds_the_pass_of_the_last_one(tmp_path: Path) -> None:
+    """What a pass is remembered by holds no address and no order of a set: both change from process to process."""
+    ask = "import sys, validation, mlx_interp as mi; from pathlib import Path; "
+    ask += "print(validation.gate(mi.load('tiny-gemma2'), cache_dir=Path(sys.argv[1])).remembered)"
+    found = []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", ask, str(tmp_path)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        found.append(
+            subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        )
+    assert found == ["False", "True"]
+
+
+def test_a_registered_family_is_checked_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("tiny-llama")
+    monkeypatch.setattr("validation.suite.PACKAGED", frozenset({"gemma2"}))
+    assert not any(validation.gate(model, cache_dir=tmp_path).remembered for _ in range(2))
 
 
 def test_a_damaged_memory_of_a_pass_is_not_a_pass(tmp_path: Path) -> None:
