@@ -400,8 +400,14 @@ class Model:
         return bytes_of_run(self.network, len(lengths), max(lengths), wanted, logits)
 
     def unembed(self, resid: mx.array) -> mx.array:
-        """Residual stream (..., d_model) -> logits (..., d_vocab), as the model ends: norm, unembedding, soft-cap."""
-        return self.network.unembed(self.network.final(resid))
+        """Residual stream (..., d_model) -> logits (..., d_vocab), as the model ends: norm, unembedding, soft-cap.
+
+        Computed in the model's dtype, whatever comes in, so that the last layer's stream gives the model's own logits.
+        """
+        # Captures of a bfloat16 model are read as float32: without the cast the norm would not round as the model's.
+        logits = plain(self.network.unembed(self.network.final(resid.astype(self.network.dtype))))
+        assert logits is not None
+        return logits
 
     def self_check(self, probe: Sequence[int] = PROBE) -> None:
         """The wrapped forward is mlx-lm's own, bit for bit, the lens the logits, and patterns what attention mixed.

@@ -13,7 +13,9 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_interp import Model
-from mlx_interp.reporting.files import make_folder, write_atomically
+from mlx_interp.architectures import PACKAGED
+from mlx_interp.loading.proofs import layer_classes
+from mlx_interp.reporting.files import files_digest, make_folder, write_atomically
 from validation import directions, exactness, generation, knowledge, numerics, tokens
 from validation.check import LEVELS, Check, Finding, Level, Result, Subject
 
@@ -21,7 +23,8 @@ CHECKS: list[Check] = [
     *(*exactness.CHECKS, *numerics.CHECKS, *generation.CHECKS),
     *(*knowledge.CHECKS, *tokens.CHECKS, *directions.CHECKS),
 ]
-SOURCES = Path(__file__).parent
+SOURCES = Path(__file__).resolve().parent
+ROOT = SOURCES.parent
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,13 @@ def validate(
 
 
 def gate(model: Model, *, level: Level = "quick", cache_dir: Path | None = None) -> Report:
-    """A report for an experiment, remembered once passed, by weights, package versions, code of the suite and device.
+    """A report for an experiment, remembered once passed: by weights, dtype, package versions, this code and device.
 
-    The caller stops when `passed` is false.
+    A model of a registered family is checked every time: what describes it lies outside the code that is hashed, and
+    may change from one run to the next. The caller stops when `passed` is false.
     """
-    remembered = None if cache_dir is None else cache_dir / f"{_key(model, level)}.json"
+    keep = cache_dir is not None and model.family in PACKAGED
+    remembered = cache_dir / f"{_key(model, level)}.json" if cache_dir is not None and keep else None
     if remembered is not None and (known := _read(remembered)) is not None:
         return known
     report = validate(model, level)
@@ -107,12 +112,9 @@ def _result(check: Check, subject: Subject) -> Result:
 
 def _key(model: Model, level: str) -> str:
     versions = [metadata.version(name) for name in ("mlx", "mlx-lm")]
-    code = hashlib.sha256()
-    for path in sorted([*SOURCES.glob("*.py"), *(SOURCES.parent / "mlx_interp").rglob("*.py")]):
-        code.update(path.read_bytes())
-    family = repr(model.network.family)  # a registered one is described outside these files
-    facts = [model.weights_hash or model.model_id, level, str(model.network.dtype), family, *versions]
-    facts += [str(mx.default_device()), code.hexdigest()]
+    code = files_digest([*SOURCES.rglob("*.py"), *(ROOT / "mlx_interp").rglob("*.py")], ROOT)
+    facts = [model.weights_hash or model.model_id, level, str(model.network.dtype), str(mx.default_device())]
+    facts += [layer_classes(model), *versions, code]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 
 

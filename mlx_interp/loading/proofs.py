@@ -31,11 +31,11 @@ def check_once(model: Model) -> None:
 
 
 def _key(model: Model) -> str:
-    facts = [model.weights_hash, str(model.network.dtype), _layers_of(model), str(mx.default_device()), _code()]
+    facts = [model.weights_hash, str(model.network.dtype), layer_classes(model), str(mx.default_device()), _code()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
 
-def _layers_of(model: Model) -> str:
+def layer_classes(model: Model) -> str:
     """The classes of the first layer's parts: quantised or dense."""
     return ",".join(sorted({type(module).__name__ for _, module in model.network.layers[0].named_modules()}))
 

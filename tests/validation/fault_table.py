@@ -24,8 +24,8 @@ the check named. Made by `python -m tests.validation.fault_table`; `tests/valida
 depend on the machine in their last digits.
 
 Bugs of [BUGFIX.md](../BUGFIX.md) that a model can have are among them (the tokenizer's wrapper; edits of a sweep that
-reach a neighbour; directions read where there is no contrast). The others are of building, resuming or speed, and are
-guarded by the tests that they name.
+reach a neighbour; a lens in another dtype). The others are of building, resuming or speed, and are guarded by the tests
+that they name.
 
 """
 
