@@ -5,7 +5,8 @@ Data       requests that are refused and requests of the same form that are not,
            synthetic world's on embedded models, the project's own (mild) ones on others.
 Measure    candidates at every layer and every template token behind the instruction; selected by bypass, induce and KL;
            then on held-out prompts: taken out everywhere, added once, and the weights orthogonalised for good; every
-           layer by its effect; strengths with repetition and likelihood of the texts; everyday facts beside it.
+           layer by its effect; strengths with repetition and likelihood of the texts; everyday facts beside it;
+           loss on other text, taken out against subtracted.
 Figure     rate of refusals, read from the opening of the reply, with a 95 % interval over prompts.
 Control    random directions and directions from shuffled labels, of the same length at the same place; orthogonalised
            weights must agree with ablation.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import report, selection, stages
+from experiments.traits import loss, report, selection, stages
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.methods.directions import Direction
 from mlx_interp.methods.orthogonalization import orthogonalized
@@ -117,6 +118,7 @@ EXPERIMENT = Experiment(
         Stage(selection.SCORES, selection.items, selection.measure),
         Stage(WEIGHTS, forms, measure_form),
         *stages.calibrated(TRAIT),
+        Stage(loss.LOSS, loss.items, loss.measure),
     ],
     tables=[
         selection.table,
@@ -125,6 +127,8 @@ EXPERIMENT = Experiment(
         report.effect_table,
         report.strength_table,
         report.side_table,
+        loss.table,
+        loss.reported,
     ],
     figures=[selection.figure, report.by_layer, report.by_strength],
     headline=report.headline,

@@ -19,10 +19,11 @@ from experiments import (
     exp12_multimodel_directions,
 )
 from experiments.runner import run
-from experiments.traits import stages
+from experiments.traits import loss, stages
 from experiments.traits.sets import TRAITS, Ask, Sets, sets_of
 from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
 from mlx_interp.errors import DataError
+from mlx_interp.methods.detectors import log_prob_per_token
 from tests.tiny import tiny_model
 
 SMALL = ["--n-train", "16", "--n-test", "4", "--no-validate", "--set", "strengths=0,1,2"]
@@ -160,3 +161,22 @@ def test_a_direction_that_does_nothing_has_effect_zero_and_a_perfect_one_all_tha
     assert perfect is not None
     assert idle.value == 0
     assert perfect.value == pytest.approx(6 / 8)
+
+
+def test_the_loss_is_that_of_the_answer_alone_and_edits_move_it() -> None:
+    model, config = mi.load("tiny-llama"), TraitConfig(n_train=16, n_test=4)
+    _, before, after = loss.texts_of(model, config, "fact answers")[0]
+    log_prob = log_prob_per_token(model, [before], [after])[0]
+    assert loss.cross_entropy(model, before, after, []) == pytest.approx(-log_prob, abs=1e-4)
+    item = Item("k", "refusal", split="subtracted", number=-1, layer=4)
+    assert loss.cross_entropy(model, before, after, loss.edits_of(model, item, config)) > -log_prob + 0.01
+
+
+def test_a_random_edit_has_the_length_of_the_direction() -> None:
+    model, config = mi.load("tiny-llama"), TraitConfig(n_train=16)
+    real, random = (
+        loss.edits_of(model, Item("k", "refusal", split=edit, number=-1, layer=4), config)[0]
+        for edit in ("subtracted", "random subtracted")
+    )
+    lengths = [np.linalg.norm(np.asarray(edit.vector)) for edit in (real, random)]  # type: ignore[union-attr]
+    assert lengths[0] == pytest.approx(lengths[1], rel=1e-5)
