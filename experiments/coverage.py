@@ -43,6 +43,8 @@ class Row:
     """How the title of the table starts in which the result is found."""
     open: str = ""
     """What is still missing."""
+    folder: str = ""
+    """Where under results its runs are, if not beside the others of the experiment."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def standing(row: Row, out: Path) -> Standing:
 
 def _results(row: Row, out: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path, run in runs(out / row.by).items():
+    for path, run in runs(out / row.folder / row.by).items():
         counts = run["status"] == "complete" and run["validated"]
         if counts and any(table["title"].startswith(row.table) and table["rows"] for table in run["tables"]):
             found.setdefault(str(run["model"].get("family") or run["model"]["name"]), path)

@@ -65,7 +65,9 @@ def is_embedded(model: Model, config: TwoHopConfig) -> bool:
 def queries(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHopQuery]:
     """The data: every query of the families asked for. Raises DataError for a family that is not there."""
     if is_embedded(model, config):
-        found = load_world().two_hop_queries()
+        world = load_world()
+        known = [query for name in world.families for query in world.two_hop_queries(name)]
+        found = known if config.families else world.two_hop_queries()  # the short form is looked at on request only
     else:
         files = sorted(REAL_DATA.glob("*.jsonl")) if config.data in ("auto", "real") else [Path(config.data)]
         found = [query for file in files for query in read_two_hop(file)]
