@@ -19,8 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.tables import UNVALIDATED
 from mlx_interp.stats import Estimate
@@ -122,8 +121,11 @@ def heat_map(
                 _ticks(axis, x_ticks, y_ticks, grids[index].shape)
             else:
                 axis.set_visible(False)
-        figure.supxlabel(x_label, fontsize=9)
-        figure.supylabel(y_label, fontsize=9)
+        if len(panels) == 1:  # labels of the figure would stand far from its only axis
+            axes[0, 0].set(xlabel=x_label, ylabel=y_label)
+        else:
+            figure.supxlabel(x_label, fontsize=9)
+            figure.supylabel(y_label, fontsize=9)
         figure.suptitle(title, fontsize=10)
         figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, label=value_label, shrink=0.85, aspect=25)
     return Plot(name, figure, caption)
@@ -248,8 +250,11 @@ def scatter(
             )
             for point, value in zip(mine, values[:, 0], strict=True):
                 axis.annotate(point.label, (point.x, value), xytext=(5, 4), textcoords="offset points", fontsize=7)
-        if log_x:
+        if log_x and max(p.x for p in points) >= 3 * min(p.x for p in points):
             axis.set_xscale("log")
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.margins(x=0.2)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
