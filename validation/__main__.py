@@ -6,6 +6,7 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(
         prog="python -m validation",
         description="Check that a wrapped model is the model, that interventions do what they say, and that lens and "
-        "prompts are read rightly. Exit status 0 only if everything that applies passes.",
+        "prompts are read rightly. Exit status: 0 only if everything that applies passes, 1 if a check fails, 2 if "
+        "a model cannot be loaded.",
     )
     parsed.add_argument("--model", action="append", metavar="NAME", help="repeatable; default: the embedded models")
     parsed.add_argument(
@@ -38,23 +40,35 @@ def parser() -> argparse.ArgumentParser:
     return parsed
 
 
-def main() -> int:
-    options = parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 if everything that applies passed, 1 if a check failed, 2 if a model could not be looked at."""
+    options = parser().parse_args(arguments)
     console = Console()
-    reports = []
+    reports, refused = [], 0
     for name in options.model or DEFAULT_MODELS:
-        model = mlx_interp.load(name)
-        with console.status(f"{name}: starting") as status:
-            report = validate(model, options.level, functools.partial(_progress, status, name))
-        show(report, console)
-        reports.append(report)
-        folder = options.out / "validation"
-        make_folder(folder)
-        write_atomically(folder / f"{model.name.replace('/', '--')}.md", text(report))
+        try:
+            reports.append(_looked_at(name, options, console))
+        except MlxInterpError as error:  # the other models are looked at all the same
+            print(f"error: {name}: {error}", file=sys.stderr)
+            refused += 1
     if options.json:
-        found = {report.model: [result.as_data() for result in report.results] for report in reports}
-        write_atomically(options.json, json.dumps(found, indent=1) + "\n")
+        make_folder(options.json.absolute().parent)
+        write_atomically(options.json, json.dumps([report.as_data() for report in reports], indent=1) + "\n")
+    if refused:
+        return 2
     return 0 if all(report.passed for report in reports) else 1
+
+
+def _looked_at(name: str, options: argparse.Namespace, console: Console) -> Report:
+    """A model's report, shown and written."""
+    model = mlx_interp.load(name)
+    with console.status(f"{name}: starting") as status:
+        report = validate(model, options.level, functools.partial(_progress, status, name))
+    show(report, console)
+    folder = options.out / "validation"
+    make_folder(folder)
+    write_atomically(folder / f"{model.name.replace('/', '--')}.md", text(report))
+    return report
 
 
 def _progress(status: Status, name: str, check: str) -> None:
@@ -86,10 +100,11 @@ def text(report: Report) -> str:
         [[r.name, r.status, r.measured, r.bound, r.note or "-"] for r in report.results],
     )
     lines = [
-        f"- **{r.name}** protects against {r.protects}. Bound: {r.why_bound}. When it fails: {r.look_at}."
+        f"- **{r.name}** protects against {r.protects}. Bound: {r.why_bound}. When it fails, look at {r.look_at}."
         for r in report.results
     ]
-    return f"# Validation of {report.model}\n\n{found.markdown()}\n" + "\n".join(lines) + "\n"
+    head = f"# Validation of {report.model}\n\nMeasured on {report.conditions}.\n\n"
+    return head + found.markdown() + "\n" + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal
 
 import mlx.core as mx
@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_interp import Model, Prompt
 from mlx_interp.embedded import load_world
+from mlx_interp.loading.proofs import layer_classes
 
 Level = Literal["quick", "standard", "full"]
 LEVELS: tuple[Level, ...] = ("quick", "standard", "full")
@@ -35,12 +36,16 @@ class Check:
     name: str
     protects: str
     """The fault that this check would show."""
-    why_bound: str
+    why_bound: str | Callable[[Subject], str]
+    """Why the bound is what it is; a function where that depends on dtype, bits and device."""
     look_at: str
     """Where to look when it fails."""
     measure: Callable[[Subject], Finding]
     level: Level = "quick"
     """The lowest level at which it is carried out."""
+
+    def reason(self, subject: Subject) -> str:
+        return self.why_bound if isinstance(self.why_bound, str) else self.why_bound(subject)
 
     def belongs_to(self, level: Level) -> bool:
         return LEVELS.index(self.level) <= LEVELS.index(level)
@@ -98,11 +103,8 @@ class Subject:
 
     @cached_property
     def bound(self) -> float:
-        """Relative error allowed where the order of summation may differ."""
-        dtype = self.model.network.dtype
-        if dtype == mx.float32:
-            return 1e-4
-        return float(4 * mx.finfo(dtype).eps * self.model.n_layers**0.5)
+        """Relative error allowed where the order of summation may differ; `rounding` says why."""
+        return rounding_bound(self.model.network.dtype, self.model.n_layers, float32_error())
 
     def within(self, error: float, note: str = "") -> Finding:
         """Passed if a relative error is within the bound; nan never is."""
@@ -140,5 +142,46 @@ def unit_vector(subject: Subject, width: int | None = None) -> mx.array:
     return mx.array((vector / np.linalg.norm(vector)).astype(np.float32))
 
 
-HALF_PRECISION = "float32: 1e-4, what the order of summation may change; half precision: 4 eps times the root of layers"
-SAME_KERNELS = "the same kernels on the same arrays give the same bits"
+def rounding_bound(dtype: mx.Dtype, n_layers: int, product_error: float) -> float:
+    """Relative error allowed between two orders of summation.
+
+    product_error: relative error of a float32 matrix product on this device: some devices round the factors first.
+    """
+    if dtype == mx.float32 and product_error <= FULL_FLOAT32:
+        return 1e-4
+    eps = SHORT_EPS if dtype == mx.float32 else float(mx.finfo(dtype).eps)
+    return float(4 * eps * n_layers**0.5)
+
+
+@cache
+def float32_error() -> float:
+    """Relative error of a float32 matrix product on the default device, against float64."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(256, 256)).astype(np.float32) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    return float(np.linalg.norm(np.asarray(mx.array(a) @ mx.array(b)) - exact) / np.linalg.norm(exact))
+
+
+def rounding(subject: Subject) -> str:
+    """Why the bound on rounding is what it is, for this dtype, these bits and this device."""
+    dtype = subject.model.network.dtype
+    bits = f", {subject.model.quantization} as stored" if subject.model.quantization else ""
+    bits = bits if "Quantized" in layer_classes(subject.model) else bits.replace("as stored", "dequantised")
+    where = f"{str(dtype).rpartition('.')[2]} on {mx.default_device().type.name}{bits}"
+    n, error = subject.model.n_layers, float32_error()
+    if dtype != mx.float32:
+        eps = float(mx.finfo(dtype).eps)
+        return f"{where}: 4 roundings ({eps:.1g} each) a layer that add up like a random walk over {n} layers"
+    if error <= FULL_FLOAT32:
+        return f"{where}: some hundred times the error of one product here ({error:.1g}), far below any effect"
+    return (
+        f"{where}: this device rounds the factors of a float32 product (error {error:.1g}): 4 such roundings a layer "
+        f"over {n} layers; MLX_ENABLE_TF32=0 gives full float32"
+    )
+
+
+FULL_FLOAT32 = 1e-5
+"""Error of a product above which a device does not multiply in full float32."""
+SHORT_EPS = 2.0**-10
+"""Relative spacing of numbers with the 10-bit mantissa of tensor cores' short float32."""
+SAME_KERNELS = "the same kernels on the same arrays give the same bits, in every dtype and on every device"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_interp import Ablate, Add, Intervention, Model, Patch, Scale
-from validation.check import HALF_PRECISION, SAME_KERNELS, Check, Finding, Subject, bitwise, relative, unit_vector
+from validation.check import SAME_KERNELS, Check, Finding, Subject, bitwise, relative, rounding, unit_vector
 
 
 def forward_is_mlx_lms(subject: Subject) -> Finding:
@@ -73,6 +73,23 @@ def padding_is_invisible(subject: Subject) -> Finding:
         errors.append(relative(batch.logits[row], alone.logits[0]))
         errors.append(relative(batch[f"resid_post.{layer}"][row, : len(prompt)], alone[f"resid_post.{layer}"][0]))
     return subject.within(_worst(errors))
+
+
+def edits_in_a_batch(subject: Subject) -> Finding:
+    """Positions count from each prompt's own start and end: edits of the first and the last, in a batch and alone."""
+    model, prompts = subject.model, subject.prompts
+    layer, vector = model.n_layers // 2, unit_vector(subject)
+    edits: list[Intervention] = [Add(f"resid_pre.{layer}", vector, 5.0, 0), Patch(f"mlp_out.{layer}", vector * 3, -1)]
+    batch = model.run(prompts, interventions=edits).logits
+    assert batch is not None
+    errors = []
+    for row, prompt in enumerate(prompts):
+        alone = model.run(prompt, interventions=edits).logits
+        assert alone is not None
+        errors.append(relative(batch[row], alone[0]))
+    return subject.within(
+        _worst(errors), f"{len(prompts)} prompts of {min(map(len, prompts))} to {len(subject.prompt)}"
+    )
 
 
 def sweep_is_each_alone(subject: Subject) -> Finding:
@@ -190,14 +207,21 @@ CHECKS = [
     Check(
         "padding is invisible",
         "short prompts of a batch that attend to padding or are read at the wrong position",
-        HALF_PRECISION,
+        rounding,
         "mlx_interp/engine/forward.py: right padding under the causal mask",
         padding_is_invisible,
     ),
     Check(
+        "edits count from each prompt's ends",
+        "positions of a short prompt that are counted from the ends of the longest one",
+        rounding,
+        "mlx_interp/engine/plan.py: positions against lengths",
+        edits_in_a_batch,
+    ),
+    Check(
         "sweep is each variant alone",
         "anything that variants of a sweep share and should not",
-        HALF_PRECISION,
+        rounding,
         "mlx_interp/engine/sweep.py",
         sweep_is_each_alone,
     ),
@@ -218,7 +242,7 @@ CHECKS = [
     Check(
         "residual stream adds up",
         "sites that are off by a layer, or taken before a post-norm instead of after it",
-        HALF_PRECISION,
+        rounding,
         "mlx_interp/engine/forward.py: block",
         states_chain,
     ),

@@ -10,7 +10,7 @@ from mlx_interp import Add, Completion, Prompt
 from mlx_interp.engine.decode import collect, decode
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.interventions import Intervention
-from validation.check import HALF_PRECISION, Check, Finding, Subject, relative, unit_vector
+from validation.check import Check, Finding, Subject, relative, rounding, unit_vector
 
 N_TOKENS = 6
 NEAR_TIE = 1e-3
@@ -103,7 +103,7 @@ CHECKS = [
     Check(
         "cache is recomputing",
         "a wrong RoPE offset, mask or steering under the key-value cache",
-        HALF_PRECISION,
+        rounding,
         "mlx_interp/engine/decode.py",
         cache_is_recomputing,
     ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_interp import Add, Intervention, Patch
 from mlx_interp.sites import Site
-from validation.check import HALF_PRECISION, Check, Finding, Subject, relative, unit_vector
+from validation.check import Check, Finding, Subject, relative, rounding, unit_vector
 
 ORDER = (
     "resid_pre",
@@ -124,7 +124,7 @@ CHECKS = [
     Check(
         "patterns make z",
         "patterns without soft-cap, window or scale; key-value heads read in the wrong order",
-        HALF_PRECISION,
+        rounding,
         "mlx_interp/engine/network.py: pattern",
         patterns_make_z,
     ),

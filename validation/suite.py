@@ -23,6 +23,8 @@ CHECKS: list[Check] = [
     *(*exactness.CHECKS, *numerics.CHECKS, *generation.CHECKS),
     *(*knowledge.CHECKS, *tokens.CHECKS, *directions.CHECKS),
 ]
+DECIDING = ("mlx", "mlx-lm")
+"""Packages whose version decides what a model computes."""
 SOURCES = Path(__file__).resolve().parent
 ROOT = SOURCES.parent
 
@@ -34,6 +36,8 @@ class Report:
     model: str
     level: str
     results: tuple[Result, ...]
+    conditions: str = ""
+    """What it was measured under: dtype, bits, device, packages, weights."""
     remembered: bool = False
     """The pass is of an earlier run with the same weights, code and device."""
 
@@ -45,6 +49,11 @@ class Report:
     def passed(self) -> bool:
         """Everything that applies passed, and something applied."""
         return not self.failed and any(result.status == "passed" for result in self.results)
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        facts = {"model": self.model, "level": self.level, "passed": self.passed, "conditions": self.conditions}
+        return {**facts, "results": [result.as_data() for result in self.results]}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def validate(
     for check in (check for check in CHECKS if check.belongs_to(level) and (not only or check.name in only)):
         progress(check.name)
         results.append(_result(check, subject))
-    return Report(model.name, level, tuple(results))
+    return Report(model.name, level, tuple(results), _conditions(model))
 
 
 def gate(model: Model, *, level: Level = "quick", cache_dir: Path | None = None) -> Report:
@@ -88,8 +97,7 @@ def gate(model: Model, *, level: Level = "quick", cache_dir: Path | None = None)
     report = validate(model, level)
     if report.passed and remembered is not None:
         make_folder(remembered.parent)
-        content = {"model": report.model, "level": level, "results": [result.as_data() for result in report.results]}
-        write_atomically(remembered, json.dumps(content, indent=1) + "\n")
+        write_atomically(remembered, json.dumps(report.as_data(), indent=1) + "\n")
     return report
 
 
@@ -105,13 +113,25 @@ def _result(check: Check, subject: Subject) -> Result:
         found.bound,
         found.note,
         check.protects,
-        check.why_bound,
+        check.reason(subject),
         check.look_at,
     )
 
 
+def _conditions(model: Model) -> str:
+    bits = model.quantization or "unquantised"
+    if model.quantization and "Quantized" not in layer_classes(model):
+        bits += ", dequantised"
+    dtype, packages = (
+        str(model.network.dtype).rpartition(".")[2],
+        [f"{name} {metadata.version(name)}" for name in DECIDING],
+    )
+    weights = f"weights {model.weights_hash[:12]}" if model.weights_hash else "weights without a hash"
+    return "; ".join([model.model_id, dtype, bits, mx.default_device().type.name, *packages, weights])
+
+
 def _key(model: Model, level: str) -> str:
-    versions = [metadata.version(name) for name in ("mlx", "mlx-lm")]
+    versions = [metadata.version(name) for name in DECIDING]
     code = files_digest([*SOURCES.rglob("*.py"), *(ROOT / "mlx_interp").rglob("*.py")], ROOT)
     facts = [model.weights_hash or model.model_id, level, str(model.network.dtype), str(mx.default_device())]
     facts += [layer_classes(model), *versions, code]
@@ -122,7 +142,7 @@ def _read(path: Path) -> Report | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         results = tuple(Result(**result) for result in content["results"])
-        report = Report(content["model"], content["level"], results, remembered=True)
+        report = Report(content["model"], content["level"], results, content["conditions"], remembered=True)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return report if report.passed else None

@@ -1,9 +1,17 @@
-"""Are prompts tokenised as the model expects?"""
+"""Are prompts tokenised as the model expects, and is its config understood to the last key?"""
 
 from __future__ import annotations
 
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.architectures import family_of
+from mlx_interp.errors import UnsupportedModel
 from mlx_interp.methods.answers import continuation
-from validation.check import Check, Finding, Subject
+from validation.check import Check, Finding, Status, Subject
+
+SPELLED = 0.9
+"""Share of the answers that a model must write in the spelling that is scored."""
 
 
 def one_bos(subject: Subject) -> Finding:
@@ -55,6 +63,30 @@ def answers_continue_prompts(subject: Subject) -> Finding:
     return Finding("failed" if wrong else "passed", f"{len(wrong)} of {len(subject.facts)} wrong", "0", note)
 
 
+def answers_are_spelled_as_written(subject: Subject) -> Finding:
+    """Of an answer with and without its leading space, the model itself writes the form that is scored.
+
+    Over the facts whose two forms begin with different tokens, one of which is the model's arg-max.
+    """
+    model = subject.model
+    asked = [(model.prompt(fact.prompt), fact.answer) for fact in subject.facts]
+    logits = model.run([prompt for prompt, _ in asked]).logits
+    assert logits is not None
+    ours = written = 0
+    tops = [int(top) for top in np.asarray(mx.argmax(logits, axis=-1))]
+    for top, (prompt, answer) in zip(tops, asked, strict=True):
+        scored = continuation(model, prompt, answer)[0]
+        forms = {model.tokenizer.encode(space + answer, add_special_tokens=False)[0] for space in ("", " ")} | {scored}
+        if len(forms) > 1 and top in forms:
+            written += 1
+            ours += top == scored
+    if not written:
+        reason = "no fact is answered in one of two spellings"
+        return Finding("not applicable", "0 answers", f">= {SPELLED:.0%}", reason)
+    passed: Status = "passed" if ours >= SPELLED * written else "failed"
+    return Finding(passed, f"{ours} of {written} as scored", f">= {SPELLED:.0%}")
+
+
 def positions_are_found(subject: Subject) -> Finding:
     """A word's positions are the tokens that spell it, counted with everything that stands before it."""
     wrong = []
@@ -69,7 +101,31 @@ def positions_are_found(subject: Subject) -> Finding:
     return Finding("failed" if wrong else "passed", f"{len(wrong)} of {n} words", "0", note)
 
 
+def config_is_understood(subject: Subject) -> Finding:
+    """Every key of the config is one that the family knows; and one that nobody knows would have been refused."""
+    config = subject.model.config
+    try:
+        family_of(config)
+    except UnsupportedModel as error:
+        return Finding("failed", "refused", "understood", str(error))
+    inner = subject.model.network.family.text_config
+    text = config if inner is None else config[inner]
+    unknown = {**text, "a_key_that_no_family_has": 0.5}
+    try:
+        family_of(unknown if inner is None else {**config, inner: unknown})
+    except UnsupportedModel:
+        return Finding("passed", f"{len(text)} keys understood", "all; an unknown one is refused")
+    return Finding("failed", "an unknown key was let through", "refused")
+
+
 CHECKS = [
+    Check(
+        "config is understood",
+        "a config key that neither mlx-lm nor the family reads: another model than its weights mean",
+        "mlx-lm drops keys that it does not know, and a silent default is a wrong number",
+        "mlx_interp/architectures.py: the family's `understands`",
+        config_is_understood,
+    ),
     Check(
         "one BOS",
         "a doubled or missing BOS token, which shifts every activation",
@@ -90,6 +146,13 @@ CHECKS = [
         "tokenising the whole text decides",
         "mlx_interp/methods/answers.py: continuation",
         answers_continue_prompts,
+    ),
+    Check(
+        "answers are spelled as the model writes them",
+        "answers scored in a spelling that the model does not use, so that it seems to know nothing",
+        "fixed before any model was looked at; a wrong spelling gives a share near 0",
+        "mlx_interp/methods/answers.py: continuation",
+        answers_are_spelled_as_written,
     ),
     Check(
         "words are found where they stand",

@@ -20,6 +20,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.tables import UNVALIDATED
 from mlx_interp.stats import Estimate

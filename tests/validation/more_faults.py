@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_interp import architectures
 from mlx_interp import model as model_module
 from mlx_interp.engine import decode, edits
 from mlx_interp.engine.forward import Pass
@@ -250,3 +251,24 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return summed(model, prompts, site, [min(position + 1, -1) for position in positions], rng)
 
     wrap(patch, contrast_module, "_summed", late)
+
+
+@fault("negative positions count from the end of the batch", "edits count from each prompt's ends")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def of_the_longest(plan: Any, net: Network, edits: Any, lengths: list[int], **named: Any) -> EditPlan:
+        return plan(net, edits, [max(lengths)] * len(lengths), **named)
+
+    wrap(patch, model_module, "plan_edits", of_the_longest)
+
+
+@fault("answers are scored with a space too many", "answers are spelled as the model writes them")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def spaced(model: Model, prompt: Prompt, name: str) -> tuple[int, ...]:
+        return tuple(model.tokenizer.encode(" " + name, add_special_tokens=False))
+
+    patch.setattr(tokens, "continuation", spaced)
+
+
+@fault("config keys that nothing reads are let through", "config is understood")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    patch.setattr(architectures, "_refuse_unknown_keys", lambda config, family: None)
