@@ -104,14 +104,14 @@ CHECKS = [
         "all activations are finite",
         "float16 overflow in late layers, damaged weights",
         "an infinite or undefined activation makes every later figure meaningless",
-        "load with dtype='bfloat16' or 'float32'; the first site says where it begins",
+        "the first site of the note, where it begins; dtype='bfloat16' or 'float32' has the range of larger numbers",
         everything_is_finite,
     ),
     Check(
         "range of the dtype",
         "late layers near the largest float16, where squared norms are infinite and steering overflows",
         "half of the range: an activation that is doubled must still fit",
-        "load with dtype='bfloat16' or 'float32'",
+        "the layer of the note; load with dtype='bfloat16' or 'float32'",
         range_is_enough,
     ),
     Check(
