@@ -18,6 +18,7 @@ from mlx_interp.methods.answers import answer_scores, question, verdicts
 from mlx_interp.methods.function_vectors import (
     Head,
     Template,
+    first_tokens_shared,
     in_context,
     indirect_effects,
     random_heads,
@@ -269,7 +270,13 @@ def measure_decoded(model: Model, item: Item, config: MediationConfig) -> Iterat
         logits = model.unembed(vectors(model, config, item)[arm])
         top = np.argsort(-np.asarray(logits.astype(mx.float32)))[:TOKENS]
         words = [model.tokenizer.decode([int(token)]).strip() for token in top]
-        yield {"task": item.task, "arm": arm, "tokens": words, "answers": sum(int(t) in answers for t in top)}
+        yield {
+            "task": item.task,
+            "arm": arm,
+            "tokens": words,
+            "answers": sum(int(t) in answers for t in top),
+            "shared": first_tokens_shared(model, task, shape),
+        }
 
 
 def question_tokens(model: Model, text: str, answer: str) -> int:

@@ -23,6 +23,9 @@ from experiments.function_vectors.screening import BASE, of, rate
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate
 
+SHARED = 0.3
+"""Share of answers that begin alike, beyond which a task's figures by first token come with a warning."""
+
 
 def base_table(records: Records, config: MediationConfig) -> Table:
     """Which tasks the model does, and what is left for a vector to restore."""
@@ -130,9 +133,14 @@ def decoded_table(records: Records, config: MediationConfig) -> Table:
     rows: list[list[Cell]] = []
     for name in _names(records):
         mine, control = (of(records, DECODED, task=name, arm=arm)[0] for arm in (ARMS[0], ARMS[2]))
-        rows.append([name, " ".join(mine["tokens"]), mine["answers"], control["answers"]])
+        rows.append([name, " ".join(mine["tokens"]), mine["answers"], control["answers"], mine["shared"]])
     heads: list[Column | str] = ["task", "top tokens", f"answers among the top {TOKENS}", "the same, random heads"]
-    return Table("The vector through the unembedding", heads, rows)
+    heads.append(Column("first tokens shared", "%"))
+    alike = [str(row[0]) for row in rows if isinstance(row[4], float) and row[4] > SHARED]
+    notes = ["First tokens shared: share of a task's answers that begin with the same token as another."]
+    if alike:
+        notes.append(f"**Scored loosely by first token: {', '.join(alike)}**; read whole answers in the first table.")
+    return Table("The vector through the unembedding", heads, rows, notes)
 
 
 def heat(records: Records, config: MediationConfig) -> Plot:

@@ -9,7 +9,9 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp8_function_vectors, exp11_function_vectors_v2
-from experiments.function_vectors.tasks import TaskConfig, halves, prompts, queries, read_task, tasks
+from experiments.function_vectors.mediation import MediationConfig
+from experiments.function_vectors.report import decoded_table
+from experiments.function_vectors.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks
 from experiments.runner import run
 from mlx_interp.errors import DataError
 
@@ -75,3 +77,24 @@ def test_too_few_pairs_and_unknown_tasks_are_refused(tmp_path: Path) -> None:
         tasks(model, TaskConfig(tasks=("antonim",)))
     with pytest.raises(DataError, match="holds no task"):
         tasks(model, TaskConfig(data=str(tmp_path)))
+
+
+def test_twenty_five_tasks_and_more_ship_with_forty_pairs_each() -> None:
+    files = sorted(FILES.glob("*.json"))
+    assert len(files) >= 25
+    for path in files:
+        assert len(read_task(path).pairs) >= 40, path.stem
+
+
+def test_a_task_whose_answers_all_begin_alike_comes_with_a_warning() -> None:
+    records = [
+        {"stage": "base", "task": name, "item": f"{name} {n}", "prompt": "examples", "right": True}
+        for name in ("alike", "apart")
+        for n in range(3)
+    ]
+    for name, shared in (("alike", 1.0), ("apart", 0.0)):
+        for arm in ("function vector", "random heads"):
+            labels = {"stage": "vocabulary", "task": name, "item": name, "arm": arm}
+            records.append({**labels, "tokens": ["a"], "answers": 0, "shared": shared})
+    table = decoded_table(records, MediationConfig())
+    assert "Scored loosely by first token: alike**" in " ".join(table.notes)
