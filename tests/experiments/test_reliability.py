@@ -1,0 +1,121 @@
+"""exp13: shifted requests, controls of one length, edits that do what they say, slopes that are slopes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import mlx_interp as mi
+from experiments.exp13_steering_reliability import EXPERIMENT, Config
+from experiments.options import parse
+from experiments.reliability import measure, report
+from experiments.reliability.measure import ARMS, REPLIES
+from experiments.runner import run
+from mlx_interp.errors import ConfigError
+from mlx_interp.interventions import Ablate, Apply
+from mlx_interp.model import Model
+
+SMALL = Config(n_train=16, n_test=2, depths=(0.5,), strengths=(0.25,), new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return mi.load("tiny-llama")
+
+
+def test_no_request_is_in_two_splits_and_every_form_has_both_kinds(model: Model) -> None:
+    found = measure.requests(model, Config())
+    assert len({r.text for r in found}) == len(found)
+    cells = {(r.shift, r.split, r.harmful) for r in found}
+    assert {(shift, "test", kind) for shift in measure.SHIFTS for kind in (True, False)} <= cells
+    assert {r.split for r in found if r.shift != "same form"} == {"test"}
+
+
+def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_content() -> None:
+    found = measure._of_project()
+    test = [r for r in found if r.split == "test"]
+    plain, framed = ([r.text for r in test if r.shift == shift] for shift in ("same form", "other wording"))
+    assert len(plain) == 8
+    assert all(text.endswith(own) and text != own for text, own in zip(framed, plain, strict=True))
+    assert {r.split for r in found} == {"train", "choose", "test"}
+
+
+def test_controls_are_as_long_as_the_direction(model: Model) -> None:
+    lengths = [np.linalg.norm(measure.vector(model, SMALL, 4, arm)) for arm in ARMS]
+    assert lengths == pytest.approx([lengths[0]] * len(ARMS), rel=1e-5)
+
+
+@pytest.mark.parametrize("gain", [0.25, 1.0])
+def test_ablation_leaves_the_rest_of_the_component(model: Model, gain: float) -> None:
+    unit = mx.array(np.eye(model.d_model)[3].astype(np.float32))
+    site = "resid_pre.4"
+    edit = measure.removed(site, unit, gain)
+    assert isinstance(edit, Ablate if gain == 1 else Apply)
+    plain = model.run("The capital", capture=site)[site]
+    left = model.run("The capital", interventions=[edit], capture=site)[site]
+    np.testing.assert_allclose(left[..., 3], (1 - gain) * plain[..., 3], atol=1e-5)
+    np.testing.assert_allclose(left[..., :3], plain[..., :3], atol=1e-5)
+
+
+def test_help_can_fall(model: Model) -> None:
+    harmless = next(r for r in measure.steered(model, SMALL, []) if not r.harmful and r.shift == "same form")
+    rows = list(measure.measure_replies(model, harmless, SMALL))
+    assert rows[0]["helps"]
+    once = next(r for r in rows if r["edit"] == "added once" and r["arm"] == "learned")
+    assert once["refused"]
+    assert not once["helps"]
+
+
+def test_slopes_are_those_of_runs_one_by_one(model: Model) -> None:
+    request = measure.steered(model, SMALL, [])[0]
+    slope = next(r for r in measure.measure_slopes(model, request, SMALL) if r["arm"] == "learned")
+    metric = measure.log_odds(measure.openers(model, SMALL))
+    prompt, values = model.prompt(request.text, chat=True), mx.array(measure.vector(model, SMALL, 4, "learned"))
+    odds = []
+    for multiple in SMALL.multiples:
+        logits = model.run(prompt, interventions=[mi.Add("resid_pre.4", values, multiple, -1)]).logits
+        assert logits is not None
+        odds.append(float(metric(logits)[0]))
+    assert slope["slope"] == pytest.approx(np.polyfit(SMALL.multiples, odds, 1)[0], rel=1e-2)
+    assert slope["slope"] > 0
+
+
+def test_layer_and_strength_are_chosen_on_choosing_requests_only() -> None:
+    def reply(layer: int, split: str, refused: bool) -> dict:  # type: ignore[type-arg]
+        labels = {"stage": REPLIES, "edit": "added", "dose": 0.25, "shift": "same form", "arm": "learned"}
+        return {**labels, "layer": layer, "split": split, "harmful": False, "refused": refused, "fluent": True}
+
+    records = [reply(3, "choose", True), reply(3, "test", False), reply(5, "choose", False), reply(5, "test", True)]
+    assert report.choice(records, SMALL) == (3, 0.25)
+    assert report.choice([], SMALL) is None
+
+
+def test_ablation_beyond_1_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="reflects"):
+        Config(gains=(8.0,))
+    with pytest.raises(ConfigError, match="a slope needs three"):
+        Config(multiples=(0.0, 1.0))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        Config(depths=(25,))
+
+
+def test_the_study_runs_from_the_first_record_to_the_last_figure(tmp_path: Path) -> None:
+    small = ["--set", "n_train=16", "--set", "n_test=2", "--set", "depths=0.5", "--set", "strengths=0.25"]
+    with pytest.raises(SystemExit) as ended:
+        run(EXPERIMENT, ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", *small])
+    assert ended.value.code == 0
+    folder = tmp_path / EXPERIMENT.name / "tiny-llama"
+    found = json.loads((folder / "run.json").read_text())
+    assert len(found["tables"]) == 5
+    assert all(table["rows"] for table in found["tables"])
+    assert len(list((folder / "figures").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("path", sorted((Path(measure.__file__).parents[1] / "configs").glob("*.yaml")), ids=str)
+def test_shipped_configs_are_of_this_study(path: Path) -> None:
+    options = parse(EXPERIMENT, ["--model", "tiny-gpt2", "--config", str(path)])
+    assert options.config != Config()
