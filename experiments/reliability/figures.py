@@ -81,13 +81,13 @@ def trade_off(records: Records, config: ReliabilityConfig) -> Iterator[Plot]:
                 helped = [float(r["helps"]) for r in own if not r["harmful"]]
                 turned = share(effects(own, edit, dose), "done", config.seed)
                 if turned is not None and helped:
-                    points.append(Point("", float(np.mean(helped)), turned, edit))
+                    points.append(Point("", 100 * float(np.mean(helped)), turned, edit))
     if points:
         yield scatter(
             points,
             name="trade_off",
             title="Turned against helpful",
-            x_label="harmless requests helped (share)",
+            x_label="harmless requests helped (%)",
             y_label="replies turned (%)",
             caption="One mark a layer and strength: replies turned as the edit is meant to, against the share of "
             "harmless requests that still get a helpful reply. Addition turns harmless requests themselves.",
