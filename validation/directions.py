@@ -52,6 +52,8 @@ def direction_moves_refusals(subject: Subject) -> Finding:
     openers = opener_tokens(model, harmful, harmless)
     if not openers:
         return Finding("not applicable", "0 refusals", bound, "the model refuses none of these requests")
+    if not found.carries[:, 0].any():
+        return Finding("not applicable", "0 layers", bound, "no layer carries the contrast above its noise floor")
     layer = _best_layer(subject, found, harmless[:4], openers)
     direction = found.direction(layer)
     everywhere = direction.ablated_everywhere()
@@ -89,7 +91,8 @@ def before_the_contrast_is_refused(subject: Subject) -> Finding:
 def _best_layer(subject: Subject, found: Contrast, prompts: Sequence[Prompt], openers: Sequence[int]) -> int:
     """The layer at which adding the difference raises the odds of a refusal most, below 80 % of the depth."""
     n = subject.model.n_layers
-    layers = [layer for layer in subject.layers if found.carries[layer, 0] and layer <= 0.8 * n] or [n // 2]
+    carried = [layer for layer in range(n) if found.carries[layer, 0]]
+    layers = [layer for layer in subject.layers if layer in carried and layer <= 0.8 * n] or carried[:1]
     variants = [[Add(f"{found.site}.{layer}", mx.array(found.vectors[layer, 0]), positions=-1)] for layer in layers]
     odds = [subject.model.sweep(prompt, variants, metric=log_odds(openers)) for prompt in prompts]
     return layers[int(mx.argmax(mx.stack(odds).mean(axis=0)))]

@@ -122,10 +122,8 @@ def _conditions(model: Model) -> str:
     bits = model.quantization or "unquantised"
     if model.quantization and "Quantized" not in layer_classes(model):
         bits += ", dequantised"
-    dtype, packages = (
-        str(model.network.dtype).rpartition(".")[2],
-        [f"{name} {metadata.version(name)}" for name in DECIDING],
-    )
+    dtype = str(model.network.dtype).rpartition(".")[2]
+    packages = [f"{name} {metadata.version(name)}" for name in DECIDING]
     weights = f"weights {model.weights_hash[:12]}" if model.weights_hash else "weights without a hash"
     return "; ".join([model.model_id, dtype, bits, mx.default_device().type.name, *packages, weights])
 

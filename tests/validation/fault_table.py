@@ -11,11 +11,13 @@ import mlx_interp
 import validation
 from mlx_interp.model import Model
 from mlx_interp.reporting.tables import grid
-from tests.validation import more_faults  # noqa: F401  (fills FAULTS)
+from tests.tiny import FAMILY_CONFIGS, random_mlx_model
+from tests.validation import family_faults, more_faults  # noqa: F401  (they fill FAULTS)
 from tests.validation.faults import FAULTS, Fault
 from validation.check import Result
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults_caught.md"
+RANDOM = "random-"
 HEADS = ["fault", "model", "caught by", "measured", "bound"]
 INTRODUCTION = """# Faults that the validation suite catches
 
@@ -32,9 +34,22 @@ that they name.
 
 @cache
 def loaded(name: str) -> Model:
-    """A model by its name, or by name and dtype: "tiny-llama, float16"."""
+    """A model by its name, by name and dtype ("tiny-llama, float16"), or a random one of a family ("random-qwen3")."""
+    if name.startswith(RANDOM):
+        return random_of(name.removeprefix(RANDOM))
     name, _, dtype = name.partition(", ")
     return mlx_interp.load(name, **({"dtype": dtype} if dtype else {}))
+
+
+def random_of(family: str) -> Model:
+    """A random model of a family, with the tokenizer of an embedded one, so that it can be asked in words."""
+    known = loaded("tiny-llama")
+    config = {**FAMILY_CONFIGS[family], "vocab_size": known.d_vocab}
+    if "text_config" in config:
+        config["text_config"] = {**config["text_config"], "vocab_size": known.d_vocab}
+    if "n_positions" in config:
+        config |= {"n_positions": 256, "n_ctx": 256}
+    return Model(random_mlx_model(config), known.tokenizer, config=config, path=Path(RANDOM + family))
 
 
 def caught(fault: Fault, patch: pytest.MonkeyPatch) -> Result:

@@ -1,0 +1,70 @@
+"""Faults of families that no embedded model is of, injected into random models of theirs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_interp.engine.decode import Cache
+from mlx_interp.engine.network import Network
+from mlx_interp.model import Model
+from tests.validation.faults import FORWARD, fault, wrap
+from tests.validation.more_faults import CACHE
+
+WINDOWED = "random-gemma3_text"
+
+
+def described_as(patch: pytest.MonkeyPatch, model: Model, **changes: Any) -> None:
+    """The model with another description of its family."""
+    patch.setattr(model, "network", replace(model.network, family=replace(model.network.family, **changes)))
+
+
+@fault("sliding window ignored", FORWARD, WINDOWED)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    patch.setattr(Network, "window", lambda net, layer: None)
+
+
+@fault("sliding window one position too wide", FORWARD, WINDOWED)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def wider(window: Any, net: Network, layer: int) -> int | None:
+        found = window(net, layer)
+        return found + 1 if found else None
+
+    wrap(patch, Network, "window", wider)
+
+
+@fault("one RoPE base for layers of both kinds", FORWARD, WINDOWED)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, Network, "rotate", lambda rotate, net, layer, *rest: rotate(net, 0, *rest))
+
+
+@fault("cached generation: sliding window ignored", CACHE, WINDOWED)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, Cache, "_mask", lambda mask, cache, window: mask(cache, None))
+
+
+@fault("norms of queries and keys left out", FORWARD, "random-qwen3")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    described_as(patch, model, qk_norm=False)
+
+
+@fault("multiplier of the residual stream left out", FORWARD, "random-granite")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    described_as(patch, model, residual_scale=None)
+
+
+@fault("divisor of the logits left out", FORWARD, "random-granite")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    described_as(patch, model, logits_divisor=None)
+
+
+@fault("keys and values of a fused projection swapped", FORWARD, "random-phi3")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def swapped(qkv: Any, net: Network, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        q, k, v = qkv(net, layer, x)
+        return q, v, k
+
+    wrap(patch, Network, "qkv", swapped)
