@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 import mlx_interp
@@ -115,6 +116,14 @@ def test_what_cannot_be_checked_is_not_applicable_with_a_reason_never_a_pass(mon
     assert [result.status for result in report.results] == ["not applicable"] * 2
     assert all(result.note for result in report.results)
     assert not report.passed
+
+
+def test_the_first_undefined_activation_is_located_by_layer_and_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("tiny-llama")
+    down = model.network.layers[3].mlp.down_proj
+    monkeypatch.setitem(down, "weight", down.weight * mx.array(float("nan")))
+    (result,) = validation.validate(model, only=["all activations are finite"]).results
+    assert (result.status, result.note) == ("failed", "first at mlp_out.3")
 
 
 def test_a_model_that_knows_nothing_is_not_judged_by_its_lens(monkeypatch: pytest.MonkeyPatch) -> None:
