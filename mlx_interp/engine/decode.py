@@ -102,10 +102,32 @@ def go_on(net: Network, cache: Cache, logits: mx.array, plan: EditPlan, sample: 
         mx.async_eval(token)  # type: ignore[no-untyped-call]
         step += 1
         cache.advance(windows)
-        following = sample(_step(run, cache, token), step)
+        following = sample(step_of(run, cache, token), step)
         mx.async_eval(following)  # type: ignore[no-untyped-call]
         yield token.tolist()  # type: ignore[misc]
         token = following
+
+
+class Stream:
+    """One model's side of a decode in which somebody else chooses the tokens: the next logits of every row.
+
+    logits: (batch, d_vocab), after the prompts, and then after each `advance`.
+    """
+
+    def __init__(self, net: Network, prompts: Sequence[Sequence[int]], *, room: int = STEP) -> None:
+        lengths = [len(tokens) for tokens in prompts]
+        self._cache = Cache(lengths, max(lengths), room=room)
+        self._run = Pass(net, EditPlan(), [1] * len(lengths))
+        self._windows = {net.window(layer) for layer in range(net.n_layers)}
+        padded = mx.array([list(tokens) + [0] * (self._cache.n_prompt - len(tokens)) for tokens in prompts])
+        logits = forward(Pass(net, EditPlan(), lengths, keep=self._cache.keep), padded, "last")
+        assert logits is not None
+        self.logits = logits
+
+    def advance(self, tokens: mx.array) -> None:
+        """Reads one more token of every row (batch,)."""
+        self._cache.advance(self._windows)
+        self.logits = step_of(self._run, self._cache, tokens)
 
 
 def collect(
@@ -125,7 +147,7 @@ def collect(
     return tokens, [row not in going for row in range(n_rows)]
 
 
-def _step(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
+def step_of(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
     """One token of every row (batch,) -> logits (batch, d_vocab)."""
     net = run.network
     x = net.embed(tokens[:, None], cache.positions)

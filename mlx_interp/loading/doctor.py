@@ -137,7 +137,8 @@ def _need_of_folder(source: Source, folder: Path) -> Need:
     absorbed = {name.removesuffix("weight") + part for name in words for part in ("scales", "biases")}
     floats = [t for name, t in checkpoint.tensors.items() if name not in words and name not in absorbed]
     dense = sum(t.n_bytes * 32 / bits for t in words.values()) + sum(4 * math.prod(t.shape) for t in floats)
-    layers = checkpoint.config.get("num_hidden_layers") or checkpoint.config.get("n_layer")
+    config = checkpoint.config.get("text_config") or checkpoint.config  # multimodal configs hold the text model inside
+    layers = config.get("num_hidden_layers") or config.get("n_layer")
     return Need(
         source.name,
         layers,
