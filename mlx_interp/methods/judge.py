@@ -2,8 +2,8 @@
 
 1. The question, with the request and the reply filled in, goes through the judge's own chat template.
 2. The score is the log-odds of its first token being a yes rather than a no: no text is written, nothing is sampled.
-3. Before it is believed, a judge is held against labelled replies: `trust` gives its accuracy on either label and what it
-   says of neutral text. A judge that calls everything by one name is of no use, however often that is right.
+3. Before it is believed, a judge is held against labelled replies: `trust` gives its accuracy on either label, neutral
+   text among them. A judge that calls everything by one name is of no use, however often that is right.
 """
 
 from __future__ import annotations
