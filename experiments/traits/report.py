@@ -135,7 +135,8 @@ def side_table(records: Records, config: TraitConfig) -> Table | None:
     for trait in traits(records):
         for arm in dict.fromkeys(r["arm"] for r in measured if r["trait"] == trait):
             known = [r for r in measured if r["trait"] == trait and r["arm"] == arm and r["known"]]
-            rows.append([trait, arm, len(known), rate(known, config.seed, "right"), rate(known, config.seed, "kl")])
+            moved = None if arm == "none" else rate(known, config.seed, "kl")
+            rows.append([trait, arm, len(known), rate(known, config.seed, "right"), moved])
     return Table(
         "Side effects on everyday facts that the model knows",
         ["trait", "arm", "n", Column("still right", "%"), Column("KL", "nats", digits=3)],
