@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def index_text(out: Path) -> str:
     parts = ["# Results\n", "Made from the run folders after every run; changes made by hand are lost.\n"]
     if (out / COVERAGE_FILE).exists():
         parts.append(f"Which parts of which studies they cover: [{COVERAGE_FILE}]({COVERAGE_FILE}).\n")
-    for folder in sorted(path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    folders = [path for path in out.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for folder in sorted(folders, key=_by_number):
         found = runs(folder)
         if found:
             rows = [_index_row(path, run) for path, run in found.items()]
@@ -62,6 +64,11 @@ def index_text(out: Path) -> str:
             parts += [f"## {folder.name}{link}\n", *([f"{title}\n"] if title else [])]
             parts.append(grid(["model", "result", "files"], rows, [False, False, False]))
     return "\n".join(parts)
+
+
+def _by_number(folder: Path) -> list[int | str]:
+    """exp2 before exp10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)]
 
 
 def write_combined(folder: Path) -> Path | None:
