@@ -214,6 +214,15 @@ class Network:
         out: mx.array = getattr(self._attention(layer), self.family.out)(z.reshape(*z.shape[:-2], -1))
         return self._after(layer, self.family.norms.after_attn, out)
 
+    def after_attn(self, layer: int, out: mx.array) -> mx.array:
+        """What the output projection gave (..., d_model) -> what attention adds to the stream: norm, multiplier."""
+        return self._after(layer, self.family.norms.after_attn, out)
+
+    def with_attn_bias(self, layer: int, out: mx.array) -> mx.array:
+        """The sum of what heads write (..., d_model) -> what the output projection gives."""
+        project = getattr(self._attention(layer), self.family.out)
+        return out + project.bias if "bias" in project else out
+
     def head_out(self, layer: int, z: mx.array) -> mx.array:
         """Each head's share of the output projection: (..., head, d_model); biases belong to no head."""
         project = getattr(self._attention(layer), self.family.out)
