@@ -13,9 +13,11 @@ from mlx_interp.methods.function_vectors import FunctionTask, FunctionVector, fu
 from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
+from mlx_interp.store import ActivationStore, collect
 
 __all__ = [
     "Ablate",
+    "ActivationStore",
     "Activations",
     "Add",
     "Apply",
@@ -32,6 +34,7 @@ __all__ = [
     "Patch",
     "Prompt",
     "Scale",
+    "collect",
     "contrast",
     "diff_of_means",
     "errors",

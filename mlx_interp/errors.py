@@ -58,8 +58,20 @@ class DirectionError(MlxInterpError):
     """A direction that is noise, cannot be read, or belongs to another model."""
 
 
+class SAEError(MlxInterpError, ValueError):
+    """A sparse autoencoder that cannot be read, does not fit its site, or does not describe the model at hand."""
+
+
+class CircuitError(MlxInterpError, ValueError):
+    """Pairs of prompts, a metric or a circuit that cannot be used: unequal lengths, no gradient, unknown nodes."""
+
+
 class RunError(MlxInterpError):
     """A run folder that cannot be written, or that belongs to another configuration or process."""
+
+
+class StoreError(MlxInterpError):
+    """A store of activations that cannot be read, or that belongs to another model, prompts or configuration."""
 
 
 class ValidationFailed(MlxInterpError):

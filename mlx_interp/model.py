@@ -170,7 +170,7 @@ class Model:
         batch = self.prompts(prompts)
         wanted = sites.parse_all(capture, self.n_layers)
         lengths = [len(prompt) for prompt in batch]
-        with _reported(progress, len(batch)) as report:
+        with reported(progress, len(batch), "prompts") as report:
             for rows in rows_that_fit(self.network, lengths, wanted, logits, memory or default_budget()):
                 part = batch[rows.start : rows.stop]
                 yield self.run(part, capture=capture, interventions=interventions, logits=logits)
@@ -231,7 +231,7 @@ class Model:
         if wanted:
             held = sum(bytes_of_site(self.network, site, len(variants), len(only)) for site in wanted)
             self._refuse_too_large(2 * held, variants, wanted)
-        with _reported(progress, len(variants)) as report:
+        with reported(progress, len(variants)) as report:
             result = run_sweep(
                 self.network,
                 only.tokens,
@@ -338,7 +338,7 @@ class Model:
         self._check_lengths([len(only)], new=max_tokens - 1)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
-        with _reported(progress, len(variants)) as report:
+        with reported(progress, len(variants)) as report:
             tokens, stopped = run_sweep_generate(
                 self.network,
                 only.tokens,
@@ -452,15 +452,15 @@ class Model:
 
 
 @contextmanager
-def _reported(progress: Progress | bool, total: int) -> Iterator[Progress | None]:
-    """The function that a sweep reports to: the caller's, a progress bar's, or none."""
+def reported(progress: Progress | bool, total: int | None, what: str = "sweep") -> Iterator[Progress | None]:
+    """The function that a sweep reports to: the caller's, a progress bar's, or none. total: None where not known."""
     if not isinstance(progress, bool):
         yield progress
     elif not progress:
         yield None
     else:
         with ProgressBar(*ProgressBar.get_default_columns(), MofNCompleteColumn()) as bar:
-            task = bar.add_task("sweep", total=total)
+            task = bar.add_task(what, total=total)
             yield lambda done, _: bar.update(task, completed=done)
 
 

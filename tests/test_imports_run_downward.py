@@ -15,9 +15,11 @@ RANK = {
     "engine": 2,
     "model": 3,
     **dict.fromkeys(("loading", "methods"), 4),
-    "embedded": 5,
-    "validation": 6,
-    "experiments": 7,
+    **dict.fromkeys(("embedded", "store"), 5),
+    "sae": 6,
+    "circuits": 7,
+    "validation": 8,
+    "experiments": 9,
 }
 PACKAGES = ("mlx_interp", "validation", "experiments")
 FRONT = {"__init__", "__main__"}

@@ -32,6 +32,8 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
     n_bytes: int
+    start: int
+    """Where in the file its bytes begin."""
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -50,7 +52,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{path}: truncated inside its header ({size} bytes): {AGAIN}")
     try:
         entries = json.loads(raw)
-        tensors = {name: _tensor(entry) for name, entry in entries.items() if name != "__metadata__"}
+        tensors = {name: _tensor(entry, 8 + length) for name, entry in entries.items() if name != "__metadata__"}
         ends = [entries[name]["data_offsets"][1] for name in tensors]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{path}: its header is corrupted: {AGAIN}") from error
@@ -61,11 +63,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _tensor(entry: dict[str, Any]) -> TensorInfo:
+def _tensor(entry: dict[str, Any], data_start: int) -> TensorInfo:
     """One entry of a header. Raises ValueError when its byte range does not fit its dtype and shape."""
     begin, end = entry["data_offsets"]
     shape = tuple(int(n) for n in entry["shape"])
     item = ITEM_BYTES.get(entry["dtype"])
     if begin < 0 or end < begin or (item is not None and end - begin != item * math.prod(shape)):
         raise ValueError("byte range does not fit dtype and shape")
-    return TensorInfo(entry["dtype"], shape, end - begin)
+    return TensorInfo(entry["dtype"], shape, end - begin, data_start + begin)

@@ -1,0 +1,15 @@
+"""Stores of activations: `collect` writes one, `ActivationStore` (or `open`) reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlx_interp.store.collect import collect
+from mlx_interp.store.reader import ActivationStore, SiteArray
+
+__all__ = ["ActivationStore", "SiteArray", "collect", "open"]
+
+
+def open(path: Path | str) -> ActivationStore:
+    """The store in a folder. Raises what `ActivationStore` raises."""
+    return ActivationStore(path)

@@ -1,0 +1,155 @@
+"""What a store says of itself: one description, and one record a sample, appended shard by shard.
+
+store.json       model, weights, sites, positions, dtype: what two sessions must share to be of one store
+samples.jsonl    for every shard a line of its own, a line for each of its samples, and a mark that makes them count
+*.safetensors    the shards
+
+A shard counts from the moment its mark is on disk, and it is marked only after its file is: so a store that was cut
+off at any moment is whole up to its last mark, and goes on behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_interp.errors import StoreError
+from mlx_interp.model import Model
+from mlx_interp.reporting.files import write_atomically
+from mlx_interp.reporting.records import Record, RecordFile, open_records, read_records
+
+FORMAT = 1
+STORE_FILE, SAMPLES_FILE = "store.json", "samples.jsonl"
+SHARD = "shard"
+_UNSIGNED = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt of a store, with what the model wrote after it."""
+
+    sample: int
+    """Its number in the order of the prompts."""
+    id: str
+    category: str
+    tokens: list[int]
+    """Of the prompt and, behind them, generated ones: context for rows of any position."""
+    n_prompt: int
+    """Tokens of the prompt."""
+    n_rows: int
+    """Rows that it has in the store."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard as the manifest has it."""
+
+    shard: str
+    """Name of its file."""
+    n_rows: int
+    n_bytes: int
+    first: int
+    """Number of its first sample."""
+    n_samples: int
+    digest: str
+    """Over all prompts up to its last one: whether a later session goes on with the same ones."""
+    seconds: float
+    """What it took to compute."""
+
+
+def description(
+    model: Model, sites: Mapping[str, Sequence[int]], *, positions: str, dtype: str, max_new_tokens: int, chat: bool
+) -> dict[str, Any]:
+    """Everything that decides what a row of the store is; `sites` with the shape of one row each."""
+    template = getattr(model.tokenizer, "chat_template", None)
+    return {
+        "model": model.model_id,
+        "weights_hash": weights_of(model),
+        "quantization": model.quantization,
+        "computed_in": str(model.network.dtype).rpartition(".")[2],
+        "n_layers": model.n_layers,
+        "template_hash": hashlib.sha256(str(template).encode()).hexdigest() if template else None,
+        "sites": {site: list(shape) for site, shape in sites.items()},
+        "positions": positions,
+        "chat": chat,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype,
+    }
+
+
+def weights_of(model: Model) -> str:
+    """The checkpoint's hash; of a model that was wrapped by hand, one over its parameters."""
+    if model.weights_hash:
+        return model.weights_hash
+    digest = hashlib.sha256()
+    for name, value in tree_flatten(model.mlx_model.parameters()):
+        digest.update(f"{name}{value.shape}{value.dtype}".encode())
+        digest.update(np.asarray(value.reshape(-1).view(_UNSIGNED[value.dtype.size])).tobytes())
+    return digest.hexdigest()
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """store.json of a folder. Raises StoreError where there is none, or one that this version does not read."""
+    file = path / STORE_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{path}: no store of activations ({STORE_FILE} is not there): give the folder of one"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file}: cannot be read: {error}; collect anew into another folder") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise StoreError(
+            f"{file}: is of format {found}, this version reads {FORMAT}: collect anew, or use that version"
+        )
+    return dict(content)
+
+
+def open_manifest(path: Path, wanted: Mapping[str, Any]) -> RecordFile:
+    """The manifest of a new store, or of one that goes on. Raises StoreError where the folder holds another store."""
+    if (path / STORE_FILE).exists():
+        found = read_description(path)
+        differences = [
+            f"  {name}: {found.get(name)!r} there, {value!r} now\n"
+            for name, value in wanted.items()
+            if found.get(name) != value
+        ]
+        if differences:
+            raise StoreError(
+                f"{path}: holds a store of another kind, which this one does not mix with:\n{''.join(differences)}"
+                "give another folder, or remove this one"
+            )
+    else:
+        if any(path.glob("*.safetensors")) or (path / SAMPLES_FILE).exists():
+            raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: give another folder")
+        write_atomically(path / STORE_FILE, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n")
+    return open_records(path / SAMPLES_FILE)
+
+
+def append_shard(manifest: RecordFile, info: ShardInfo, samples: Sequence[Sample]) -> None:
+    """Makes a shard count, whose file is on disk. Raises RunError on a full disk; the shard then does not count."""
+    manifest.append(SHARD, info.shard, [asdict(info), *(asdict(sample) for sample in samples)], seconds=info.seconds)
+
+
+def read_shards(path: Path) -> list[ShardInfo]:
+    """All shards that count, in the order of their samples."""
+    return [ShardInfo(**record) for record in _lines(path) if SHARD in record]
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """All samples of shards that count, in their order."""
+    return (Sample(**record) for record in _lines(path) if SHARD not in record)
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    return read_records(path / SAMPLES_FILE)
