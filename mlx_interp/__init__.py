@@ -9,7 +9,8 @@ from mlx_interp.architectures import Family, register
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
 from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
-from mlx_interp.methods.function_vectors import FunctionTask, FunctionVector, function_vector
+from mlx_interp.methods.function_vectors import FunctionVector, function_vector
+from mlx_interp.methods.in_context import FunctionTask
 from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt

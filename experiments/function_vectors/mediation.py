@@ -15,16 +15,8 @@ from experiments.function_vectors.screening import base_items, solved
 from experiments.function_vectors.tasks import Query, TaskConfig, means, other_task, prompts
 from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.methods.answers import answer_scores, question, verdicts
-from mlx_interp.methods.function_vectors import (
-    Head,
-    Template,
-    first_tokens_shared,
-    in_context,
-    indirect_effects,
-    random_heads,
-    summed,
-    top_heads,
-)
+from mlx_interp.methods.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
+from mlx_interp.methods.in_context import Template, first_tokens_shared, in_context
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

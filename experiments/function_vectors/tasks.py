@@ -20,17 +20,8 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.answers import Question, question
-from mlx_interp.methods.function_vectors import (
-    ARROW,
-    Corruption,
-    Examples,
-    FunctionTask,
-    HeadMeans,
-    Template,
-    corrupted,
-    head_means,
-    in_context,
-)
+from mlx_interp.methods.function_vectors import HeadMeans, head_means
+from mlx_interp.methods.in_context import ARROW, Corruption, Examples, FunctionTask, Template, corrupted, in_context
 from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 
@@ -107,7 +98,8 @@ def read_task(path: Path) -> FunctionTask:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not {"input", "output"} <= row.keys():
             raise DataError(f"{path}: pair {number} needs input and output, found {row!r}")
-    return FunctionTask(path.stem, tuple((str(row["input"]).strip(), str(row["output"]).strip()) for row in rows))
+    pairs = [(str(row["input"]).strip(), str(row["output"]).strip()) for row in rows]
+    return FunctionTask.consistent(path.stem, pairs)
 
 
 def tasks(model: Model, config: TaskConfig) -> dict[str, FunctionTask]:

@@ -10,127 +10,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from rich.progress import track
 
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.methods.answers import Question, question, verdicts
+from mlx_interp.methods.in_context import QUESTIONS, Corruption, FunctionTask, Template, corrupted, in_context, warn_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.reporting.records import open_records
 
-Pair = tuple[str, str]
-Corruption = Literal["shuffled", "foreign"]
 Head = tuple[int, int]
 """(layer, head)."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """How examples and the query are written; the query ends where the answer begins."""
-
-    example: str = "Q: {input}\nA: {output}\n\n"
-    query: str = "Q: {input}\nA:"
-
-    def prompt(self, shots: Sequence[Pair], query: str) -> str:
-        """The whole prompt, without a space at its end."""
-        written = "".join(self.example.format(input=x, output=y) for x, y in shots)
-        return written + self.query.format(input=query)
-
-
-ARROW = Template("{input} -> {output}, ", "{input} ->")
-
-
-@dataclass(frozen=True)
-class FunctionTask:
-    """A mapping of words to words, by examples.
-
-    Raises DataError for fewer than four pairs, an input with two answers, or an empty word.
-    """
-
-    name: str
-    pairs: tuple[Pair, ...]
-
-    def __post_init__(self) -> None:
-        answers: dict[str, str] = {}
-        for number, (x, y) in enumerate(self.pairs, 1):
-            if not x.strip() or not y.strip():
-                raise DataError(f"task {self.name!r}: pair {number} has an empty word: {x!r}, {y!r}")
-            if answers.setdefault(x, y) != y:
-                raise DataError(f"task {self.name!r}: {x!r} has two answers, {answers[x]!r} and {y!r}; keep one")
-        if len(answers) < 4:
-            raise DataError(f"task {self.name!r} has {len(answers)} different pairs; four or more are needed")
-        if len(answers) < len(self.pairs):
-            object.__setattr__(self, "pairs", tuple(answers.items()))
-
-    def split(self, seed: int) -> tuple[FunctionTask, FunctionTask]:
-        """Two halves of the pairs: heads and means come from the first, figures from the second."""
-        order = np.random.default_rng(seed).permutation(len(self.pairs))
-        halves = [tuple(self.pairs[i] for i in sorted(part)) for part in np.array_split(order, 2)]
-        return _part(self, halves[0]), _part(self, halves[1])
-
-
-@dataclass(frozen=True)
-class Examples:
-    """An in-context prompt with its right answer."""
-
-    task: str
-    text: str
-    query: str
-    answer: str
-
-
-def in_context(
-    task: FunctionTask, query: Pair, shots: Sequence[Pair], n_shots: int, template: Template, rng: np.random.Generator
-) -> Examples:
-    """A query behind `n_shots` examples of the task, drawn without replacement; never the query's own pair.
-
-    Raises DataError where there are too few.
-    """
-    others = [pair for pair in shots if pair[0] != query[0]]
-    if len(others) < n_shots:
-        raise DataError(f"task {task.name!r}: {n_shots} examples are asked for, {len(others)} other pairs are there")
-    chosen = [others[i] for i in rng.permutation(len(others))[:n_shots]]
-    return Examples(task.name, template.prompt(chosen, query[0]), *query)
-
-
-def corrupted(
-    task: FunctionTask,
-    query: Pair,
-    shots: Sequence[Pair],
-    n_shots: int,
-    template: Template,
-    rng: np.random.Generator,
-    how: Corruption = "shuffled",
-    foreign: Sequence[str] = (),
-) -> Examples:
-    """The same with labels that do not belong to their inputs.
-
-    how: "shuffled" permutes the examples' own labels (the paper's way); "foreign" draws them from `foreign`, labels of
-    other tasks, for models that recognise a task by its labels alone. Raises DataError where there are none of those.
-    """
-    if how == "foreign" and not foreign:
-        raise DataError(f"task {task.name!r}: labels of other tasks are asked for, and there is no other task")
-    others = [pair for pair in shots if pair[0] != query[0]]
-    chosen = [others[i] for i in rng.permutation(len(others))[:n_shots]]
-    if how == "shuffled":
-        labels = [chosen[i][1] for i in rng.permutation(len(chosen))]
-    else:
-        labels = [foreign[i] for i in rng.integers(0, len(foreign), len(chosen))]
-    wrong = [(x, label) for (x, _), label in zip(chosen, labels, strict=True)]
-    return Examples(task.name, template.prompt(wrong, query[0]), *query)
-
-
-def first_tokens_shared(model: Model, task: FunctionTask, template: Template) -> float:
-    """Share of a task's answers whose first token is that of another answer: scoring by first token cannot tell them
-    apart. Answers are tokenised as they follow a query."""
-    firsts = [question(model, template.query.format(input=x), [y]).first_tokens[0] for x, y in task.pairs]
-    answers = {y: first for (_, y), first in zip(task.pairs, firsts, strict=True)}
-    return 1 - len(set(answers.values())) / len(answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,31 +45,85 @@ class HeadMeans:
 
 
 def head_means(model: Model, prompts: Sequence[AnyPrompt]) -> HeadMeans:
-    """Means over prompts, in float32, a batch at a time."""
+    """Means over prompts at their last token, in float32, a batch at a time.
+
+    Heads' shares are made from z at the last token alone: at all positions they would take n_heads times the memory of
+    everything else.
+    """
     if not prompts:
         raise DataError("means need at least one prompt")
     totals: list[np.ndarray] = []
     n = 0
-    for out in model.batches(prompts, capture=["z", "head_out", "attn_out", "resid_post"], logits="none"):
+    for out in model.batches(prompts, capture=["z", "attn_out", "resid_post"], logits="none"):
         last = mx.array([length - 1 for length in out.lengths])
         rows = mx.arange(len(out.lengths))
-        z, heads, attn, stream = (
-            out.stack(name)[:, rows, last].astype(mx.float32) for name in ("z", "head_out", "attn_out", "resid_post")
-        )
-        parts = [np.asarray(x).astype(np.float64).sum(axis=1) for x in (z, _as_written(model, heads, attn), stream)]
+        z, attn, stream = (out.stack(name)[:, rows, last] for name in ("z", "attn_out", "resid_post"))
+        heads = mx.stack([model.network.head_out(n, z[n].astype(model.network.dtype)) for n in range(model.n_layers)])
+        written = _as_written(model, heads.astype(mx.float32), attn.astype(mx.float32))
+        parts = [np.asarray(x.astype(mx.float32)).astype(np.float64).sum(axis=1) for x in (z, written, stream)]
         totals = parts if not totals else [a + b for a, b in zip(totals, parts, strict=True)]
         n += len(out.lengths)
     z, written, stream = (mx.array((total / n).astype(np.float32)) for total in totals)
     return HeadMeans(z, written, stream, n)
 
 
-def indirect_effects(model: Model, prompt: Question, means: HeadMeans) -> np.ndarray:
-    """(n_layers, n_heads): what each head's mean adds to the probability of the right first token, on one prompt."""
+def mean_z(model: Model, prompts: Sequence[AnyPrompt], positions: Sequence[Sequence[int]]) -> mx.array:
+    """(n_layers, n_heads, d_head), float32: z averaged over some positions of each prompt, then over prompts.
+
+    positions: those of each prompt, at least one: tokens of one word, say, count together as one.
+    """
+    total: np.ndarray | float = 0.0
+    done = 0
+    for out in model.batches(prompts, capture="z", logits="none"):
+        z = out.stack("z").astype(mx.float32)
+        for row in range(len(out.lengths)):
+            mean = z[:, row, mx.array(list(positions[done]))].mean(axis=1)
+            total = total + np.asarray(mean).astype(np.float64)
+            done += 1
+    return mx.array((total / done).astype(np.float32))  # type: ignore[union-attr]
+
+
+def indirect_effects(
+    model: Model, prompt: Question, z: HeadMeans | mx.array, positions: Sequence[int] = (-1,)
+) -> np.ndarray:
+    """(n_layers, n_heads): what each head's mean adds to the probability of the right first token, on one prompt.
+
+    z: means, or their z alone, (n_layers, n_heads, d_head). positions: where it stands in for the head's own output.
+    Memory is bounded by the sweep's batches.
+    """
+    means = z.z if isinstance(z, HeadMeans) else z
     heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
+    where = list(positions)
     variants: list[list[Intervention]] = [[]]
-    variants += [[Patch(f"z.{layer}", means.z[layer, head], positions=-1, heads=head)] for layer, head in heads]
+    for layer, head in heads:
+        value = mx.broadcast_to(means[layer, head], (len(where), model.d_head))
+        variants.append([Patch(f"z.{layer}", value, positions=where, heads=head)])
     found = np.asarray(model.sweep(prompt.prompt, variants, metric=answer_probability(prompt.first_tokens)))
     return np.asarray((found[1:] - found[0]).reshape(model.n_layers, model.n_heads))
+
+
+def average_effects(
+    model: Model, prompts: Sequence[Question], means: HeadMeans, *, save: Path | None = None, progress: bool = False
+) -> np.ndarray:
+    """(n_layers, n_heads): indirect effects, averaged over prompts.
+
+    save: a .jsonl file to which each prompt's effects are added as they are found. The same call after an interruption
+    measures only what is missing: a prompt counts as done by model, weights, prompt, answer and means, so that a file
+    of anything else is never taken for this. progress: a bar over prompts.
+    """
+    file = open_records(save) if save is not None else None
+    of_means = hashlib.sha256(np.ascontiguousarray(np.asarray(means.z)).tobytes()).hexdigest()
+    known = {r["item"]: r["effects"] for r in file.records("effects")} if file is not None and save.exists() else {}  # type: ignore[union-attr]
+    total = np.zeros((model.n_layers, model.n_heads))
+    for asked in track(prompts, f"{model.name}: indirect effects", disable=not progress):
+        said = (model.name, model.weights_hash, asked.prompt.tokens, asked.names, of_means)
+        key = hashlib.sha256(repr(said).encode()).hexdigest()
+        if key not in known:
+            known[key] = indirect_effects(model, asked, means).tolist()
+            if file is not None:
+                file.append("effects", key, [{"stage": "effects", "item": key, "effects": known[key]}])
+        total += np.array(known[key])
+    return total / len(prompts)
 
 
 def answer_probability(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
@@ -226,16 +178,20 @@ def function_vector(
     n_shots: int = 10,
     n_prompts: int = 25,
     layer: int | None = None,
-    template: Template = Template(),
+    template: Template = QUESTIONS,
     corruption: Corruption = "shuffled",
     foreign: Sequence[str] = (),
     seed: int = 0,
+    save: Path | None = None,
+    progress: bool = False,
 ) -> FunctionVector:
     """A task's function vector, from heads that are chosen on the same task, with null baselines.
 
-    layer: where it will be added; by default a third of the depth. Raises DataError for a task with too few pairs, or
-    one of which the model answers none with examples: there is nothing to extract then.
+    layer: where it will be added; by default a third of the depth. save, progress: as in `average_effects`. Warns
+    where the tokenizer splits or merges the separator, or where answers begin alike. Raises DataError for a task with
+    fewer pairs than examples, or one of which the model answers none with examples: there is nothing to extract then.
     """
+    warn_of(model, task, template)
     rng = np.random.default_rng(seed)
     queries = [task.pairs[i % len(task.pairs)] for i in range(n_prompts)]
     prompts = [in_context(task, pair, task.pairs, n_shots, template, rng) for pair in queries]
@@ -247,10 +203,9 @@ def function_vector(
             "there is no function to extract; give more examples or another template"
         )
     means = head_means(model, [item.prompt for item in solved])
-    effects = np.zeros((model.n_layers, model.n_heads))
-    for pair in queries:
-        one = corrupted(task, pair, task.pairs, n_shots, template, rng, corruption, foreign)
-        effects += indirect_effects(model, question(model, one.text, [one.answer]), means) / n_prompts
+    wrong = [corrupted(task, pair, task.pairs, n_shots, template, rng, corruption, foreign) for pair in queries]
+    broken = [question(model, one.text, [one.answer]) for one in wrong]
+    effects = average_effects(model, broken, means, save=save, progress=progress)
     heads = top_heads(effects, n_heads)
     vector = summed(means, heads)
     at = round(model.n_layers / 3) if layer is None else layer
@@ -275,7 +230,3 @@ def _as_written(model: Model, heads: mx.array, attn: mx.array) -> mx.array:
         return heads * factor[:, :, None]
     scale = getattr(model.network.args, family.residual_scale) if family.residual_scale else 1.0
     return heads * scale
-
-
-def _part(task: FunctionTask, pairs: tuple[Pair, ...]) -> FunctionTask:
-    return replace(task, pairs=pairs)

@@ -61,6 +61,9 @@ def test_published_files_load_as_they_are_and_damaged_ones_are_named(tmp_path: P
     assert read_task(path).pairs[3] == ("word3", "other3")
     config = TaskConfig(data=str(tmp_path))
     assert list(tasks(mi.load("tiny-llama"), config)) == ["antonym"]
+    doubled = [*rows, {"input": "word3", "output": "another"}]
+    path.write_text(json.dumps(doubled), encoding="utf-8")
+    assert (dict(read_task(path).pairs)["word3"], read_task(path).conflicts) == ("other3", 1)
     path.write_text(json.dumps(rows)[:-40], encoding="utf-8")
     with pytest.raises(DataError, match="was it cut off"):
         read_task(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -13,17 +15,24 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
 from mlx_interp.methods.answers import question
 from mlx_interp.methods.function_vectors import (
+    average_effects,
+    function_vector,
+    head_means,
+    indirect_effects,
+    mean_z,
+    random_heads,
+    top_heads,
+)
+from mlx_interp.methods.in_context import (
     ARROW,
     FunctionTask,
     Template,
     corrupted,
     first_tokens_shared,
-    function_vector,
-    head_means,
     in_context,
-    indirect_effects,
-    random_heads,
-    top_heads,
+    positions,
+    separators,
+    token_roles,
 )
 from mlx_interp.model import Model
 from tests.tiny import FAMILY_CONFIGS, tiny_model
@@ -146,3 +155,90 @@ def test_answers_that_begin_alike_are_counted() -> None:
     assert first_tokens_shared(model("tiny-llama"), task(), ARROW) == 0
     same = FunctionTask("t", (("hot", "cold"), ("big", "cold"), ("tall", "small"), ("fast", "slow")))
     assert first_tokens_shared(model("tiny-llama"), same, ARROW) == 0  # one answer twice is one answer
+
+
+def test_every_token_has_the_role_of_its_place_and_the_whole_text_is_covered() -> None:
+    of = model("tiny-llama")
+    made = in_context(task(), task().pairs[0], task().pairs, 3, ARROW, RNG(0))
+    prompt = of.prompt(made.text)
+    roles = token_roles(prompt, made.pieces)
+    assert len(roles) == len(prompt)
+    shots = [part.split(" -> ") for part in made.text.split(", ")[:-1]]
+
+    def said(role: str, example: int | None = None) -> str:
+        return made.text[prompt.spans[(at := positions(roles, role, example))[0]][0] : prompt.spans[at[-1]][1]].strip()  # type: ignore[arg-type]
+
+    assert [said("input", n) for n in range(3)] == [x for x, _ in shots]
+    assert [said("label", n) for n in range(3)] == [y for _, y in shots]
+    assert said("label", -1) == shots[-1][1]
+    assert said("query") == made.query
+    assert positions(roles, "query cue")[-1] == len(prompt) - 1
+    assert not any(token.merged for token in roles)
+    with pytest.raises(DataError, match="do not make up the prompt"):
+        token_roles(prompt, made.pieces[2:])
+
+
+def test_a_separator_that_the_tokenizer_merges_or_splits_is_told() -> None:
+    of = model("tiny-llama")
+    assert separators(of, task(), ARROW).warning == ""
+    nouns = FunctionTask("t", tuple((x, x) for x, _ in load_world().task("plural").pairs))
+    glued = separators(of, nouns, Template("{input} -> {output}s, ", "{input} ->"))
+    assert glued.merged > 0.5
+    assert "merges the separator" in glued.warning
+    split = separators(of, task(), Template("{input} -> {output} , . , ", "{input} ->"))
+    assert len(split.tokens) == 3
+    assert "into 3 tokens" in split.warning
+    with pytest.warns(UserWarning, match="into 3 tokens"):
+        function_vector(
+            of,
+            task(),
+            n_heads=2,
+            n_shots=4,
+            n_prompts=3,
+            template=Template("{input} -> {output} , . , ", "{input} ->"),
+            corruption="foreign",
+            foreign=foreign(),
+        )
+
+
+def test_means_at_the_last_token_are_those_of_the_heads() -> None:
+    of = model("tiny-gemma2")
+    rows = [of.prompt(ARROW.prompt(list(task().pairs[n : n + 2 + n % 2]), "hot")) for n in range(5)]
+    last = mean_z(of, rows, [[len(row) - 1] for row in rows])
+    np.testing.assert_allclose(np.asarray(last), np.asarray(head_means(of, rows).z), atol=1e-5)
+    both = mean_z(of, rows[:1], [[0, 1]])
+    alone = [mean_z(of, rows[:1], [[n]]) for n in (0, 1)]
+    np.testing.assert_allclose(np.asarray(both), np.asarray(alone[0] + alone[1]) / 2, atol=1e-5)
+
+
+def test_effects_go_on_where_they_stopped_and_belong_to_their_means(tmp_path: Path, monkeypatch: Any) -> None:
+    of = model("tiny-llama")
+    asked = [question(of, ARROW.prompt(list(task().pairs[:2]), x), [y]) for x, y in task().pairs[3:6]]
+    means = head_means(of, [item.prompt for item in asked])
+    whole = average_effects(of, asked, means)
+    path = tmp_path / "effects.jsonl"
+    average_effects(of, asked[:2], means, save=path)
+    measured: list[Any] = []
+    sweep = of.sweep
+
+    def counted(*args: Any, **options: Any) -> Any:
+        measured.append(args)
+        return sweep(*args, **options)
+
+    monkeypatch.setattr(of, "sweep", counted)
+    np.testing.assert_allclose(average_effects(of, asked, means, save=path), whole, atol=1e-7)
+    assert len(measured) == 1
+    average_effects(of, asked, head_means(of, [asked[0].prompt]), save=path)
+    assert len(measured) == 4
+
+
+def test_contradicting_and_repeated_pairs_are_counted() -> None:
+    pairs = [("I", "J"), ("I", "II"), ("a", "b"), ("a", "b"), ("c", "d"), ("e", "f")]
+    found = FunctionTask.consistent("next", pairs)
+    assert dict(found.pairs)["I"] == "J"
+    assert (found.conflicts, found.repeats) == (1, 1)
+
+
+def test_too_few_examples_for_corrupted_prompts_are_refused_too() -> None:
+    with pytest.raises(DataError, match="30 examples are asked for, 19 other pairs"):
+        corrupted(task(), task().pairs[0], task().pairs, 30, ARROW, RNG(0))
