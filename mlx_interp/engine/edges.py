@@ -106,6 +106,16 @@ class Written:
         """Some rows, as often as they are named."""
         return Written(self.embedding[index], [a[index] for a in self.heads], [a[index] for a in self.mlps])
 
+    @staticmethod
+    def joined(runs: Sequence[Written]) -> Written:
+        """The rows of several runs under each other."""
+        layers = range(len(runs[0].mlps))
+        return Written(
+            mx.concatenate([run.embedding for run in runs]),
+            [mx.concatenate([run.heads[layer] for run in runs]) for layer in layers],
+            [mx.concatenate([run.mlps[layer] for run in runs]) for layer in layers],
+        )
+
     def mean(self) -> Written:
         """The mean over rows, as one row."""
         return Written(

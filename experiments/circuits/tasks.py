@@ -1,0 +1,144 @@
+"""Tasks of the embedded models as pairs of prompts: a clean one, and one of equal length that differs in what matters.
+
+two_hop      another subject of the same family, whose bridge and answer differ; m: its answer against the other's.
+in_context   the same words shown with the images of another task; m: this task's image against the other's.
+refusal      a harmful request against a harmless one in the same words but its object; m: log-odds of the refusal's
+             opener.
+toxic, safe  the same pairs; m: refusal's opener against the harmless reply's on harmful requests, and the reverse on
+             harmless ones.
+
+Only pairs whose clean prompt the model answers rightly count, and whose counterfactual it does not answer the same way.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.circuits.pairs import Pair
+from mlx_interp.embedded import load_world
+from mlx_interp.embedded.lexicon import REFUSALS
+from mlx_interp.embedded.world import ChatPrompt, InContextTask
+from mlx_interp.errors import DataError
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.answers import continuation
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
+from mlx_interp.stats import stable_draw
+
+Task = Literal["two_hop", "in_context", "refusal", "toxic", "safe"]
+TASKS: tuple[Task, ...] = get_args(Task)
+CONTRASTS = (
+    *(("capital", "language"), ("language", "continent"), ("plural", "noun_french"), ("noun_spanish", "noun_german")),
+    *(("past", "verb_spanish"), ("antonym", "comparative"), ("comparative", "adjective_french")),
+)
+"""In-context tasks over the same words: clean, counterfactual."""
+SHOTS = 4
+
+
+def pairs(model: Model, task: Task, n: int, seed: int) -> list[Pair]:
+    """Up to n pairs of a task that the model does, in an order that depends on the seed alone.
+
+    Raises DataError for models whose behaviour is not known, or where fewer than two pairs are left.
+    """
+    if model.name not in EMBEDDED:
+        raise DataError(f"exp18 has pairs of prompts for embedded models ({', '.join(EMBEDDED)}) only so far")
+    made = sorted(candidates(model, task), key=lambda pair: stable_draw(seed, pair.key, 2**62))
+    found = screened(model, made[: 6 * n])[:n]
+    if len(found) < 2:
+        raise DataError(f"{model.name} does the task {task!r} on {len(found)} of {len(made)} pairs: nothing to explain")
+    return found
+
+
+def screened(model: Model, made: Sequence[Pair]) -> list[Pair]:
+    """Pairs whose clean prompt has a right answer on top, and whose counterfactual has not."""
+    if not made:
+        return []
+    clean, other = (
+        mx.argmax(_logits(model, prompts), axis=-1).tolist()
+        for prompts in ([pair.clean for pair in made], [pair.counterfactual for pair in made])
+    )
+    tops = zip(made, np.array(clean), np.array(other), strict=True)
+    return [pair for pair, here, there in tops if here in pair.answers and there not in pair.answers]
+
+
+def _logits(model: Model, prompts: Sequence[Prompt]) -> mx.array:
+    logits = model.run(prompts).logits
+    assert logits is not None
+    return logits
+
+
+def candidates(model: Model, task: Task) -> Iterator[Pair]:
+    """All pairs of a task, whether or not the model does it."""
+    if task == "two_hop":
+        yield from _two_hop(model)
+    elif task == "in_context":
+        for clean, other in CONTRASTS:
+            yield from _in_context(model, load_world().task(clean), load_world().task(other))
+    else:
+        yield from _requests(model, task)
+
+
+def _two_hop(model: Model) -> Iterator[Pair]:
+    """Each query with the next one of its family and length whose bridge and answer differ."""
+    alike = defaultdict(list)
+    for query in load_world().two_hop_queries():
+        if query.split != "never_composed":
+            prompt = model.prompt(query.two_hop)
+            alike[query.family, len(prompt)].append((query, prompt, continuation(model, prompt, query.answer)[0]))
+    for (family, length), members in alike.items():
+        for i, (query, prompt, answer) in enumerate(members):
+            for other, donor, wrong in members[i + 1 :] + members[:i]:
+                if other.bridge != query.bridge and wrong != answer:
+                    key = f"{family}: {query.subject} / {other.subject}"
+                    yield Pair(key, prompt, donor, (answer,), (wrong,), f"{family} {length}")
+                    break
+
+
+def _in_context(model: Model, clean: InContextTask, other: InContextTask) -> Iterator[Pair]:
+    """Each word of both tasks after the same other words, shown with the one task's images or the other's."""
+    images = dict(other.pairs)
+    words = [(word, image) for word, image in clean.pairs if word in images and images[word] != image]
+    for i, (word, image) in enumerate(words):
+        order = [words[(i + 1 + step) % len(words)] for step in range(SHOTS)]
+        prompt = model.prompt(clean.prompt(order, word))
+        donor = model.prompt(other.prompt([(shown, images[shown]) for shown, _ in order], word))
+        answer, wrong = (continuation(model, prompt, text)[0] for text in (image, images[word]))
+        if len(prompt) == len(donor) and answer != wrong:
+            group = f"{clean.name} {len(prompt)}"
+            yield Pair(f"{clean.name} / {other.name}: {word}", prompt, donor, (answer,), (wrong,), group)
+
+
+def _requests(model: Model, task: Task) -> Iterator[Pair]:
+    """Harmful requests with harmless ones in the same words but their object."""
+    chats = load_world().chat_prompts("refusal", language="en")
+    harmless = defaultdict(list)
+    for chat in chats:
+        if not chat.harmful:
+            prompt = model.prompt(chat.text, chat=True)
+            harmless[_frame(chat), len(prompt)].append((chat, prompt))
+    for chat in chats:
+        prompt = model.prompt(chat.text, chat=True)
+        matches = harmless[_frame(chat), len(prompt)] if chat.harmful else []
+        if matches:
+            match, other = matches[stable_draw(0, chat.text, len(matches))]
+            refuses, complies = (_first(model, p, r) for p, r in ((prompt, REFUSALS["en"]), (other, match.reply)))
+            group = f"{_frame(chat)} {len(prompt)}"
+            if task == "safe":
+                yield Pair(f"{match.text} / {chat.text}", other, prompt, (complies,), (refuses,), group)
+            else:
+                wrong = () if task == "refusal" else (complies,)
+                yield Pair(f"{chat.text} / {match.text}", prompt, other, (refuses,), wrong, group)
+
+
+def _frame(chat: ChatPrompt) -> str:
+    return chat.text.replace(chat.topic, "...")
+
+
+def _first(model: Model, prompt: Prompt, reply: str) -> int:
+    """The first token of a reply, behind the template's last token."""
+    return model.prompt(prompt.text + reply).tokens[len(prompt)]

@@ -1,0 +1,57 @@
+"""Circuits: which heads, MLPs and edges make a model do a task, estimated by gradients, checked by real patching.
+
+scores = circuits.node_scores(model, pairs)              # or edge_scores
+exact = circuits.node_effects(model, pairs, cells)       # real patching, by one sweep a pair
+circuit = circuits.top(scores.mean(0), 10)
+m = circuits.node_circuits(model, pairs, [circuit])      # the metric with everything else replaced
+"""
+
+from mlx_interp.circuits.attribution import METHODS, edge_scores, node_scores
+from mlx_interp.circuits.discovery import (
+    greedy,
+    jaccard,
+    pruned,
+    random_edges,
+    random_nodes,
+    resampled,
+    top,
+    weighted_jaccard,
+)
+from mlx_interp.circuits.exact import Check, check, edge_effects, node_effects, sample
+from mlx_interp.circuits.faithfulness import SHARES, cmd, cpr, edge_circuits, faithfulness, node_circuits
+from mlx_interp.circuits.nodes import Node, inputs, nodes
+from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.engine.edges import Wiring, wiring
+
+__all__ = [
+    "METHODS",
+    "SHARES",
+    "Check",
+    "Metric",
+    "Node",
+    "Pair",
+    "Wiring",
+    "check",
+    "cmd",
+    "cpr",
+    "edge_circuits",
+    "edge_effects",
+    "edge_scores",
+    "faithfulness",
+    "greedy",
+    "inputs",
+    "jaccard",
+    "log_odds",
+    "node_circuits",
+    "node_effects",
+    "node_scores",
+    "nodes",
+    "pruned",
+    "random_edges",
+    "random_nodes",
+    "resampled",
+    "sample",
+    "top",
+    "weighted_jaccard",
+    "wiring",
+]
