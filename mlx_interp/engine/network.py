@@ -220,8 +220,8 @@ class Network:
 
     def with_attn_bias(self, layer: int, out: mx.array) -> mx.array:
         """The sum of what heads write (..., d_model) -> what the output projection gives."""
-        project = getattr(self._attention(layer), self.family.out)
-        return out + project.bias if "bias" in project else out
+        bias = _bias(getattr(self._attention(layer), self.family.out))
+        return out if bias is None else out + bias
 
     def head_out(self, layer: int, z: mx.array) -> mx.array:
         """Each head's share of the output projection: (..., head, d_model); biases belong to no head."""
@@ -229,7 +229,8 @@ class Network:
         eye = mx.eye(self.n_heads, dtype=z.dtype)[:, :, None]
         alone = mx.expand_dims(z, -3) * eye  # (..., head, head, d_head): each head with all others at zero
         out: mx.array = project(alone.reshape(*alone.shape[:-2], -1))
-        return out - project.bias if "bias" in project else out
+        bias = _bias(project)
+        return out if bias is None else out - bias
 
     def mlp_act(self, layer: int, x: mx.array) -> mx.array:
         """Residual stream (..., d_model) -> the MLP's hidden activations (..., d_mlp)."""
@@ -321,6 +322,12 @@ def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str
         raise UnsupportedModel(
             f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
         )
+
+
+def _bias(module: Any) -> mx.array | None:
+    """A linear layer's bias; an adapter's layer keeps it one level down."""
+    inner = module.linear if "linear" in module else module
+    return inner.bias if "bias" in inner else None
 
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_interp.architectures import family_of
 from mlx_interp.errors import UnknownModel
+from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter
 from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
@@ -21,12 +23,15 @@ from mlx_interp.model import Model
 def load(
     name: str | Path,
     *,
+    adapter: str | Path | None = None,
     dtype: str | mx.Dtype | None = None,
     dequantize: Dequantize = "auto",
     check: bool = True,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id or local folder.
 
+    adapter: a folder with a LoRA adapter in mlx-lm's layout; the model is then called `name+folder`, and files made on
+        one do not fit the other. An adapter of another model is refused with both shapes.
     dtype: "float32", "float16" or "bfloat16"; None is float32 on CPU and the stored one on Metal and CUDA.
     dequantize: "auto" dequantises quantised layers on CPU, where they are slow, when they fit the memory.
     check: compare a download with its published hashes, look for non-finite weights, and let the model prove itself on
@@ -35,29 +40,39 @@ def load(
     """
     source = resolve(name)
     compute_in = parse_dtype(dtype)
+    added = read_adapter(adapter) if adapter is not None else None
     checkpoint = read_checkpoint(folder_of(source))
     family_of(checkpoint.config)
     if check:
         check_published_hashes(checkpoint.files)
     network, config = load_network(checkpoint)
     tokenizer = load_tokenizer(checkpoint.path, config.get("eos_token_id"))
+    own_hash = weights_hash(checkpoint.path, checkpoint.files)
+    if added is not None:
+        attach(network, added, name=source.name, weights_hash=own_hash)
     if check:
-        check_finite(network, checkpoint.path)
+        check_finite(network, checkpoint.path if added is None else added.path)
     apply_profile(network, dtype=compute_in, dequantize=dequantize, name=source.name)
+    if added is not None:
+        fold_in(network)
     mx.eval(network.parameters())
     model = Model(
         network,
         tokenizer,
         config=config,
         path=checkpoint.path,
-        model_id=source.model_id,
-        name=source.name,
+        model_id=_with(source.model_id, added),
+        name=_with(source.name, added),
         quantization=checkpoint.quantization,
-        weights_hash=weights_hash(checkpoint.path, checkpoint.files),
+        weights_hash=own_hash if added is None else hashlib.sha256(f"{own_hash} {added.hash}".encode()).hexdigest(),
     )
     if check:
         check_once(model)
     return model
+
+
+def _with(name: str, adapter: Adapter | None) -> str:
+    return name if adapter is None else f"{name}+{adapter.path.resolve().name}"
 
 
 def folder_of(source: Source) -> Path:

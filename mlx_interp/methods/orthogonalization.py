@@ -98,6 +98,11 @@ def orthogonalize(model: Model, direction: Direction | Any, *, embedding: bool =
     matrices = []
     kinds = set()
     for name, module, norm in model.network.writers():
+        if "lora_a" in module:
+            raise ShapeError(
+                f"{model.name}: {name} has an adapter beside its matrix: load it with dtype='float32', dequantize=True, "
+                "which adds the adapter to the matrix"
+            )
         if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not embedding:
             continue
         target = r if norm is None else _unit(norm(mx.ones_like(r)) * r, model.d_model)  # norm(1) is its weight

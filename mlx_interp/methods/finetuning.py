@@ -1,0 +1,130 @@
+"""Low-rank fine-tuning (LoRA; Hu et al. 2021) on replies to prompts: a change of known content, to look for afterwards.
+
+1. mlx-lm's LoRA layers stand beside the linear layers of the model; everything else is frozen.
+2. AdamW on the cross-entropy of the replies alone, end of turn included; the rows of a step follow from the seed.
+3. The low-rank matrices come out, and the model is as before. `loading.adapter.write_adapter` makes of them a folder
+   that `mlx_interp.load(name, adapter=folder)` and mlx-lm's own loader read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from mlx_interp.errors import DataError
+from mlx_interp.model import Model
+from mlx_interp.prompts import AnyPrompt
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """What a fine-tune depends on, beside the model and its rows."""
+
+    rank: int = 4
+    scale: float = 4.0
+    """By which the low-rank product is multiplied; mlx-lm's name for it."""
+    n_layers: int | None = None
+    """The last so many layers; None for all."""
+    steps: int = 100
+    batch: int = 32
+    learning_rate: float = 1e-3
+    """At the first step; it falls to a tenth along a cosine."""
+    clip: float = 1.0
+    """Greatest norm of a step's gradient."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What a fine-tune found."""
+
+    weights: dict[str, mx.array]
+    """Low-rank matrices by their place in the model."""
+    config: dict[str, Any]
+    """adapter_config.json, as mlx-lm reads it."""
+    losses: tuple[float, ...]
+    """Of every step, in nats a token."""
+
+
+def finetune(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str], recipe: LoraRecipe) -> LowRank:
+    """Low-rank matrices trained on replies to prompts; the model is as before afterwards.
+
+    Raises DataError for no rows, empty replies, or a loss that is no longer finite.
+    """
+    rows = _rows(model, prompts, replies)
+    network = model.mlx_model
+    settings = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
+    n_layers = model.n_layers if recipe.n_layers is None else recipe.n_layers
+    before = _linear_layers(network)
+    network.freeze()
+    mx.random.seed(recipe.seed)
+    try:
+        linear_to_lora_layers(network, n_layers, settings)
+        losses = _train(network, rows, recipe)
+        weights = dict(tree_flatten(network.trainable_parameters()))
+    finally:
+        network.update_modules(tree_unflatten(before))
+        network.unfreeze()
+    config = {"fine_tune_type": "lora", "num_layers": n_layers, "lora_parameters": settings, "model": model.model_id}
+    return LowRank(weights, config, tuple(losses))
+
+
+def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)
+    ]
+
+
+def _rows(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str]) -> list[tuple[list[int], int]]:
+    """Token ids of each row, and where its reply begins."""
+    chosen = model.prompts(prompts) if len(prompts) else []
+    if not chosen or len(chosen) != len(replies) or not all(replies):
+        raise DataError(f"fine-tuning needs prompts with a reply each: {len(chosen)} and {len(replies)} were given")
+    end = [model.tokenizer.eos_token_id]
+    encoded = [model.tokenizer.encode(reply, add_special_tokens=False) for reply in replies]
+    return [([*p.tokens, *ids, *end], len(p)) for p, ids in zip(chosen, encoded, strict=True)]
+
+
+def _train(network: nn.Module, rows: Sequence[tuple[list[int], int]], recipe: LoraRecipe) -> list[float]:
+    rate = optim.cosine_decay(recipe.learning_rate, recipe.steps, recipe.learning_rate / 10)
+    optimizer = optim.AdamW(learning_rate=rate, weight_decay=0.0)
+    gradient = nn.value_and_grad(network, _loss)
+    rng = np.random.default_rng(recipe.seed)
+    order: list[int] = []
+    losses = []
+    for step in range(recipe.steps):
+        while len(order) < recipe.batch:
+            order += rng.permutation(len(rows)).tolist()
+        batch, order = [rows[i] for i in order[: recipe.batch]], order[recipe.batch :]
+        loss, slopes = gradient(network, *_padded(batch))
+        slopes, _ = optim.clip_grad_norm(slopes, recipe.clip)
+        optimizer.update(network, slopes)
+        mx.eval(network.trainable_parameters(), optimizer.state, loss)
+        losses.append(float(loss))
+        if not np.isfinite(losses[-1]):
+            raise DataError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
+    return losses
+
+
+def _padded(batch: Sequence[tuple[list[int], int]]) -> tuple[mx.array, mx.array]:
+    """Token ids (batch, pos), and whether each position but the first is of a reply (batch, pos - 1)."""
+    width = max(len(tokens) for tokens, _ in batch)
+    tokens = np.array([ids + [0] * (width - len(ids)) for ids, _ in batch])
+    places = np.arange(1, width)[None]
+    starts, ends = (np.array(found)[:, None] for found in zip(*((s, len(ids)) for ids, s in batch), strict=True))
+    return mx.array(tokens), mx.array((places >= starts) & (places < ends))
+
+
+def _loss(network: nn.Module, tokens: mx.array, counts: mx.array) -> mx.array:
+    logits = network(tokens[:, :-1]).astype(mx.float32)
+    losses = nn.losses.cross_entropy(logits, tokens[:, 1:])
+    mean: mx.array = (losses * counts).sum() / counts.sum()
+    return mean
