@@ -3,10 +3,10 @@
 # First of all imports: `mlx_interp.loading` opens a fast BLAS before anything imports mlx.core (loading/blas.py).
 from mlx_interp.loading import load  # isort: split
 
-from mlx_interp import errors, stats
+from mlx_interp import errors, sae, stats
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.architectures import Family, register
-from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
 from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
 from mlx_interp.methods.function_vectors import FunctionVector, function_vector
@@ -26,6 +26,7 @@ __all__ = [
     "Contrast",
     "Direction",
     "Family",
+    "Features",
     "FunctionTask",
     "FunctionVector",
     "Gradients",
@@ -45,6 +46,7 @@ __all__ = [
     "orthogonalize",
     "orthogonalized",
     "register",
+    "sae",
     "save_checkpoint",
     "save_direction",
     "stats",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -105,4 +105,48 @@ class Apply(_Printed):
     positions: Positions = None
 
 
-Intervention: TypeAlias = Patch | Add | Ablate | Scale | Knockout | Apply
+class Dictionary(Protocol):
+    """What an intervention on features needs of a sparse autoencoder (`sae.SAE` is one)."""
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def d_model(self) -> int: ...
+
+    @property
+    def d_sae(self) -> int: ...
+
+    def edited(
+        self, x: mx.array, features: mx.array, factor: mx.array, value: mx.array | None, *, error: bool = True
+    ) -> mx.array: ...
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Features(_Printed):
+    """Sets features of a sparse autoencoder, at its site, to factor * f + value; all else of the activation stays.
+
+    features: an int or a list of them; none leaves all as they are. factor 0 with a value patches (0: ablates), factor
+    1 with a value steers. value: a number, (n_features,), (n_positions, n_features), (batch, n_positions, n_features).
+    error: keep what the autoencoder does not reconstruct; without it the reconstruction replaces the activation.
+    """
+
+    sae: Dictionary
+    features: int | Sequence[int]
+    value: ArrayLike = 0.0
+    factor: float = 0.0
+    error: bool = True
+    positions: Positions = None
+
+    @property
+    def site(self) -> str:
+        return self.sae.site
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """The features as a tuple."""
+        one = isinstance(self.features, (int, np.integer))
+        return (int(self.features),) if one else tuple(int(i) for i in self.features)  # type: ignore[arg-type, union-attr]
+
+
+Intervention: TypeAlias = Patch | Add | Ablate | Scale | Knockout | Apply | Features

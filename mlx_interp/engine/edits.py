@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.errors import ShapeError
-from mlx_interp.interventions import Add, Apply, Patch, Scale
+from mlx_interp.interventions import Add, Apply, Features, Patch, Scale
 
 
 def apply_edits(
@@ -64,8 +64,11 @@ def _bucket(edit: Edit) -> Any:
     if isinstance(edit.intervention, Apply):
         return (Apply, edit.row)
     n_positions = None if edit.positions is None else len(edit.positions)
+    intervention, of_sae = edit.intervention, None
+    if isinstance(intervention, Features):
+        of_sae = (id(intervention.sae), intervention.error, len(intervention.chosen))
     shape = None if edit.value is None else tuple(edit.value.shape)
-    return (type(edit.intervention), n_positions, None if edit.heads is None else len(edit.heads), shape)
+    return (type(intervention), of_sae, n_positions, None if edit.heads is None else len(edit.heads), shape)
 
 
 def _apply_bucket(x: mx.array, bucket: list[Edit], lengths: Sequence[int]) -> mx.array:
@@ -98,6 +101,8 @@ def _changed(old: mx.array, bucket: list[Edit], ndim: int) -> mx.array:
     """The new entries, (edit, position, [head], width); arithmetic in float32 where a sum could overflow."""
     first = bucket[0].intervention
     value = _stack(bucket)
+    if isinstance(first, Features):
+        return _with_features(old, bucket, first, value)
     if isinstance(first, Patch):
         assert value is not None
         return mx.broadcast_to(value.astype(old.dtype), old.shape)
@@ -112,6 +117,16 @@ def _changed(old: mx.array, bucket: list[Edit], ndim: int) -> mx.array:
         return added if all(numbers) else mx.where(scales == 0, old, added)  # 0 * inf is no identity
     wide = old.astype(mx.float32)
     return wide - mx.sum(wide * value, axis=-1, keepdims=True) * value
+
+
+def _with_features(old: mx.array, bucket: list[Edit], first: Features, value: mx.array | None) -> mx.array:
+    """The new entries of features; at sites with heads an autoencoder reads all heads side by side."""
+    edits: list[Features] = [edit.intervention for edit in bucket]  # type: ignore[misc]
+    chosen = mx.array(np.array([edit.chosen for edit in edits], dtype=np.int32).reshape(len(edits), -1))
+    factors = _numbers([edit.factor for edit in edits], 3)
+    return first.sae.edited(old.reshape(*old.shape[:2], -1), chosen, factors, value, error=first.error).reshape(
+        old.shape
+    )
 
 
 def _stack(bucket: list[Edit]) -> mx.array | None:

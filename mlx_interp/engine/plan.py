@@ -18,8 +18,8 @@ import numpy as np
 from mlx_interp import sites
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.positions import resolve_heads, resolve_positions
-from mlx_interp.errors import NeverFired, ShapeError, SiteError
-from mlx_interp.interventions import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.errors import NeverFired, SAEError, ShapeError, SiteError
+from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
 from mlx_interp.sites import Site
 
 Owner = tuple[int, int]
@@ -38,7 +38,7 @@ class Edit:
     """None: every position."""
     heads: tuple[int, ...] | None
     value: mx.array | None
-    """Broadcasts to (n_positions, [n_heads], width); None for Scale and Apply."""
+    """Broadcasts to (n_positions, [n_heads], width), or (n_positions, n_features); None for Scale and Apply."""
     owner: Owner
     generated: bool = False
     """Applies to generated tokens only."""
@@ -154,7 +154,7 @@ class _RowPlanner:
     shared: bool
     counts: Counter[Site] = field(default_factory=Counter)
 
-    def edit(self, intervention: Patch | Add | Ablate | Scale | Apply, owner: Owner) -> None:
+    def edit(self, intervention: Patch | Add | Ablate | Scale | Apply | Features, owner: Owner) -> None:
         positions = resolve_positions(intervention.positions, self.lengths[self.row], intervention)
         generated = isinstance(intervention.positions, str)
         if positions == [] and not (generated and self.decodes):
@@ -195,6 +195,9 @@ class _RowPlanner:
         """The heads that an intervention names, and its array in the shape in which it is applied."""
         length = self.lengths[self.row]
         n_heads, width = site_shape(self.network, site, length)
+        if isinstance(intervention, Features):
+            _refuse_misfit(intervention, site, max(n_heads, 1) * width)
+            n_heads, width = 0, len(intervention.chosen)
         asked = getattr(intervention, "heads", None)
         if n_heads == 0 and asked is not None:
             raise ShapeError(f"{intervention}: {site.name} has no heads; leave 'heads' out")
@@ -222,6 +225,17 @@ def _acts_on_generated(edit: Edit | Blocked) -> bool:
 def _refuse_read_only(site: Site, intervention: Intervention) -> None:
     if not site.kind.writable:
         raise SiteError(f"{intervention}: {site.name} is read only; change 'z', which it is made from")
+
+
+def _refuse_misfit(intervention: Features, site: Site, width: int) -> None:
+    """Raises SAEError for an autoencoder of another width, or features that it does not have."""
+    sae = intervention.sae
+    if sae.d_model != width or "pattern" in site.name or site.name == "head_out":
+        raise SAEError(f"{sae} reads activations of width {sae.d_model}; {site} of this model is {width} wide")
+    if wrong := [i for i in intervention.chosen if not 0 <= i < sae.d_sae]:
+        raise SAEError(f"{sae} has features 0 to {sae.d_sae - 1}, not {', '.join(map(str, wrong))}")
+    if len(set(intervention.chosen)) < len(intervention.chosen):
+        raise SAEError(f"{intervention}: a feature is named twice")
 
 
 def _refuse_untouched(plan: EditPlan, lengths: Sequence[int]) -> None:
@@ -266,9 +280,9 @@ class _Fit:
 
 
 def _array_of(intervention: Any) -> mx.array | None:
-    if isinstance(intervention, (Scale, Apply)):
+    if isinstance(intervention, (Scale, Apply)) or (isinstance(intervention, Features) and not intervention.chosen):
         return None
-    name = {Patch: "value", Add: "vector", Ablate: "direction"}[type(intervention)]
+    name = {Patch: "value", Add: "vector", Ablate: "direction", Features: "value"}[type(intervention)]
     value = getattr(intervention, name)
     return value if isinstance(value, mx.array) else mx.array(np.asarray(value, dtype=np.float32))
 
@@ -277,7 +291,7 @@ def _fitted(array: mx.array, intervention: Any, fit: _Fit) -> mx.array:
     """An intervention's array for one row, as something that broadcasts to (count, [heads], width)."""
     target = fit.target
     one_head = fit.n_heads > 0 and isinstance(intervention.heads, (int, np.integer))
-    if array.ndim == 0 and isinstance(intervention, Patch):
+    if array.ndim == 0 and isinstance(intervention, (Patch, Features)):
         return array.reshape((1,) * len(target))
     value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.name == "pattern")
     if value.ndim == len(target) + 1 and value.shape[0] in (1, fit.n_rows):
