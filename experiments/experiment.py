@@ -82,6 +82,8 @@ class Experiment:
     plan: (model, items of the first stage, config) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
+    files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
+    run folder, and may have folders of their own in their names.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Experiment:
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
     scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
+    files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
 
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):

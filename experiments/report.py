@@ -13,8 +13,8 @@ from experiments.experiment import Experiment, ExperimentConfig, Plan, Records
 from experiments.options import as_values
 from mlx_interp.reporting import Plot
 from mlx_interp.reporting.figures import caption_text, save_plot
-from mlx_interp.reporting.files import write_atomically
-from mlx_interp.reporting.folders import LATEX_FILE, TABLE_FILE, RunFolder, read_run
+from mlx_interp.reporting.files import make_folder, write_atomically
+from mlx_interp.reporting.folders import FILES_FOLDER, LATEX_FILE, TABLE_FILE, RunFolder, read_run
 from mlx_interp.reporting.records import RecordFile, write_parquet
 from mlx_interp.reporting.tables import UNVALIDATED, latex, markdown
 
@@ -22,7 +22,7 @@ from mlx_interp.reporting.tables import UNVALIDATED, latex, markdown
 def write_report(
     experiment: Experiment, config: ExperimentConfig, folder: RunFolder, file: RecordFile, state: dict[str, Any]
 ) -> None:
-    """records.parquet, figures and table.md; adds headline and tables to the state that becomes run.json.
+    """records.parquet, figures, other files and table.md; adds headline and tables to the state that becomes run.json.
 
     Nothing of it depends on time or on how often the run was stopped: equal records make equal files.
     """
@@ -36,6 +36,10 @@ def write_report(
     made = [table(records, config) for table in experiment.tables]
     state["tables"] = [table.as_data() for table in made if table is not None]
     state["scaling"] = [dataclasses.asdict(metric) for metric in experiment.scaling(records, config)]
+    for name, content in experiment.files(records, config):
+        target = folder.path / FILES_FOLDER / name
+        make_folder(target.parent)
+        write_atomically(target, content)
     write_atomically(folder.path / TABLE_FILE, report_text(state, plots, as_values(config)))
 
 

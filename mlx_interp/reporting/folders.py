@@ -2,7 +2,7 @@
 
 run.json         what was run and on what, its state, and its tables as data
 records.jsonl    every measured item (records.py)
-records.parquet, table.md, figures/    written when the run is complete
+records.parquet, table.md, figures/, files/    written when the run is complete
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ FORMAT = 1
 """The version of run.json and records.jsonl; raised when a reader of the old one would misread the new."""
 
 RUN_FILE, RECORDS_FILE, TABLE_FILE, LOCK_FILE = "run.json", "records.jsonl", "table.md", ".lock"
-LATEX_FILE = "table.tex"
+LATEX_FILE, FILES_FOLDER = "table.tex", "files"
 # run.json last: where removing them is interrupted, no records are left without what says whose they are.
 OWN_FILES = (RECORDS_FILE, "records.parquet", TABLE_FILE, LATEX_FILE, RUN_FILE)
 OWN_FIGURES = (".png", ".pdf", ".md")
@@ -148,13 +149,15 @@ def read_run(path: Path) -> dict[str, Any] | None:
 
 
 def clear(path: Path) -> None:
-    """Remove the files that a run writes, and nothing else that may lie in the folder."""
+    """Remove the files that a run writes (all of files/), and nothing else that may lie in the folder."""
     with writing(path):
         for name in OWN_FILES:
             (path / name).unlink(missing_ok=True)
         for file in sorted((path / "figures").glob("*")):
             if file.suffix in OWN_FIGURES:
                 file.unlink()
+        if (path / FILES_FOLDER).is_dir():
+            shutil.rmtree(path / FILES_FOLDER)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

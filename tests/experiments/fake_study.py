@@ -164,6 +164,10 @@ def headline(records: Records, config: Config) -> str:
     return f"{sum(r['counts'] for r in records if r['stage'] == 'screen')} of 30 queries count"
 
 
+def names_that_count(records: Records, config: Config) -> Iterator[tuple[str, str]]:
+    yield "lists/counting.txt", "".join(f"{r['item']}\n" for r in records if r["stage"] == "screen" and r["counts"])
+
+
 def plan(model: FakeModel, items: Sequence[Item], config: Config) -> Plan:
     return Plan(
         prompts=len(items), counterfactuals=len(items) * 12, forward_passes=len(items) * 2.9, memory_bytes=10**9
@@ -179,6 +183,7 @@ EXPERIMENT = Experiment(
     headline=headline,
     plan=plan,
     group=lambda item: item.family,
+    files=names_that_count,
 )
 
 

@@ -26,7 +26,16 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_folder_holds_what_the_design_names(results: Path):
     names = {str(path.relative_to(results / RUN)) for path in (results / RUN).rglob("*") if path.is_file()}
     figures = {f"figures/{name}.{ending}" for name in ("fix_rate", "by_source") for ending in ("png", "pdf", "md")}
-    assert names == {"run.json", "records.jsonl", "records.parquet", "table.md"} | figures
+    assert names == {"run.json", "records.jsonl", "records.parquet", "table.md", "files/lists/counting.txt"} | figures
+
+
+def test_further_files_are_made_from_the_records_and_go_with_them(results: Path, study: Study, tmp_path: Path):
+    first = (results / RUN / "files" / "lists" / "counting.txt").read_text().splitlines()
+    assert len(first) == 19
+    (tmp_path / RUN / "files").mkdir(parents=True)
+    (tmp_path / RUN / "files" / "of_an_earlier_run.txt").touch()
+    assert study("--model", "tiny-llama", "--limit", "4", "--fresh", "--out", str(tmp_path)).code == 0
+    assert [path.name for path in (tmp_path / RUN / "files").rglob("*.txt")] == ["counting.txt"]
 
 
 def test_run_json_says_what_was_run_on_what(results: Path):
