@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_interp.store.collect import collect
+from mlx_interp.store.estimate import Estimate, estimate
 from mlx_interp.store.reader import ActivationStore, SiteArray
 
-__all__ = ["ActivationStore", "SiteArray", "collect", "open"]
+__all__ = ["ActivationStore", "Estimate", "SiteArray", "collect", "estimate", "open"]
 
 
 def open(path: Path | str) -> ActivationStore:
