@@ -59,6 +59,10 @@ class Plan:
     """Forward passes that cost as much."""
     memory_bytes: int
     """Estimated memory at the peak, weights included."""
+    disk_bytes: int | None = None
+    """What will be written beside the run folder, for experiments that do."""
+    seconds: float | None = None
+    """Expected time, for experiments that measure their speed beforehand."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Experiment:
     plan: (model, items of the first stage, config) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
+    read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
+        field.
     files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
     run folder, and may have folders of their own in their names.
     """
@@ -95,6 +101,7 @@ class Experiment:
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
     scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
+    read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
 
     def __post_init__(self) -> None:

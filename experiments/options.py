@@ -54,7 +54,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
         name = unknown[0].split("=")[0]
         kind = "unknown option" if name.startswith("-") else "unexpected argument"
         raise ConfigError(f"{kind} {name}: {nearest(name, flags)}see --help")
-    values = _read_yaml(Path(given.config), fields) if given.config else {}
+    values, named = _read_config(experiment, Path(given.config), fields) if given.config else ({}, ())
     values |= dict(_assignment(text, fields) for text in given.set)
     for name, field in fields.items():
         text = getattr(given, f"field_{name}")
@@ -63,7 +63,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
     config = experiment.config(**values)
     _check_numbers(config)
     return Options(
-        models=tuple(dict.fromkeys(given.model or DEFAULT_MODELS)),
+        models=tuple(dict.fromkeys(given.model or named or DEFAULT_MODELS)),
         config=config,
         out=Path(given.out),
         fresh=given.fresh,
@@ -142,6 +142,16 @@ def _assignment(text: str, fields: Mapping[str, ConfigField]) -> tuple[str, Any]
         raise ConfigError(f"--set {text}: give KEY=VALUE, for example --set {next(iter(fields))}=1")
     field = _known(name, fields, "--set")
     return name, from_text(value.strip(), field.kind, f"--set {name}")
+
+
+def _read_config(
+    experiment: Experiment, path: Path, fields: Mapping[str, ConfigField]
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Values of fields, and the models that the file names, if it is of a kind that does."""
+    if experiment.read_config is None:
+        return _read_yaml(path, fields), ()
+    values, models = experiment.read_config(path)
+    return dict(values), models
 
 
 def _read_yaml(path: Path, fields: Mapping[str, ConfigField]) -> dict[str, Any]:

@@ -85,14 +85,19 @@ def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
 def plan_table(experiment: Experiment, model: str, plan: Plan) -> ScreenTable:
     """The plan of --dry-run."""
     table = ScreenTable(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
-    for head in ("prompts", "counterfactuals", "forward passes' worth", "memory (GB)"):
+    cells = {
+        "prompts": f"{plan.prompts:,}",
+        "counterfactuals": f"{plan.counterfactuals:,}",
+        "forward passes' worth": f"{plan.forward_passes:,.0f}",
+        "memory (GB)": f"{plan.memory_bytes / 1e9:.2f}",
+    }
+    if plan.disk_bytes is not None:
+        cells["disk (GB)"] = f"{plan.disk_bytes / 1e9:.3f}"
+    if plan.seconds is not None:
+        cells["seconds"] = f"{plan.seconds:,.0f}"
+    for head in cells:
         table.add_column(head, justify="right")
-    table.add_row(
-        f"{plan.prompts:,}",
-        f"{plan.counterfactuals:,}",
-        f"{plan.forward_passes:,.0f}",
-        f"{plan.memory_bytes / 1e9:.2f}",
-    )
+    table.add_row(*cells.values())
     return table
 
 
