@@ -3,6 +3,8 @@
     python -m benchmarks.generation                  three families, one row and batches, other libraries
     python -m benchmarks.generation --smoke          one family, few tokens: do all write the same, does it run? (CI)
 
+    python -m benchmarks.generation --amplified      amplified differences against plain generation of as many rows
+
 Every figure is tokens a second in units of mlx-lm's on the same prompts: `generate_step` for one prompt, its batch
 generator for several; measured before and after each contestant, median and range over the rounds. Steered: one vector
 added at one layer to every token. Exit status 1 if our greedy tokens are not mlx-lm's.
@@ -23,6 +25,7 @@ from benchmarks.models import benchmark_model, benchmark_tokens
 from benchmarks.others import generators
 from benchmarks.timing import Ratio, ratios
 from mlx_interp import Add, Intervention, Model
+from mlx_interp.methods.amplification import amplify
 from mlx_interp.reporting import Table
 
 PROMPT_TOKENS = 32
@@ -132,6 +135,32 @@ def others_table(model: Model, n_tokens: int, rounds: int) -> Table:
     )
 
 
+def amplified_table(families: list[str], n_tokens: int, rounds: int) -> Table:
+    """Amplified decoding, two forward passes a token, in units of our own plain generation of as many rows."""
+    rows: list[list[Any]] = []
+    for family in families:
+        model = benchmark_model(family)
+        for n_prompts, n_alphas in ((1, 8), (4, 8)):
+            prompts, others = prompts_of(2 * n_prompts)[::2], prompts_of(2 * n_prompts)[1::2]
+            alphas = [0.25 * number for number in range(n_alphas)]
+            every = [prompt for prompt in prompts for _ in alphas]
+            _, found = ratios(
+                lambda model=model, every=every: model.generate(every, max_tokens=n_tokens),  # type: ignore[misc]
+                {
+                    "amplified": lambda model=model, prompts=prompts, others=others, alphas=alphas: amplify(  # type: ignore[misc]
+                        model, prompts, others, alphas, max_tokens=n_tokens
+                    )
+                },
+                rounds,
+            )
+            rows.append([family, n_prompts, n_alphas, str(speed(found["amplified"]))])
+    return Table(
+        f"Amplified differences: tokens a second in units of plain generation of as many rows ({n_tokens} new tokens)",
+        ["family", "prompts", "strengths", "speed"],
+        rows,
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m benchmarks.generation",
@@ -142,6 +171,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--rows", action="append", type=int, help="prompts decoded together; default: 1, 8 and 32")
     options.add_argument("--tokens", type=int, default=64, help="new tokens of each row")
     options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--amplified", action="store_true", help="amplified differences only")
     options.add_argument("--smoke", action="store_true", help="llama, 1 and 3 rows, 8 tokens, one round")
     return options
 
@@ -151,6 +181,10 @@ def main(arguments: list[str] | None = None) -> int:
     families, rows = options.family or ["llama", "gemma2", "qwen2"], options.rows or [1, 8, 32]
     if options.smoke:
         families, rows, options.tokens, options.rounds = ["llama"], [1, 3], 8, 1
+    if options.amplified:
+        table = amplified_table(families, options.tokens, options.rounds)
+        Console().print(table.markdown(), markup=False, soft_wrap=True)
+        return 0
     results = [measure(family, n, options.tokens, options.rounds) for family in families for n in rows]
     console = Console()
     console.print(own_table(results, options.tokens).markdown(), markup=False, soft_wrap=True)

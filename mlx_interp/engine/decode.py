@@ -15,7 +15,8 @@ import numpy as np
 
 from mlx_interp.engine.forward import Pass, block, forward, pattern_change
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.plan import EditPlan
+from mlx_interp.engine.plan import EditPlan, plan_edits
+from mlx_interp.interventions import Intervention
 
 STEP = 256
 """Slots by which a cache grows."""
@@ -114,20 +115,44 @@ class Stream:
     logits: (batch, d_vocab), after the prompts, and then after each `advance`.
     """
 
-    def __init__(self, net: Network, prompts: Sequence[Sequence[int]], *, room: int = STEP) -> None:
+    def __init__(
+        self,
+        net: Network,
+        prompts: Sequence[Sequence[int]],
+        *,
+        each: int = 1,
+        room: int = STEP,
+        interventions: Sequence[Intervention] = (),
+    ) -> None:
+        """each: rows of every prompt, next to each other; the prompts themselves are read once.
+
+        interventions: of all rows. Raises what planning them raises, NeverFired in `check_fired`.
+        """
         lengths = [len(tokens) for tokens in prompts]
-        self._cache = Cache(lengths, max(lengths), room=room)
-        self._run = Pass(net, EditPlan(), [1] * len(lengths))
+        plan = plan_edits(net, [interventions] * len(lengths), lengths, shared=True, decodes=True)
+        rows = [length for length in lengths for _ in range(each)]
+        self._plan = plan_edits(net, [interventions] * len(rows), rows, shared=True, decodes=True)
+        plan.fired = self._plan.fired
+        self._cache = Cache(rows, max(lengths), room=room)
+        self._run = Pass(net, self._plan.for_generated(), [1] * len(rows))
         self._windows = {net.window(layer) for layer in range(net.n_layers)}
+
+        def keep(layer: int, k: mx.array, v: mx.array) -> None:
+            self._cache.keep(layer, *(x if each == 1 else mx.repeat(x, each, axis=0) for x in (k, v)))
+
         padded = mx.array([list(tokens) + [0] * (self._cache.n_prompt - len(tokens)) for tokens in prompts])
-        logits = forward(Pass(net, EditPlan(), lengths, keep=self._cache.keep), padded, "last")
+        logits = forward(Pass(net, plan.for_prompt(), lengths, keep=keep), padded, "last")
         assert logits is not None
-        self.logits = logits
+        self.logits = logits if each == 1 else mx.repeat(logits, each, axis=0)
 
     def advance(self, tokens: mx.array) -> None:
         """Reads one more token of every row (batch,)."""
         self._cache.advance(self._windows)
         self.logits = step_of(self._run, self._cache, tokens)
+
+    def check_fired(self) -> None:
+        """Raises NeverFired for an intervention that has touched nothing."""
+        self._plan.check_fired()
 
 
 def collect(
