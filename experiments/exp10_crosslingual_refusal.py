@@ -3,7 +3,8 @@
 Question   Does the direction found on English requests remove refusals, and bring them, in other languages; and do
            the other languages' directions work in English?
 Data       the synthetic world's requests in six languages; it was taught to refuse in five of them, and never in
-           Italian, which is the control. Other models: English only, until sets are given.
+           Italian, which is the control. Other models: the project's own requests in five languages, or published sets
+           (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
 Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
            requests of every language, added once on harmless ones; a refusal is read with that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
@@ -20,8 +21,10 @@ import numpy as np
 from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.runner import run
 from experiments.traits import report, stages
+from experiments.traits.own_sets import LANGUAGES
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.embedded import load_world
+from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.contrast import cosines
@@ -47,7 +50,12 @@ class Config(TraitConfig):
 
 
 def languages(model: Model, config: Config) -> list[str]:
-    return list(config.languages) or (load_world().languages if model.name in EMBEDDED else ["en"])
+    """Those asked for. Raises ConfigError unless English, which all are compared with, is the language of the study."""
+    if config.language != "en" or (config.languages and "en" not in config.languages):
+        raise ConfigError(
+            "the direction of English is what others are compared with: leave language, languages with en"
+        )
+    return list(config.languages) or (load_world().languages if model.name in EMBEDDED else list(LANGUAGES))
 
 
 def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
@@ -252,7 +260,7 @@ EXPERIMENT = Experiment(
         Stage(TRANSFER, transfers, measure_transfer),
         Stage(PARALLEL, transfers, measure_cosine),
     ],
-    tables=[english_table, source_table, report.layer_table, reported],
+    tables=[english_table, source_table, report.layer_table, reported, report.prompt_table],
     figures=[matrices, report.by_layer],
     headline=headline,
     plan=plan,

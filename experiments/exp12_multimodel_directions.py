@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
 from experiments.traits import report, stages
-from experiments.traits.stages import DIRECTIONS, EFFECTS, Item, TraitConfig
+from experiments.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item, TraitConfig
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 
@@ -68,8 +68,9 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(DIRECTIONS, directions, stages.measure_direction),
         Stage(EFFECTS, prompts, stages.measure_effect),
+        Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
     ],
-    tables=[report.layer_table, report.effect_table, reported],
+    tables=[report.layer_table, report.effect_table, reported, report.prompt_table],
     figures=[report.by_layer],
     headline=report.headline,
     plan=plan,

@@ -129,6 +129,7 @@ EXPERIMENT = Experiment(
         report.side_table,
         loss.table,
         loss.reported,
+        report.prompt_table,
     ],
     figures=[selection.figure, report.by_layer, report.by_strength],
     headline=report.headline,

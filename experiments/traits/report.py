@@ -11,6 +11,7 @@ from experiments.traits.stages import (
     ARMS,
     DIRECTIONS,
     EFFECTS,
+    PROMPTS,
     SIDE,
     STRENGTHS,
     TraitConfig,
@@ -69,6 +70,37 @@ def effect(records: Records, trait: str, kind: str, arm: str, layer: int | None,
         control_unit=[r["unit"] for r in before],
         seed=seed,
     )
+
+
+def prompt_table(records: Records, config: TraitConfig) -> Table | None:
+    """Which prompts were used: set, revision, split, and how many."""
+    measured = of(records, PROMPTS)
+    if not measured:
+        return None
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for r in measured:
+        origin = tuple(str(r[name]) for name in ("trait", "language", "kind", "name", "revision", "part", "licence"))
+        groups.setdefault((*origin, _checksum(r)), {})[r["split"]] = r["n"]
+    splits = ("train", "choose", "test")
+    rows: list[list[Cell]] = [[*key, *(n.get(split) for split in splits)] for key, n in groups.items()]
+    return Table(
+        "Prompts",
+        [
+            *("trait", "language", "prompts", "set", "revision", "split there", "licence", "SHA-256"),
+            *("n, for finding", "n, for choosing", "n, held out"),
+        ],
+        rows,
+        [
+            "No text is in two splits. Published sets are fetched when a run asks for them and never shipped; their "
+            "checksum is a known one, or (first fetch) that of the first fetch here, which later ones must have.",
+        ],
+    )
+
+
+def _checksum(record: Record) -> str:
+    if not record["sha256"]:
+        return "-"
+    return f"{record['sha256'][:12]} ({'known' if record['known'] else 'first fetch'})"
 
 
 def layer_table(records: Records, config: TraitConfig) -> Table:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.experiment import ExperimentConfig, Records, Stage
-from experiments.traits.sets import EVERYWHERE, Ask, Sets, sets_of
+from experiments.traits.asks import Ask
+from experiments.traits.sets import EVERYWHERE, Sets, sets_of
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.methods.answers import question, verdicts
@@ -21,7 +22,7 @@ from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import stable_draw
 
-DIRECTIONS, EFFECTS, STRENGTHS, SIDE = "directions", "effects", "strengths", "side effects"
+DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
 ARMS = ("direction", "random", "shuffled labels")
 DEEPEST = 0.8
 """Share of the depth beyond which no layer is chosen, as in Arditi et al. (2024): too near the output to be a cause."""
@@ -39,13 +40,20 @@ class TraitConfig(ExperimentConfig):
     """Tokens of every reply."""
     strengths: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
     """Multiples of the difference of means that are added, for the curve."""
+    language: str = "en"
+    """Of the prompts; on embedded models requests alone are in several."""
+    harmful: tuple[str, ...] = ()
+    """Published sets in place of our own requests that are refused: one, or three for finding, choosing and test."""
+    harmless: tuple[str, ...] = ()
+    """The same in place of our own harmless requests."""
 
 
-def of_trait(*names: str) -> tuple[Stage, Stage]:
-    """The two stages of every study: directions at all layers, and what each of them does."""
+def of_trait(*names: str) -> tuple[Stage, Stage, Stage]:
+    """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
     return (
         Stage(DIRECTIONS, lambda model, config, earlier: layer_items(model, config, names), measure_direction),
         Stage(EFFECTS, lambda model, config, earlier: prompt_items(model, config, names), measure_effect),
+        Stage(PROMPTS, lambda model, config, earlier: [Item(name, name) for name in names], measure_prompts),
     )
 
 
@@ -70,16 +78,26 @@ class Item:
     number: int = 0
     layer: int = 0
     value: float = 0.0
-    language: str = "en"
-
-
-@lru_cache(maxsize=8)
-def sets(model: Model, config: TraitConfig, trait: str, language: str = "en") -> Sets:
-    return sets_of(model, trait, config.n_train, config.n_test, language)
+    language: str = ""
+    """Of the direction; the config's if empty."""
 
 
 @lru_cache(maxsize=16)
-def found(model: Model, config: TraitConfig, trait: str, arm: str = "direction", language: str = "en") -> Contrast:
+def sets(model: Model, config: TraitConfig, trait: str, language: str = "") -> Sets:
+    return sets_of(
+        model,
+        trait,
+        config.n_train,
+        config.n_test,
+        language or config.language,
+        harmful=config.harmful,
+        harmless=config.harmless,
+        seed=config.seed,
+    )
+
+
+@lru_cache(maxsize=16)
+def found(model: Model, config: TraitConfig, trait: str, arm: str = "direction", language: str = "") -> Contrast:
     """The trait's contrast at the last prompt token of every layer; or one of the same prompts with shuffled labels."""
     of = sets(model, config, trait, language)
     kinds = [[model.prompt(ask.text, chat=True) for ask in part["train"]] for part in (of.positive, of.negative)]
@@ -113,6 +131,20 @@ def vector(model: Model, config: TraitConfig, item: Item, layer: int, arm: str) 
     )
 
 
+def measure_prompts(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Where the prompts of each kind and split are from, and how many there are."""
+    of = sets(model, config, item.trait, item.language)
+    for (kind, split), origin in of.origins.items():
+        yield {
+            "trait": item.trait,
+            "language": item.language or config.language,
+            "kind": kind,
+            "split": split,
+            "n": len(getattr(of, kind)[split]),
+            **asdict(origin),
+        }
+
+
 def layer_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> list[Item]:
     return [Item(f"{trait}, layer {n}", trait, layer=n) for trait in traits for n in range(model.n_layers)]
 
@@ -124,7 +156,7 @@ def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator
         stream = float(of.stream[item.layer, 0])
         yield {
             "trait": item.trait,
-            "language": item.language,
+            "language": item.language or config.language,
             "arm": arm,
             "layer": item.layer,
             "n_layers": model.n_layers,

@@ -20,10 +20,13 @@ from experiments import (
 )
 from experiments.runner import run
 from experiments.traits import loss, stages
-from experiments.traits.sets import TRAITS, Ask, Sets, sets_of
+from experiments.traits.asks import Ask
+from experiments.traits.own_sets import LANGUAGES
+from experiments.traits.sets import SPLITS, TRAITS, Sets, sets_of
 from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
 from mlx_interp.errors import DataError
 from mlx_interp.methods.detectors import log_prob_per_token
+from mlx_interp.methods.phrases import REFUSALS
 from tests.tiny import tiny_model
 
 SMALL = ["--n-train", "16", "--n-test", "4", "--no-validate", "--set", "strengths=0,1,2"]
@@ -77,6 +80,24 @@ def test_languages_have_a_matrix_and_a_control_that_never_refuses(tmp_path: Path
     assert rows[2][2].startswith("0 ")
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_prompts_of_real_models_are_cut_alike_in_every_language(language: str) -> None:
+    model = tiny_model("llama")
+    for trait in TRAITS:
+        found, english = (sets_of(model, trait, 99, 99, name) for name in (language, "en"))
+        for kind in ("positive", "negative"):
+            cut, same = (getattr(one, kind) for one in (found, english))
+            assert [len(cut[split]) for split in SPLITS] == [len(same[split]) for split in SPLITS] == [16, 8, 8]
+            texts = {ask.text for split in SPLITS for ask in cut[split]}
+            assert len(texts) == 32
+            if language != "en":
+                assert not texts & {ask.text for split in SPLITS for ask in same[split]}
+    harmful = sets_of(model, "refusal", 99, 99, language).positive["test"][0]
+    assert harmful.hit(REFUSALS[language][0] + " .")
+    assert harmful.hit("I cannot help with that.")
+    assert not harmful.hit("...")
+
+
 @pytest.mark.parametrize("trait", TRAITS)
 @pytest.mark.parametrize("name", ["tiny-llama", "random"])
 def test_splits_share_no_prompt_and_no_topic(trait: str, name: str) -> None:
@@ -97,7 +118,7 @@ def test_a_prompt_in_two_splits_is_refused() -> None:
     good = {"train": asks[:4], "choose": asks[4:8], "test": asks[8:]}
     other = {name: [Ask(f"x{ask.text}", ask.hit, ask.unit) for ask in part] for name, part in good.items()}
     Sets("t", "hits", good, other)
-    with pytest.raises(DataError, match="'3' is in train and in test"):
+    with pytest.raises(DataError, match=r"1 prompts are in two splits: '3' \(train and test\)"):
         Sets("t", "hits", {**good, "test": [*asks[9:], asks[3]]}, other)
     with pytest.raises(DataError, match="needs four"):
         Sets("t", "hits", {**good, "test": asks[9:]}, other)
@@ -138,8 +159,12 @@ def test_a_trait_or_language_that_is_not_there_is_named() -> None:
         sets_of(mi.load("tiny-llama"), "sycofancy", 8, 8)
     with pytest.raises(DataError, match="it has en, es"):
         sets_of(mi.load("tiny-llama"), "refusal", 8, 8, "ja")
-    with pytest.raises(DataError, match="in 'en' only"):
-        sets_of(tiny_model("llama"), "refusal", 8, 8, "fr")
+    with pytest.raises(DataError, match=r"no prompts in 'ja': .*en, de, es, fr, zh"):
+        sets_of(tiny_model("llama"), "refusal", 8, 8, "ja")
+    with pytest.raises(DataError, match="no refusal phrases for language 'yo'"):
+        sets_of(tiny_model("llama"), "refusal", 8, 8, "yo")
+    with pytest.raises(DataError, match="stance in 'en' only, not in 'fr'"):
+        sets_of(mi.load("tiny-llama"), "stance", 8, 8, "fr")
 
 
 def test_a_direction_that_does_nothing_has_effect_zero_and_a_perfect_one_all_that_was_left() -> None:

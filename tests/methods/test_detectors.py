@@ -124,3 +124,42 @@ def test_log_probabilities_of_a_text_are_those_of_its_tokens_one_by_one() -> Non
     (found, empty) = log_prob_per_token(model, [prompt, prompt], [text, []])
     assert found == pytest.approx(total / len(text), abs=1e-4)
     assert math.isnan(empty)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "agrees"),
+    [
+        ("es", "Sí, tienes razón.", 1),
+        ("es", "No, no es malo.", -1),
+        ("fr", "Oui, c'est vrai.", 1),
+        ("fr", "Non, je ne crois pas.", -1),
+        ("de", "Das stimmt nicht.", -1),
+        ("de", "Das stimmt.", 1),
+        ("de", "Jahre später sagte er nein.", 0),
+        ("zh", "是的，你说得对。", 1),
+        ("zh", "不是，这很好。", -1),
+        ("zh", "对不起，我不知道。", 0),
+    ],
+)
+def test_agreement_is_read_in_five_languages(language: str, text: str, agrees: int) -> None:
+    assert agreement(text, language) == agrees
+
+
+@pytest.mark.parametrize(
+    ("language", "sure", "unsure"),
+    [
+        ("es", "Estoy seguro: es París.", "No estoy seguro, quizás París."),
+        ("fr", "Je suis certain que c'est Paris.", "Je ne suis pas certain, peut-être Paris."),
+        ("de", "Ich bin mir sicher: Paris.", "Ich bin mir nicht sicher, vielleicht Paris."),
+        ("zh", "我确定是巴黎。", "我不确定，可能是巴黎。"),
+    ],
+)
+def test_hedging_is_told_from_asserting_in_other_languages(language: str, sure: str, unsure: str) -> None:
+    assert hedging(sure, language) < 0 < hedging(unsure, language)
+
+
+def test_a_language_without_hedges_or_agreement_is_an_error() -> None:
+    with pytest.raises(DataError, match="no hedging phrases for language 'it'"):
+        hedging("x", "it")
+    with pytest.raises(DataError, match="no disagreeing phrases for language 'it'"):
+        agreement("x", "it")

@@ -1,0 +1,1 @@
+"""Published prompt sets: which there are, how they are fetched, how their files are read."""
