@@ -1,7 +1,32 @@
 """Sparse autoencoders: train, measure, splice, read and write them, and edit single features."""
 
+from mlx_interp.sae.files import from_saelens, load, save
+from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
+from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
 from mlx_interp.sae.sae import KINDS, SAE, Kind
 from mlx_interp.sae.streams import InMemory, Streamed, activations
 from mlx_interp.sae.training import TrainConfig, train
 
-__all__ = ["KINDS", "SAE", "InMemory", "Kind", "Streamed", "TrainConfig", "activations", "train"]
+__all__ = [
+    "KINDS",
+    "SAE",
+    "Fidelity",
+    "Gate",
+    "InMemory",
+    "Kind",
+    "Loss",
+    "Pretrained",
+    "Reconstruction",
+    "Streamed",
+    "TrainConfig",
+    "activations",
+    "fetched",
+    "fidelity",
+    "from_saelens",
+    "load",
+    "loss",
+    "pretrained",
+    "reconstruction",
+    "save",
+    "train",
+]

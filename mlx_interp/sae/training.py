@@ -103,7 +103,7 @@ def train(
     Raises SAEError for data that do not fit or are not finite, and for a checkpoint of another configuration.
     """
     config = config or TrainConfig()
-    trainer = _Trainer(config, source_of(data), site)
+    trainer = Trainer(config, source_of(data), site)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         trainer.restore(path)
@@ -111,7 +111,7 @@ def train(
     return trainer.finished()
 
 
-class _Trainer:
+class Trainer:
     """Everything that changes while training, and nothing else; `state` is all of it that a checkpoint needs."""
 
     def __init__(self, config: TrainConfig, source: Batches, site: str) -> None:
