@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -139,6 +139,40 @@ def difference_interval(
     return Estimate(value, float(low), float(high), len(names))
 
 
+def gap_closed(
+    values: Sequence[float],
+    baseline: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    seed: int,
+    ceiling: float = 1.0,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate | None:
+    """Share of the way from a baseline to a ceiling: (mean of values - baseline) / (ceiling - baseline), of means.
+
+    Paired by unit, as `difference_interval`. Negative where values fall below the baseline. None for fewer than two
+    units, and where the baseline is at the ceiling: there is no gap. Resamples without a gap are left out.
+    """
+    if len(set(unit)) < 2:
+        return None
+    first, second = _per_unit(values, unit), _per_unit(baseline, unit)
+    names = _paired(first, second)
+    (totals, counts), (base_totals, base_counts) = _columns(first, names), _columns(second, names)
+    base = float(base_totals.sum() / base_counts.sum())
+    if base >= ceiling:
+        return None
+    value = float((totals.sum() / counts.sum() - base) / (ceiling - base))
+    draws = []
+    for rows in _resampled(len(names), resamples, seed):
+        below = base_totals[rows].sum(1) / base_counts[rows].sum(1)
+        gap = ceiling - below
+        found = totals[rows].sum(1) / counts[rows].sum(1) - below
+        draws.append(found[gap > 0] / gap[gap > 0])
+    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(names))
+
+
 def unpaired_difference(
     values: Sequence[float],
     others: Sequence[float],
@@ -164,6 +198,28 @@ def unpaired_difference(
     (mean, drawn), (other_mean, other_drawn) = means
     low, high = np.quantile(drawn - other_drawn, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean - other_mean, float(low), float(high), len(arms[0]) + len(arms[1]))
+
+
+def function_interval(
+    function: Callable[[npt.NDArray[np.int64]], float],
+    n_units: int,
+    *,
+    seed: int,
+    level: float = 0.95,
+    resamples: int = 2_000,
+) -> Estimate | None:
+    """Any figure made of units (an area under a ratio of means, say) with a percentile bootstrap interval over units.
+
+    function: rows of units, each as often as it was drawn -> the figure; draws for which it is not finite are left out.
+    None for fewer than two units, or where the figure itself is not finite.
+    """
+    value = float(function(np.arange(n_units)))
+    if n_units < 2 or not math.isfinite(value):
+        return None
+    rng = np.random.default_rng(seed)
+    draws = np.array([function(rng.integers(0, n_units, n_units)) for _ in range(resamples)])
+    low, high = np.quantile(draws[np.isfinite(draws)], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n_units)
 
 
 def trend_test(x: Sequence[float], y: Sequence[float], *, seed: int) -> tuple[float, float]:

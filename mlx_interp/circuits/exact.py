@@ -161,7 +161,7 @@ def _others(model: Model, pairs: Sequence[Pair], baseline: Baseline) -> list[Wri
 def _variants_at_once(model: Model, length: int) -> int:
     net = model.network
     held = length * (4 * net.n_heads * bytes_per_position(net) + 8 * wiring(net).n_nodes * net.d_model * 4)
-    return max(1, min(256, default_budget() // held))
+    return max(1, min(64, default_budget() // held))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,151 @@
+"""A circuit as data, to be drawn or read elsewhere: JSON with nodes and edges, and one page of HTML that needs nothing.
+
+Nodes stand by layer (attention below the MLP) and head; edges are as wide as their score is large, and say it when the
+pointer rests on them. Queries, keys and values of a head are drawn as one node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from mlx_interp.circuits.discovery import Bools, Floats
+from mlx_interp.circuits.nodes import LOGITS, Node, inputs, nodes, reader
+from mlx_interp.engine.edges import Wiring
+
+WIDTH, ROW, MARGIN = 130, 46, 70
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A node of a circuit: where it stands, and its own score (the sum over its edges in the circuit)."""
+
+    name: str
+    layer: int
+    column: int
+    row: int
+    score: float
+
+
+@dataclass(frozen=True)
+class GraphEdge:
+    """An edge of a circuit. reads: the input it leads into, e.g. "q.3.1"; target: the node of that input."""
+
+    source: str
+    target: str
+    reads: str
+    score: float
+
+
+@dataclass(frozen=True)
+class CircuitGraph:
+    """A circuit with its scores, in the units of the metric."""
+
+    title: str
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[GraphEdge, ...]
+
+    @property
+    def merged(self) -> dict[tuple[str, str], float]:
+        """Scores by (source, target): the edge into a head's query, key and value as one."""
+        found: dict[tuple[str, str], float] = defaultdict(float)
+        for edge in self.edges:
+            found[edge.source, edge.target] += edge.score
+        return dict(found)
+
+
+def circuit_graph(edges: Bools, scores: Floats, wires: Wiring, *, title: str) -> CircuitGraph:
+    """The graph of a circuit's edges (n_inputs, n_nodes), with scores of that shape."""
+    known, reads, owner = nodes(wires), inputs(wires), reader(wires)
+    names = [*(str(node) for node in known), LOGITS]
+    found = [
+        GraphEdge(names[node], names[owner[row]], reads[row], float(scores[row, node]))
+        for row, node in np.argwhere(edges)
+    ]
+    totals: dict[str, float] = defaultdict(float)
+    for edge in found:
+        totals[edge.source] += edge.score
+    used = {edge.source for edge in found} | {edge.target for edge in found}
+    placed = [_placed(node, wires, totals[str(node)]) for node in known if str(node) in used]
+    if LOGITS in used:
+        placed.append(GraphNode(LOGITS, wires.n_layers, wires.n_heads // 2, 2 * wires.n_layers + 1, 0.0))
+    return CircuitGraph(title, tuple(placed), tuple(found))
+
+
+def _placed(node: Node, wires: Wiring, score: float) -> GraphNode:
+    middle = wires.n_heads // 2
+    if node.kind == "embed":
+        return GraphNode(str(node), -1, middle, 0, score)
+    if node.kind == "head":
+        return GraphNode(str(node), node.layer, node.head, 2 * node.layer + 1, score)
+    return GraphNode(str(node), node.layer, middle, 2 * node.layer + 2, score)
+
+
+def as_json(graph: CircuitGraph) -> str:
+    """The graph as JSON: title, nodes, edges; `from_json` is the inverse."""
+    return json.dumps(asdict(graph), indent=1) + "\n"
+
+
+def from_json(text: str) -> CircuitGraph:
+    data: dict[str, Any] = json.loads(text)
+    made = tuple(GraphNode(**node) for node in data["nodes"])
+    return CircuitGraph(data["title"], made, tuple(GraphEdge(**edge) for edge in data["edges"]))
+
+
+def as_html(graphs: Sequence[CircuitGraph], *, title: str) -> str:
+    """One static page with all graphs as SVG: no script, no address, so that it opens anywhere and for ever."""
+    parts = [
+        "<!doctype html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+        "<style>body{font:14px sans-serif;margin:2em;max-width:70em}text{font:11px sans-serif}"
+        "table{border-collapse:collapse}td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
+        "path:hover{stroke:#000}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        "<p>Blue edges carry what raises the metric on the clean prompt, orange ones what lowers it; width: size of "
+        "the estimated effect. Rest the pointer on an edge or node to read it.</p>",
+    ]
+    for graph in graphs:
+        parts += [f"<h2>{escape(graph.title)}</h2>", _svg(graph), _strongest(graph)]
+    return "\n".join([*parts, "</body></html>", ""])
+
+
+def _svg(graph: CircuitGraph) -> str:
+    if not graph.nodes:
+        return "<p>No edges.</p>"
+    columns, rows = (max(getattr(node, axis) for node in graph.nodes) + 1 for axis in ("column", "row"))
+    height = 2 * MARGIN + rows * ROW
+    place = {n.name: (MARGIN + n.column * WIDTH + WIDTH // 2, height - MARGIN - n.row * ROW) for n in graph.nodes}
+    largest = max((abs(score) for score in graph.merged.values()), default=0.0) or 1.0
+    lines = [f'<svg width="{2 * MARGIN + columns * WIDTH}" height="{height}" role="img">']
+    for (source, target), score in sorted(graph.merged.items(), key=lambda item: abs(item[1])):
+        (x0, y0), (x1, y1) = place[source], place[target]
+        bend = x0 + (x1 - x0) / 2 + (40 if x0 == x1 and abs(y0 - y1) > ROW else 0)
+        colour = "#0072B2" if score < 0 else "#E69F00"  # an effect below 0: without it the metric falls
+        size = abs(score) / largest
+        lines.append(
+            f'<path d="M{x0} {y0} Q{bend:.0f} {(y0 + y1) / 2:.0f} {x1} {y1}" fill="none" stroke="{colour}" '
+            f'stroke-width="{0.5 + 5 * size:.2f}" stroke-opacity="{0.25 + 0.6 * size:.2f}">'
+            f"<title>{escape(source)} to {escape(target)}: {score:.3f}</title></path>"
+        )
+    for node in graph.nodes:
+        x, y = place[node.name]
+        lines.append(
+            f'<g><title>{escape(node.name)}: {node.score:.3f}</title><rect x="{x - 28}" y="{y - 10}" width="56" '
+            f'height="20" rx="4" fill="#fff" stroke="#333"/><text x="{x}" y="{y + 4}" text-anchor="middle">'
+            f"{escape(node.name)}</text></g>"
+        )
+    return "\n".join([*lines, "</svg>"])
+
+
+def _strongest(graph: CircuitGraph, n: int = 15) -> str:
+    ranked = sorted(graph.edges, key=lambda edge: -abs(edge.score))[:n]
+    rows = "".join(
+        f"<tr><td>{escape(e.source)}</td><td>{escape(e.reads)}</td><td>{e.score:.3f}</td></tr>" for e in ranked
+    )
+    return f"<table><tr><th>from</th><th>read by</th><th>effect</th></tr>{rows}</table>"
