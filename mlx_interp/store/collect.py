@@ -23,7 +23,6 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp import sites as site_names
-from mlx_interp.engine.memory import rows_that_fit
 from mlx_interp.engine.plan import site_shape
 from mlx_interp.engine.variants import Progress
 from mlx_interp.errors import CheckpointError, DataError, SiteError, StoreError
@@ -39,8 +38,9 @@ from mlx_interp.store.shards import ROWS, check_dtype, float16_scale, item_bytes
 
 SHARD_BYTES = 256 * 2**20
 """Of one shard. A kill loses what is under way: at most this much."""
-BATCH_BYTES = 2**29
-"""Of one batch; fixed, not a share of what is free, so that a resumed run makes the same batches."""
+BATCH_TOKENS = {mx.cpu: 512, mx.gpu: 4096}
+"""Tokens of one pass, padding included: fixed, not a share of what is free, so that a resumed run makes the same
+batches. On two CPU cores larger ones are slower; a shard bounds them as well."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def collect(
     positions: "all", "last", "no_bos", "content" (no special tokens), "generated", ints, a slice, or a function of a
         Prompt that gives positions. With max_new_tokens, positions of greedily generated tokens are stored as well.
     dtype: "float32", "bfloat16", or "float16" with a scale for every site and shard.
-    labels, ids: a category and a name for each prompt. batch_size: prompts a pass; None: what half a gigabyte holds.
+    labels, ids: a category and a name for each prompt. batch_size: prompts a pass; None: 512 tokens on CPU, 4096 else.
     Raises StoreError for a folder with a store of another model, other prompts or another configuration and for
     activations that are not finite, RunError where it cannot be written (a full disk: what is complete is usable, and
     the same call goes on), SiteError, PositionError, ConfigError, DataError (labels that do not fit), PromptError.
@@ -346,11 +346,15 @@ def _shard(
 
 
 def _batches(job: Job, entries: Sequence[Entry]) -> Iterator[range]:
-    """Entries, sorted by length, in batches."""
-    lengths = [len(entry.prompt) for entry in entries]
-    if job.batch_size is None:
-        return rows_that_fit(job.model.network, lengths, job.sites, "none", BATCH_BYTES)
-    return (range(start, min(start + job.batch_size, len(entries))) for start in range(0, len(entries), job.batch_size))
+    """Entries, sorted by length, in batches: at least one, and then as many as their padded tokens allow."""
+    most = BATCH_TOKENS[mx.default_device().type]
+    start = 0
+    for end in range(1, len(entries) + 1):
+        size = end + 1 - start
+        last = end == len(entries)
+        if last or (size > job.batch_size if job.batch_size else size * len(entries[end].prompt) > most):
+            yield range(start, end)
+            start = end
 
 
 def _ready(job: Job, values: mx.array, name: str, item: Item) -> tuple[np.ndarray, float]:

@@ -57,8 +57,7 @@ def estimate(
     job = Job(model, storable(model, sites), rule, kind, max_new_tokens, chat, batch_size)
     entries = [job.entry(Item(0, prompt, "", "")) for prompt in _spread(prompts, SAMPLE)]
     timed = _spread(entries, TIMED)
-    computed(job, timed)
-    shard = computed(job, timed)
+    shard = min((computed(job, timed) for _ in range(2)), key=lambda shard: shard.seconds)
     written = np.mean([len(sample.tokens) - sample.n_prompt for sample in shard.samples])
     read = sum(len(sample.tokens) for sample in shard.samples)
     rows = (np.mean([len(entry.rows) for entry in entries]) + written) * len(prompts)

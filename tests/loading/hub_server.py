@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
-        parts = path.strip("/").split("/")
+        parts = path.strip("/").removeprefix("datasets/").split("/")
         repository = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         if repository in self.hub.gated:
             self.refuse(403, "GatedRepo", "Access to this model is restricted")
