@@ -222,6 +222,31 @@ def function_interval(
     return Estimate(value, float(low), float(high), n_units)
 
 
+def auroc(
+    positives: Sequence[float], negatives: Sequence[float], *, seed: int, level: float = 0.95, resamples: int = 2_000
+) -> Estimate | None:
+    """Chance that a positive scores above a negative (ties count half), with a bootstrap interval over both samples.
+
+    Where all are told apart, or all the wrong way round, the interval is that of a rate which none of the smaller
+    sample contradicts. Returns Estimate(area, low, high, units of both), or None for fewer than two of either.
+    """
+    above, below = (np.asarray(sample, dtype=np.float64) for sample in (positives, negatives))
+    if min(len(above), len(below)) < 2:
+        return None
+    wins = (np.sign(above[:, None] - below[None]) + 1) / 2
+    value, n = float(wins.mean()), len(above) + len(below)
+    if value in (0.0, 1.0):
+        low, high = _unanimous(value, min(len(above), len(below)), bounds=(0.0, 1.0), level=level)
+        return Estimate(value, low, high, n)
+    rng = np.random.default_rng(seed)
+    draws = [
+        wins[rng.integers(0, len(above), len(above))][:, rng.integers(0, len(below), len(below))].mean()
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n)
+
+
 def trend_test(x: Sequence[float], y: Sequence[float], *, seed: int) -> tuple[float, float]:
     """Spearman's rank correlation of two columns and its two-sided P value under permutation of one of them.
 

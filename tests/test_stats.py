@@ -227,3 +227,29 @@ def test_a_stable_draw_depends_on_seed_and_key_alone() -> None:
     assert drawn == [stats.stable_draw(0, f"key {i}", 5) for i in range(200)]
     assert drawn != [stats.stable_draw(1, f"key {i}", 5) for i in range(200)]
     assert set(drawn) == set(range(5))
+
+
+def test_the_gap_closed_is_the_share_of_what_was_missing() -> None:
+    values, base = [1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6
+    units = list(range(10))
+    found = stats.gap_closed(values, base, unit=units, seed=0)
+    assert found is not None
+    assert found.value == pytest.approx((0.8 - 0.4) / 0.6)
+    assert found.low < found.value < found.high <= 1
+    worse = stats.gap_closed(base, values, unit=units, seed=0)
+    assert worse is not None
+    assert worse.value == pytest.approx(-2.0)
+    assert stats.gap_closed(values, [1.0] * 10, unit=units, seed=0) is None
+    assert stats.gap_closed([1.0], [0.0], unit=[0], seed=0) is None
+
+
+def test_the_area_under_the_roc_curve_counts_pairs_and_ties_half() -> None:
+    found = stats.auroc([3.0, 2.0, 1.0], [2.0, 0.0], seed=0)
+    assert found is not None
+    assert found.value == pytest.approx((3 + 1.5) / 6)
+    assert found.low < found.value < found.high
+    apart = stats.auroc([2.0, 3.0, 4.0], [0.0, 1.0], seed=0)
+    assert apart is not None
+    assert (apart.value, apart.high) == (1.0, 1.0)
+    assert 0 < apart.low < 0.5
+    assert stats.auroc([1.0], [0.0, 2.0], seed=0) is None

@@ -1,36 +1,63 @@
-"""Tables and figures of the head-level study."""
+"""Tables and figures of the head-level study: tasks, the choice of a setting, and the vector instead of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from experiments.experiment import Metric, Records
 from experiments.function_vectors.mediation import (
     ADDED,
+    ANSWERS,
     ARMS,
-    COUNTS,
-    DECODED,
-    NEEDED,
-    PORTED,
-    SHOTS,
-    TEMPLATES,
-    TOKENS,
+    CHOICE,
+    DATA,
+    LAYER,
+    PAPER,
+    RANDOM,
+    VARIANTS,
+    VECTOR,
     MediationConfig,
     average_effects,
-    chosen_layer,
+    settings,
 )
 from experiments.function_vectors.screening import BASE, of, rate
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
-from mlx_interp.stats import Estimate
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
+from mlx_interp.stats import Estimate, gap_closed, mean_or_none
 
 SHARED = 0.3
 """Share of answers that begin alike, beyond which a task's figures by first token come with a warning."""
+ENOUGH = 0.8
+"""Share of the gap that a function vector should close."""
+KINDS = ("no examples", "corrupted")
+
+
+def names(records: Records) -> list[str]:
+    return list(dict.fromkeys(r["task"] for r in of(records, BASE)))
+
+
+def data_table(records: Records, config: MediationConfig) -> Table:
+    """The tasks as data, and what their figures have to be read with."""
+    found = of(records, DATA)
+    rows: list[list[Cell]] = [
+        [r["task"], r["pairs"], r["repeats"], r["conflicts"], r["commonest"], r["leak"], r["shared"], r["warning"]]
+        for r in found
+    ]
+    heads: list[Column | str] = ["task", "pairs", "repeated", "contradicting, left out"]
+    heads += [Column(name, "%") for name in ("commonest answer", "answers also among examples", "first tokens shared")]
+    alike = [str(r["task"]) for r in found if r["shared"] > SHARED]
+    notes = [
+        "Commonest answer: what always giving it would score. Answers also among examples: of the held-out pairs. "
+        "First tokens shared: share of a task's answers that begin with the same token as another."
+    ]
+    if alike:
+        notes.append(f"**Scored loosely by first token: {', '.join(alike)}**; read whole answers.")
+    return Table("Tasks as data", [*heads, "separator"], rows, notes)
 
 
 def base_table(records: Records, config: MediationConfig) -> Table:
     """Which tasks the model does, and what is left for a vector to restore."""
     rows: list[list[Cell]] = []
-    for name in [*_names(records), "all"]:
+    for name in [*names(records), "all"]:
         own = [r for r in of(records, BASE) if name in (r["task"], "all")]
         kinds = [[r for r in own if r["prompt"] == kind] for kind in ("examples", "corrupted", "no examples")]
         whole = rate(kinds[0], config.seed, "whole")
@@ -45,102 +72,124 @@ def base_table(records: Records, config: MediationConfig) -> Table:
 
 
 def added_table(records: Records, config: MediationConfig) -> Table:
-    """Accuracy with each vector at the chosen layer, on the reporting half."""
-    layer = chosen_layer(records)
+    """Accuracy with each vector at its setting."""
+    chosen, paper = settings(records)
     rows: list[list[Cell]] = []
-    base = {(r["item"], r["prompt"]): r for r in of(records, BASE)}
-    for kind in ("no examples", "corrupted"):
-        for name in [*_names(records), "all"]:
-            own = [r for r in of(records, ADDED, prompt=kind, layer=layer, half="report") if name in (r["task"], "all")]
-            mine = [r for r in own if r["arm"] == ARMS[0]]
-            plain = rate([{**base[r["item"], kind], "item": r["item"]} for r in mine], config.seed)
-            arms = [rate([r for r in own if r["arm"] == arm], config.seed) for arm in ARMS]
-            gap = None
-            if plain is not None and arms[0] is not None and plain.value < 1:
-                gap = (arms[0].value - plain.value) / (1 - plain.value)
-            rows.append([kind, name, len(mine), plain, *arms, gap])
+    for kind in KINDS:
+        for name in [*names(records), "all"]:
+            arms = {arm: _arm(records, kind, name, arm) for arm in ("nothing", *ARMS)}
+            gaps = [_gap(arms[arm], arms["nothing"], config) for arm in (VECTOR, RANDOM)]
+            rates = [rate(found, config.seed) for found in arms.values()]
+            rows.append([kind, name, len(arms[VECTOR]), *rates, *gaps])
+    closed = closed_tasks(records, config)
+    n = len(of(records, CHOICE))
+    heads = [Column(arm, "%") for arm in ("nothing", *ARMS)]
     return Table(
         "A vector instead of examples",
-        ["prompt", "task", "n", Column("nothing", "%"), *(Column(arm, "%") for arm in ARMS), Column("gap closed", "%")],
+        ["prompt", "task", "n", *heads, Column("gap closed", "%"), Column("gap closed, random heads", "%")],
         rows,
         [
-            f"Added at the output of layer {layer}, chosen on the other half of the queries. Test set: queries right "
-            "with examples, so that 100 % is the ceiling. Function vector: heads shared by all tasks; own heads: by "
-            "the task's own effects. Gap closed: share of what is missing to 100 %.",
+            f"Setting: {chosen}; paper's setting: {paper}. Both were chosen on {n} queries of the other half of the "
+            "pairs, from which heads and means come as well; none of the queries here was seen. Test set: queries "
+            "right with examples, so that 100 % is the ceiling. Random heads, other task and random vector: as many "
+            f"heads, the same strength. {LAYER.capitalize()}: the stream's mean, added once, at the same layer.",
+            f"Gap closed: share of what is missing to 100 %; {ENOUGH:.0%} or more of it on {closed[0]} of {closed[1]} "
+            "tasks (no examples).",
         ],
     )
 
 
-def shots_table(records: Records, config: MediationConfig) -> Table:
-    """Accuracy by the number of examples."""
-    found = of(records, SHOTS)
-    rows: list[list[Cell]] = []
-    for k in sorted({r["shots"] for r in found}):
-        own = [r for r in found if r["shots"] == k]
-        rows.append([k, len(own), rate(own, config.seed)])
-    return Table("Number of examples, no intervention", ["examples", "n", Column("right", "%")], rows)
+def _arm(records: Records, kind: str, name: str, arm: str) -> list[Record]:
+    return [r for r in of(records, ANSWERS, prompt=kind, arm=arm) if name in (r["task"], "all")]
 
 
-def ported_table(records: Records, config: MediationConfig) -> Table:
-    """The vector in templates that it was not made from."""
-    found = of(records, PORTED)
-    rows: list[list[Cell]] = []
-    for name in TEMPLATES:
-        own = [r for r in found if r["template"] == name]
-        counted = [r for r in own if r["with_examples"]]
-        arms = [[r for r in counted if r["arm"] == arm] for arm in ("nothing", ARMS[0], ARMS[2], ARMS[4])]
-        rows.append([name, len(own) // 4, len(arms[0]), *(rate(arm, config.seed) for arm in arms)])
-    return Table(
-        "Other templates",
-        [
-            *("template", "queries", "right with examples there"),
-            *(Column(name, "%") for name in ("nothing", ARMS[0], ARMS[2], ARMS[4])),
-        ],
-        rows,
-        ["Bare queries in the template; only those count that the model answers with examples in the same template."],
-    )
+def _gap(arm: Sequence[Record], base: Sequence[Record], config: MediationConfig) -> Estimate | None:
+    plain = {r["item"]: float(r["right"]) for r in base}
+    values = [float(r["right"]) for r in arm]
+    units = [r["item"] for r in arm]
+    return gap_closed(values, [plain[unit] for unit in units], unit=units, seed=config.seed)
 
 
-def counts_table(records: Records, config: MediationConfig) -> Table:
-    """How many heads it takes."""
-    found = of(records, COUNTS)
-    rows: list[list[Cell]] = [
-        [k, *(rate([r for r in found if r["k"] == k and r["arm"] == arm], config.seed) for arm in (ARMS[0], ARMS[2]))]
-        for k in sorted({r["k"] for r in found})
+def closed_tasks(records: Records, config: MediationConfig) -> tuple[int, int]:
+    """On how many tasks the function vector closes enough of the gap, and of how many there is a gap."""
+    gaps = [
+        _gap(_arm(records, KINDS[0], name, VECTOR), _arm(records, KINDS[0], name, "nothing"), config)
+        for name in names(records)
     ]
-    return Table("Number of heads", ["heads", Column("function vector", "%"), Column("random heads", "%")], rows)
+    there = [gap.value for gap in gaps if gap is not None]
+    return sum(gap >= ENOUGH for gap in there), len(there)
 
 
-def needed_table(records: Records, config: MediationConfig) -> Table:
-    """What in-context accuracy is left without the heads."""
-    found = of(records, NEEDED)
+def variants_table(records: Records, config: MediationConfig) -> Table:
+    """All ways to make the vector, by rank and by whole answer."""
     rows: list[list[Cell]] = []
-    for k in sorted({r["k"] for r in found}):
-        arms = [[r for r in found if r["k"] == k and r["arm"] == arm] for arm in ("chosen heads", "random heads")]
-        if k == 0:
-            arms = [of(records, NEEDED, arm="nothing")] * 2
-        rows.append([k, len(arms[0]), *(rate(arm, config.seed) for arm in arms)])
+    for kind in KINDS:
+        for arm in ("nothing", *VARIANTS):
+            own = of(records, ANSWERS, prompt=kind, arm=arm)
+            units = [r["item"] for r in own]
+            tops = [
+                mean_or_none([float(r["rank"] < k) for r in own], unit=units, seed=config.seed) for k in (1, 2, 3, 5)
+            ]
+            log_prob = mean_or_none([r["log_prob"] for r in own], unit=units, seed=config.seed)
+            rows.append([kind, arm, len(own), *tops, rate(own, config.seed, "whole"), log_prob])
+    tops_heads = [Column(f"top {k}", "%") for k in (1, 2, 3, 5)]
     return Table(
-        "Necessity: heads set to their mean over tasks, on prompts with examples",
-        ["heads", "n", Column("chosen heads", "%"), Column("random heads", "%")],
+        "Ways to make the vector, by rank and by whole answer",
+        ["prompt", "vector", "n", *tops_heads, Column("whole answer", "%"), Column("its log-probability", "nats")],
         rows,
-        ["At the last token only."],
+        [
+            "Own heads: by the task's own effects, instead of those shared by all tasks; heads of other tasks: by the "
+            "effects of all tasks but this one; minus the mean of tasks: what the task has of its own; from corrupted "
+            "prompts: the same heads' means over prompts with wrong labels. Whole answer: greedy decoding writes it, "
+            "with the vector at the query's last token only."
+        ],
     )
 
 
-def decoded_table(records: Records, config: MediationConfig) -> Table:
-    """What the vectors say by themselves."""
+def choice_table(records: Records, config: MediationConfig) -> Table | None:
+    """What the first half of the pairs says of each number of heads and strength, each at its best layer."""
+    own = of(records, CHOICE)
+    if not own:
+        return None
     rows: list[list[Cell]] = []
-    for name in _names(records):
-        mine, control = (of(records, DECODED, task=name, arm=arm)[0] for arm in (ARMS[0], ARMS[2]))
-        rows.append([name, " ".join(mine["tokens"]), mine["answers"], control["answers"], mine["shared"]])
-    heads: list[Column | str] = ["task", "top tokens", f"answers among the top {TOKENS}", "the same, random heads"]
-    heads.append(Column("first tokens shared", "%"))
-    alike = [str(row[0]) for row in rows if isinstance(row[4], float) and row[4] > SHARED]
-    notes = ["First tokens shared: share of a task's answers that begin with the same token as another."]
-    if alike:
-        notes.append(f"**Scored loosely by first token: {', '.join(alike)}**; read whole answers in the first table.")
-    return Table("The vector through the unembedding", heads, rows, notes)
+    for i, k in enumerate(own[0]["heads"]):
+        for j, strength in enumerate(own[0]["strengths"]):
+            layers = range(len(own[0]["layers"]))
+            rates = [sum(r["right"][i][at][j] for r in own) / len(own) for at in layers]
+            at = max(layers, key=lambda layer: (round(rates[layer], 9), -layer))
+            right = mean_or_none([r["right"][i][at][j] for r in own], unit=[r["item"] for r in own], seed=config.seed)
+            rows.append([k, strength, own[0]["layers"][at], len(own), right])
+    return Table(
+        "The choice of a setting, on the first half of the pairs",
+        ["heads", Column("strength", digits=1), "best layer", "n", Column("right", "%")],
+        rows,
+        ["Bare queries of pairs from which the means come as well; the figures of the study are of the other half."],
+    )
+
+
+def by_layer(records: Records, config: MediationConfig) -> Iterator[Plot]:
+    for kind in KINDS:
+        own = of(records, ADDED, prompt=kind)
+        if not own:
+            continue
+        layers = list(range(len(own[0]["right"])))
+        yield line_with_band(
+            layers,
+            [Series(arm, [_at(own, arm, layer, config) for layer in layers]) for arm in ARMS],
+            name=f"by_layer_{kind.replace(' ', '_')}",
+            title=f"Accuracy by layer of addition, {kind}",
+            x_label="layer (output)",
+            y_label="right (share of queries)",
+            caption=f"Share of queries right when a vector is added at a layer's output, prompts with {kind}"
+            + ("" if kind == "no examples" else " labels")
+            + f"; {settings(records)[0].k} heads, strength {settings(records)[0].strength:g} ({PAPER}: "
+            f"{settings(records)[1].k}, 1); 95 % intervals over queries, of all tasks together.",
+            limits=(0, 1),
+        )
+
+
+def _at(own: Sequence[Record], arm: str, layer: int, config: MediationConfig) -> Estimate | None:
+    return rate([{"item": r["item"], "right": r["right"][layer]} for r in own if r["arm"] == arm], config.seed)
 
 
 def heat(records: Records, config: MediationConfig) -> Plot:
@@ -153,49 +202,27 @@ def heat(records: Records, config: MediationConfig) -> Plot:
         y_label="layer",
         value_label="gain of the right answer's probability",
         caption="Average indirect effect of every head on prompts with corrupted labels, over "
-        f"{len(_names(records))} tasks that weigh equally.",
+        f"{len(names(records))} tasks that weigh equally.",
     )
 
 
-def by_layer(records: Records, config: MediationConfig) -> Iterator[Plot]:
-    for kind in ("no examples", "corrupted"):
-        own = of(records, ADDED, prompt=kind)
-        layers = sorted({r["layer"] for r in own})
-        if not layers:
-            continue
-        cells = {arm: [[r for r in own if (r["arm"], r["layer"]) == (arm, at)] for at in layers] for arm in ARMS}
-        yield line_with_band(
-            layers,
-            [
-                Series(arm, [rate(cell, config.seed) for cell in row])
-                for arm, row in cells.items()
-                if arm != "own heads"
-            ],
-            name=f"by_layer_{kind.replace(' ', '_')}",
-            title=f"Accuracy by layer of addition, {kind}",
-            x_label="layer (output)",
-            y_label="right (share of queries)",
-            caption=f"Share of queries right when a vector is added at a layer's output, prompts with {kind}"
-            + ("" if kind == "no examples" else " labels")
-            + "; 95 % intervals over queries, of all tasks together.",
-            limits=(0, 1),
-        )
-
-
 def headline(records: Records, config: MediationConfig) -> str:
-    row = next(r for r in added_table(records, config).rows if r[:2] == ["no examples", "all"])
-    nothing, vector, control = (cell for cell in (row[3], row[4], row[6]))
-    if not (isinstance(nothing, Estimate) and isinstance(vector, Estimate) and isinstance(control, Estimate)):
+    arms = [_arm(records, KINDS[0], "all", arm) for arm in (VECTOR, "nothing", RANDOM)]
+    vector, nothing, control = (rate(arm, config.seed) for arm in arms)
+    gap = _gap(arms[0], arms[1], config)
+    if vector is None or nothing is None or control is None or gap is None:
         return "too few queries are right with examples"
-    texts = [one.text(percent=True) for one in (vector, nothing, control)]
-    return f"no examples: {texts[0]} % right with the function vector, {texts[1]} % without, {texts[2]} % random heads"
+    texts = [one.text(percent=True) for one in (vector, nothing, control, gap)]
+    closed = closed_tasks(records, config)
+    return (
+        f"no examples: {texts[0]} % right with the function vector, {texts[1]} % without, {texts[2]} % random heads; "
+        f"{texts[3]} % of the gap to examples closed, {ENOUGH:.0%} or more on {closed[0]} of {closed[1]} tasks"
+    )
 
 
 def metrics(records: Records, config: MediationConfig) -> list[Metric]:
-    layer = chosen_layer(records)
-    own = of(records, ADDED, prompt="no examples", layer=layer, half="report", arm=ARMS[0])
-    return [Metric("right with the function vector", "%", rate(own, config.seed))]
-
-
-def _names(records: Records) -> list[str]:
-    return list(dict.fromkeys(r["task"] for r in of(records, BASE)))
+    arms = [_arm(records, KINDS[0], "all", arm) for arm in (VECTOR, "nothing")]
+    return [
+        Metric("right with the function vector", "%", rate(arms[0], config.seed)),
+        Metric("gap closed", "%", _gap(arms[0], arms[1], config)),
+    ]

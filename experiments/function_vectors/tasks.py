@@ -21,10 +21,20 @@ from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.answers import Question, question
 from mlx_interp.methods.function_vectors import HeadMeans, head_means
-from mlx_interp.methods.in_context import ARROW, Corruption, Examples, FunctionTask, Template, corrupted, in_context
+from mlx_interp.methods.in_context import (
+    ARROW,
+    Corruption,
+    Examples,
+    FunctionTask,
+    Pair,
+    Template,
+    corrupted,
+    in_context,
+)
 from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 
+Kind = Literal["examples", "corrupted"]
 FILES = Path(__file__).parents[1] / "data" / "function_tasks"
 
 
@@ -133,30 +143,47 @@ def queries(model: Model, config: TaskConfig, half: int, most: int) -> list[Quer
     ]
 
 
-def prompts(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Question]:
+def written(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Examples]:
     """A query with examples, with corrupted examples, and alone; the examples are of the first half always."""
     of = halves(model, config, query.task)
     pair = of[half].pairs[query.number]
     rng = np.random.default_rng(stable_draw(config.seed, (query.key, half), 2**31))
     shape, shots = template(model, config), n_shots(model, config)
-    every = _all(is_embedded(model, config), config.data)  # labels of tasks that are left out serve as well
-    foreign = [y for name, task in every.items() if name != query.task for _, y in task.pairs]
-    made: dict[str, Examples] = {
+    return {
         "examples": in_context(of[0], pair, of[0].pairs, shots, shape, rng),
-        "corrupted": corrupted(of[0], pair, of[0].pairs, shots, shape, rng, how(model, config), foreign),
+        "corrupted": _corrupted(model, config, of[0], pair, rng),
         "no examples": Examples(query.task, shape.prompt([], pair[0]), *pair),
     }
+
+
+def _corrupted(model: Model, config: TaskConfig, task: FunctionTask, pair: Pair, rng: np.random.Generator) -> Examples:
+    every = _all(is_embedded(model, config), config.data)  # labels of tasks that are left out serve as well
+    foreign = [y for name, other in every.items() if name != task.name for _, y in other.pairs]
+    shape, shots = template(model, config), n_shots(model, config)
+    return corrupted(task, pair, task.pairs, shots, shape, rng, how(model, config), foreign)
+
+
+def prompts(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Question]:
+    """The same, tokenised, with the answer's tokens."""
+    made = written(model, config, query, half)
     return {name: question(model, one.text, [one.answer]) for name, one in made.items()}
 
 
-@lru_cache(maxsize=64)
-def means(model: Model, config: TaskConfig, name: str) -> HeadMeans:
-    """Mean head outputs of a task, over in-context prompts of the first half's pairs."""
+def mean_prompts(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> list[Examples]:
+    """Prompts over which a task's means are taken: of the first half's pairs."""
     task = halves(model, config, name)[0]
     rng = np.random.default_rng(stable_draw(config.seed, name, 2**31))
     shape, shots = template(model, config), n_shots(model, config)
     chosen = [task.pairs[i % len(task.pairs)] for i in range(config.n_means)]
-    return head_means(model, [model.prompt(in_context(task, p, task.pairs, shots, shape, rng).text) for p in chosen])
+    if kind == "corrupted":
+        return [_corrupted(model, config, task, pair, rng) for pair in chosen]
+    return [in_context(task, pair, task.pairs, shots, shape, rng) for pair in chosen]
+
+
+@lru_cache(maxsize=128)
+def means(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> HeadMeans:
+    """Mean head outputs of a task, over in-context prompts of the first half's pairs; or over corrupted ones."""
+    return head_means(model, [model.prompt(one.text) for one in mean_prompts(model, config, name, kind)])
 
 
 def other_task(names: Sequence[str], name: str) -> str:

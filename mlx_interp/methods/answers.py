@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_interp.errors import DataError
+from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
@@ -105,6 +106,28 @@ def verdicts(model: Model, questions: Sequence[Question]) -> list[Verdict]:
 def answer_scores(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
     """A metric for sweeps: logits (n, d_vocab) -> (n, 2), rank and log-probability of the best accepted first token."""
     return lambda logits: _score(logits, tokens)
+
+
+def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Intervention]]) -> mx.array:
+    """How interventions at a prompt's positions change its answer: (n_variants, 3), one sweep.
+
+    Columns: rank of the first token, log-probability of the whole name in nats, and whether greedy decoding writes it.
+    The name's own tokens follow the prompt, so that positions must count from its start: -1 would be the name's last.
+    Raises DataError for a question with several accepted names.
+    """
+    if len(asked.names) != 1:
+        raise DataError(f"whole answers are scored one name at a time; {asked.prompt.text!r} has {len(asked.names)}")
+    name, start = asked.names[0], len(asked.prompt) - 1
+
+    def measured(logits: mx.array) -> mx.array:
+        logits = logits[:, start : start + len(name)].astype(mx.float32)  # (variant, token, d_vocab)
+        chosen = mx.take_along_axis(logits, mx.array(name)[None, :, None], axis=-1)
+        rank = mx.sum(logits[:, 0] > chosen[:, 0], axis=-1).astype(mx.float32)
+        log_prob = (chosen[..., 0] - mx.logsumexp(logits, axis=-1)).sum(axis=-1)
+        greedy = mx.all(mx.argmax(logits, axis=-1) == mx.array(name), axis=-1).astype(mx.float32)
+        return mx.stack([rank, log_prob, greedy], axis=-1)
+
+    return model.sweep(asked.prompt.tokens + list(name[:-1]), variants, logits="all", metric=measured)
 
 
 def _score(logits: mx.array, tokens: Sequence[int]) -> mx.array:

@@ -157,7 +157,10 @@ def line_with_band(
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set(xlabel=x_label, ylabel=y_label, ylim=limits)
         axis.set_title(title, fontsize=10)
-        if len(series) > 1:
+        if len(series) > 4:  # inside the axes so many names would hide the lines
+            figure.set_figheight(3.8)
+            figure.legend(loc="outside lower center", ncols=3)
+        elif len(series) > 1:
             axis.legend()
     return Plot(name, figure, caption)
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlx_interp as mi  # isort: split
+
+import mlx.core as mx
+import numpy as np
 import pytest
 
-import mlx_interp as mi
 from experiments import exp8_function_vectors, exp11_function_vectors_v2
+from experiments.function_vectors import composition, heads, mediation, transfer, vocabulary
 from experiments.function_vectors.mediation import MediationConfig
-from experiments.function_vectors.report import decoded_table
-from experiments.function_vectors.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks
+from experiments.function_vectors.report import data_table
+from experiments.function_vectors.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks, written
 from experiments.runner import run
 from mlx_interp.errors import DataError
 
@@ -24,7 +28,7 @@ SMALL = [
     "8",
     "--no-validate",
     "--set",
-    "tasks=antonym,plural,capital",
+    "tasks=antonym,plural",
 ]
 
 
@@ -90,14 +94,105 @@ def test_twenty_five_tasks_and_more_ship_with_forty_pairs_each() -> None:
 
 
 def test_a_task_whose_answers_all_begin_alike_comes_with_a_warning() -> None:
+    row = {"stage": "data", "pairs": 9, "repeats": 0, "conflicts": 0, "commonest": 0.1, "leak": 0.0, "warning": ""}
     records = [
-        {"stage": "base", "task": name, "item": f"{name} {n}", "prompt": "examples", "right": True}
-        for name in ("alike", "apart")
-        for n in range(3)
+        {**row, "task": name, "item": name, "shared": shared} for name, shared in (("alike", 1.0), ("apart", 0.0))
     ]
-    for name, shared in (("alike", 1.0), ("apart", 0.0)):
-        for arm in ("function vector", "random heads"):
-            labels = {"stage": "vocabulary", "task": name, "item": name, "arm": arm}
-            records.append({**labels, "tokens": ["a"], "answers": 0, "shared": shared})
-    table = decoded_table(records, MediationConfig())
-    assert "Scored loosely by first token: alike**" in " ".join(table.notes)
+    assert "Scored loosely by first token: alike**" in " ".join(data_table(records, MediationConfig()).notes)
+
+
+def test_heads_layer_and_strength_are_chosen_on_pairs_that_no_figure_is_of() -> None:
+    model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym", "plural"), n_test=12)
+    effects = [{"stage": "effects", "task": name, "item": name, "effects": [[0.0] * 4] * 8} for name in config.tasks]
+    chosen = {item.key for item in mediation.choice_items(model, config, effects)}
+    assert chosen
+    assert not chosen & {query.key for query in queries(model, config, 1, 99)}
+    counts, layers, strengths = mediation.grid(model, config)
+    assert max(counts) <= model.n_layers * model.n_heads // 2
+    assert (counts[0], strengths[0]) == (mediation.n_heads(model, config), 1.0)
+    assert max(layers) < model.n_layers
+
+
+def test_the_setting_is_the_one_most_often_right_and_ties_go_to_fewer_heads() -> None:
+    grid = {"stage": "choice", "task": "t", "heads": [6, 12], "layers": [0, 1], "strengths": [1.0, 2.0]}
+    right = [[[0, 1], [1, 1]], [[1, 1], [0, 0]]]
+    chosen, paper = mediation.settings(
+        [{**grid, "item": "a", "right": right}, {**grid, "item": "b", "right": [[[0, 1], [0, 0]], [[1, 1], [0, 0]]]}]
+    )
+    assert (chosen.k, chosen.layer, chosen.strength) == (6, 0, 2.0)
+    assert (paper.k, paper.layer, paper.strength) == (6, 1, 1.0)
+
+
+def test_weighted_attention_counts_the_values_of_the_heads_own_group() -> None:
+    pattern = mx.array([[[[1.0, 0.0], [0.5, 0.5]], [[1.0, 0.0], [0.25, 0.75]]]])  # 1 layer, 2 heads, 2 x 2
+    v = mx.array([[[[3.0, 4.0]], [[0.0, 15.0]]]])  # (layer, key, kv head, d_head): lengths 5 and 15, one kv head
+    plain, weighted = heads.from_last(pattern, v)
+    assert np.allclose(plain[0], [[0.5, 0.5], [0.25, 0.75]])
+    assert np.allclose(weighted[0], [[0.25, 0.75], [0.1, 0.9]])
+
+
+def test_prefix_matching_is_attention_to_what_followed_the_same_token() -> None:
+    model, config = mi.load("tiny-llama"), MediationConfig()
+    query = heads.induction_items(model, config, [])[0]
+    found = next(iter(heads.measure_induction(model, query, config)))
+    n = found["tokens"]
+    captured: list[list[int]] = []
+    run = model.run
+    model.run = lambda tokens, **options: captured.append(tokens) or run(tokens, **options)  # type: ignore[method-assign,assignment,func-returns-value]
+    try:
+        list(heads.measure_induction(model, query, config))
+    finally:
+        del model.run
+    tokens = captured[0]
+    assert tokens[-n:] == tokens[-2 * n : -n]
+    pattern = np.asarray(run(tokens, capture="pattern").stack("pattern")[3, 0, 1].astype(mx.float32))
+    start = len(tokens) - n
+    expected = np.mean([pattern[q, q - n + 1] for q in range(start, len(tokens) - 1)])
+    assert found["scores"][3][1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_other_places_are_where_their_names_say() -> None:
+    model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym",), n_test=4)
+    query = queries(model, config, 0, 1)[0]
+    one = written(model, config, query, 0)["examples"]
+    prompt = model.prompt(one.text)
+    shots = [part.split(" -> ") for part in one.text.split(", ")]
+
+    def text(place: str) -> str:
+        at = heads._where(prompt, one.pieces, place)
+        return one.text[prompt.spans[at[0]][0] : prompt.spans[at[-1]][1]].strip()
+
+    assert text("label of the first example") == shots[0][1]
+    assert (text("input of the last example"), text("label of the last example")) == tuple(shots[-2])
+    assert text("separator behind it") == ","
+    assert text("query") == one.query
+    assert heads._where(prompt, one.pieces, "last token") == [len(prompt) - 1]
+
+
+def test_a_rebuilt_vector_says_what_the_vector_says() -> None:
+    model = mi.load("tiny-llama")
+    vector = model.run("hot -> cold, big ->", capture="resid_post.7").stack("resid_post.7")[0, 0, -1].astype(mx.float32)
+    made, left = vocabulary.rebuilt(model, vector, 0, seed=0, steps=200)
+    _, untrained = vocabulary.rebuilt(model, vector, 0, seed=0, steps=0)
+    assert left < 0.2 < untrained
+    assert float(mx.linalg.norm(made)) == pytest.approx(float(mx.linalg.norm(vector)), rel=1e-3)
+
+
+def test_written_answers_are_scored_by_words_and_running_text_in_its_own_case() -> None:
+    assert transfer.written_scores("New Delhi", "New Delhi") == {"exact": 1.0, "first_word": 1.0, "f1": 1.0}
+    assert transfer.written_scores("New York", "New Delhi") == {"exact": 0.0, "first_word": 1.0, "f1": 0.5}
+    assert transfer.said("means the art of it.", "art")
+    assert not transfer.said("at the start", "art")
+    assert not transfer.said("The Past", "past")
+
+
+def test_sums_take_away_what_both_share_and_lists_ask_for_one_item() -> None:
+    image, kind, both, own = (mx.array([float(n)]) for n in (1, 10, 100, 0))
+    found = {arm: float(value[0]) for arm, value in composition.combined(image, kind, both, own).items()}
+    assert (found["sum"], found["wrong sum"]) == (-89.0, 109.0)
+    task = mi.FunctionTask("t", tuple((f"x{n}", f"y{n}") for n in range(9)))
+    for place, at in (("first", 0), ("last", -1)):
+        for x, y in composition.list_task(task, place, True, 0).pairs:
+            assert dict(task.pairs)[x.split(", ")[at]] == y
+        for x, y in composition.list_task(task, place, False, 0).pairs:
+            assert x.split(", ")[at] == y

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mlx_interp.errors import DataError
-from mlx_interp.methods.answers import answer_scores, question, verdicts
+from mlx_interp.interventions import Add
+from mlx_interp.methods.answers import Question, answer_scores, name_scores, question, verdicts
 from mlx_interp.methods.lens import first_layer, lens_logits, lens_ranks
 from mlx_interp.methods.selection import held_out_choice, oracle
 from mlx_interp.model import Model
@@ -90,3 +91,26 @@ def test_a_choice_that_is_best_everywhere_is_chosen_on_both_halves() -> None:
     assert set(held.scores(grid).values()) == {1.0}
     with pytest.raises(ValueError, match="two prompts or more"):
         held_out_choice({"one": [1.0]}, seed=0)
+
+
+def test_whole_answers_of_a_sweep_are_those_of_single_runs(llama: Model) -> None:
+    """Names of several tokens, with a vector at the prompt's last token and none at the name's own."""
+    prompt = llama.prompt("3 5 7 11")
+    asked = Question(prompt, ((5, 9, 30),))
+    vector = mx.random.normal((llama.d_model,), key=mx.random.key(0))
+    edit = Add("resid_post.1", vector, 2.0, len(prompt) - 1)
+    found = np.asarray(name_scores(llama, asked, [[], [edit]]))
+    for row, edits in zip(found, ([], [edit]), strict=True):
+        logits = llama.run([*prompt.tokens, 5, 9], interventions=edits, logits="all").logits
+        assert logits is not None
+        at = logits[0, len(prompt) - 1 :].astype(mx.float32)
+        log_probs = at - mx.logsumexp(at, axis=-1, keepdims=True)
+        expected = sum(float(log_probs[i, token]) for i, token in enumerate((5, 9, 30)))
+        assert row[1] == pytest.approx(expected, abs=1e-3)
+        assert row[0] == int(mx.sum(at[0] > at[0, 5]))
+        assert bool(row[2]) == (mx.argmax(at, axis=-1).tolist() == [5, 9, 30])
+    written = llama.generate(prompt, max_tokens=2)[0].tokens
+    greedy = np.asarray(name_scores(llama, Question(prompt, (tuple(written),)), [[]]))
+    assert (greedy[0, 0], greedy[0, 2]) == (0, 1)
+    with pytest.raises(DataError, match="one name at a time"):
+        name_scores(llama, Question(prompt, ((5,), (9,))), [[]])
