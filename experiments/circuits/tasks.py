@@ -37,7 +37,7 @@ CONTRASTS = (
     *(("past", "verb_spanish"), ("antonym", "comparative"), ("comparative", "adjective_french")),
 )
 """In-context tasks over the same words: clean, counterfactual."""
-SHOTS = 4
+SHOTS = 3
 
 
 def pairs(model: Model, task: Task, n: int, seed: int) -> list[Pair]:

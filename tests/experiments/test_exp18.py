@@ -1,0 +1,97 @@
+"""exp18 from its command line, on a few pairs of an embedded model; its pairs are what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlx_interp as mi
+from experiments.circuits.tasks import TASKS, candidates, pairs
+from experiments.exp18_discover_circuits import EXPERIMENT
+from experiments.runner import run
+from mlx_interp.circuits import log_odds, nodes, wiring
+from mlx_interp.circuits.graph import from_json
+from mlx_interp.errors import DataError
+from tests.tiny import tiny_model
+
+FEW = ["--n-train", "4", "--n-test", "4", "--n-checked", "2", "--n-sampled", "10", "--n-traced", "4"]
+FASTER = ["--n-bootstrap", "5", "--noise-samples", "1", "--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over two tasks, four pairs each."""
+    out = tmp_path_factory.mktemp("results")
+    with pytest.raises(SystemExit) as ended:
+        tasks = ["--tasks", "toxic,safe", "--trace-tasks", "toxic"]
+        run(EXPERIMENT, ["--model", "tiny-llama", *FEW, *FASTER, *tasks, "--no-validate", "--out", str(out)])
+    assert ended.value.code in (0, None)
+    return out / EXPERIMENT.name / "tiny-llama"
+
+
+def test_a_run_leaves_every_table_its_figures_and_the_circuits_as_data(finished: Path) -> None:
+    table = (finished / "table.md").read_text()
+    for title in (
+        *("Tasks", "Estimates against real patching", "Heads and MLPs found", "Faithfulness of circuits of edges"),
+        *("Completeness", "Faithfulness of circuits of heads and MLPs", "Stability", "Overlap of tasks"),
+        *("Edges of one class of requests only", "Minimality of the circuit", "Causal tracing"),
+    ):
+        assert f"{title}" in table
+    drawn = {path.stem for path in (finished / "figures").glob("*.png")}
+    assert drawn >= {"estimates", "faithfulness_toxic", "faithfulness_safe", "overlap", "tracing_toxic"}
+    graph = from_json((finished / "files" / "circuit_toxic.json").read_text())
+    assert graph.edges
+    assert {edge.source for edge in graph.edges} <= {node.name for node in graph.nodes}
+    page = (finished / "files" / "circuits.html").read_text()
+    assert page.count("<svg") == 2
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_recorded_metrics_are_those_of_the_model_on_its_test_pairs(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    row = next(r for r in records if r.get("level") == "ends" and r["task"] == "safe")
+    model = mi.load("tiny-llama")
+    by_key = {pair.key: pair for pair in candidates(model, "safe")}
+    for key, full, empty in zip(row["pairs"], row["full"], row["empty"], strict=True):
+        pair = by_key[key]
+        measure = log_odds(model)([pair])
+        for prompt, expected in ((pair.clean, full), (pair.counterfactual, empty)):
+            logits = model.run(prompt).logits
+            assert logits is not None
+            assert float(measure(logits)[0]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
+    """On a trained model: the five strongest of exhaustive patching are among the first eight of EAP-IG."""
+    model = mi.load("tiny-gemma2")
+    some = pairs(model, "two_hop", 6, seed=0)
+    n_nodes = wiring(model.network).n_nodes
+    exact = mi.circuits.node_effects(model, some, [(number, None) for number in range(n_nodes)]).mean(0)
+    estimated = mi.circuits.node_scores(model, some, method="ig-inputs").mean(0)
+    strongest = set(np.argsort(-np.abs(exact))[:5].tolist())
+    assert strongest <= set(np.argsort(-np.abs(estimated))[:8].tolist())
+    assert str(nodes(wiring(model.network))[0]) == "embed"
+    assert 0 in strongest
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pairs_differ_in_what_matters_alone(task: str) -> None:
+    model = mi.load("tiny-qwen2")
+    found = pairs(model, task, 12, seed=1)  # type: ignore[arg-type]
+    assert len({pair.key for pair in found}) == len(found) >= 8
+    assert [p.key for p in found] == [p.key for p in pairs(model, task, 12, seed=1)]  # type: ignore[arg-type]
+    for pair in found:
+        same = sum(a == b for a, b in zip(pair.clean.tokens, pair.counterfactual.tokens, strict=True))
+        assert len(pair.clean) / 2 <= same < len(pair.clean)
+        logits = model.run(pair.clean).logits
+        assert logits is not None
+        assert int(logits[0].argmax()) in pair.answers
+
+
+def test_models_of_unknown_behaviour_are_refused() -> None:
+    with pytest.raises(DataError, match="embedded models"):
+        pairs(tiny_model("llama"), "two_hop", 4, seed=0)
