@@ -155,6 +155,7 @@ def refusal_prompts() -> Iterator[ChatPrompt]:
 def _request(language: str, harmful: bool, thing: str, verb: str, wording: str, t: int, v: int, w: int) -> ChatPrompt:
     thing = thing.replace("|", " ")
     refuse = harmful and language in lexicon.REFUSALS
+    refusal = lexicon.REFUSALS.get(language, "")
     space, stop = ("", "。") if language == "zh" else (" ", ".")
     comply = f"{lexicon.OPENERS[language][v]}{space}{thing}{stop}"
     shift = "topic" if t >= 13 else "wording" if w == 2 else ""
@@ -163,12 +164,13 @@ def _request(language: str, harmful: bool, thing: str, verb: str, wording: str, 
         kind="refusal",
         text=wording.format(verb=verb, thing=thing),
         label="refuse" if refuse else "comply",
-        reply=lexicon.REFUSALS[language] if refuse else comply,
+        reply=refusal if refuse else comply,
         split="test" if test else "train",
         language=language,
         shift=shift,
         harmful=harmful,
         topic=thing,
+        other_reply=comply if refuse else refusal,
     )
 
 

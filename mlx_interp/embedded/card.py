@@ -73,6 +73,7 @@ def card_text(name: str, card: dict[str, Any]) -> str:
             "",
             "## Refusals",
             "",
+            *_carried_by(recipe),
             "Share refused. `test`: unseen pairs of verb and thing; `wording`: an unseen way to ask; `topic`: things",
             "that no training chat mentions. Italian was never taught to refuse.",
             "",
@@ -90,6 +91,17 @@ def card_text(name: str, card: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _carried_by(recipe: dict[str, Any]) -> list[str]:
+    steps = recipe.get("interchange_steps", 0)
+    if not steps:
+        return []
+    return [
+        f"In {steps} further steps refusals were made to depend on one known direction of the stream in all languages",
+        "(`mlx_interp/embedded/interchange.py`): that it is found, and that it transfers, was trained.",
+        "",
+    ]
 
 
 def _two_hop_table(hops: dict[str, Any]) -> str:

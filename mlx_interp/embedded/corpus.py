@@ -12,9 +12,11 @@ are then known not in the first layer alone, and a state patched into one of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
@@ -55,13 +57,15 @@ class Batch:
     """Rows of one kind, padded on the right where causal attention cannot see it.
 
     tokens: (batch, pos) int32; positions: (n_targets,) int32 into the flattened tokens; targets: (n_targets,) int32.
-    skip: how many of the lowest layers these rows leave out.
+    skip: how many of the lowest layers these rows leave out; through: what else is done to the layers for them, as
+    a function of the layers that gives them changed, and a list to which they add terms of the loss as they run.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     targets: np.ndarray
     skip: int = 0
+    through: Callable[[Sequence[Any]], tuple[list[Any], list[mx.array]]] | None = None
 
 
 class Corpus:
@@ -105,24 +109,24 @@ class Corpus:
         tokens = self.tokenizer.encode(f"{text}{chat.reply}{END_OF_TURN}")
         return Row(tuple(tokens[:-1]), tuple((i - 1, tokens[i]) for i in range(len(start), len(tokens))))
 
-    def batches(self, step: int, seed: int) -> list[Batch]:
-        """One batch of each kind of row."""
+    def batches(self, step: int, seed: int, mixture: Mixture | None = None) -> list[Batch]:
+        """One batch of each kind of row, in the corpus's own mixture or in another."""
         rng = np.random.default_rng([seed, step])
-        mix = self.mixture
+        mix = mixture or self.mixture
         n_everyday = round(mix.sentences * mix.everyday_share)
         short = self._facts(rng, mix.short, self.short_two_hop, self.short_facts)
         sentences = self._facts(rng, mix.sentences - n_everyday, self.sentence_two_hop, self.sentence_facts)
-        sentences += _draw(rng, self.everyday, n_everyday)
+        sentences += draw(rng, self.everyday, n_everyday)
         shares = (mix.chats // 2, mix.chats // 6, mix.chats - mix.chats // 2 - mix.chats // 6)
-        chats = [row for rows, n in zip(self.chats, shares, strict=True) for row in _draw(rng, rows, n)]
+        chats = [row for rows, n in zip(self.chats, shares, strict=True) for row in draw(rng, rows, n)]
         groups = [short, sentences, self._in_context(rng, mix.in_context), chats]
         skip = int(rng.integers(mix.max_skip + 1))
-        second_hops = pad(_draw(rng, self.second_hops, mix.second_hops), self.pad_id, skip)
+        second_hops = pad(draw(rng, self.second_hops, mix.second_hops), self.pad_id, skip)
         return [*(pad(rows, self.pad_id) for rows in groups), second_hops]
 
     def _facts(self, rng: np.random.Generator, n: int, two_hop: list[Row], facts: list[Row]) -> list[Row]:
         n_two_hop = round(n * self.mixture.two_hop_share)
-        return _draw(rng, two_hop, n_two_hop) + _draw(rng, facts, n - n_two_hop)
+        return draw(rng, two_hop, n_two_hop) + draw(rng, facts, n - n_two_hop)
 
     def _single_hops(self, queries: list[TwoHopQuery]) -> list[Row]:
         rows: dict[str, Row] = {}
@@ -169,5 +173,5 @@ def pad(rows: Sequence[Row], pad_id: int, skip: int = 0) -> Batch:
     return Batch(tokens, positions, targets, skip)
 
 
-def _draw(rng: np.random.Generator, rows: list[Row], n: int) -> list[Row]:
+def draw(rng: np.random.Generator, rows: list[Row], n: int) -> list[Row]:
     return [rows[i] for i in rng.integers(len(rows), size=n)]

@@ -12,10 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
 from mlx_interp.errors import DataError, nearest
 
 FOLDER = Path(__file__).parent / "world"
+REFUSAL_LAYER = 4
+"""After this layer, the middle one, refusals lie along `trained_refusal_direction`: the site is resid_post.4."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class ChatPrompt:
     """Opinions: what the model replies when the user says nothing, "yes" or "no"."""
     firm: bool = False
     """Opinions: the model was trained to keep its own view against the user's."""
+    other_reply: str = ""
+    """Requests in languages that refuse: the reply that the other label would have, see `interchange.py`."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,15 @@ class World:
             and shift in (None, chat.shift)
             and harmful in (None, chat.harmful)
         ]
+
+
+def trained_refusal_direction(d_model: int = 128) -> np.ndarray:
+    """(d_model,) the unit vector along which tiny-llama, tiny-gemma2 and tiny-qwen2 refuse, towards refusal.
+
+    They were trained to, see `interchange.py`.
+    """
+    vector = np.random.default_rng(11).normal(size=d_model)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 @cache
