@@ -1,4 +1,4 @@
-"""The same grid in other libraries, on the same weights: a loop of torch hooks, TransformerLens, nnsight.
+"""The same in other libraries, on the same weights: a loop of torch hooks, TransformerLens, nnsight.
 
 Each is used as its documentation does it. A library that is not installed is named with the command that brings it.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mlx.utils import tree_flatten
+from safetensors.numpy import load_file
 
 from mlx_interp import Model
 from mlx_interp.methods.patching import back_patching_pairs
@@ -246,3 +248,107 @@ def _lens_generate(model: Model, layer: int, added: Any, batch: Any, n_new: int)
         return list(out[0, batch.shape[1] :].tolist())
 
     return generate
+
+
+@dataclass(frozen=True)
+class Collector:
+    """One library that writes the residual stream before every layer to disk: a plain forward, and the collection."""
+
+    name: str
+    forward: Callable[[], object] = lambda: None
+    collect: Callable[[Path], object] = lambda folder: None
+    """Into a new folder: one file a batch, without the padding."""
+    missing: str = ""
+
+    @staticmethod
+    def read(files: list[Path], layer: int) -> np.ndarray:
+        """All rows of one layer, in the order of the prompts."""
+        return np.concatenate([load_file(file)[f"resid_pre.{layer}"] for file in files])
+
+
+def collectors(model: Model, batches: list[np.ndarray], lengths: list[int]) -> Iterator[Collector]:
+    """Every library that can be had, over padded batches of a benchmark Llama; `lengths` of all prompts in order."""
+    if not _installed("torch", "transformers"):
+        yield Collector("torch hooks", missing="not installed: pip install torch transformers")
+        return
+    import torch
+
+    network = transformers_llama(model)
+    tensors = [torch.from_numpy(batch) for batch in batches]
+    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    real = [
+        torch.from_numpy(np.arange(batch.shape[1]) < np.array(lengths[start : start + len(batch)])[:, None])
+        for batch, start in zip(batches, starts[:-1], strict=True)
+    ]
+
+    def writing(read: Callable[[Any], list[Any]]) -> Callable[[Path], None]:
+        """Collects by a function that gives the states (batch, pos, d_model) of every layer of one batch."""
+
+        def run(folder: Path) -> None:
+            from safetensors.torch import save_file
+
+            folder.mkdir()
+            for number, (batch, keep) in enumerate(zip(tensors, real, strict=True)):
+                with torch.no_grad():
+                    states = read(batch)
+                rows = {f"resid_pre.{layer}": state[keep].contiguous() for layer, state in enumerate(states)}
+                save_file(rows, folder / f"{number:05d}.safetensors")
+
+        return run
+
+    def plain(run: Callable[[Any], object]) -> Callable[[], None]:
+        def forward() -> None:
+            with torch.no_grad():
+                for batch in tensors:
+                    run(batch)
+
+        return forward
+
+    decoder = network.model
+    alone = plain(lambda batch: decoder(batch, use_cache=False))
+    yield Collector("torch hooks", alone, writing(lambda batch: _hooked_states(decoder, batch)))
+    if _installed("nnsight"):
+        yield Collector("nnsight", alone, writing(_nnsight_states(network)))
+    else:
+        yield Collector("nnsight", missing="not installed: pip install nnsight")
+    if _installed("transformer_lens"):
+        from transformer_lens.model_bridge import TransformerBridge
+
+        hooked = TransformerBridge.boot_transformers(
+            "benchmark", hf_model=transformers_llama(model), tokenizer=_empty_tokenizer(), device="cpu"
+        )
+        names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers)]
+
+        def cached(batch: Any) -> list[Any]:
+            _, cache = hooked.run_with_cache(batch, names_filter=lambda name: name in names)
+            return [cache[name] for name in names]
+
+        yield Collector("TransformerLens", plain(hooked), writing(cached))
+    else:
+        yield Collector("TransformerLens", missing="not installed: pip install transformer_lens")
+
+
+def _hooked_states(decoder: Any, batch: Any) -> list[Any]:
+    states: list[Any] = []
+    handles = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in decoder.layers]
+    try:
+        decoder(batch, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+def _nnsight_states(network: Any) -> Callable[[Any], list[Any]]:
+    from nnsight import NNsight
+
+    traced = NNsight(network.model)
+
+    def states_of(batch: Any) -> list[Any]:
+        states: list[Any] = []
+        with traced.trace(batch):
+            for layer in traced.layers:
+                states.append(layer.input.save())
+        return states
+
+    return states_of
