@@ -12,7 +12,7 @@ Measure    m, log-odds of the right answer. Every node's and edge's effect on m 
            tracing: noise on the subject, one clean state put back (ROME); --parts tracing alone is the preset.
 Figure     estimates against real effects; f over circuit size; tasks' overlap; the circuits; heat maps of tracing.
 Control    random circuits of equal size, and of equal size between each two layers; circuits of other tasks; circuits
-           found with shuffled answers; the circuit's complement; precision by chance; states of another prompt.
+           found for random answers; the circuit's complement; precision by chance; states of another prompt.
 """
 
 from __future__ import annotations

@@ -201,23 +201,22 @@ def unpaired_difference(
 
 
 def function_interval(
-    function: Callable[[npt.NDArray[np.int64]], float],
+    function: Callable[[npt.NDArray[np.int64]], Floats],
     n_units: int,
     *,
     seed: int,
     level: float = 0.95,
-    resamples: int = 2_000,
+    resamples: int = 1_000,
 ) -> Estimate | None:
     """Any figure made of units (an area under a ratio of means, say) with a percentile bootstrap interval over units.
 
-    function: rows of units, each as often as it was drawn -> the figure; draws for which it is not finite are left out.
-    None for fewer than two units, or where the figure itself is not finite.
+    function: (n_draws, n_units) of unit numbers, each as often as it was drawn -> (n_draws,); draws for which it is not
+    finite are left out. None for fewer than two units, or where the figure itself is not finite.
     """
-    value = float(function(np.arange(n_units)))
+    value = float(function(np.arange(n_units)[None])[0])
     if n_units < 2 or not math.isfinite(value):
         return None
-    rng = np.random.default_rng(seed)
-    draws = np.array([function(rng.integers(0, n_units, n_units)) for _ in range(resamples)])
+    draws = np.asarray(function(np.random.default_rng(seed).integers(0, n_units, (resamples, n_units))))
     low, high = np.quantile(draws[np.isfinite(draws)], [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), n_units)
 

@@ -25,6 +25,8 @@ EDGE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method 
 MAIN: Method = "ig-inputs"
 """The method whose circuits are compared, dropped and drawn."""
 NODE_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+RANDOM_ANSWERS = "random answers"
+"""Edges scored for a metric of two tokens drawn at random: what any metric finds."""
 RANDOM = 2
 """Random circuits of each size."""
 
@@ -48,7 +50,11 @@ class CircuitConfig(ExperimentConfig):
     n_bootstrap: int = 50
     """Resamples of the pairs for the stability of circuits."""
     drawn_share: float = 0.02
-    """Share of the edges that are drawn, and dropped one by one."""
+    """Share of the edges in the circuits that are drawn and compared."""
+    drawn_tasks: tuple[Task, ...] = ("two_hop", "toxic")
+    """Tasks whose circuit is a figure; the page and the JSON files have all of them."""
+    dropped_share: float = 0.1
+    """Share of the edges in the circuit whose edges are dropped one by one."""
     saes: str = ""
     """Folder with autoencoders, as exp17 leaves them, for circuits of features; {model} stands for the model's name."""
     trace_tasks: tuple[Task, ...] = ("two_hop",)
@@ -119,7 +125,7 @@ def _edge_kinds(records: Records, task: Task, config: CircuitConfig, wires: Wiri
     main = found[MAIN]
     found["greedy"] = [greedy(mean_edges(records, task, MAIN, wires), n, wires) for n in counts[:-1]] + [every]
     found["complement"] = [every & ~circuit for circuit in main]
-    found["shuffled answers"] = of(mean_edges(records, task, "shuffled answers", wires))
+    found[RANDOM_ANSWERS] = of(mean_edges(records, task, RANDOM_ANSWERS, wires))
     for other in config.tasks:
         if other != task:
             found[f"circuit of {other}"] = of(mean_edges(records, other, MAIN, wires))

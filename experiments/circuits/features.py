@@ -145,10 +145,9 @@ def _curves(records: Records, task: str, dictionary: str, seed: int) -> list[Est
 
     def at(size: int) -> Estimate | None:
         return function_interval(
-            lambda pairs: float(faithfulness(m[pairs, size], bounds[pairs, -1], bounds[pairs, 0])),
+            lambda pairs: faithfulness(m[pairs][..., [size]], bounds[pairs, -1], bounds[pairs, 0])[..., 0],
             len(m),
             seed=seed,
-            resamples=500,
         )
 
     return [at(size) for size in range(len(SIZES))]

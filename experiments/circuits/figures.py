@@ -16,7 +16,7 @@ from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, circuit_gr
 from mlx_interp.circuits.tracing import KINDS, ROLES
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.reporting.graphs import Place, cloud, network
-from mlx_interp.stats import Estimate, mean_or_none
+from mlx_interp.stats import Estimate, mean_or_none, number
 
 LINES = {
     "ig-inputs": "EAP-IG",
@@ -25,7 +25,7 @@ LINES = {
     "random, same layers": "random, same layers",
     "circuit of another task": "circuits of other tasks",
 }
-SITES = {"resid_post": "stream after one layer", "attn_out": "attention, a window", "mlp_out": "MLPs, a window"}
+SITES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLPs"}
 DRAWN = 60
 """Edges of a figure at most: more cannot be read."""
 
@@ -120,7 +120,9 @@ def graphs(records: Records, config: CircuitConfig) -> dict[str, CircuitGraph]:
 def drawings(records: Records, config: CircuitConfig) -> Iterator[Plot]:
     wires = wiring_of(records)
     n = min(DRAWN, round(config.drawn_share * existing(wires).sum()))
-    for task in config.tasks:
+    for task in config.drawn_tasks:
+        if task not in config.tasks:
+            continue
         scores = mean_edges(records, task, MAIN, wires)
         circuit = pruned(greedy(scores, n, wires), wires)
         graph = circuit_graph(circuit, scores, wires, title=task)
@@ -153,7 +155,7 @@ def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:
             continue
         used = [n for n in range(len(ROLES)) if any(row[n] is not None for r in found for row in r["effects"])]
         panels = [
-            Panel(SITES[kind] if arm == "clean" else f"control: {SITES[kind]}", _mean_effects(found, kind, arm, used).T)
+            Panel(SITES[kind] if arm == "clean" else f"{SITES[kind]}, control", _mean_effects(found, kind, arm, used).T)
             for arm in ("clean", "other")
             for kind in KINDS
         ]
@@ -166,8 +168,8 @@ def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:
             y_label="position",
             value_label="probability brought back",
             caption=f"How much of the answer's probability one clean state brings back under noise on the tokens in "
-            f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Control: the "
-            "counterfactual prompt's state.",
+            f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Streams "
+            "of one layer, attention and MLPs of a window of layers. Control: the counterfactual prompt's state.",
             y_ticks=[ROLES[number] for number in used][::-1],
         )
 
@@ -225,20 +227,20 @@ def minimality_table(records: Records, config: CircuitConfig) -> Table | None:
         gap = full.mean() - empty.mean()
         losses = (whole.mean() - m.mean(0)) / gap
         order = np.argsort(-losses)[:3]
-        strongest = ", ".join(f"{names(*r['dropped'][i])} {losses[i]:.2f}" for i in order)
+        strongest = ", ".join(f"{names(*r['dropped'][i])} {number(losses[i])}" for i in order)
         f = (whole.mean() - empty.mean()) / gap
         shares = [float((losses > bound).mean()) for bound in (0.01, 0.0)]
         rows.append([r["task"], len(full), len(losses), float(f), *shares, strongest])
     if not rows:
         return None
     return Table(
-        f"Minimality of the circuit of {config.drawn_share:.0%} of the edges",
+        f"Minimality of the circuit of {config.dropped_share:.0%} of the edges",
         [
             *("task", "pairs", "edges", Column("f"), Column("lose more than .01", "%"), Column("lose anything", "%")),
             "largest losses of f",
         ],
         rows,
-        ["Each edge dropped alone from the pruned circuit. f below 0: so small a circuit breaks more than it carries."],
+        ["Each edge dropped alone from the pruned circuit."],
     )
 
 
@@ -259,7 +261,7 @@ def only_table(records: Records, config: CircuitConfig) -> Table | None:
     for task, other in (("toxic", "safe"), ("safe", "toxic")):
         alone = masks[task] & ~masks[other]
         ranked = sorted(np.argwhere(alone).tolist(), key=lambda at: -abs(scores[task][tuple(at)]))
-        shown = ", ".join(f"{name(*at)} {scores[task][tuple(at)]:.2f}" for at in ranked[:5])
+        shown = ", ".join(f"{name(*at)} {number(scores[task][tuple(at)])}" for at in ranked[:5])
         rows.append([task, int(masks[task].sum()), int(alone.sum()), shown or "none"])
     return Table(
         "Edges of one class of requests only",

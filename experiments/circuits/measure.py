@@ -11,6 +11,7 @@ import numpy as np
 from experiments.circuits.config import (
     EDGE_METHODS,
     MAIN,
+    RANDOM_ANSWERS,
     CircuitConfig,
     Item,
     items,
@@ -80,26 +81,24 @@ def attribution(model: Model, item: Item, config: CircuitConfig) -> Iterator[Rec
             "values": rounded(found.mean(0)),
             **_stability(found, config.drawn_share, config),
         }
-    found = edge_scores(model, with_others_answers(train), method=MAIN, steps=config.steps)[:, every]
+    found = edge_scores(model, with_random_answers(train, model.d_vocab, config.seed), method=MAIN, steps=config.steps)[
+        :, every
+    ]
     yield {
         "level": "edge",
         "task": item.task,
-        "method": "shuffled answers",
+        "method": RANDOM_ANSWERS,
         "n": len(train),
         "values": rounded(found.mean(0)),
         **_stability(found, config.drawn_share, config),
     }
 
 
-def with_others_answers(pairs: Sequence[Pair]) -> list[Pair]:
-    """Every pair with answers of the next pair that asks for others: circuits of what the prompts do not say."""
-    found = []
-    for number, pair in enumerate(pairs):
-        later = [*pairs[number + 1 :], *pairs[:number]]
-        other = next((p for p in later if set(p.answers) != set(pair.answers)), None)
-        answers, wrong = (other.answers, other.wrong) if other else (pair.wrong or (0,), pair.answers)
-        found.append(replace(pair, answers=answers, wrong=wrong))
-    return found
+def with_random_answers(pairs: Sequence[Pair], d_vocab: int, seed: int) -> list[Pair]:
+    """Every pair asking for one token drawn at random against another."""
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(d_vocab, 2, replace=False).tolist() for _ in pairs]
+    return [replace(pair, answers=(a,), wrong=(b,)) for pair, (a, b) in zip(pairs, drawn, strict=True)]
 
 
 def _stability(per_pair: Any, share: float, config: CircuitConfig) -> Record:
@@ -220,7 +219,7 @@ def dropped_items(model: Model, config: CircuitConfig, earlier: Records) -> list
     if "minimality" not in config.parts:
         return []
     wires = wiring(model.network)
-    n = round(config.drawn_share * existing(wires).sum())
+    n = round(config.dropped_share * existing(wires).sum())
     found = []
     for item in items(model, config, earlier):
         circuit = pruned(top(mean_edges(earlier, item.task, MAIN, wires), n), wires)

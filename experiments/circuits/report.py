@@ -13,6 +13,7 @@ from experiments.circuits.config import (
     MAIN,
     NODE_SHARES,
     RANDOM,
+    RANDOM_ANSWERS,
     CircuitConfig,
     Floats,
 )
@@ -22,10 +23,10 @@ from mlx_interp.circuits import METHODS, SHARES, cmd, cpr, faithfulness, jaccard
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
-Curve = Callable[[Floats], float]
+Curve = Callable[[Floats], Floats]
 GROUPS = {"random, same layers": "random, same layers ", "random": "random ", "circuit of another task": "circuit of "}
 """Kinds that stand for several circuits: what the names of their records begin with."""
-EDGE_KINDS = (*EDGE_METHODS, "greedy", *GROUPS, "shuffled answers")
+EDGE_KINDS = (*EDGE_METHODS, "greedy", *GROUPS, RANDOM_ANSWERS)
 NODE_KINDS = (*METHODS, "exact patching", "random, same layers")
 
 
@@ -60,15 +61,15 @@ def curve(records: Records, task: str, level: str, kind: str, figure: Curve, see
         return None
     full, empty = bounds
 
-    def of(pairs: Any) -> float:
-        return float(np.mean([figure(faithfulness(m[pairs], full[pairs], empty[pairs])) for m in found]))
+    def of(pairs: Any) -> Floats:
+        return np.mean([figure(faithfulness(m[pairs], full[pairs], empty[pairs])) for m in found], axis=0)
 
-    return function_interval(of, len(full), seed=seed, resamples=500)
+    return function_interval(of, len(full), seed=seed)
 
 
 def at_size(place: int) -> Curve:
     """f of the circuit of one size, by its place among the sizes."""
-    return lambda f: float(f[place])
+    return lambda f: f[..., place]
 
 
 def task_table(records: Records, config: CircuitConfig) -> Table | None:
@@ -140,7 +141,7 @@ def truth_table(records: Records, config: CircuitConfig) -> Table | None:
             layers = np.array([r["layers"] for r in found])
             zeroed = np.array([r["zeroed"] for r in found])[:, 1:]
             figures = [
-                function_interval(f, len(found), seed=config.seed, resamples=500)
+                function_interval(_each(f), len(found), seed=config.seed, resamples=500)
                 for f in (
                     lambda p, e=exact, s=scores, g=gaps: _found(e[p], s[p], g[p])[0],
                     lambda p, e=exact, s=scores, g=gaps: _found(e[p], s[p], g[p])[1],
@@ -166,6 +167,11 @@ def truth_table(records: Records, config: CircuitConfig) -> Table | None:
             "of a layer, and each MLP, patched together against the sum of their estimates."
         ],
     )
+
+
+def _each(figure: Callable[[Any], float]) -> Callable[[Any], Floats]:
+    """A figure of one draw of units, for many draws."""
+    return lambda draws: np.array([figure(units) for units in draws])
 
 
 def by_layer(scores: Floats, layers: Floats) -> Floats:

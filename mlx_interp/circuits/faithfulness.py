@@ -65,30 +65,30 @@ def edge_circuits(
 
 
 def faithfulness(circuit: Floats, full: Floats, empty: Floats) -> Floats:
-    """f from the metric on every pair: circuit (n_pairs, ...), full and empty (n_pairs,). Means first, then the ratio.
+    """f from the metric on every pair: circuit (..., n_pairs, n_circuits), full and empty (..., n_pairs).
 
-    nan where the model does no better than the ablated one on average.
+    Means over pairs first, then the ratio: (..., n_circuits). nan where the model does no better than the ablated one
+    on average. Axes before the pairs are, say, resamples of them.
     """
-    whole, nothing = full.mean(), empty.mean()
-    if whole == nothing:
-        return np.full(circuit.shape[1:], np.nan)
-    found: Floats = (circuit.mean(0) - nothing) / (whole - nothing)
+    whole, nothing = (m.mean(-1)[..., None] for m in (full, empty))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Floats = np.where(whole == nothing, np.nan, (circuit.mean(-2) - nothing) / (whole - nothing))
     return found
 
 
-def area(values: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> float:
-    """Area under a curve over shares, by trapezoids; with `log`, over log k and divided by its range."""
+def area(values: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> Floats:
+    """Area under curves (..., n_shares) by trapezoids; with `log`, over log k and divided by its range."""
     x = np.log(np.array(shares)) if log else np.array(shares)
-    total = float(np.trapezoid(values, x))
+    total: Floats = np.asarray(np.trapezoid(values, x, axis=-1))
     return total / float(x[-1] - x[0]) if log else total
 
 
-def cpr(f: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> float:
+def cpr(f: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> Floats:
     """Integrated circuit performance ratio: area under f."""
     return area(f, shares, log=log)
 
 
-def cmd(f: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> float:
+def cmd(f: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> Floats:
     """Integrated circuit-model distance: area under |1 - f|; 0 is best."""
     return area(np.abs(1 - f), shares, log=log)
 

@@ -1,7 +1,7 @@
 """A circuit as data, to be drawn or read elsewhere: JSON with nodes and edges, and one page of HTML that needs nothing.
 
-Nodes stand by layer (attention below the MLP) and head; edges are as wide as their score is large, and say it when the
-pointer rests on them. Queries, keys and values of a head are drawn as one node.
+Nodes stand by layer and head, MLPs in a column of their own on the right. Edges are as wide as their score is large and
+say it when the pointer rests on them. Queries, keys and values of a head are drawn as one node.
 """
 
 from __future__ import annotations
@@ -79,12 +79,11 @@ def circuit_graph(edges: Bools, scores: Floats, wires: Wiring, *, title: str) ->
 
 
 def _placed(node: Node, wires: Wiring, score: float) -> GraphNode:
-    middle = wires.n_heads // 2
     if node.kind == "embed":
-        return GraphNode(str(node), -1, middle, 0, score)
+        return GraphNode(str(node), -1, wires.n_heads // 2, 0, score)
     if node.kind == "head":
         return GraphNode(str(node), node.layer, node.head, 2 * node.layer + 1, score)
-    return GraphNode(str(node), node.layer, middle, 2 * node.layer + 2, score)
+    return GraphNode(str(node), node.layer, wires.n_heads, 2 * node.layer + 2, score)
 
 
 def as_json(graph: CircuitGraph) -> str:

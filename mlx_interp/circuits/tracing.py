@@ -94,8 +94,10 @@ def causal_trace(
         for layer, position in cells:
             layers = range(max(layer - (width - 1) // 2, 0), min(layer + width // 2, model.n_layers - 1) + 1)
             variants.append([corrupted, *(Patch(f"{kind}.{n}", states[n, position], position) for n in layers)])
-    found = model.sweep(prompt, variants, metric=lambda logits: mx.softmax(logits.astype(mx.float32))[:, [answer]])
-    values = np.asarray(found, dtype=np.float64)[:, 0]
+    found = model.sweep(
+        prompt, variants, metric=lambda logits: mx.softmax(logits.astype(mx.float32), axis=-1)[:, answer]
+    )
+    values = np.asarray(found, dtype=np.float64)
     noisy = values[1:].reshape(samples, len(cells) + 1).mean(0)
     return Trace(float(values[0]), float(noisy[0]), noisy[1:].reshape(model.n_layers, len(prompt)))
 

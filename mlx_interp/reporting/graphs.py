@@ -43,11 +43,16 @@ def network(
     largest = max((abs(value) for value in links.values()), default=0.0) or 1.0
     columns, rows = (max(getattr(p, axis) for p in places) + 1 for axis in ("column", "row"))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 1.0 * columns, 0.8 + 0.3 * rows), layout="constrained")
+        figure = Figure(figsize=(1.0 + 0.8 * columns, 0.8 + 0.24 * rows), layout="constrained")
         axis = figure.subplots()
         for (start, end), value in sorted(links.items(), key=lambda item: abs(item[1])):
             size = abs(value) / largest
-            style = {"arrowstyle": "-", "connectionstyle": "arc3,rad=0.12", "shrinkA": 0, "shrinkB": 0}
+            style = {
+                "arrowstyle": "-",
+                "connectionstyle": f"arc3,rad={0.35 if at[start][0] == at[end][0] else 0.08}",
+                "shrinkA": 0,
+                "shrinkB": 0,
+            }
             style |= {"color": POSITIVE if value > 0 else NEGATIVE, "linestyle": "--" if value > 0 else "-"}
             style |= {"linewidth": 0.4 + 3 * size, "alpha": 0.2 + 0.7 * size}
             axis.annotate("", at[end], at[start], arrowprops=style)
