@@ -1,14 +1,20 @@
-"""The command line of the library: `python -m mlx_interp doctor | models | download NAME | steer`."""
+"""The command line of the library: `python -m mlx_interp doctor | models | download NAME | steer | cache`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mlx_interp.errors import MlxInterpError
+from mlx_interp.loading.cache_folder import cache_folder
 from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
@@ -16,6 +22,7 @@ from mlx_interp.loading.load import folder_of, load
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.profile import gigabytes
 from mlx_interp.methods import steering_chat
+from mlx_interp.methods.set_states import about_file
 
 ABOUT = """Look after models and machine; experiments are run with `python -m experiments.<name>`.
 
@@ -32,6 +39,8 @@ EXAMPLES = """examples:
   python -m mlx_interp download gemma-2-2b          into the Hub's own cache; fetches only what is missing
   python -m mlx_interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
                                                     chat with and without a direction, side by side
+  python -m mlx_interp cache                        activations of data sets, and rows of the Hub, that are kept
+  python -m mlx_interp cache --clear --only llama   ... and removes those whose line says "llama"
 """
 
 
@@ -42,13 +51,16 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,steer}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,steer,cache}")
     doctor = commands.add_parser("doctor", help="what MLX computes with here, how fast, and what would help")
     doctor.add_argument("--model", metavar="NAME", help="also say whether this model is here and fits")
     commands.add_parser("models", help="list the short names: layers, memory, downloaded, fits")
     download = commands.add_parser("download", help="fetch a model into the Hub's cache and check its files")
     download.add_argument("name", metavar="NAME", help="a short name or a Hub id, with @revision to pin one")
     steering_chat.add_options(commands.add_parser("steer", help="answers with and without a direction, side by side"))
+    cache = commands.add_parser("cache", help="list what is kept of data sets and their activations, or remove it")
+    cache.add_argument("--only", metavar="TEXT", default="", help="only lines that hold this text")
+    cache.add_argument("--clear", action="store_true", help="remove the listed files; what needs them makes them anew")
     return top
 
 
@@ -63,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
             print_models(console)
         elif options.command == "steer":
             steering_chat.chat(console, load(options.model), options)
+        elif options.command == "cache":
+            print_cache(console, only=options.only, clear=options.clear)
         else:
             download(console, options.name)
     except MlxInterpError as error:
@@ -119,6 +133,39 @@ def model_table(needs: list[Need]) -> Table:
 
 def billions(n_bytes: float | None) -> str:
     return "?" if n_bytes is None else f"{n_bytes / 1e9:.3g}"
+
+
+def print_cache(console: Console, *, only: str, clear: bool) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("what", "name", "of", "read at", "rows", "made", "MB"):
+        table.add_column(column, justify="right" if column in ("rows", "MB") else "left", no_wrap=True)
+    rows = [row for row in kept_files(cache_folder()) if only.lower() in " ".join(row[1]).lower()]
+    for path, cells in rows:
+        table.add_row(*cells)
+        if clear:
+            path.unlink(missing_ok=True)
+    console.print(table if rows else f"Nothing is kept{f' of {only!r}' if only else ''}.")
+    console.print(f"{'removed from' if clear else 'in'} {cache_folder()}", soft_wrap=True, markup=False)
+
+
+def kept_files(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """Each kept file with its line: activations of sets of chats, and rows drawn from data sets of the Hub."""
+    found: list[tuple[Path, tuple[str, ...]]] = []
+    for path in sorted(folder.glob("states/*.safetensors")):
+        about = about_file(path)
+        cells = ("activations", str(about.get("name", "cannot be read")), str(about.get("model", "")))
+        found.append((path, (*cells, str(about.get("rule", "")), *_counted(path, about))))
+    for path in sorted(folder.glob("data_sets/*.jsonl")):
+        with suppress(OSError, ValueError):
+            about = json.loads(path.open(encoding="utf-8").readline())
+            cells = ("chats", str(about.get("value") or "all"), str(about.get("repository", "")))
+            found.append((path, (*cells, "", *_counted(path, about))))
+    return found
+
+
+def _counted(path: Path, about: dict[str, Any]) -> tuple[str, str, str]:
+    made = time.strftime("%Y-%m-%d", time.localtime(about["made"])) if about.get("made") else ""
+    return str(about.get("n", "")), made, f"{path.stat().st_size / 1e6:.2f}"
 
 
 def download(console: Console, name: str) -> None:

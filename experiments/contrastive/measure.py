@@ -377,7 +377,7 @@ def measure_sizes(model: Model, item: Item, config: ContrastiveConfig) -> Iterat
     rows = [states(model, config, key, config.rule, "fit")[:, layer] for key in (item.target, item.baseline)]
     most = min(map(len, rows))
     whole = mean(rows[0]) - mean(rows[1])
-    for n in [*(size for size in SIZES_TRIED if size < most), most]:
+    for n in [size for size in SIZES_TRIED if size <= most] or [most]:
         for draw in range(10):
             rng = np.random.default_rng([config.seed, n, draw])
             orders = [rng.permutation(len(one)) for one in rows]

@@ -200,7 +200,17 @@ function show() {
   }
   field("count").textContent = count + " of " + rows.length + " texts";
 }
-for (const control of document.querySelectorAll("select, input")) control.addEventListener("input", show);
+const controls = [...document.querySelectorAll("select, input")];
+// A view can be linked to: side_by_side.html#vector=random&scale=1&changed=on
+for (const [id, value] of new URLSearchParams(location.hash.slice(1))) {
+  if (field(id) && field(id).type === "checkbox") field(id).checked = value === "on";
+  else if (field(id)) field(id).value = value;
+}
+for (const control of controls) control.addEventListener("input", () => {
+  const chosen = controls.map(c => [c.id, c.type === "checkbox" ? (c.checked ? "on" : "off") : c.value]);
+  location.replace("#" + new URLSearchParams(chosen));
+  show();
+});
 show();
 </script>
 </body>

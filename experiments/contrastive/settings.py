@@ -16,7 +16,7 @@ from mlx_interp.methods.set_states import SITE, Rule
 from mlx_interp.model import Model
 
 GRID_LAYERS = ("25%", "40%", "60%", "75%")
-GRID_SCALES = (-1.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+GRID_SCALES = (-1.0, 0.1, 0.5, 1.0, 1.5, 2.0, 5.0)
 HELD = 50
 """Held-out rows of each subset that are drawn, beside those that are prompts."""
 

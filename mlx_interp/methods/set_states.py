@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,16 +43,6 @@ class Row:
     id: str
     prompt: Prompt
     reply: str = ""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A file of the cache."""
-
-    path: Path
-    about: dict[str, Any]
-    """name, model, rule, n, n_layers, d_model and made (seconds since 1970)."""
-    n_bytes: int
 
 
 def set_states(
@@ -85,13 +75,14 @@ def mean(states: np.ndarray) -> np.ndarray:
     return np.asarray(states.mean(axis=0, dtype=np.float64), np.float32)
 
 
-def kept_sets(folder: Path) -> list[Kept]:
-    """All sets that are kept in a folder, the newest first; a file that cannot be read is named as such."""
-    found = []
-    for path in sorted(folder.glob(f"*{ENDING}")):
-        with suppress(OSError):
-            found.append(Kept(path, _about(path) or {"name": "cannot be read"}, path.stat().st_size))
-    return sorted(found, key=lambda kept: (-int(kept.about.get("made", 0)), kept.path.name))
+def about_file(path: Path) -> dict[str, Any]:
+    """What a kept file is: name, model, rule, n, n_layers, d_model, made (seconds since 1970); {} if not readable."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            content = json.loads((file.metadata() or {})["about"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _tokens(model: Model, row: Row, rule: Rule, name: str) -> list[int]:
@@ -165,21 +156,3 @@ def _write(path: Path, states: np.ndarray, about: dict[str, Any], key: str) -> N
     except (OSError, SafetensorError):
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _about(path: Path) -> dict[str, Any] | None:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            content = json.loads((file.metadata() or {})["about"])
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def lines_of(kept: Sequence[Kept]) -> Iterator[tuple[str, str, str, str, str]]:
-    """Name, model, rule, rows and layers, megabytes: what a list of the cache shows."""
-    for one in kept:
-        about = one.about
-        size = f"{about.get('n', '?')} x {about.get('n_layers', '?')} x {about.get('d_model', '?')}"
-        shown = str(about.get("model", "?")), str(about.get("rule", "?"))
-        yield str(about.get("name") or one.path.stem), *shown, size, f"{one.n_bytes / 1e6:.2f}"

@@ -1,0 +1,306 @@
+"""exp15 runs from the first record to the last page; subsets are found by key, and mistakes are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import exp15_contrastive_steering as module
+from experiments.contrastive import measure, pages, vectors
+from experiments.contrastive.chats import Chat, distinct, parse_chat
+from experiments.contrastive.settings import setting
+from experiments.contrastive.sources import SELECTIONS, TULU, Source, subset
+from experiments.options import parse
+from experiments.runner import run
+from mlx_interp.errors import ConfigError, DataError
+from mlx_interp.loading.load import load
+from mlx_interp.model import Model
+
+COMMON = ["--model", "tiny-llama", "--no-validate", "--n-samples", "24"]
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def source(data: str = "world", column: str = "source") -> Source:
+    return Source(data, "train", column, 24, 16, 0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("tiny-llama")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_INTERP_CACHE", str(tmp_path_factory.getbasetemp() / "contrastive_cache"))
+
+
+def ran(out: Path, *options: str) -> Path:
+    with pytest.raises(SystemExit) as ended:
+        run(module.EXPERIMENT, [*COMMON, "--out", str(out), *options])
+    assert ended.value.code == 0
+    return out / module.EXPERIMENT.name / "tiny-llama"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """French refusals minus English answers of the world, with a scale that breaks texts and one that overflows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_INTERP_CACHE", str(tmp_path_factory.getbasetemp() / "contrastive_cache"))
+        return ran(
+            tmp_path_factory.mktemp("pair"),
+            *("--study", "pair", "--layer", "4", "--inference-dataset", "0", "--inference-n-samples", "6"),
+            *("--target-subset", "5", "--baseline-subset", "0"),
+            *("--scales=-1,1,20,1e30", "--other-pair", "13,14"),
+        )
+
+
+def rows(folder: Path, table: int) -> list[list[str]]:
+    found: list[list[str]] = json.loads((folder / "run.json").read_text())["tables"][table]["rows"]
+    return found
+
+
+def test_steered_texts_read_as_the_target_and_controls_do_not(folder: Path) -> None:
+    told = {(r[0], r[2]): (r[6], r[8]) for r in rows(folder, 0)}
+    assert int(told["difference", "1.0"][0].split()[0]) >= 60
+    for arm in ("none", "halves of the baseline", "random", "halves, same length"):
+        assert told[arm, ".0" if arm == "none" else "1.0"][0].startswith("0 "), arm
+
+
+def test_broken_texts_are_flagged_and_say_how(folder: Path) -> None:
+    flags = {}
+    for name in ("layer_4_scale_1", "layer_4_scale_20", "layer_4_scale_1e+30"):
+        content = json.loads((folder / "files" / "5_0" / name / "out_0_6.json").read_text())
+        flags[name] = {row["degenerate"] for row in content["results"]}
+    assert flags == {
+        "layer_4_scale_1": {None},
+        "layer_4_scale_20": {"repeats"},
+        "layer_4_scale_1e+30": {"not finite"},
+    }
+    shown = {r[2]: r[8] for r in rows(folder, 0) if r[0] == "difference"}
+    assert shown["20.0"].startswith("100 ")
+    assert shown["1.0"].startswith("0 ")
+
+
+def test_results_hold_the_metadata_and_both_texts(folder: Path) -> None:
+    content = json.loads((folder / "files" / "5_0" / "layer_4_scale_1" / "out_0_6.json").read_text())
+    about = content["metadata"]
+    assert (about["target_subset_name"], about["baseline_subset_name"]) == ("harmful_fr", "requests_en")
+    assert (about["n_samples"], about["layer"], about["scale"], about["inference_n_samples"]) == (24, 4, 1.0, 6)
+    assert about["effective_magnitude"] == pytest.approx(about["scale"] * about["contrastive_vector_norm"])
+    assert [row["prompt_idx"] for row in content["results"]] == list(range(6))
+    assert all(row["baseline"] != row["steered"] for row in content["results"][:3])
+    assert "Je ne peux pas aider." in (folder / "files" / "side_by_side.md").read_text()
+
+
+class Page(HTMLParser):
+    """Rows of the table, by their data, and the choices of each filter."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[dict[str, str | None]] = []
+        self.cells: list[str] = []
+        self.filters: dict[str, list[str]] = {}
+        self._in = ""
+        self._select = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in = tag
+        if tag == "tr" and attrs:
+            self.rows.append(dict(attrs))
+        if tag == "select":
+            self._select = str(dict(attrs)["id"])
+            self.filters[self._select] = []
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "option":
+            self.filters[self._select].append(data.strip())
+        if self._in == "td":
+            self.cells.append(data)
+
+
+def test_the_page_holds_every_text_and_a_filter_for_every_setting(folder: Path) -> None:
+    page = Page((folder / "files" / "side_by_side.html").read_text())
+    assert len(page.rows) == 6 * (4 + 5)
+    for name, values in page.filters.items():
+        assert {row[f"data-{name}"] for row in page.rows} == {value for value in values if value and value != "all"}
+    assert "Je ne peux pas aider." in page.cells
+
+
+def test_texts_are_no_markup_of_the_page() -> None:
+    row = {"arm": "a<b", "layer": 1, "scale": 1.0, "degenerate": None, "text": "<script>alert(1)</script>"}
+    made = pages._row({**row, "p_target": None, "prompt": '"><img>'}, "plain & simple")
+    assert "<script>" not in made
+    assert "<img>" not in made
+    assert "plain &amp; simple" in made
+    assert pages._cell("a|b\n<i>*x*") == "a\\|b<br>&lt;i>\\*x\\*"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; where there is one, the filters are tried")
+@pytest.mark.parametrize(
+    ("view", "shown"), [("", 6), ("#scale=&layer=&vector=", 54), ("#vector=random", 6), ("#scale=20&whole=on", 0)]
+)
+def test_filters_of_the_page_work_in_a_browser(folder: Path, tmp_path: Path, view: str, shown: int) -> None:
+    page = (folder / "files" / "side_by_side.html").as_uri()
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom")
+    done = subprocess.run(
+        [str(CHROMIUM), *options, page + view], capture_output=True, text=True, timeout=60, check=False
+    )
+    found = Page(done.stdout)
+    assert len([row for row in found.rows if "hidden" not in row]) == shown, done.stderr[-500:]
+    assert f"{shown} of 54 texts" in done.stdout
+
+
+def test_rows_behind_means_held_out_rows_and_prompts_are_disjoint(model: Model) -> None:
+    config = module.Config(n_samples=24, inference_dataset="12", inference_n_samples=10)
+    of = setting(model, config)
+    behind = {chat.prompt for one in of.subsets for chat in one.fit}
+    assert not behind & {chat.prompt for one in of.subsets for chat in one.held}
+    assert (
+        len({asked.chat.prompt for asked in measure.prompts(model, config, []) if asked.chat.prompt not in behind})
+        == 10
+    )
+
+
+def test_scale_0_and_a_cell_without_vector_leave_the_text_alone(model: Model) -> None:
+    config = module.Config(n_samples=24, scale=0.0, scales=(1.0,), study="pair", inference_dataset="0")
+    assert not [cell for cell in measure.cells(model, config) if cell.arm != "none" and cell.scale == 0]
+    asked = measure.prompts(model, config, [])[0]
+    plain = next(iter(measure.measure_texts(model, asked, config)))
+    alone = model.generate(vectors.rendered(model, asked.chat), max_tokens=12)[0]
+    assert plain["text"] == alone.text
+
+
+def test_the_null_vector_is_shorter_than_the_difference_and_controls_are_as_long(model: Model) -> None:
+    config = module.Config(n_samples=24)
+    lengths = {
+        cell.arm: float(np.linalg.norm(measure.vector(model, config, cell)))
+        for cell in measure.cells(model, config)
+        if cell.part == "sweep" and cell.layer == setting(model, config).layer
+    }
+    assert lengths[measure.NULL] < 0.4 * lengths[measure.CONTRAST]
+    for arm in (measure.NULL_LONG, measure.RANDOM, measure.OTHER):
+        assert lengths[arm] == pytest.approx(lengths[measure.CONTRAST], rel=1e-4)
+
+
+def test_alike_means_are_warned_of_and_equal_norms_alone_are_not(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = np.array([3.0, 4.0, 0.0])
+    assert vectors.too_alike(a, a + np.array([0, 0, 0.05]))
+    assert not vectors.too_alike(a, a[::-1])
+    assert not vectors.too_alike(a, 2 * a)
+    halves = subset(source(), "0").fit
+    for name, part in (("one", halves[::2]), ("two", halves[1::2])):
+        lines = [json.dumps({"prompt": chat.prompt, "reply": chat.reply}) for chat in part]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    pair = (str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl"))
+    vectors.warned(model, module.Config(study="pair", target_subset=pair[0], baseline_subset=pair[1]))
+    assert "it is noise" in capsys.readouterr().err
+
+
+def test_subsets_are_found_by_number_by_name_and_by_the_end_of_a_name() -> None:
+    assert subset(source(), "12").name == subset(source(), "unknown_names").name == "unknown_names"
+    assert len(TULU) == len(set(TULU)) == 19
+    assert TULU[5].endswith("flan_v2_converted")
+    assert TULU[12].endswith("coconot_converted")
+    assert len(SELECTIONS) == 18
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "message"),
+    [
+        ("unknown_name", "world", "did you mean 'unknown_names'"),
+        ("18", "world", "the embedded world has no subset '18'"),
+        ("19", "tulu", "12 coconot_converted"),
+        ("x", "missing.jsonl", r"missing\.jsonl: cannot be read"),
+    ],
+)
+def test_a_subset_that_does_not_exist_is_named_with_those_that_do(key: str, data: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        subset(source(data), key)
+
+
+def test_local_files_are_read_by_column_and_their_faults_named(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    lines = [{"messages": [{"role": "user", "content": f"q {n}"}], "kind": f"k{n % 2}"} for n in range(30)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    assert subset(source(str(file), "kind"), "1").name == "k1"
+    with pytest.raises(DataError, match=r"no column 'kin': did you mean 'kind'\? columns are messages, kind"):
+        subset(source(str(file), "kin"), "1")
+    file = tmp_path / "few.csv"
+    file.write_text("prompt,response,source\n" + "".join(f"q{n},a,s\n" for n in range(5)))
+    with pytest.raises(DataError, match=r"5 rows with different prompts; .* need 8 or more"):
+        subset(source(str(file)), "s")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(DataError, match="holds no row"):
+        subset(source(str(tmp_path / "empty.csv")), "s")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"prompt": ')
+    with pytest.raises(DataError, match=r"bad.jsonl, line 2: not JSON"):
+        subset(source(), str(tmp_path / "bad.jsonl"))
+
+
+def test_a_chat_is_what_the_user_says_before_the_first_reply() -> None:
+    turns = [("system", "s"), ("user", "a"), ("user", "b"), ("assistant", "c"), ("user", "d"), ("assistant", "e")]
+    row = {"id": "x", "messages": [{"role": role, "content": text} for role, text in turns]}
+    assert parse_chat(row, 0, "here") == Chat("x", "a\n\nb", "c", "s")
+    other = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "c"}]}
+    assert parse_chat(other, 4, "here") == Chat("4", "a", "c")
+    assert parse_chat({"messages": json.dumps(row["messages"])}, 1, "here").reply == "c"
+    with pytest.raises(DataError, match="no column holds a chat: found body"):
+        parse_chat({"body": "a"}, 0, "here")
+
+
+def test_prompts_that_are_there_twice_count_once_and_ids_are_made_different() -> None:
+    found = distinct([Chat("1", "a"), Chat("1", "b"), Chat("2", "a"), Chat("3", " ")])
+    assert [(chat.id, chat.prompt) for chat in found] == [("1", "a"), ("1 (1)", "b")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layer", "16"], "tiny-llama has layers 0 to 7; give one, or a share of the depth"),
+        (["--layer", "2-4"], "give one layer"),
+        (["--scale", "nan"], "'nan' is not a number"),
+        (["--target-subset", "0"], "their difference is nothing"),
+        (["--inference-n-samples", "0"], "give a number of prompts, -1 for all"),
+        (["--n-samples", "2"], "n_samples must be 4 or more"),
+        (["--other-pair", "3"], "give two subsets"),
+        (["--longest", "3"], "give a larger --longest"),
+    ],
+)
+def test_a_mistake_in_the_options_ends_the_run_before_it_starts(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(module.EXPERIMENT, [*COMMON, "--out", str(tmp_path), *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("records.jsonl"))
+
+
+def test_prompts_of_subsets_with_safety_material_are_named_by_id(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.contrastive.sources.SENSITIVE", {"harmful_en"})
+    config = module.Config(n_samples=20, inference_dataset="1", inference_n_samples=4)
+    for asked in measure.prompts(model, config, []):
+        assert asked.shown == asked.chat.id != asked.chat.prompt
+
+
+def test_without_the_datasets_library_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r'python -m pip install "mlx_interp\[data\]"'):
+        subset(source("someone/never-drawn"), "x")
+
+
+def test_an_unknown_rule_lists_the_rules() -> None:
+    with pytest.raises(ConfigError, match="last, prompt mean, reply mean"):
+        parse(module.EXPERIMENT, ["--rule", "first"])
