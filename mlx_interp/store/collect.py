@@ -358,9 +358,9 @@ def _batches(job: Job, entries: Sequence[Entry]) -> Iterator[range]:
 
 
 def _ready(job: Job, values: mx.array, name: str, item: Item) -> tuple[np.ndarray, float]:
-    """One site of a batch as it is held until its shard is written, and its largest magnitude."""
-    top = mx.max(mx.abs(values))
+    """One site of a batch as it is held until its shard is written; for float16 with its largest magnitude, else 0."""
     held = values.astype(mx.bfloat16).view(mx.uint16) if job.dtype == "bfloat16" else values.astype(mx.float32)
+    top = mx.max(mx.abs(values)) if job.dtype == "float16" else mx.array(0.0)
     finite = mx.all(mx.isfinite(values))
     mx.eval(top, held, finite)
     if not finite.item():
