@@ -3,7 +3,7 @@
 # First of all imports: `mlx_interp.loading` opens a fast BLAS before anything imports mlx.core (loading/blas.py).
 from mlx_interp.loading import load  # isort: split
 
-from mlx_interp import circuits, errors, sae, stats
+from mlx_interp import circuits, errors, sae, stats, store
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.architectures import Family, register
 from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
@@ -51,4 +51,5 @@ __all__ = [
     "save_checkpoint",
     "save_direction",
     "stats",
+    "store",
 ]
