@@ -8,7 +8,8 @@ Measure    rank of the first token of bridge and answer in the logit lens, at ev
            and at the last position; visible: among the top 30, as in the study. Whole names by log-probability.
 Figure     gap: first layer of the answer minus first layer of the bridge, over queries where both are visible;
            sequential: the gap is positive. How many are not both visible is said beside it.
-Control    bridge and answer of another query of the family, in the same lens.
+Control    bridge and answer of another query of the family, in the same lens. How far each layer's lens is from the
+           model's own prediction is measured beside it; for the tuned lens also with its maps one layer too low.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.two_hop import lens
-from experiments.two_hop.queries import SCREENED, Case, TwoHopConfig, all_cases, queries_and_study, screening
+from experiments.two_hop import lens, tuned
+from experiments.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
 from experiments.two_hop.summaries import mean_over
+from experiments.two_hop.tuned import LensConfig
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.model import Model
 
@@ -31,11 +33,8 @@ PASSES = 5 + 4
 
 
 @dataclass(frozen=True)
-class Config(TwoHopConfig):
-    lens_k: int = 30
-    """An entity is visible when it is among the top k."""
-    max_queries: int = 40
-    """Queries of each family, the first in the data's order."""
+class Config(LensConfig):
+    """Nothing of its own."""
 
 
 def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
@@ -64,9 +63,13 @@ def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
 EXPERIMENT = Experiment(
     name="exp3_two_hop",
     config=Config,
-    stages=[Stage(SCREENED, queries_and_study, screening, batch=16), Stage(lens.STAGE, cases, lens.measure)],
-    tables=[lens.order_table, lens.place_table],
-    figures=[lens.curves],
+    stages=[
+        Stage(SCREENED, queries_and_study, screening, batch=16),
+        Stage(lens.STAGE, cases, lens.measure),
+        Stage(tuned.STAGE, tuned.spread_cases, tuned.measure),
+    ],
+    tables=[lens.order_table, lens.place_table, tuned.distance_table],
+    figures=[lens.curves, tuned.distance_figure],
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),

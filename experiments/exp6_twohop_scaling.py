@@ -21,8 +21,9 @@ import mlx.core as mx
 from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.runner import run
 from experiments.two_hop import lens
-from experiments.two_hop.queries import SCREENED, Case, TwoHopConfig, all_cases, queries_and_study, screening
+from experiments.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
 from experiments.two_hop.summaries import mean_over, n_layers, of_stage
+from experiments.two_hop.tuned import LensConfig
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
@@ -39,11 +40,7 @@ PASSES = 5 + 4
 
 
 @dataclass(frozen=True)
-class Config(TwoHopConfig):
-    lens_k: int = 30
-    """An entity is visible when it is among the top k."""
-    max_queries: int = 40
-    """Queries of each family, the first in the data's order."""
+class Config(LensConfig):
     queries: Literal["all", "correct"] = "all"
     """Every query without a shortcut, or only those that the model answers right."""
 

@@ -110,11 +110,10 @@ def _gap(arm: Sequence[Record], base: Sequence[Record], config: MediationConfig)
     return gap_closed(values, [plain[unit] for unit in units], unit=units, seed=config.seed)
 
 
-def closed_tasks(records: Records, config: MediationConfig) -> tuple[int, int]:
-    """On how many tasks the function vector closes enough of the gap, and of how many there is a gap."""
+def closed_tasks(records: Records, config: MediationConfig, kind: str = KINDS[0], arm: str = VECTOR) -> tuple[int, int]:
+    """On how many tasks an arm closes enough of the gap, and of how many there is a gap."""
     gaps = [
-        _gap(_arm(records, KINDS[0], name, VECTOR), _arm(records, KINDS[0], name, "nothing"), config)
-        for name in names(records)
+        _gap(_arm(records, kind, name, arm), _arm(records, kind, name, "nothing"), config) for name in names(records)
     ]
     there = [gap.value for gap in gaps if gap is not None]
     return sum(gap >= ENOUGH for gap in there), len(there)
@@ -131,11 +130,22 @@ def variants_table(records: Records, config: MediationConfig) -> Table:
                 mean_or_none([float(r["rank"] < k) for r in own], unit=units, seed=config.seed) for k in (1, 2, 3, 5)
             ]
             log_prob = mean_or_none([r["log_prob"] for r in own], unit=units, seed=config.seed)
-            rows.append([kind, arm, len(own), *tops, rate(own, config.seed, "whole"), log_prob])
+            gap = None if arm == "nothing" else _gap(own, _arm(records, kind, "all", "nothing"), config)
+            closed = None if arm == "nothing" else closed_tasks(records, config, kind, arm)[0]
+            rows.append([kind, arm, len(own), *tops, rate(own, config.seed, "whole"), log_prob, gap, closed])
     tops_heads = [Column(f"top {k}", "%") for k in (1, 2, 3, 5)]
     return Table(
         "Ways to make the vector, by rank and by whole answer",
-        ["prompt", "vector", "n", *tops_heads, Column("whole answer", "%"), Column("its log-probability", "nats")],
+        [
+            "prompt",
+            "vector",
+            "n",
+            *tops_heads,
+            Column("whole answer", "%"),
+            Column("its log-probability", "nats"),
+            Column("gap closed", "%"),
+            f"tasks with {ENOUGH:.0%} or more",
+        ],
         rows,
         [
             "Own heads: by the task's own effects, instead of those shared by all tasks; heads of other tasks: by the "

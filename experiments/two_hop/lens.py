@@ -1,4 +1,4 @@
-"""The logit lens on two-hop queries: at which layer do bridge and answer become visible, and in which order?
+"""A lens on two-hop queries: at which layer do bridge and answer become visible, and in which order?
 
 Visible: the best accepted first token is among the top k of the lens. Read at the last position and at the subject's
 last token; a query's bridge (or answer) is visible from the first layer at which it is at either of them, as in the
@@ -14,6 +14,7 @@ from typing import Any
 from experiments.experiment import Records
 from experiments.two_hop.queries import Case
 from experiments.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage, share_by_layer
+from experiments.two_hop.tuned import trained
 from mlx_interp.methods.answers import question
 from mlx_interp.methods.lens import first_layer, lens_at, lens_name_log_probs, lens_ranks
 from mlx_interp.model import Model
@@ -29,7 +30,8 @@ def measure(model: Model, case: Case, config: Any) -> Iterator[Record]:
     query = case.query
     prompt = model.prompt(query.two_hop)
     positions = {"subject": prompt.find(query.subject, occurrence=-1)[-1], "last": len(prompt) - 1}
-    logits = lens_at(model, prompt, list(positions.values()))
+    through = trained(model, config)
+    logits = lens_at(model, prompt, list(positions.values()), lens=through)
     record: Record = dict(case.labels)
     for prefix, source in (("", query), ("other ", case.donor)):
         if source is None:
@@ -40,7 +42,7 @@ def measure(model: Model, case: Case, config: Any) -> Iterator[Record]:
             for place, rows in zip(positions, logits, strict=True):
                 record[f"{prefix}{entity} at {place}"] = lens_ranks(rows, asked.first_tokens)
             if not prefix:
-                record[f"{entity} log_prob"] = [round(value, 3) for value in lens_name_log_probs(model, asked)]
+                record[f"{entity} log_prob"] = [round(value, 3) for value in lens_name_log_probs(model, asked, through)]
     yield record
 
 
@@ -82,7 +84,7 @@ def order_table(records: Records, config: Any) -> Table | None:
             ]
         )
     return Table(
-        f"Bridge and answer in the top {config.lens_k} of the logit lens",
+        f"Bridge and answer in the top {config.lens_k} of the {config.lens} lens",
         [
             "family",
             "n",
@@ -155,12 +157,13 @@ def curves(records: Records, config: Any) -> Iterator[Plot]:
             list(range(n_layers(records))),
             [line for line in series if line.estimates],
             name="lens",
-            title=f"In the top {config.lens_k} of the logit lens",
+            title=f"In the top {config.lens_k} of the {config.lens} lens",
             x_label="layer (resid_post)",
             y_label="share of queries",
             limits=(0, 1.02),
             caption=f"Share of {len(lenses)} queries whose bridge and answer are among the top {config.lens_k} of the "
-            "logit lens at each layer, and those of another query as control; bands: 95 % intervals over bridges.",
+            f"{config.lens} lens at each layer, and those of another query as control; bands: 95 % intervals over "
+            "bridges.",
         )
 
 

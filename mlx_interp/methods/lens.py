@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp.methods.answers import Question
+from mlx_interp.methods.tuned_lens import TunedLens
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
@@ -26,18 +27,29 @@ def lens_logits(model: Model, prompt: AnyPrompt, position: int = -1) -> mx.array
     return model.unembed(states[:, 0, position])
 
 
-def lens_at(model: Model, prompt: AnyPrompt, positions: Sequence[int], site: str = "resid_post") -> mx.array:
-    """Logits (n_positions, n_layers, d_vocab) of every layer of a site, at several positions, from one pass."""
-    states = model.run(prompt, capture=site, logits="none").stack(site)
-    return model.unembed(states[:, 0, mx.array(list(positions))].swapaxes(0, 1))
+def lens_at(
+    model: Model,
+    prompt: AnyPrompt,
+    positions: Sequence[int],
+    site: str = "resid_post",
+    lens: TunedLens | None = None,
+) -> mx.array:
+    """Logits (n_positions, n_layers, d_vocab) of every layer of a site, at several positions, from one pass.
+
+    lens: a tuned lens, for resid_post; the logit lens if left out.
+    """
+    states = model.run(prompt, capture=site, logits="none").stack(site)[:, 0, mx.array(list(positions))]
+    if lens is not None:
+        return lens.logits(model, states).swapaxes(0, 1)
+    return model.unembed(states.swapaxes(0, 1))
 
 
-def lens_name_log_probs(model: Model, asked: Question) -> list[float]:
+def lens_name_log_probs(model: Model, asked: Question, lens: TunedLens | None = None) -> list[float]:
     """Log-probability, in nats, of the likeliest accepted name at each layer, as the continuation of its prompt."""
     start = len(asked.prompt) - 1
     best: mx.array | None = None
     for name in asked.names:
-        logits = lens_at(model, asked.prompt.tokens + list(name[:-1]), range(start, start + len(name)))
+        logits = lens_at(model, asked.prompt.tokens + list(name[:-1]), range(start, start + len(name)), lens=lens)
         logits = logits.astype(mx.float32)  # (token, layer, d_vocab)
         chosen = mx.take_along_axis(logits, mx.array(name)[:, None, None], axis=-1)[..., 0]
         log_prob = (chosen - mx.logsumexp(logits, axis=-1)).sum(axis=0)

@@ -1,0 +1,143 @@
+"""The tuned lens: an affine map for each layer, trained to say what the model says in the end (Belrose et al. 2023).
+
+1. A translator of layer l maps the stream: h -> h + A h + b, with A and b zero at first: the logit lens.
+2. The model's own last norm and unembedding follow, frozen (in 4 bits, if that is what the model is).
+3. Each translator is trained to bring the KL divergence of its distribution from the model's own, averaged over all
+   positions of the training prompts, as low as it goes; all layers in one pass, none with a say in another.
+4. The last layer has no translator: its lens is the model.
+
+The paper takes SGD over 65 million tokens of text; here Adam over the prompts given, with a rate that falls linearly.
+Held-out prompts tell what that is worth, a lens with its translators exchanged between layers what any map would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from rich.progress import track
+
+from mlx_interp.errors import DataError
+from mlx_interp.model import Model
+from mlx_interp.prompts import AnyPrompt
+from mlx_interp.reporting.files import make_folder
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLens:
+    """Translators of a model's layers but the last, float32."""
+
+    weight: mx.array
+    """(n_layers - 1, d_model, d_model): A, from the left: (h A)."""
+    bias: mx.array
+    """(n_layers - 1, d_model)."""
+    model: str = ""
+    """Name and weights of the model it was trained on."""
+
+    def translated(self, states: mx.array) -> mx.array:
+        """Streams (n_layers, ..., d_model) -> what stands for the last layer's, same shape, float32."""
+        n = self.weight.shape[0]
+        if states.shape[0] != n + 1:
+            raise DataError(f"a lens of {n + 1} layers got streams of {states.shape[0]}: give resid_post of all layers")
+        early = states[:n].astype(mx.float32)
+        flat = early.reshape(n, -1, early.shape[-1])
+        moved = flat + flat @ self.weight + self.bias[:, None]
+        return mx.concatenate([moved.reshape(early.shape), states[n:].astype(mx.float32)])
+
+    def logits(self, model: Model, states: mx.array) -> mx.array:
+        """(n_layers, ..., d_vocab): each layer's logits; the last layer's are the model's own.
+
+        Raises DataError for a model that the lens was not trained on.
+        """
+        if self.model and self.model != _identity(model):
+            raise DataError(f"this lens was trained on {self.model}, not on {_identity(model)}: train one for it")
+        return model.unembed(self.translated(states))
+
+    def save(self, path: Path) -> None:
+        """One .safetensors file."""
+        make_folder(path.parent)
+        mx.save_safetensors(
+            str(path), {"weight": self.weight, "bias": self.bias}, {"model": self.model, "kind": "tuned_lens"}
+        )
+
+
+def load_lens(path: Path) -> TunedLens:
+    """A lens from `TunedLens.save`. Raises DataError for a file that is none."""
+    try:
+        arrays, header = cast(tuple[dict[str, mx.array], dict[str, str]], mx.load(str(path), return_metadata=True))
+        return TunedLens(arrays["weight"], arrays["bias"], header["model"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: is no tuned lens: {error}") from error
+
+
+def identity_lens(model: Model) -> TunedLens:
+    """Translators that change nothing: the logit lens."""
+    n, d = model.n_layers - 1, model.d_model
+    return TunedLens(mx.zeros((n, d, d)), mx.zeros((n, d)), _identity(model))
+
+
+def exchanged(lens: TunedLens) -> TunedLens:
+    """The same translators, each one layer too low: the control."""
+    order = mx.array([*range(1, lens.bias.shape[0]), 0])
+    return TunedLens(lens.weight[order], lens.bias[order], lens.model)
+
+
+def train_tuned_lens(
+    model: Model,
+    prompts: Sequence[AnyPrompt],
+    *,
+    steps: int = 250,
+    batch: int = 16,
+    rate: float = 1e-3,
+    seed: int = 0,
+    progress: bool = False,
+) -> TunedLens:
+    """Train translators on a model's own states at every position of some prompts.
+
+    batch: prompts of a step, drawn anew each time. rate: Adam's, falling linearly to 0. The loss of a layer is the mean
+    over positions of KL(model || lens) in nats. Raises DataError without prompts or for a model of one layer.
+    """
+    if not prompts or model.n_layers < 2:
+        raise DataError(f"a tuned lens needs prompts and two layers; got {len(prompts)} and {model.n_layers}")
+    rng = np.random.default_rng(seed)
+    tokenised = model.prompts(list(prompts))
+    lens = identity_lens(model)
+    parameters = {"weight": lens.weight, "bias": lens.bias}
+    optimizer = optim.Adam(learning_rate=optim.linear_schedule(rate, 0.0, steps))
+
+    def loss(at: dict[str, mx.array], states: mx.array) -> mx.array:
+        found = model.unembed(TunedLens(at["weight"], at["bias"]).translated(states))
+        return kl_to_last(found).mean(axis=1).sum()
+
+    slopes_of = mx.value_and_grad(loss)
+    for _ in track(range(steps), f"{model.name}: tuned lens", disable=not progress):
+        chosen = rng.permutation(len(tokenised))[:batch]
+        states = positions_of(model, [tokenised[i] for i in chosen])
+        _, slopes = slopes_of(parameters, states)
+        parameters = optimizer.apply_gradients(slopes, parameters)
+        mx.eval(parameters, optimizer.state)
+    return TunedLens(parameters["weight"], parameters["bias"], _identity(model))
+
+
+def positions_of(model: Model, prompts: Sequence[AnyPrompt]) -> mx.array:
+    """(n_layers, n_positions, d_model): resid_post at every token of some prompts, one after the other; no padding."""
+    out = model.run(list(prompts), capture="resid_post", logits="none")
+    states = out.stack("resid_post")
+    return mx.concatenate([states[:, row, :length] for row, length in enumerate(out.lengths)], axis=1)
+
+
+def kl_to_last(logits: mx.array) -> mx.array:
+    """KL(last layer || layer), in nats: logits (n_layers, n, d_vocab) -> (n_layers - 1, n)."""
+    log_probs = nn.log_softmax(logits.astype(mx.float32), axis=-1)
+    final = mx.stop_gradient(log_probs[-1:])
+    return mx.sum(mx.exp(final) * (final - log_probs[:-1]), axis=-1)
+
+
+def _identity(model: Model) -> str:
+    return f"{model.name} {model.weights_hash}".strip()
