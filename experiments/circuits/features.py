@@ -18,7 +18,7 @@ from experiments.circuits.measure import LARGE_EDGE, rounded
 from experiments.circuits.report import rows_of
 from experiments.experiment import Records
 from mlx_interp.circuits import Pair, check, faithfulness, sample, top
-from mlx_interp.circuits.features import feature_circuits, feature_effects, feature_scores, n_features
+from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features
 from mlx_interp.errors import ConfigError
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, finite, line_with_band
@@ -26,6 +26,8 @@ from mlx_interp.sae import SAE, load
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
 DICTIONARIES = ("trained", "random directions", "channels")
+ERRORS: dict[str, tuple[Errors, ...]] = {"trained": ("keep", "remove"), "random directions": ("remove",)}
+"""What else is done with errors: they hold most of what a dictionary misses."""
 SIZES = (0, 5, 10, 20, 50, 100, 200, 500)
 CONFIG_FILE = "cfg.json"
 
@@ -86,16 +88,15 @@ def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
         whole = [np.ones(n, bool) for n in n_features(saes)]
         found = feature_circuits(model, test, saes, [*masks, whole])
         yield {**base, "nodes": len(means), "sizes": list(SIZES), "features_m": [rounded(row) for row in found]}
-        if name == "trained":
-            for errors in ("keep", "remove"):
-                found = feature_circuits(model, test, saes, [*masks, whole], errors=errors)
-                yield {
-                    **base,
-                    "dictionary": f"trained, errors: {errors}",
-                    "nodes": len(means),
-                    "sizes": list(SIZES),
-                    "features_m": [rounded(row) for row in found],
-                }
+        for errors in ERRORS.get(name, ()):
+            found = feature_circuits(model, test, saes, [*masks, whole], errors=errors)
+            yield {
+                **base,
+                "dictionary": f"{name}, errors: {errors}",
+                "nodes": len(means),
+                "sizes": list(SIZES),
+                "features_m": [rounded(row) for row in found],
+            }
 
 
 def _by_sae(mask: Bools, saes: Sequence[SAE]) -> list[Bools]:
@@ -181,7 +182,7 @@ def size_table(records: Records, config: CircuitConfig) -> Table | None:
     """Faithfulness of circuits of features by size, beside dictionaries that nobody trained."""
     rows: list[list[Cell]] = []
     for task in config.tasks:
-        for name in (*DICTIONARIES, "trained, errors: keep", "trained, errors: remove"):
+        for name in (*DICTIONARIES, *(f"{kind}, errors: {errors}" for kind, some in ERRORS.items() for errors in some)):
             if values := _curves(records, task, name, config.seed):
                 row = next(r for r in rows_of(records, task=task, dictionary=name) if "features_m" in r)
                 rows.append([task, name, len(row["features_m"]), row["nodes"], *values[1:]])

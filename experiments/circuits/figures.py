@@ -153,9 +153,8 @@ def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:
         found = [r for r in records if "effects" in r and r["task"] == task]
         if not found:
             continue
-        used = [n for n in range(len(ROLES)) if any(row[n] is not None for r in found for row in r["effects"])]
         panels = [
-            Panel(SITES[kind] if arm == "clean" else f"{SITES[kind]}, control", _mean_effects(found, kind, arm, used).T)
+            Panel(SITES[kind] if arm == "clean" else f"{SITES[kind]}, control", _mean_effects(found, kind, arm).T)
             for arm in ("clean", "other")
             for kind in KINDS
         ]
@@ -170,14 +169,16 @@ def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:
             caption=f"How much of the answer's probability one clean state brings back under noise on the tokens in "
             f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Streams "
             "of one layer, attention and MLPs of a window of layers. Control: the counterfactual prompt's state.",
-            y_ticks=[ROLES[number] for number in used][::-1],
+            y_ticks=ROLES[::-1],
         )
 
 
-def _mean_effects(found: list[Any], kind: str, arm: str, used: list[int]) -> Any:
+def _mean_effects(found: list[Any], kind: str, arm: str) -> Any:
     """(layer, role), the mean over the prompts that have such a position."""
     arrays = [np.array(r["effects"], dtype=float) for r in found if r["site"] == kind and r["arm"] == arm]
-    return np.nanmean(np.stack(arrays)[:, :, used], axis=0)
+    stacked = np.stack(arrays)
+    n = np.isfinite(stacked).sum(0)
+    return np.where(n > 0, np.nansum(stacked, axis=0) / np.maximum(n, 1), np.nan)
 
 
 def trace_table(records: Records, config: CircuitConfig) -> Table | None:

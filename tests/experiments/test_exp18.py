@@ -15,17 +15,19 @@ from experiments.runner import run
 from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.graph import from_json
 from mlx_interp.errors import DataError
+from mlx_interp.reporting import figures
 from tests.tiny import tiny_model
 
 FEW = ["--n-train", "4", "--n-test", "4", "--n-checked", "2", "--n-sampled", "10", "--n-traced", "4"]
-FASTER = ["--n-bootstrap", "5", "--noise-samples", "1", "--steps", "2"]
+FASTER = ["--n-bootstrap", "5", "--noise-samples", "1", "--steps", "2", "--dropped-share", "0.02"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over two tasks, four pairs each."""
     out = tmp_path_factory.mktemp("results")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(figures, "DPI", 50)
         tasks = ["--tasks", "toxic,safe", "--trace-tasks", "toxic"]
         run(EXPERIMENT, ["--model", "tiny-llama", *FEW, *FASTER, *tasks, "--no-validate", "--out", str(out)])
     assert ended.value.code in (0, None)
