@@ -6,10 +6,12 @@ from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
 from mlx_interp.sae.sae import KINDS, SAE, Kind
 from mlx_interp.sae.streams import InMemory, Streamed, activations
 from mlx_interp.sae.training import TrainConfig, train
+from mlx_interp.sae.truth import Detector, auroc, best_detectors, sparse_probe, stability
 
 __all__ = [
     "KINDS",
     "SAE",
+    "Detector",
     "Fidelity",
     "Gate",
     "InMemory",
@@ -20,6 +22,8 @@ __all__ = [
     "Streamed",
     "TrainConfig",
     "activations",
+    "auroc",
+    "best_detectors",
     "fetched",
     "fidelity",
     "from_saelens",
@@ -28,5 +32,7 @@ __all__ = [
     "pretrained",
     "reconstruction",
     "save",
+    "sparse_probe",
+    "stability",
     "train",
 ]
