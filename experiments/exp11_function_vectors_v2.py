@@ -96,6 +96,7 @@ EXPERIMENT = Experiment(
         report_heads.shots_table,
         report_transfer.ported_table,
         report_transfer.natural_table,
+        report_transfer.continuations_table,
         report_transfer.written_table,
         report_transfer.decoded_table,
         report_transfer.rebuilt_table,

@@ -2,8 +2,8 @@
 
 Question   Does the mean state of a layer over in-context prompts, or its difference from bare prompts, make a model do
            the task without examples; at which layer, and at which strength?
-Data       as in exp11: tasks, split in halves; the mean from one, figures from the other. On models other than the
-           embedded ones also unrelated sentences ("The word large means").
+Data       as in exp11: tasks, split in halves; the mean from one, figures from the other. Also sentences that do not
+           ask for the task ('The word "large" means'; on embedded models sentences of their world).
 Measure    two vectors of every layer, the mean over prompts with examples and that minus the mean over bare prompts;
            added at their own layer, once, at the last token of a bare query, at several strengths.
 Figure     share of queries whose first answer token comes first, of those that are right with examples; layer and
@@ -24,9 +24,10 @@ from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.function_vectors import tasks as of_tasks
 from experiments.function_vectors.screening import BASE, base_items, measure_base, of, rate, solved
 from experiments.function_vectors.tasks import Query, TaskConfig, means, other_task, prompts
+from experiments.function_vectors.transfer import PER_TASK, said, sentences
 from experiments.runner import run
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores, mentions
+from mlx_interp.methods.answers import answer_scores
 from mlx_interp.methods.function_vectors import head_means
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
@@ -35,7 +36,6 @@ from mlx_interp.stats import Estimate, stable_draw
 GRID, CONTEXT = "grid", "unrelated sentences"
 FORMS = ("mean", "difference")
 ARMS = ("own", "other task", "random")
-SENTENCES = ("The word {} means", "When I think of {}, I usually mean", "The word {}, can also be written as")
 NEW_TOKENS = 5
 REPORTED = "0 to 100 % by task and model, in the project's first round"
 
@@ -109,15 +109,18 @@ def best(records: Records, form: str) -> tuple[int, float] | None:
 
 
 def context_items(model: Model, config: Config, earlier: Records) -> list[Query]:
-    """Held-out queries inside sentences; embedded models know no such sentences."""
-    return [] if of_tasks.is_embedded(model, config) else grid_items(model, config, earlier)
+    """Held-out queries of tasks that there are sentences for, some of each."""
+    kept: dict[str, list[Query]] = {}
+    for query in grid_items(model, config, earlier):
+        kept.setdefault(query.task, []).append(query)
+    return [query for task, own in kept.items() for query in own[:PER_TASK] if sentences(model, config, task)]
 
 
 def measure_context(model: Model, query: Query, config: Config) -> Iterator[Record]:
     """Five tokens after each sentence, the difference vector added a third of the way up at every step."""
     x, y = of_tasks.halves(model, config, query.task)[1].pairs[query.number]
     layer = round(model.n_layers / 3)
-    for sentence in SENTENCES:
+    for sentence in sentences(model, config, query.task):
         variants: list[list[Intervention]] = [[]]
         for arm in ARMS:
             held = vector(model, config, query.task, "difference", arm)[layer]
@@ -125,7 +128,7 @@ def measure_context(model: Model, query: Query, config: Config) -> Iterator[Reco
             variants.append([Add(site, held, 1.0, -1), Add(site, held, 1.0, "generated")])
         written = model.sweep_generate(sentence.format(x), variants, max_tokens=NEW_TOKENS)
         for arm, text in zip(("nothing", *ARMS), written, strict=True):
-            yield {"task": query.task, "sentence": sentence, "arm": arm, "right": mentions(text.text, [y])}
+            yield {"task": query.task, "sentence": sentence, "arm": arm, "right": said(text.text, y)}
 
 
 def grid_table(records: Records, config: Config) -> Table:
@@ -166,17 +169,20 @@ def context_table(records: Records, config: Config) -> Table | None:
     found = of(records, CONTEXT)
     if not found:
         return None
-    rows: list[list[Cell]] = [
+    rows: list[list[Cell]] = []
+    for sentence in [*dict.fromkeys(r["sentence"] for r in found), "all"]:
+        own = [r for r in found if sentence in (r["sentence"], "all")]
+        arms = [[r for r in own if r["arm"] == arm] for arm in ("nothing", *ARMS)]
+        rows.append([sentence, len(arms[0]), *(rate(arm, config.seed) for arm in arms)])
+    return Table(
+        "Answers in unrelated sentences",
+        ["sentence", "n", *(Column(arm, "%") for arm in ("nothing", *ARMS))],
+        rows,
         [
-            sentence,
-            *(
-                rate([r for r in found if r["sentence"] == sentence and r["arm"] == arm], config.seed)
-                for arm in ("nothing", *ARMS)
-            ),
-        ]
-        for sentence in SENTENCES
-    ]
-    return Table("Answers in unrelated sentences", ["sentence", *(Column(a, "%") for a in ("nothing", *ARMS))], rows)
+            "Share of continuations of five tokens that contain the task's answer as whole words, in its own case; the "
+            "difference is added a third of the way up, at the sentence's last token and at every new one."
+        ],
+    )
 
 
 def heat(records: Records, config: Config) -> Iterator[Plot]:

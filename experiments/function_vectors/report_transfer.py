@@ -61,6 +61,21 @@ def natural_table(records: Records, config: MediationConfig) -> Table | None:
     )
 
 
+def continuations_table(records: Records, config: MediationConfig) -> Table | None:
+    """One continuation of each task and sentence, as it was written: examples, with their words."""
+    found = of(records, NATURAL)
+    rows: list[list[Cell]] = []
+    for task, sentence in dict.fromkeys((r["task"], r["sentence"]) for r in found):
+        own = [r for r in found if (r["task"], r["sentence"]) == (task, sentence)]
+        texts = [next(r["text"] for r in own if r["arm"] == arm) for arm in ("nothing", *CONTROLS)]
+        query = own[0]["item"].removeprefix(f"{task}: ")
+        rows.append([task, sentence.format(query), *(" ".join(text.split()) for text in texts)])
+    if not rows:
+        return None
+    notes = ["The first held-out query of each task, whether right or wrong."]
+    return Table("Continuations of running text", ["task", "sentence", "nothing", *CONTROLS], rows, notes)
+
+
 def written_table(records: Records, config: MediationConfig) -> Table | None:
     """Answers written to their end."""
     found = of(records, WRITTEN)

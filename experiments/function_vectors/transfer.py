@@ -20,7 +20,7 @@ from experiments.function_vectors.mediation import (
     solved_items,
     with_nothing,
 )
-from experiments.function_vectors.tasks import prompts
+from experiments.function_vectors.tasks import TaskConfig, prompts
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.methods.answers import answer_scores, question, verdicts
 from mlx_interp.methods.in_context import Template, in_context
@@ -72,7 +72,7 @@ def measure_ported(model: Model, item: Item, config: MediationConfig) -> Iterato
         yield {"task": item.task, "template": name, "with_examples": with_examples, "right": right}
 
 
-def sentences(model: Model, config: MediationConfig, task: str) -> Sequence[str]:
+def sentences(model: Model, config: TaskConfig, task: str) -> Sequence[str]:
     """Running text for a task's inputs: the synthetic world's own, or sentences in the manner of the paper's."""
     if of_tasks.is_embedded(model, config):
         return SENTENCES.get(task, ())
