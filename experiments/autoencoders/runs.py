@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from experiments.experiment import ExperimentConfig, Records
 from mlx_interp import sites
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
-from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, stability, train
+from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, save, stability, train
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
 from mlx_interp.store import ActivationStore
 
@@ -57,7 +58,10 @@ class SAEConfig(ExperimentConfig):
     probed_k: tuple[int, ...] = (1, 2, 5)
     """Features of a sparse probe."""
     store: str = ""
-    """Folder of an activation store to train from, instead of the world's texts; it must hold the sites."""
+    """Folder of an activation store to train from, instead of the world's texts; it must hold the sites. {model} stands
+    for the model's name."""
+    save_to: str = ""
+    """Folder to write one topk autoencoder of each layer to, for exp18; {model} stands for the model's name."""
 
     @property
     def middle_k(self) -> int:
@@ -125,7 +129,7 @@ def _curves(config: SAEConfig, site: str) -> Iterator[Item]:
 
 def train_config(item: Item, config: SAEConfig, d_model: int) -> TrainConfig:
     """How one is trained: short runs on little text, so dead features are found early and ramps are wide."""
-    kind = next((one for one in KINDS if one == item.kind), "topk")
+    kind: Kind = next((one for one in KINDS if one == item.kind), "topk")
     return TrainConfig(
         kind=kind,
         d_sae=item.expansion * d_model,
@@ -151,7 +155,7 @@ def dictionary(model: Model, item: Item, config: SAEConfig) -> SAE:
     """The autoencoder of an item: trained here, or made up."""
     settings = train_config(item, config, model.d_model)
     if config.store and item.kind in KINDS:
-        return train(ActivationStore(config.store), item.site, settings)
+        return train(ActivationStore(config.store.replace("{model}", model.name)), item.site, settings)
     x = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only)
     if item.kind in ("untrained", "PCA", "neurons"):
         return control_dictionary(item.kind, x, item.site, k=int(item.setting), d_sae=settings.d_sae or 0)  # type: ignore[arg-type]
@@ -168,6 +172,8 @@ def measured(model: Model, item: Item, config: SAEConfig) -> Reconstruction:
 def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
     """Reconstruction of held-out activations, and the loss of every held-out text."""
     sae, found = dictionary(model, item, config), measured(model, item, config)
+    if config.save_to and item.role in ("kind", "layer") and (item.kind, item.setting) == ("topk", config.middle_k):
+        save(sae, Path(config.save_to.replace("{model}", model.name)) / item.site, model_name=model.name)
     held = texts.measured_texts(model, config.seed, config.n_texts)
     x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
     costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
