@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -201,7 +201,7 @@ def unpaired_difference(
 
 
 def function_interval(
-    function: Callable[[npt.NDArray[np.int64]], Floats],
+    function: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.floating[Any]]],
     n_units: int,
     *,
     seed: int,

@@ -62,7 +62,8 @@ def curve(records: Records, task: str, level: str, kind: str, figure: Curve, see
     full, empty = bounds
 
     def of(pairs: Any) -> Floats:
-        return np.mean([figure(faithfulness(m[pairs], full[pairs], empty[pairs])) for m in found], axis=0)
+        curves = [figure(faithfulness(m[pairs], full[pairs], empty[pairs])) for m in found]
+        return np.asarray(np.mean(curves, axis=0))
 
     return function_interval(of, len(full), seed=seed)
 

@@ -23,7 +23,7 @@ from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Baseline = Literal["counterfactual", "mean", "zero"]
 Cell = tuple[int, int | None]

@@ -24,7 +24,7 @@ from mlx_interp.circuits.exact import Baseline, edge_metric, patches, replacemen
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
 from mlx_interp.model import Model
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

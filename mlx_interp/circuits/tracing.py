@@ -22,7 +22,7 @@ from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Kind = Literal["resid_post", "attn_out", "mlp_out"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NOISE = 3.0
