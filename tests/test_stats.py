@@ -13,6 +13,7 @@ from mlx_interp.stats import (
     Estimate,
     clopper_pearson,
     difference_interval,
+    function_interval,
     mean_interval,
     mean_or_none,
     number,
@@ -253,3 +254,15 @@ def test_the_area_under_the_roc_curve_counts_pairs_and_ties_half() -> None:
     assert (apart.value, apart.high) == (1.0, 1.0)
     assert 0 < apart.low < 0.5
     assert stats.auroc([1.0], [0.0, 2.0], seed=0) is None
+
+
+def test_an_interval_of_a_figure_of_the_mean_is_the_mean_s_own() -> None:
+    rng = np.random.default_rng(4)
+    values = rng.normal(3, 1, 200)
+    found = function_interval(lambda rows: values[rows].mean(1) * 2, 200, seed=0)
+    expected = mean_interval(values.tolist(), unit=list(range(200)), seed=0)
+    assert found is not None
+    assert found.value == pytest.approx(2 * expected.value)
+    assert (found.low, found.high) == pytest.approx((2 * expected.low, 2 * expected.high), abs=0.05)
+    assert function_interval(lambda rows: values[rows].mean(1), 1, seed=0) is None
+    assert function_interval(lambda rows: np.full(len(rows), np.nan), 5, seed=0) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -88,9 +90,31 @@ class Table:
         """Which columns hold numbers, and are set to the right."""
         return [all(not isinstance(row[index], str) for row in self.rows) for index in range(len(self.columns))]
 
+    def csv(self) -> str:
+        """The numbers as they are, for other programs: an estimate takes columns for value, low and high."""
+        wide = [any(isinstance(row[index], Estimate) for row in self.rows) for index in range(len(self.columns))]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        names = [
+            [column.name, *(f"{column.name}, {end}" for end in ("low", "high"))] if spread else [column.name]
+            for column, spread in zip(self.heads, wide, strict=True)
+        ]
+        writer.writerow([name for group in names for name in group])
+        for row in self.rows:
+            writer.writerow(
+                [value for cell, spread in zip(row, wide, strict=True) for value in _numbers(cell, spread=spread)]
+            )
+        return buffer.getvalue()
+
     def markdown(self, *, unvalidated: bool = False) -> str:
         """The table with title and notes; ends with a newline."""
         return markdown(self.as_data(), unvalidated=unvalidated)
+
+
+def _numbers(cell: Cell, *, spread: bool) -> list[Cell]:
+    if isinstance(cell, Estimate):
+        return [cell.value, cell.low, cell.high]
+    return [cell, None, None] if spread else [cell]
 
 
 def markdown(table: Mapping[str, Any], *, unvalidated: bool = False) -> str:

@@ -63,3 +63,10 @@ def test_latex_has_every_cell_with_special_characters_escaped_and_the_notes_in_t
     assert r"\begin{tabular}{lrrrr}" in text
     assert r"\caption{UNVALIDATED: Fixed by the best pair. n counts queries.}" in text
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+def test_csv_has_the_numbers_unrounded_and_three_columns_for_an_estimate() -> None:
+    table = Table(
+        "t", ["name", Column("rate", "%"), "n"], [["a, b", Estimate(0.123456, 0.1, 0.2, 5), 5], ["c", None, 0]]
+    )
+    assert table.csv() == 'name,rate,"rate, low","rate, high",n\n"a, b",0.123456,0.1,0.2,5\nc,,,,0\n'
