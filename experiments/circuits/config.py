@@ -37,9 +37,9 @@ class CircuitConfig(ExperimentConfig):
     """What the circuits are for."""
     parts: tuple[Part, ...] = PARTS
     """What is measured beside attribution."""
-    n_train: int = 20
+    n_train: int = 16
     """Pairs of each task that circuits are discovered on."""
-    n_test: int = 20
+    n_test: int = 16
     """Other pairs of it that they are scored on."""
     n_checked: int = 6
     """Pairs on which estimates are checked by real patching, and members of circuits dropped."""
