@@ -2,7 +2,7 @@
 
 1. Prompts: how many tokens each has.
 2. Stores: `estimate` before, `collect` after; bytes, seconds of computing (as the manifest has them, so that a resumed
-   collection counts whole), peak memory.
+   collection counts whole), peak memory, and how fast rows of it are read, shuffled.
 3. Check: some prompts run again, each alone in a fresh forward; the largest difference of their stored rows at every
    site, relative to the site's largest activation. Beside it the same for the rows of another prompt.
 4. Norms: mean length of the stored rows at every residual site, apart for the first position of a prompt.
@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from mlx_interp.reporting.folders import run_folder
 from mlx_interp.sites import parse_all
 from mlx_interp.store import ActivationStore, collect, estimate
 from mlx_interp.store.config import check_layers
+from mlx_interp.store.manifest import SAMPLES_FILE
 
 STORED, CHECKED, NORMS = "stores", "checked", "norms"
 PRESETS = ("sparse", "middle", "all")
@@ -104,6 +106,7 @@ def measure_store(model: Model, item: Collection, config: CollectionFields) -> I
             RuntimeWarning,
             stacklevel=2,
         )
+    begun_before = (folder / SAMPLES_FILE).exists()
     mx.reset_peak_memory()
     store = collect(
         model,
@@ -132,9 +135,17 @@ def measure_store(model: Model, item: Collection, config: CollectionFields) -> I
         "seconds": seconds,
         "expected_seconds": expected.seconds,
         "tokens_per_second": tokens / seconds,
-        "peak_mlx_bytes": mx.get_peak_memory(),
+        "peak_mlx_bytes": None if begun_before else mx.get_peak_memory(),
+        "rows_read_per_second": _reading_speed(store),
         "dtype": config.dtype,
     }
+
+
+def _reading_speed(store: ActivationStore) -> float:
+    """Rows a second of one site, all of them, shuffled, as training reads them."""
+    start = time.perf_counter()
+    n = sum(len(batch) for batch in store.batches(store.sites[-1], 256))
+    return n / (time.perf_counter() - start)
 
 
 def looked_at(model: Model, config: CollectionFields, earlier: Records) -> list[Looked]:
