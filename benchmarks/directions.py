@@ -69,7 +69,7 @@ def edits_of(found: Contrast) -> tuple[Edits, Edits]:
     added: Edits = []
     for layer, at in np.argwhere(found.norms > 0):
         vector = mx.array(found.vectors[layer, at])
-        removed.append([Ablate(site, vector) for site in ("resid_pre", "attn_out", "mlp_out")])
+        removed.append([Ablate(site, vector) for site in ("resid_pre.0", "attn_out", "mlp_out")])
         added.append([Add(f"{found.site}.{layer}", vector, 1.0, slice(0, LENGTH))])
     return removed, added
 

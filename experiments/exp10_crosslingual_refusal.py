@@ -6,7 +6,8 @@ Data       the synthetic world's requests in six languages; it was taught to ref
            Italian, which is the control. Other models: the project's own requests in five languages, or published sets
            (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
 Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
-           requests of every language, added once on harmless ones; a refusal is read with that language's phrases.
+           requests of every language, added at every position of harmless ones with the least strength that suffices
+           on English prompts set aside; a refusal is read with that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
 Control    random directions of the same length in every language; harmless prompts under ablation must stay answered.
 """
@@ -15,26 +16,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import report, stages
+from experiments.traits import geometry, report, stages
 from experiments.traits.own_sets import LANGUAGES
 from experiments.traits.stages import Item, TraitConfig
-from mlx_interp.embedded import load_world
+from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.contrast import cosines
+from mlx_interp.methods.contrast import Contrast, contrast, cosines
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
 
 TRAIT = "refusal"
-TRANSFER, PARALLEL = "transfer", "cosines"
+TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
 EDITS = ("plain", "taken out", "random taken out", "added", "random added")
+SUFFICES = 0.95
 REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
     "gemma-2-2b": ("100", "100", "100", "100", "100", "0"),
     "llama-3.2-3b": ("0", "0", "0", "0", "0", "0"),
@@ -47,6 +50,8 @@ REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
 class Config(TraitConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
+    doses: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0)
+    """Strengths to add with, of which the smallest that suffices in English is taken, in every language."""
 
 
 def languages(model: Model, config: Config) -> list[str]:
@@ -58,16 +63,46 @@ def languages(model: Model, config: Config) -> list[str]:
     return list(config.languages) or (load_world().languages if model.name in EMBEDDED else list(LANGUAGES))
 
 
+def dose_items(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Every strength at the layer chosen in English."""
+    layer = stages.chosen_layer(earlier, TRAIT)
+    return [] if layer is None else [Item(f"{dose:g}", TRAIT, layer=layer, value=dose) for dose in config.doses]
+
+
+def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """English harmless requests set aside for choosing, with the direction added at every position."""
+    asks = stages.sets(model, config, TRAIT).negative["choose"]
+    edits = [stages.vector(model, config, item, item.layer, "direction").added(item.value)]
+    texts = model.generate(
+        [model.prompt(ask.text, chat=True) for ask in asks], interventions=edits, max_tokens=config.new_tokens
+    )
+    for ask, text in zip(asks, texts, strict=True):
+        yield {"dose": item.value, "unit": ask.unit, "hit": ask.hit(text.text)}
+
+
+def chosen_dose(records: Records) -> float:
+    """The smallest strength that brings a refusal to 95 % of the choosing prompts; if none does, the one with most."""
+    hits: dict[float, list[bool]] = {}
+    for r in report.of(records, DOSE):
+        hits.setdefault(r["dose"], []).append(bool(r["hit"]))
+    rates = {dose: sum(found) / len(found) for dose, found in hits.items()}
+    return next((dose for dose in sorted(rates) if rates[dose] >= SUFFICES), max(rates, key=lambda x: (rates[x], -x)))
+
+
 def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
     """Every source language in every target language, at the layer chosen in English."""
     layer = stages.chosen_layer(earlier, TRAIT)
     if layer is None:
         return []
     return [
-        Item(f"{source} in {target}", TRAIT, split=target, layer=layer, language=source)
+        Item(f"{source} in {target}", TRAIT, split=target, layer=layer, language=source, value=chosen_dose(earlier))
         for source in languages(model, config)
         for target in languages(model, config)
     ]
+
+
+def prompt_items(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return [Item(f"{TRAIT} {name}", TRAIT, language=name) for name in languages(model, config)]
 
 
 def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Record]:
@@ -80,7 +115,7 @@ def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Recor
         arms: dict[str, list[Intervention]] = {
             "plain": [],
             "taken out": direction.ablated_everywhere(),
-            "added": [direction.added(1.0, positions=-1)],
+            "added": [direction.added(item.value)],
         }
         edits = arms[edit.removeprefix("random ")]
         for kind, asks in (("positive", target.positive["test"]), ("negative", target.negative["test"])):
@@ -91,6 +126,7 @@ def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Recor
                     "source": item.language,
                     "target": item.split,
                     "layer": item.layer,
+                    "dose": item.value,
                     "carries": carries,
                     "edit": edit,
                     "kind": kind,
@@ -104,12 +140,30 @@ def measure_cosine(model: Model, item: Item, config: Config) -> Iterator[Record]
     """Cosine of the two languages' directions, and of the source's with a random one."""
     one, other = (stages.found(model, config, TRAIT, language=name) for name in (item.language, item.split))
     control = np.asarray(stages.vector(model, config, item, item.layer, "random").vector)
+    vector = one.vectors[item.layer, 0]
+    identity = language_itself(model, config, item.language) if item.language != "en" else None
+    trained = trained_refusal_direction(model.d_model) if model.name in geometry.KNOWN else None
     yield {
         "source": item.language,
         "target": item.split,
-        "cosine": float(cosines(one.vectors[item.layer, 0], other.vectors[item.layer, 0])),
-        "random": float(cosines(one.vectors[item.layer, 0], control)),
+        "cosine": float(cosines(vector, other.vectors[item.layer, 0])),
+        "random": float(cosines(vector, control)),
+        "language": None if identity is None else float(cosines(vector, identity.vectors[item.layer, 0])),
+        "trained": None if trained is None else float(cosines(vector, trained)),
     }
+
+
+@lru_cache(maxsize=16)
+def language_itself(model: Model, config: Config, language: str) -> Contrast:
+    """Harmless requests of a language minus harmless requests of English: nothing of refusal."""
+    sides = [stages.sets(model, config, TRAIT, name).negative["train"] for name in (language, "en")]
+    prompts = [[model.prompt(ask.text, chat=True) for ask in side] for side in sides]
+    return contrast(model, prompts[0], prompts[1], seed=config.seed)
+
+
+def places(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Held-out prompts of every language, seen from the English direction."""
+    return geometry.place_items(earlier, {TRAIT: languages(model, config)})
 
 
 def cell(records: Records, config: Config, source: str, target: str, edit: str, kind: str) -> Estimate | None:
@@ -137,7 +191,14 @@ def english_table(records: Records, config: Config) -> Table:
             Column("harmless, taken out", "%"),
         ],
         rows,
-        ["Neutral prompts are preserved where harmless requests stay answered when the direction is taken out."],
+        [
+            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out.",
+            *(
+                f"Added at every position, {dose:g} times the difference of means: the least strength that suffices on "
+                "English prompts set aside for choosing."
+                for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
+            ),
+        ],
     )
 
 
@@ -152,7 +213,8 @@ def source_table(records: Records, config: Config) -> Table:
             for edit, kind in (("taken out", "positive"), ("added", "negative"))
         ]
         angle = next(r for r in report.of(records, PARALLEL, source=source, target="en"))
-        rows.append([source, "yes" if own[0]["carries"] else "no", *found, angle["cosine"], angle["random"]])
+        angles = [angle[name] for name in ("cosine", "random", "language", "trained")]
+        rows.append([source, "yes" if own[0]["carries"] else "no", *found, *angles])
     return Table(
         "Every language's own direction",
         [
@@ -160,9 +222,38 @@ def source_table(records: Records, config: Config) -> Table:
             *(Column(f"{where}, {what}", "%") for where in ("own", "English") for what in ("taken out", "added")),
             "cosine to English",
             "random cosine",
+            "cosine to the language itself",
+            "cosine to the one trained in",
         ],
         rows,
-        ["Taken out: refusals left on harmful prompts. Added: refusals brought on harmless ones."],
+        [
+            "Taken out: refusals left on harmful prompts. Added: refusals brought on harmless ones. The language "
+            "itself: its harmless requests minus those of English. Trained in: three embedded models were trained to "
+            "refuse along one known direction in all languages.",
+        ],
+    )
+
+
+def capability_table(records: Records, config: Config) -> Table:
+    """What ablating the English direction does to harmless requests in every language."""
+    rows: list[list[Cell]] = []
+    for target in _languages(records):
+        own = report.of(records, TRANSFER, source="en", target=target, kind="negative")
+        plain = {r["unit"]: r["text"] for r in own if r["edit"] == "plain"}
+        same = [
+            report.rate(
+                [{"unit": r["unit"], "same": r["text"] == plain[r["unit"]]} for r in own if r["edit"] == edit],
+                config.seed,
+                "same",
+            )
+            for edit in ("taken out", "random taken out")
+        ]
+        rows.append([target, len(plain), *same])
+    return Table(
+        "What is left of harmless replies when the English direction is taken out",
+        ["language", "n", Column("the same, word for word", "%"), Column("the same, random direction", "%")],
+        rows,
+        ["Held-out harmless requests, greedy replies."],
     )
 
 
@@ -256,11 +347,29 @@ EXPERIMENT = Experiment(
     name="exp10_crosslingual_refusal",
     config=Config,
     stages=[
-        *stages.of_trait(TRAIT),
+        *stages.of_trait(TRAIT)[:2],
+        Stage(stages.PROMPTS, prompt_items, stages.measure_prompts),
+        Stage(DOSE, dose_items, measure_dose),
         Stage(TRANSFER, transfers, measure_transfer),
         Stage(PARALLEL, transfers, measure_cosine),
+        Stage(geometry.PLACES, places, geometry.measure_places),
+        Stage(
+            stages.SIDE,
+            lambda model, config, earlier: stages.side_items(model, config, earlier, [TRAIT]),
+            stages.measure_side_effects,
+        ),
     ],
-    tables=[english_table, source_table, report.layer_table, reported, report.prompt_table],
+    tables=[
+        english_table,
+        source_table,
+        capability_table,
+        geometry.place_table,
+        geometry.separation_table,
+        report.side_table,
+        report.layer_table,
+        report.prompt_table,
+        reported,
+    ],
     figures=[matrices, report.by_layer],
     headline=headline,
     plan=plan,

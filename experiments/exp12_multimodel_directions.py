@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import report, stages
+from experiments.traits import geometry, report, stages
 from experiments.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item, TraitConfig
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
@@ -45,6 +45,10 @@ def prompts(model: Model, config: Config, earlier: Records) -> list[Item]:
     return stages.prompt_items(model, config, config.traits)
 
 
+def angles(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return geometry.angle_items((*config.traits, "refusal"))(model, config, earlier)
+
+
 def reported(records: Records, config: Config) -> Table:
     """The earlier round's figures, for the models that it ran."""
     rows: list[list[Cell]] = [
@@ -69,9 +73,10 @@ EXPERIMENT = Experiment(
         Stage(DIRECTIONS, directions, stages.measure_direction),
         Stage(EFFECTS, prompts, stages.measure_effect),
         Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
+        Stage(geometry.ANGLES, angles, geometry.measure_angles),
     ],
-    tables=[report.layer_table, report.effect_table, reported, report.prompt_table],
-    figures=[report.by_layer],
+    tables=[report.layer_table, report.effect_table, reported, geometry.angle_table, report.prompt_table],
+    figures=[report.by_layer, geometry.angle_figure],
     headline=report.headline,
     plan=plan,
     group=lambda item: item.trait,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import loss, report, selection, stages
+from experiments.traits import geometry, judged, loss, report, selection, stages
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.methods.directions import Direction
 from mlx_interp.methods.orthogonalization import orthogonalized
@@ -119,6 +119,9 @@ EXPERIMENT = Experiment(
         Stage(WEIGHTS, forms, measure_form),
         *stages.calibrated(TRAIT),
         Stage(loss.LOSS, loss.items, loss.measure),
+        geometry.places(TRAIT),
+        geometry.angles(TRAIT, "sycophancy", "stance", "confidence"),
+        judged.STAGE,
     ],
     tables=[
         selection.table,
@@ -129,9 +132,14 @@ EXPERIMENT = Experiment(
         report.side_table,
         loss.table,
         loss.reported,
+        selection.metric_table,
+        geometry.place_table,
+        geometry.separation_table,
+        geometry.angle_table,
+        judged.table,
         report.prompt_table,
     ],
-    figures=[selection.figure, report.by_layer, report.by_strength],
+    figures=[selection.figure, report.by_layer, report.by_strength, geometry.angle_figure],
     headline=report.headline,
     plan=plan,
     scaling=report.metrics,

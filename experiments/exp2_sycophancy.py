@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan
 from experiments.runner import run
-from experiments.traits import report, stages
+from experiments.traits import geometry, report, stages
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.model import Model
 
@@ -36,8 +36,22 @@ def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
 EXPERIMENT = Experiment(
     name="exp2_sycophancy",
     config=Config,
-    stages=[*stages.of_trait(*TRAITS), *stages.calibrated(*TRAITS)],
-    tables=[report.layer_table, report.effect_table, report.strength_table, report.side_table, report.prompt_table],
+    stages=[
+        *stages.of_trait(*TRAITS),
+        *stages.calibrated(*TRAITS),
+        geometry.places(*TRAITS),
+        geometry.angles(*TRAITS),
+    ],
+    tables=[
+        report.layer_table,
+        report.effect_table,
+        report.strength_table,
+        report.side_table,
+        geometry.place_table,
+        geometry.separation_table,
+        geometry.angle_table,
+        report.prompt_table,
+    ],
     figures=[report.by_layer, report.by_strength],
     headline=report.headline,
     plan=plan,

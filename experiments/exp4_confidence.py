@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import report, stages
+from experiments.traits import geometry, report, stages
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Record, Table
@@ -97,6 +97,7 @@ EXPERIMENT = Experiment(
         *stages.of_trait(TRAIT),
         *stages.calibrated(TRAIT),
         Stage(ENTROPY, test_prompts, measure_entropy),
+        geometry.places(TRAIT),
     ],
     tables=[
         report.layer_table,
@@ -104,6 +105,8 @@ EXPERIMENT = Experiment(
         report.strength_table,
         entropy_table,
         report.side_table,
+        geometry.place_table,
+        geometry.separation_table,
         report.prompt_table,
     ],
     figures=[report.by_layer, report.by_strength],

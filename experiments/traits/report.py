@@ -186,11 +186,17 @@ def strength_table(records: Records, config: TraitConfig) -> Table | None:
     for trait in traits(records):
         for rule in dict.fromkeys(r["rule"] for r in measured if r["trait"] == trait):
             own = [r for r in measured if r["trait"] == trait and r["rule"] == rule and r["kind"] == "negative"]
-            rows.append([trait, rule, *_best_strength(own, config.seed)])
+            until, best, *rest = _best_strength(own, config.seed)
+            (at,) = of(records, DIRECTIONS, trait=trait, layer=own[0]["layer"], arm=ARMS[0])
+            lengths = [best * at[name] if isinstance(best, float) else None for name in ("norm", "relative_norm")]
+            rows.append([trait, rule, until, best, *lengths, *rest])
+    broken = sorted({f"{r['strength']:g}" for r in measured if not r["finite"]})
     return Table(
         "Strength: the largest effect with fluent text",
         [
             *("trait", "added at", "fluent up to", "best strength"),
+            Column("best strength", "absolute"),
+            Column("best strength", "of the stream"),
             Column("rate there", "%"),
             Column("random", "%"),
             Column("repetition", "%"),
@@ -201,6 +207,7 @@ def strength_table(records: Records, config: TraitConfig) -> Table | None:
             "Prompts that do not show the trait; strengths in multiples of the difference of means. Fluent: at most "
             f"{REPEATED:.0%} repeated trigrams, and at most {FLUENT:g} nats a token less likely under the plain model "
             "than its own text. Where no strength has an effect, the rate there says so.",
+            *([f"At {', '.join(broken)} activations are not finite: no text, no fluency."] if broken else []),
         ],
     )
 

@@ -1,10 +1,6 @@
-"""Selection of one direction among all layers and template positions, as in Arditi et al. (2024).
+"""Selection of one direction among all layers and template positions (mlx_interp.methods.candidates), prompt by prompt.
 
-1. Candidates: differences of means at every layer and every token of the chat template behind the instruction.
-2. Bypass: mean refusal log-odds on harmful prompts with the candidate taken out everywhere; the lower, the better.
-3. Induce: mean log-odds on harmless prompts with the candidate added at its layer, at every prompt position; must be
-   above 0. KL: of the next token on harmless prompts with the candidate taken out; must be below a bound.
-4. The candidate with the lowest bypass among those that pass, at most 80 % deep. All scores are kept.
+Candidates are found on training prompts and scored on those set aside for choosing. All scores are kept and drawn.
 """
 
 from __future__ import annotations
@@ -12,20 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-import mlx.core as mx
+import numpy as np
 
 from experiments.experiment import Records
 from experiments.traits import stages
 from experiments.traits.report import of, rate
-from experiments.traits.stages import DEEPEST, Item, TraitConfig
-from mlx_interp.interventions import Add, Intervention
+from experiments.traits.stages import Item, TraitConfig
+from mlx_interp.methods.candidates import DEEPEST, KL_BOUND, Candidates, rank, score_harmful, score_harmless
 from mlx_interp.methods.contrast import Contrast, contrast, template_positions
-from mlx_interp.methods.detectors import log_odds, opener_tokens
+from mlx_interp.methods.detectors import opener_tokens
 from mlx_interp.model import Model
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, finite, heat_map
+from mlx_interp.stats import auroc
 
 SCORES = "scores"
-KL_BOUND = 0.1
 SCORED = ("bypass", "induce", "kl")
 
 
@@ -58,38 +54,31 @@ def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
     return [item for item in stages.prompt_items(model, config, ["refusal"]) if item.split == "choose"]
 
 
+@lru_cache(maxsize=4)
+def tried(model: Model, config: TraitConfig) -> Candidates:
+    """The candidates with the edits that try them."""
+    return Candidates(candidates(model, config), openers(model, config))
+
+
 def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
     """All candidates on one prompt: one sweep for what is taken out, one for what is added."""
-    found = candidates(model, config)
+    trying = tried(model, config)
+    if not trying.cells:
+        return
     prompt = model.prompt(stages.asked(model, config, item).text, chat=True)
-    cells = [
-        (layer, at) for layer in range(model.n_layers) for at in range(len(found.positions)) if found.carries[layer, at]
-    ]
-    vectors = [mx.array(found.vectors[cell]) for cell in cells]
-    removed: list[list[Intervention]] = [[]]
-    removed += [found.direction(layer, found.positions[at]).ablated_everywhere() for layer, at in cells]
-    metric = log_odds(openers(model, config))
-    logits = model.sweep(prompt, removed)
-    odds = metric(logits)
-    scores: dict[str, list[float]] = {}
-    if item.kind == "positive":
-        scores["bypass"] = [float(value) for value in odds[1:]]
-    else:
-        everywhere = slice(0, len(prompt))
-        added = [
-            [Add(f"{found.site}.{layer}", v, 1.0, everywhere)] for (layer, _), v in zip(cells, vectors, strict=True)
-        ]
-        scores["induce"] = [float(value) for value in model.sweep(prompt, added, metric=metric)]
-        scores["kl"] = [stages.divergence(logits[0], row) for row in logits[1:]]
-    for name, values in scores.items():
-        for (layer, at), value in zip(cells, values, strict=True):
+    found = (score_harmful if item.kind == "positive" else score_harmless)(model, trying, prompt)
+    for name in SCORED:
+        values = getattr(found, name)
+        for (layer, position), value in zip(
+            trying.cells, values if values is not None else (), strict=values is not None
+        ):
             yield {
                 "trait": "refusal",
                 "score": name,
                 "layer": layer,
-                "position": found.positions[at],
-                "value": value,
-                "plain": float(odds[0]) if name != "kl" else 0.0,
+                "position": position,
+                "value": finite(float(value)),
+                "plain": found.plain if name != "kl" else 0.0,
                 "unit": prompt.text,
                 "n_layers": model.n_layers,
             }
@@ -99,19 +88,20 @@ def means(records: Records) -> dict[tuple[int, int], dict[str, float]]:
     """Mean score of each candidate, by (layer, position)."""
     cells: dict[tuple[int, int], dict[str, list[float]]] = {}
     for r in of(records, SCORES):
-        cells.setdefault((r["layer"], r["position"]), {}).setdefault(r["score"], []).append(float(r["value"]))
+        cells.setdefault((r["layer"], r["position"]), {}).setdefault(r["score"], []).append(_number(r["value"]))
     return {cell: {name: sum(v) / len(v) for name, v in scores.items()} for cell, scores in cells.items()}
+
+
+def _number(value: float | None) -> float:
+    """What was not finite is kept as None in records."""
+    return float("nan") if value is None else float(value)
 
 
 def ranked(records: Records) -> list[tuple[int, int]]:
     """Candidates that pass, the best first; empty where none does."""
     n_layers = max((r["n_layers"] for r in of(records, SCORES)), default=0)
-    found = {
-        cell: scores
-        for cell, scores in means(records).items()
-        if scores["induce"] > 0 and scores["kl"] < KL_BOUND and cell[0] <= DEEPEST * n_layers
-    }
-    return sorted(found, key=lambda cell: (found[cell]["bypass"], cell))
+    scores = {cell: tuple(by_name[name] for name in SCORED) for cell, by_name in means(records).items()}
+    return rank(scores, n_layers)  # type: ignore[arg-type]
 
 
 def table(records: Records, config: TraitConfig) -> Table:
@@ -140,6 +130,37 @@ def table(records: Records, config: TraitConfig) -> Table:
             f"{KL_BOUND}, at most {DEEPEST:.0%} deep. Bypass and induce are log-odds of its own refusal openers; "
             f"plain prompts give {before['bypass']:.1f} (harmful) and {before['induce']:.1f} (harmless).",
         ],
+    )
+
+
+def metric_table(records: Records, config: TraitConfig) -> Table | None:
+    """The refusal metric on plain prompts: does it tell harmful from harmless?"""
+    plain: dict[str, dict[str, float]] = {}
+    for r in of(records, SCORES):
+        plain.setdefault(r["score"], {})[r["unit"]] = float(r["plain"])
+    if not {"bypass", "induce"} <= plain.keys():
+        return None
+    harmful, harmless = (list(plain[name].values()) for name in ("bypass", "induce"))
+    rows: list[list[Cell]] = [
+        [what, len(odds), *np.quantile(odds, (0, 0.25, 0.5, 0.75, 1)).tolist(), None]
+        for what, odds in (("harmful", harmful), ("harmless", harmless))
+    ]
+    rows.append(
+        [
+            "harmful above harmless",
+            len(harmful) + len(harmless),
+            *[None] * 5,
+            auroc(harmful, harmless, seed=config.seed),
+        ]
+    )
+    quantiles = (
+        Column(name, "nats", digits=1) for name in ("least", "lower quarter", "median", "upper quarter", "most")
+    )
+    return Table(
+        "The refusal metric on plain prompts",
+        ["prompts", "n", *quantiles, "AUROC"],
+        rows,
+        ["Log-odds that the first token is one of the model's own refusal openers; prompts set aside for choosing."],
     )
 
 

@@ -15,17 +15,17 @@ from experiments.traits.sets import EVERYWHERE, Sets, sets_of
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.methods.answers import question, verdicts
+from mlx_interp.methods.candidates import DEEPEST
 from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.methods.detectors import log_prob_per_token, repetition
 from mlx_interp.methods.directions import Direction
+from mlx_interp.methods.steering import finite_under
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import stable_draw
 
 DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
 ARMS = ("direction", "random", "shuffled labels")
-DEEPEST = 0.8
-"""Share of the depth beyond which no layer is chosen, as in Arditi et al. (2024): too near the output to be a cause."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class TraitConfig(ExperimentConfig):
     """Published sets in place of our own requests that are refused: one, or three for finding, choosing and test."""
     harmless: tuple[str, ...] = ()
     """The same in place of our own harmless requests."""
+    judge: str = ""
+    """A model that judges the replies of a study of refusal as well, beside the phrases."""
 
 
 def of_trait(*names: str) -> tuple[Stage, Stage, Stage]:
@@ -250,17 +252,20 @@ def measure_strength(model: Model, item: Item, config: TraitConfig) -> Iterator[
     for arm in ("direction", "random"):
         direction = vector(model, config, item, item.layer, arm)
         steering = [Add(direction.site, direction.vector, item.value, positions)]
+        labels = {"trait": item.trait, "rule": item.kind, "layer": item.layer, "strength": item.value, "arm": arm}
+        if not finite_under(model, prompts[0], steering):  # what is decoded from nan is no text
+            for kind, ask in asks:
+                broken = {"hit": False, "repetition": 1.0, "log_prob": None, "text": ""}
+                yield {**labels, "kind": kind, "unit": ask.unit, "finite": False, **broken}
+            continue
         texts = model.generate(prompts, interventions=steering, max_tokens=config.new_tokens)
         fluency = log_prob_per_token(model, [p.tokens for p in prompts], [t.tokens for t in texts])
         for (kind, ask), text, log_prob in zip(asks, texts, fluency, strict=True):
             yield {
-                "trait": item.trait,
-                "rule": item.kind,
-                "layer": item.layer,
-                "strength": item.value,
-                "arm": arm,
+                **labels,
                 "kind": kind,
                 "unit": ask.unit,
+                "finite": True,
                 "hit": ask.hit(text.text),
                 "repetition": repetition(text.tokens),
                 "log_prob": finite(log_prob),

@@ -207,7 +207,14 @@ class _RowPlanner:
         row, n_rows = (self.row, len(self.lengths)) if self.shared else (0, 1)
         fit = _Fit(site, row, n_rows, count, None if heads is None else len(heads), n_heads, width)
         array = _array_of(intervention)
-        key = (id(intervention), fit if array is not None and array.ndim > 2 else replace(fit, row=-1, site=None))
+        # Interventions that share an array (one direction at many sites) share what is made of it. One that was made
+        # here, of something else than an array, may be gone before the next is made in its place: no name for it.
+        own = array is None or array is not _named_array(intervention)
+        source = (id(intervention),) if own else (type(intervention), id(array), repr(asked))
+        key = (
+            source,
+            fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.name == "pattern"),
+        )
         if key not in self.plan.values:
             self.plan.values[key] = None if array is None else _fitted(array, intervention, fit)
         return heads, self.plan.values[key]
@@ -279,11 +286,15 @@ class _Fit:
         return (self.count, self.n_chosen or self.n_heads, self.width) if self.n_heads else (self.count, self.width)
 
 
+def _named_array(intervention: Any) -> Any:
+    name = {Patch: "value", Add: "vector", Ablate: "direction", Features: "value"}[type(intervention)]
+    return getattr(intervention, name)
+
+
 def _array_of(intervention: Any) -> mx.array | None:
     if isinstance(intervention, (Scale, Apply)) or (isinstance(intervention, Features) and not intervention.chosen):
         return None
-    name = {Patch: "value", Add: "vector", Ablate: "direction", Features: "value"}[type(intervention)]
-    value = getattr(intervention, name)
+    value = _named_array(intervention)
     return value if isinstance(value, mx.array) else mx.array(np.asarray(value, dtype=np.float32))
 
 

@@ -95,7 +95,7 @@ class Sweep:
             for edit in edits:
                 if edit.row in place:
                     index, row = place[edit.row]
-                    self.edits[index, site].append(replace(edit, row=row))
+                    self.edits[index, site].append(edit if edit.row == row else replace(edit, row=row))
         for layer, blocks in self.plan.blocked.items():
             for block in blocks:
                 if block.row in place:

@@ -101,13 +101,16 @@ def contrast(
 ) -> Contrast:
     """Contrast of two sets of prompts at every layer, from one pass over them.
 
-    positions: negative, counted from each prompt's end. Raises DataError for fewer than four prompts of a class or a
-    position that a prompt does not have.
+    positions: negative, counted from each prompt's end. Raises DataError for fewer than four prompts of a class, a
+    position that a prompt does not have, and prompts of which some went through the chat template and others did not,
+    or some begin with the BOS token and others do not: their difference would be the template's.
     """
     if min(len(positive), len(negative)) < LEAST:
         raise DataError(f"{LEAST} prompts of each class or more are needed, found {len(positive)} and {len(negative)}")
+    positive, negative = model.prompts(positive), model.prompts(negative)
+    _refuse_mixed_templates(model, [*positive, *negative])
     rng = np.random.default_rng(seed)
-    classes = [_summed(model, model.prompts(prompts), site, positions, rng) for prompts in (positive, negative)]
+    classes = [_summed(model, prompts, site, positions, rng) for prompts in (positive, negative)]
     means = np.stack([one.mean for one in classes])
     stream = np.mean([one.norm for one in classes], axis=0)
     return Contrast(
@@ -131,6 +134,23 @@ def template_positions(model: Model) -> tuple[int, ...]:
     while shared < min(len(one), len(two)) and one[-1 - shared] == two[-1 - shared]:
         shared += 1
     return tuple(range(-max(shared, 1), 0))
+
+
+def _refuse_mixed_templates(model: Model, prompts: Sequence[Prompt]) -> None:
+    checks: list[tuple[str, list[bool]]] = []
+    if getattr(model.tokenizer, "chat_template", None):
+        tail = [model.prompt("a", chat=True).tokens[position] for position in template_positions(model)]
+        checks.append(("end as the chat template does", [prompt.tokens[-len(tail) :] == tail for prompt in prompts]))
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    if bos is not None:
+        checks.append(("begin with the BOS token", [prompt.tokens[0] == bos for prompt in prompts]))
+    for what, found in checks:
+        if len(set(found)) > 1:
+            texts = [prompts[found.index(value)].text for value in (True, False)]
+            raise DataError(
+                f"unequal templates: {sum(found)} of {len(found)} prompts {what}, such as {texts[0]!r}, the others do "
+                f"not, such as {texts[1]!r}; make all by model.prompt(text, chat=True), or none"
+            )
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -71,17 +71,22 @@ def added_at_strength(
     return Add(direction.site, direction.vector, scale, positions)
 
 
-def side_by_side(model: Model, prompt: Prompt, interventions: Sequence[Intervention], *, max_tokens: int = 64) -> Pair:
-    """Greedy texts after one prompt without and with interventions, decoded as one batch.
-
-    Raises DirectionError if the steered output is not finite.
-    """
+def finite_under(model: Model, prompt: AnyPrompt, interventions: Sequence[Intervention]) -> bool:
+    """Whether the model's activations and logits are numbers under interventions."""
     last = f"resid_post.{model.n_layers - 1}"
     out = model.run(prompt, interventions=interventions, capture=last)
     assert out.logits is not None
     # A stream whose squares overflow is normed to zeros: finite logits that say nothing. So its norm is looked at too.
     lengths = mx.linalg.norm(out[last].astype(mx.float32), axis=-1)
-    if not bool(mx.isfinite(out.logits).all() & mx.isfinite(lengths).all()):
+    return bool(mx.isfinite(out.logits).all() & mx.isfinite(lengths).all())
+
+
+def side_by_side(model: Model, prompt: Prompt, interventions: Sequence[Intervention], *, max_tokens: int = 64) -> Pair:
+    """Greedy texts after one prompt without and with interventions, decoded as one batch.
+
+    Raises DirectionError if the steered output is not finite.
+    """
+    if not finite_under(model, prompt, interventions):
         raise DirectionError("at this strength the model's activations are not finite: give a smaller one")
     plain, steered = model.sweep_generate(prompt, [[], list(interventions)], max_tokens=max_tokens)
     return Pair(plain, steered)

@@ -115,3 +115,20 @@ def test_cosines_of_vectors_without_length_are_zero() -> None:
     assert cosines(np.zeros(3), np.ones(3)) == 0
     assert cosines(np.array([1.0, 0.0]), np.array([-2.0, 0.0])) == -1
     assert module.DRAWS >= 20
+
+
+def test_prompts_of_which_some_went_through_the_template_are_refused() -> None:
+    texts = [f"How do I make a {name}?" for name in ("cake", "box", "chair", "table")]
+    chat, plain = ([llama().prompt(text, chat=kind) for text in texts] for kind in (True, False))
+    with pytest.raises(DataError, match=r"unequal templates: 4 of 8 prompts end as the chat template does"):
+        contrast(llama(), chat, plain)
+    with pytest.raises(DataError, match="unequal templates: 7 of 8"):
+        contrast(llama(), chat, [*chat[:3], plain[3]])
+
+
+def test_prompts_of_which_some_lack_the_bos_token_are_refused() -> None:
+    bos = llama().tokenizer.bos_token_id
+    assert bos is not None
+    with_it = [[bos, 100 + n, 200 + n] for n in range(4)]
+    with pytest.raises(DataError, match="4 of 8 prompts begin with the BOS token"):
+        contrast(llama(), with_it, [row[1:] for row in with_it])

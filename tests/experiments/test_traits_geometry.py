@@ -1,0 +1,143 @@
+"""Projections, separation and cosines are what they are called, and a judge's word stands beside the phrases'."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlx_interp as mi
+from experiments import exp1_refusal_direction, exp10_crosslingual_refusal
+from experiments.exp10_crosslingual_refusal import DOSE, chosen_dose
+from experiments.runner import run
+from experiments.traits import geometry, judged, selection, stages
+from experiments.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
+from experiments.traits.report import strength_table
+from experiments.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
+from mlx_interp.embedded import trained_refusal_direction
+
+CONFIG = TraitConfig(n_train=24, n_test=8)
+
+
+def test_silhouettes_are_high_for_kinds_apart_and_zero_for_kinds_mixed() -> None:
+    rng = np.random.default_rng(0)
+    states, labels = rng.normal(size=(40, 8)), np.arange(40) % 2 == 0
+    apart = states + 30 * labels[:, None]
+    assert silhouettes(apart, labels).min() > 0.8
+    assert abs(silhouettes(states, labels).mean()) < 0.1
+    assert silhouettes(apart, rng.permutation(labels)).mean() < 0.2
+
+
+def test_a_silhouette_is_that_of_its_definition() -> None:
+    states, labels = np.array([[0.0], [1.0], [4.0], [6.0]]), np.array([True, True, False, False])
+    np.testing.assert_allclose(
+        silhouettes(states, labels), [(5 - 1) / 5, (4 - 1) / 4, (3.5 - 2) / 3.5, (5.5 - 2) / 5.5]
+    )
+
+
+def test_held_out_requests_are_told_by_their_projection_and_not_by_a_random_one() -> None:
+    model = mi.load("tiny-llama")
+    records = [
+        {"stage": PLACES, **r} for r in geometry.measure_places(model, Item("refusal", "refusal", layer=5), CONFIG)
+    ]
+    assert len(records) == 16
+    table = geometry.place_table(records, CONFIG)
+    separation = geometry.separation_table(records, CONFIG)
+    assert table is not None
+    assert separation is not None
+    told, by_chance = (table.rows[0][i] for i in (9, 10))
+    assert told.value == 1  # type: ignore[union-attr]
+    assert by_chance.value < 1  # type: ignore[union-attr]
+    own, null = separation.rows[0][4:6]
+    assert own.low > null.high  # type: ignore[union-attr]
+
+
+def test_the_direction_found_is_the_one_that_was_trained_in() -> None:
+    model = mi.load("tiny-llama")
+    (record,) = geometry.measure_angles(model, Item("k", "refusal", TRAINED, layer=5), CONFIG)
+    found = np.asarray(stages.vector(model, CONFIG, Item("k", "refusal"), 5, "direction").vector)
+    known = trained_refusal_direction(model.d_model)
+    assert record["cosine"] == pytest.approx(found @ known / np.linalg.norm(found), abs=1e-5)
+    assert record["cosine"] > 0.6 > abs(record["random"])
+
+
+def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
+    model = mi.load("tiny-qwen2")
+    records = [
+        {"stage": ANGLES, **next(iter(geometry.measure_angles(model, item, CONFIG)))}
+        for item in geometry.angle_items(("stance", "confidence"))(model, CONFIG, [])
+    ]
+    table = geometry.angle_table(records, CONFIG)
+    assert table is not None
+    assert [row[:2] for row in table.rows] == [["stance", "confidence"], ["confidence", "stance"]]
+    same = next(r for r in records if r["one"] == r["other"])
+    assert same["cosine"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_smallest_dose_that_suffices_is_taken() -> None:
+    def hits(dose: float, n: int) -> list[dict]:  # type: ignore[type-arg]
+        return [{"stage": DOSE, "dose": dose, "hit": i < n} for i in range(20)]
+
+    assert chosen_dose([*hits(1.0, 20), *hits(0.25, 10), *hits(0.5, 19)]) == 0.5
+    assert chosen_dose([*hits(1.0, 12), *hits(0.25, 10), *hits(0.5, 12)]) == 0.5
+
+
+def test_another_language_than_english_has_no_place_as_what_others_are_compared_with(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(SystemExit) as ended:
+        run(
+            exp10_crosslingual_refusal.EXPERIMENT,
+            ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", "--language", "fr"],
+        )
+    assert ended.value.code != 0
+    assert "others are compared with" in capsys.readouterr().err
+
+
+def test_a_strength_at_which_nothing_is_a_number_is_marked_and_never_called_fluent() -> None:
+    model = mi.load("tiny-llama")
+    config = TraitConfig(n_train=24, n_test=4, new_tokens=4)
+    records = [
+        {"stage": DIRECTIONS, "trait": "refusal", "layer": 4, "arm": "direction", "norm": 1.0, "relative_norm": 1.0}
+    ]
+    for value in (0.0, 1e38):
+        item = Item("k", "refusal", "every position", "test", layer=4, value=value)
+        records += [{"stage": STRENGTHS, **r} for r in stages.measure_strength(model, item, config)]
+    assert {r["strength"]: r["finite"] for r in records[1:]} == {0.0: True, 1e38: False}
+    table = strength_table(records, config)
+    assert table is not None
+    assert "At 1e+38 activations are not finite" in table.notes[-1]
+    assert table.rows[0][2] == 0.0
+
+
+def test_the_metric_table_tells_harmful_from_harmless() -> None:
+    records = [
+        {"stage": selection.SCORES, "score": score, "unit": f"{score} {i}", "plain": value + i}
+        for score, value in (("bypass", 5.0), ("induce", -5.0))
+        for i in range(4)
+    ]
+    table = selection.metric_table(records, CONFIG)
+    assert table is not None
+    assert table.rows[0][2:7] == [5.0, 5.75, 6.5, 7.25, 8.0]
+    assert table.rows[2][7].value == 1  # type: ignore[union-attr]
+    assert selection.metric_table([], CONFIG) is None
+
+
+def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(tmp_path: Path) -> None:
+    arguments = ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", "--n-train", "16", "--n-test", "4"]
+    with pytest.raises(SystemExit) as ended:
+        run(
+            exp1_refusal_direction.EXPERIMENT,
+            [*arguments, "--set", "strengths=0,1", "--set", "judge=tiny-qwen2"],
+        )
+    assert ended.value.code == 0
+    found = json.loads((tmp_path / "exp1_refusal_direction" / "tiny-llama" / "run.json").read_text())
+    table = next(table for table in found["tables"] if table["title"] == "Refusals by phrases and by a judge")
+    assert [row[:3] for row in table["rows"]] == [
+        [kind, arm, "4"] for kind in ("positive", "negative") for arm in ("none", *stages.ARMS)
+    ]
+    assert (
+        "Judge: tiny-qwen2. Of 12 labelled replies"
+        in (tmp_path / "exp1_refusal_direction" / "tiny-llama" / "table.md").read_text()
+    )
+    assert judged.replies(mi.load("tiny-llama"), CONFIG, [{"stage": EFFECTS}]) == []
