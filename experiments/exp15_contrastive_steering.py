@@ -8,6 +8,7 @@ Measure    resid_post at the last prompt token (or a mean over prompt or reply),
            scale times the difference added at all positions. Texts are told by a classifier of the subsets' replies.
 Figure     share of texts that read as the target, by layer and scale, 95 % intervals over prompts; how many break;
            likelihood under the unsteered model. All pairs of subsets: lengths, cosines, separation of held-out rows.
+           One pair of prompts added in front instead (ActAdd), on the embedded world, where topics and facts are known.
 Control    the unsteered text of each prompt; two halves of one subset; a random direction, another pair and the halves,
            all at the same length; what prompt length explains taken out.
 """
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.contrastive import figures, measure, report
+from experiments.contrastive import figures, front, front_report, measure, report
+from experiments.contrastive.front import FRONT, KNOWLEDGE, RELEVANCE
 from experiments.contrastive.measure import PAIRS, SETS, SIZES, TEXTS, Asked
 from experiments.contrastive.pages import files
 from experiments.contrastive.settings import ContrastiveConfig, setting
@@ -51,9 +53,15 @@ EXPERIMENT = Experiment(
         Stage(SETS, measure.sets, measure.measure_set),
         Stage(PAIRS, measure.pairs, measure.measure_pair),
         Stage(SIZES, measure.sizes, measure.measure_sizes),
+        Stage(FRONT, front.prompts, front.measure_front),
+        Stage(RELEVANCE, front.replies, front.measure_relevance),
+        Stage(KNOWLEDGE, front.facts, front.measure_knowledge),
     ],
-    tables=[report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.sizes_table],
-    figures=[figures.curves, figures.grid, figures.sizes],
+    tables=[
+        *(report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.sizes_table),
+        *(front_report.layer_table, front_report.dimension_table, front_report.side_table),
+    ],
+    figures=[figures.curves, figures.grid, figures.sizes, front_report.layer_curves],
     headline=report.headline,
     plan=plan,
     group=lambda asked: asked.subset,

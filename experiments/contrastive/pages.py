@@ -15,8 +15,11 @@ from mlx_interp.reporting import Record
 
 
 def files(records: Records, config: ContrastiveConfig) -> Iterator[tuple[str, str]]:
-    """JSON of every setting of the pair, as {target}_{baseline}/layer_{l}_scale_{s}/...; both pages."""
-    cells = dict.fromkeys((r["layer"], r["scale"]) for r in of(records, TEXTS, part=SWEEP, arm=CONTRAST))
+    """JSON as {target}_{baseline}/layer_{l}_scale_{s}/..., of every scale at the layer that was asked for and every
+    layer at the scale that was; both pages."""
+    every = dict.fromkeys((r["layer"], r["scale"]) for r in of(records, TEXTS, part=SWEEP, arm=CONTRAST))
+    at = chosen(records, config)[0]["layer"] if chosen(records, config) else None
+    cells = [(layer, scale) for layer, scale in every if layer == at or scale == config.scale]
     target, baseline = (_safe(key) for key in pair_of(records))
     for layer, scale in cells:
         content = results(records, config, layer, scale)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import exp15_contrastive_steering as module
-from experiments.contrastive import measure, pages, vectors
+from experiments.contrastive import front, measure, pages, vectors
 from experiments.contrastive.chats import Chat, distinct, parse_chat
 from experiments.contrastive.settings import setting
 from experiments.contrastive.sources import SELECTIONS, TULU, Source, subset
@@ -22,6 +22,7 @@ from experiments.runner import run
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
+from mlx_interp.reporting import figures
 
 COMMON = ["--model", "tiny-llama", "--no-validate", "--n-samples", "24"]
 CHROMIUM = next(
@@ -304,3 +305,19 @@ def test_without_the_datasets_library_the_command_to_install_it_is_named(monkeyp
 def test_an_unknown_rule_lists_the_rules() -> None:
     with pytest.raises(ConfigError, match="last, prompt mean, reply mean"):
         parse(module.EXPERIMENT, ["--rule", "first"])
+
+
+def test_the_whole_study_of_the_world_has_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("N_PROMPTS", "N_TEXTS", "N_FACTS"):
+        monkeypatch.setattr(front, name, 4)
+    monkeypatch.setattr(figures, "DPI", 50)
+    options = ("--limit", "4", "--layers", "2", "--scales", "1,2", "--target-subset", "5")
+    found = ran(tmp_path, *options)
+    tables = json.loads((found / "run.json").read_text())["tables"]
+    targets = {row[0]: [cell.split()[0] for cell in row[5:7]] for row in tables[2]["rows"]}
+    assert targets["5 harmful_fr"] == ["0", "100"]
+    assert {row[0] for row in tables[3]["rows"]} == {"last", "prompt mean", "reply mean"}
+    assert [len(tables[at]["rows"]) for at in (2, 4, 5, 6, 7)] == [17, 3, 16, 2, 20]
+    off_topic = [row for row in tables[7]["rows"] if "off topic" in row[0]]
+    assert all(abs(float(row[4].split()[0])) < 0.2 for row in off_topic)
+    assert len(list((found / "figures").glob("*.png"))) == 7
