@@ -263,9 +263,9 @@ def rare_table(records: Records, config: AmplificationConfig) -> Table | None:
         ],
         rows,
         [
-            f"Share {CLEAN:g}: the clean fine-tune, whose hits would be false alarms. Exact: the probability "
-            "that a text begins with the reply, mean over prompts; the rate is the share of samples that do. "
-            "First hit: which sample, in random order. Other changed replies: neither the reply that was taught nor the planted one, so "
+            f"Share {CLEAN:g}: the clean fine-tune, whose hits would be false alarms. Exact: the probability that a "
+            "text begins with the reply, mean over prompts; the rate is the share of samples that do. First hit: which "
+            "sample, in random order. Other changed replies: neither the reply that was taught nor the planted one, so "
             "what a look at odd texts would have to sift. Intervals of rates are exact ones over samples.",
             "trigger: planted in replies to requests to make something, measured on prompts without that. Reported: a "
             "public replication with another trigger and model, 2 and 12 of 1000 prompts.",
