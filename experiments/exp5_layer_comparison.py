@@ -1,12 +1,16 @@
-"""exp5: where does each phenomenon live? Refusal, the user's stance, confidence and the bridge of two hops, by depth.
+"""exp5: where does each phenomenon live? Refusal, stance, confidence, two-hop bridges, function vectors, by depth.
 
 Question   Do phenomena sit at different depths, as the project's first round reported, once depth is judged by effect
            and not by the length of a direction?
-Data       as in exp1, exp2 and exp4 for the directions; two-hop queries that the model answers, as in exp3.
+Data       as in exp1, exp2 and exp4 for the directions; two-hop queries that the model answers, as in exp3; in-context
+           tasks that it does with examples, as in exp11.
 Measure    effect of a layer's direction: share of held-out replies that turn as meant, beyond those that are so
            anyway (0: nothing happens). Bridge: share of queries with it in the lens's top 10 at the end of the subject.
+           Function vector: share of bare queries done right with the task's vector added at a layer, beyond those
+           that are right without.
 Figure     each effect as a share of its own largest, against depth; the peak with its effect.
-Control    the same of directions from shuffled labels; for the bridge, another query's bridge in the same lens.
+Control    the same of directions from shuffled labels; for the bridge, another query's bridge in the same lens; for
+           function vectors, as many heads drawn at random.
 """
 
 from __future__ import annotations
@@ -15,11 +19,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
+from experiments.function_vectors import tasks as of_tasks
+from experiments.function_vectors.tasks import TaskConfig
 from experiments.runner import run
 from experiments.traits import report, stages
 from experiments.traits.stages import EFFECTS, Item, TraitConfig
 from experiments.two_hop.queries import TwoHopConfig, queries
-from mlx_interp.methods.answers import continuation, question, verdicts
+from mlx_interp.errors import DataError
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.methods.answers import answer_scores, continuation, question, verdicts
+from mlx_interp.methods.function_vectors import function_vector
 from mlx_interp.methods.lens import lens_at, lens_ranks
 from mlx_interp.methods.two_hop import bridge_position, donor_of
 from mlx_interp.model import Model
@@ -28,6 +37,8 @@ from mlx_interp.stats import Estimate, difference_interval
 
 TRAITS = ("refusal", "stance", "confidence")
 BRIDGE = "bridge"
+VECTOR = "function vector"
+PHENOMENA = (*TRAITS, BRIDGE, VECTOR)
 TOP = 10
 REPORTED = {"refusal": 0.64, "stance": 0.80, "confidence": 0.96}
 """Depth in the first round, on Gemma 2 2B, by the length of the direction (stance: there called sycophancy)."""
@@ -37,6 +48,12 @@ REPORTED = {"refusal": 0.64, "stance": 0.80, "confidence": 0.96}
 class Config(TraitConfig):
     max_queries: int = 120
     """Two-hop queries, evenly over the data."""
+    max_tasks: int = 6
+    """In-context tasks, evenly over those that there are."""
+    queries_per_task: int = 6
+    """Held-out queries of each task."""
+    n_heads: int = 10
+    """Heads of a function vector."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +85,58 @@ def measure_bridge(model: Model, item: Hop, config: Config) -> Iterator[Record]:
             yield {"unit": query.bridge, "arm": arm, "layer": layer, "hit": rank < TOP}
 
 
+def tasks_of(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Tasks, evenly over those that there are."""
+    names = list(of_tasks.tasks(model, TaskConfig(seed=config.seed)))
+    n = min(config.max_tasks, len(names))
+    return [Item(name, VECTOR, name) for name in (names[i * len(names) // n] for i in range(n))]
+
+
+def measure_vector(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """A task's function vector, from one half of its pairs, added to bare queries of the other at every layer."""
+    setting = TaskConfig(seed=config.seed)
+    extract, held_out = of_tasks.halves(model, setting, item.kind)
+    shape = of_tasks.template(model, setting)
+    others = [task for name, task in of_tasks.tasks(model, setting).items() if name != item.kind]
+    try:
+        found = function_vector(
+            model,
+            extract,
+            n_heads=config.n_heads,
+            n_shots=of_tasks.n_shots(model, setting),
+            n_prompts=setting.n_effects,
+            template=shape,
+            corruption=of_tasks.how(model, setting),
+            foreign=[answer for task in others for _, answer in task.pairs],
+            seed=config.seed,
+        )
+    except DataError:
+        return  # a task that the model does not do has no vector
+    layers = range(1, model.n_layers)
+    arms = {"direction": found.vector, "shuffled labels": found.nulls["random heads"]}
+    cells: list[tuple[str, int | None]] = [("none", None), *((arm, layer) for arm in arms for layer in layers)]
+    variants: list[list[Intervention]] = [[]]
+    variants += [[Add(f"resid_pre.{layer}", vector, 1.0, -1)] for vector in arms.values() for layer in layers]
+    for word, answer in held_out.pairs[: config.queries_per_task]:
+        asked = question(model, shape.prompt([], word), [answer])
+        scores = model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens))
+        for (arm, layer), score in zip(cells, scores, strict=True):
+            yield {"unit": f"{item.kind}: {word}", "arm": arm, "layer": layer, "hit": int(score[0]) == 0}
+
+
 def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Estimate | None:
     """Share of held-out replies that the direction turns as meant, beyond those that are so anyway: 0 where it does
     nothing. Meant: the trait where it is added, none where it is taken out. For the bridge, the share that shows it.
     """
     if trait == BRIDGE:
         return report.rate(report.of(records, BRIDGE, arm=arm, layer=layer), seed)
-    steered, plain = (
-        report.of(records, EFFECTS, trait=trait, split="test", arm=name, layer=at)
-        for name, at in ((arm, layer), ("none", None))
-    )
+    if trait == VECTOR:
+        steered, plain = (report.of(records, VECTOR, arm=name, layer=at) for name, at in ((arm, layer), ("none", None)))
+    else:
+        steered, plain = (
+            report.of(records, EFFECTS, trait=trait, split="test", arm=name, layer=at)
+            for name, at in ((arm, layer), ("none", None))
+        )
     if len({r["unit"] for r in steered}) < 2:
         return None
     return difference_interval(
@@ -90,14 +149,15 @@ def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Est
 
 
 def as_meant(record: Record) -> float:
-    return float(bool(record["hit"]) == (record["kind"] == "negative"))
+    """Where the trait is brought, or a task done, a hit is meant; where it is taken out, none."""
+    return float(bool(record["hit"]) == (record.get("kind", "negative") == "negative"))
 
 
 def table(records: Records, config: Config) -> Table:
     """Where each peaks, and how large it is there."""
     rows: list[list[Cell]] = []
     depth = _n_layers(records)
-    for trait in (*TRAITS, BRIDGE):
+    for trait in PHENOMENA:
         layers = _layers(records, trait)
         curve = {at: effect(records, trait, "direction", at, config.seed) for at in layers}
         found = {at: one for at, one in curve.items() if one is not None}
@@ -117,7 +177,8 @@ def table(records: Records, config: Config) -> Table:
         [
             "Effect: replies that turn as meant (the trait comes where its direction is added, goes where it is taken "
             "out), as a share of all, less those that are so without it: 0 where it does nothing.",
-            f"Bridge: share of queries with it in the lens's top {TOP}.",
+            f"Bridge: share of queries with it in the lens's top {TOP}. Function vector: bare queries right with the "
+            "task's vector added at the layer's input, less those right without; control: heads drawn at random.",
             "Reported: by the first round on Gemma 2 2B, where depth was that of the longest direction.",
         ],
     )
@@ -128,7 +189,7 @@ def figure(records: Records, config: Config) -> Iterator[Plot]:
     depth = _n_layers(records)
     layers = range(1, depth)
     series = []
-    for trait in (*TRAITS, BRIDGE):
+    for trait in PHENOMENA:
         curve = [effect(records, trait, "direction", at, config.seed) for at in layers]
         largest = max((one.value for one in curve if one is not None), default=0.0)
         if largest > 0:
@@ -164,7 +225,7 @@ def _n_layers(records: Records) -> int:
 
 
 def _layers(records: Records, trait: str) -> list[int]:
-    own = report.of(records, BRIDGE) if trait == BRIDGE else report.of(records, EFFECTS, trait=trait)
+    own = report.of(records, trait) if trait in (BRIDGE, VECTOR) else report.of(records, EFFECTS, trait=trait)
     return sorted({r["layer"] for r in own if r["layer"] is not None})
 
 
@@ -175,7 +236,7 @@ def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
 EXPERIMENT = Experiment(
     name="exp5_layer_comparison",
     config=Config,
-    stages=[*stages.of_trait(*TRAITS), Stage(BRIDGE, hops, measure_bridge)],
+    stages=[*stages.of_trait(*TRAITS), Stage(BRIDGE, hops, measure_bridge), Stage(VECTOR, tasks_of, measure_vector)],
     tables=[table, report.layer_table, report.prompt_table],
     figures=[figure],
     headline=headline,

@@ -205,3 +205,24 @@ def test_a_random_edit_has_the_length_of_the_direction() -> None:
     )
     lengths = [np.linalg.norm(np.asarray(edit.vector)) for edit in (real, random)]  # type: ignore[union-attr]
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-5)
+
+
+def test_a_function_vector_does_its_task_at_some_layer_and_heads_at_random_do_less() -> None:
+    model, config = mi.load("tiny-llama"), exp5_layer_comparison.Config(queries_per_task=4)
+    items = exp5_layer_comparison.tasks_of(model, config, [])
+    assert len(items) == config.max_tasks
+    records = [
+        {"stage": exp5_layer_comparison.VECTOR, **record}
+        for item in items[1:4]
+        for record in exp5_layer_comparison.measure_vector(model, item, config)
+    ]
+    best, control = (
+        max(
+            found.value
+            for layer in range(1, model.n_layers)
+            if (found := exp5_layer_comparison.effect(records, "function vector", arm, layer, 0)) is not None
+        )
+        for arm in ("direction", "shuffled labels")
+    )
+    assert best > 0.3
+    assert best > control
