@@ -5,10 +5,11 @@ Question   How much of the activations, and of what the model makes of them, sur
 Data       embedded models: two-hop facts of half of the subjects, single facts, in-context prompts, chats (or a store
            of exp16, --set store=FOLDER); measured on the other half's facts, new prompts, and chats never trained on.
 Measure    relu, gated, topk, batchtopk, jumprelu over sparsities at the middle layer; topk at other layers and widths,
-           with nested prefixes, on chats alone, and from a second seed. L0, FVE, cosine, dead and dense features, and loss
-           with the reconstruction spliced in at every position but BOS.
+           with nested prefixes, on chats alone, and from a second seed. L0, FVE, cosine, dead and dense features, and
+           loss with the reconstruction spliced in at every position but BOS.
 Figure     FVE and delta CE against L0; F1 of the best single feature of each concept, chosen on one half of the tokens
-           and scored on the other; AUROC of probes on k features; share of features that a second seed finds again.
+           and scored on the other; AUROC of probes on k features; share of features that a second seed finds again;
+           files/features.html shows the features that stand for something.
 Control    an untrained dictionary, principal components and neurons with as many active, one trained on activations
            whose dimensions were shuffled apart; raw neurons, random directions and a probe on all dimensions.
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from experiments.autoencoders import report, runs, texts, truth
-from experiments.autoencoders.runs import POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
+from experiments.autoencoders.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.experiment import Experiment, Plan, Stage
 from experiments.runner import run
 from mlx_interp.model import Model
@@ -52,6 +53,7 @@ EXPERIMENT = Experiment(
         Stage(POSITIONS, runs.middle_items, runs.measure_positions),
         Stage(TRUTH, truth.questions, truth.measure),
         Stage(SEEDS, runs.seed_items, runs.measure_seeds),
+        Stage(PAGES, truth.shown, truth.measure_pages),
     ],
     tables=[
         *map(report.fidelity_tables, ("kind", "control", "layer", "width", "nested", "data")),
@@ -65,6 +67,7 @@ EXPERIMENT = Experiment(
     plan=plan,
     group=lambda item: item.role,
     scaling=report.metrics,
+    files=truth.files,
 )
 
 if __name__ == "__main__":

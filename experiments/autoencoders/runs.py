@@ -20,7 +20,7 @@ from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, 
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
 from mlx_interp.store import ActivationStore
 
-TRAINED, POSITIONS, TRUTH, SEEDS = "autoencoders", "positions", "truth", "seeds"
+TRAINED, POSITIONS, TRUTH, SEEDS, PAGES = "autoencoders", "positions", "truth", "seeds", "pages"
 Role = Literal["kind", "control", "layer", "width", "seed", "data", "nested"]
 CONTROLS = ("untrained", "PCA", "neurons", "shuffled")
 
@@ -39,19 +39,19 @@ class SAEConfig(ExperimentConfig):
     """Weights of the penalty of gated."""
     expansion: int = 4
     """Features for each dimension."""
-    widths: tuple[int, ...] = (1, 8)
+    widths: tuple[int, ...] = (2, 8)
     """Further expansions, topk at the middle k."""
-    steps: int = 800
+    steps: int = 400
     """Of training."""
     batch_size: int = 256
     """Tokens of a step."""
     learning_rate: float = 4e-3
     """At its height."""
-    layer_step: int = 2
+    layer_step: int = 3
     """Also a topk one at the middle k for every so many layers; 0 for none."""
-    n_tasks: int = 1200
+    n_tasks: int = 600
     """In-context prompts to train on."""
-    n_texts: int = 150
+    n_texts: int = 90
     """Held-out texts to measure on."""
     per_concept: int = 30
     """Labelled tokens of each concept in each half, at most."""
@@ -177,7 +177,10 @@ def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
     held = texts.measured_texts(model, config.seed, config.n_texts)
     x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
     costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
-    trained_on = len(texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only))
+    if config.store and item.kind in KINDS:
+        trained_on = len(ActivationStore(config.store.replace("{model}", model.name)))
+    else:
+        trained_on = len(texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only))
     common = {
         "role": item.role,
         "label": item.label,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.autoencoders.runs import Item, SAEConfig
 from experiments.experiment import Records
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
-from mlx_interp.sae import best_detectors, sparse_probe
+from mlx_interp.sae import best_detectors, dashboard, feature_pages, page_of, sparse_probe
 
 BASES = ("raw neurons", "random directions", "principal components")
 
@@ -92,3 +93,48 @@ def measure(model: Model, question: Question, config: SAEConfig) -> Iterator[Rec
                 **probe,
                 "auroc_all": finite(dense),
             }
+
+
+# The page of the features that stand for something.
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Features of one dictionary that go onto the page."""
+
+    key: str
+    item: Item
+    titles: tuple[tuple[int, str], ...]
+
+
+def shown(model: Model, config: SAEConfig, earlier: Records) -> list[Shown]:
+    """Of the topk dictionary, the features that stand for their concept best, a few of each group."""
+    item = next(one for one in runs.middle_items(model, config, earlier) if one.kind == "topk")
+    best: dict[int, str] = {}
+    for group in texts.GROUPS:
+        own = [r for r in earlier if r["stage"] == runs.TRUTH and (r["group"], r["basis"]) == (group, item.label)]
+        for r in sorted(own, key=lambda r: -r["f1"])[:3]:
+            best.setdefault(r["column"], f"{group}: {r['concept']}, F1 {r['f1']:.2f}")
+    return [Shown(item.key, item, tuple(best.items()))] if best else []
+
+
+def measure_pages(model: Model, one: Shown, config: SAEConfig) -> Iterator[Record]:
+    """What the page shows, over tokens of known meaning and held-out texts."""
+    sae = runs.dictionary(model, one.item, config)
+    prompts = [text.prompt for text in texts.measured_texts(model, config.seed, config.n_texts)]
+    for group in texts.GROUPS[:3]:
+        prompts += texts.labelled(model, group, config, 4).prompts
+    for page in feature_pages(model, sae, prompts, [f for f, _ in one.titles], titles=dict(one.titles)):
+        yield {"feature": page.feature, "page": json.dumps(asdict(page), ensure_ascii=False)}
+
+
+def files(records: Records, config: SAEConfig) -> Iterator[tuple[str, str]]:
+    """The page as HTML."""
+    pages = [page_of(json.loads(r["page"])) for r in records if r["stage"] == runs.PAGES]
+    if pages:
+        item = next(r["item"] for r in records if r["stage"] == runs.PAGES)
+        note = (
+            "Texts that activate each feature most, over held-out texts and tokens of known meaning; the colour is the "
+            "activation. Raises, lowers: logits when the direction is added to the mean last state."
+        )
+        yield "features.html", dashboard(pages, title=f"Features of {item}", note=note)

@@ -1,5 +1,7 @@
 """Sparse autoencoders: train, measure, splice, read and write them, and edit single features."""
 
+from mlx_interp.sae.controls import control_dictionary, shuffled_apart
+from mlx_interp.sae.dashboards import FeaturePage, dashboard, feature_pages, page_of, write_dashboard
 from mlx_interp.sae.files import from_saelens, load, save
 from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
 from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
@@ -12,6 +14,7 @@ __all__ = [
     "KINDS",
     "SAE",
     "Detector",
+    "FeaturePage",
     "Fidelity",
     "Gate",
     "InMemory",
@@ -24,15 +27,21 @@ __all__ = [
     "activations",
     "auroc",
     "best_detectors",
+    "control_dictionary",
+    "dashboard",
+    "feature_pages",
     "fetched",
     "fidelity",
     "from_saelens",
     "load",
     "loss",
+    "page_of",
     "pretrained",
     "reconstruction",
     "save",
+    "shuffled_apart",
     "sparse_probe",
     "stability",
     "train",
+    "write_dashboard",
 ]

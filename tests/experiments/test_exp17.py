@@ -1,0 +1,124 @@
+"""exp17 end to end on a few texts, and the parts of it whose right answer is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.autoencoders import runs, texts, truth
+from experiments.exp17_train_saes import EXPERIMENT, Config
+from experiments.options import parse
+from experiments.runner import run_experiment
+from mlx_interp import Model, load
+from mlx_interp.errors import DataError
+from mlx_interp.sae import load as load_sae
+from tests.tiny import tiny_model
+
+TINY = {
+    "kinds": "topk,jumprelu",
+    "steps": "20",
+    "batch_size": "128",
+    "n_texts": "9",
+    "n_tasks": "32",
+    "expansion": "2",
+    "k": "4,16",
+    "widths": "1",
+    "layer_step": "7",
+    "per_concept": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exp17")
+    chosen = [f"--set={name}={value}" for name, value in TINY.items()]
+    arguments = ["--model", "tiny-gemma2", "--out", str(out), "--no-validate", f"--set=save_to={out}/saes/{{model}}"]
+    return run_experiment(EXPERIMENT, parse(EXPERIMENT, [*arguments, *chosen]))[0]
+
+
+def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Path) -> None:
+    table = (folder / "table.md").read_text()
+    for title in ("Kinds over sparsity", "Controls", "Every layer", "Width", "Nested", "Training text", "by position"):
+        assert title in table
+    for title in ("Ground truth", "k-sparse probing", "Stability", "shuffled", "raw neurons"):
+        assert title in table
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert {"pareto_fve", "pareto_delta", "ground_truth_f1"} <= figures
+
+    class Counted(HTMLParser):
+        tags: Counter[str] = Counter()
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.tags[tag] += 1
+
+    parser = Counted()
+    parser.feed((folder / "files" / "features.html").read_text(encoding="utf-8"))
+    assert parser.tags["section"] > 3
+    assert parser.tags["svg"] == parser.tags["section"]
+    assert parser.tags["script"] == 0
+
+
+def test_the_autoencoders_it_leaves_are_read_back(folder: Path) -> None:
+    saved = sorted((folder.parents[1] / "saes" / "tiny-gemma2").iterdir())
+    assert len(saved) >= 2
+    assert all(load_sae(path).site == path.name for path in saved)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load("tiny-gemma2")
+
+
+def test_nothing_measured_was_trained_on(model: Model) -> None:
+    trained = {tuple(prompt.tokens) for prompt in texts.training_prompts(model, 0, 200)}
+    assert not trained & {tuple(text.prompt.tokens) for text in texts.measured_texts(model, 0, 30)}
+    for group in ("entity", "harmful"):
+        chosen = texts.labelled(model, group, Config(), 30)
+        held_out = [p for p, out in zip(chosen.prompts, chosen.held_out, strict=True) if out]
+        assert not [p for p in held_out if any(tuple(p.tokens) == t[: len(p)] for t in trained)]
+
+
+def test_labels_stand_at_the_token_that_carries_them(model: Model) -> None:
+    entity = texts.labelled(model, "entity", Config(), 3)
+    for prompt, position in list(zip(entity.prompts, entity.positions, strict=True))[:20]:
+        before = model.tokenizer.decode(prompt.tokens[: position + 1])
+        assert before.rstrip().endswith(prompt.text.removesuffix(" is").rsplit(" ", 1)[-1])
+    task = texts.labelled(model, "task", Config(), 3)
+    assert all(p.strings[i].endswith(">") for p, i in zip(task.prompts, task.positions, strict=True))
+
+
+def test_a_scored_start_is_the_token_before_the_answer(model: Model) -> None:
+    for text in texts.measured_texts(model, 0, 30):
+        if text.group == "two_hop":
+            rest = model.tokenizer.decode(text.prompt.tokens[text.start + 1 :])
+            assert text.prompt.text.endswith(rest.strip())
+
+
+def test_a_dictionary_that_knows_the_states_gets_them_right(model: Model) -> None:
+    """Labels put into the activations by hand are found by the feature that reads them, and only by it."""
+    rng = np.random.default_rng(0)
+    is_train, is_test = rng.random((2, 300, 4)) < 0.3
+    columns = rng.standard_normal((2, 300, 20))
+    for concept in range(4):
+        columns[0][:, 3 * concept] += 20 * is_train[:, concept]
+        columns[1][:, 3 * concept] += 20 * is_test[:, concept]
+    found = truth.best_detectors(columns[0], is_train, columns[1], is_test)
+    assert [one.column for one in found] == [0, 3, 6, 9]
+    assert all(one.f1 > 0.99 for one in found)
+
+
+def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Model) -> None:
+    first, *others = runs.items(model, Config(), ())
+    partners = runs.seed_items(model, Config(), ())
+    assert first.seed == 0
+    assert all(one.seed != 0 for one in partners)
+    assert len({one.key for one in (first, *others)}) == len(others) + 1
+
+
+def test_a_model_whose_world_is_not_known_is_refused() -> None:
+    with pytest.raises(DataError, match="embedded models"):
+        runs.items(tiny_model("llama"), Config(), ())
