@@ -50,7 +50,7 @@ REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
 class Config(TraitConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
-    doses: tuple[float, ...] = (0.25, 0.375, 0.5, 0.75, 1.0)
+    doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
     """Strengths to add with, of which the smallest that suffices in English is taken, in every language."""
 
 
@@ -106,10 +106,13 @@ def prompt_items(model: Model, config: Config, earlier: Records) -> list[Item]:
 
 
 def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Record]:
-    """One language's direction on another's held-out prompts, both kinds, each edit."""
+    """One language's direction on another's held-out prompts, both kinds, each edit; plain and random for English only.
+
+    What the plain model says depends on no direction, and one set of random directions is control enough.
+    """
     target = stages.sets(model, config, TRAIT, item.split)
     carries = bool(stages.found(model, config, TRAIT, language=item.language).carries[item.layer, 0])
-    for edit in EDITS:
+    for edit in EDITS if item.language == "en" else ("taken out", "added"):
         arm = "random" if edit.startswith("random") else "direction"
         direction = stages.vector(model, config, item, item.layer, arm)
         arms: dict[str, list[Intervention]] = {

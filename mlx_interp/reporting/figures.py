@@ -55,6 +55,8 @@ BOXES = (("#56B4E9", ""), ("#F0E442", "///"), ("#FFFFFF", "..."), ("#CC79A7", "x
 # Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
 COLOURS = "cividis"
 DPI = 300
+LONG = 6
+"""Letters of a column's name beyond which names of neighbours would run into each other, and are slanted."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,9 @@ def _ticks(axis: Any, x: Sequence[str | int] | None, y: Sequence[str | int] | No
     for names, count, set_ticks in ((y, shape[0], axis.set_yticks), (x, shape[1], axis.set_xticks)):
         shown = list(names) if names is not None else list(range(count))
         step = -(-count // 12)  # more than about a dozen names on an axis run into each other
-        set_ticks(range(0, count, step), [str(shown[index]) for index in range(0, count, step)])
+        labels = [str(shown[index]) for index in range(0, count, step)]
+        slanted = set_ticks == axis.set_xticks and max(map(len, labels), default=0) > LONG
+        set_ticks(range(0, count, step), labels, **({"rotation": 40, "ha": "right"} if slanted else {}))
 
 
 def _limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
