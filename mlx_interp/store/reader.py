@@ -56,6 +56,8 @@ class SiteArray:
     def __getitem__(self, rows: Any) -> np.ndarray:
         if isinstance(rows, slice) and rows.step in (None, 1):
             return self._span(*rows.indices(len(self))[:2])
+        if isinstance(rows, tuple):
+            raise IndexError("rows are indexed alone: write array[rows][:, columns] for some of the columns")
         chosen = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if chosen.dtype == bool:
             if chosen.shape != (len(self),):

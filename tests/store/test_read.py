@@ -44,6 +44,8 @@ def test_an_array_over_shards_reads_like_one_array(store: mi.ActivationStore):
     np.testing.assert_array_equal(np.stack(list(array)), whole)
     with pytest.raises(IndexError):
         array[len(store)]
+    with pytest.raises(IndexError, match="rows are indexed alone"):
+        array[3, 4]
 
 
 def test_batches_hold_every_row_once_an_epoch_in_an_order_of_their_own(store: mi.ActivationStore):
