@@ -58,7 +58,8 @@ EXPERIMENT = Experiment(
         Stage(KNOWLEDGE, front.facts, front.measure_knowledge),
     ],
     tables=[
-        *(report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.sizes_table),
+        *(report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.pairs_table),
+        report.sizes_table,
         *(front_report.layer_table, front_report.dimension_table, front_report.side_table),
     ],
     figures=[figures.curves, figures.grid, figures.sizes, front_report.layer_curves],

@@ -212,6 +212,40 @@ def targets_table(records: Records, config: ContrastiveConfig) -> Table | None:
     )
 
 
+def pairs_table(records: Records, config: ContrastiveConfig) -> Table | None:
+    """Every subset against all others, at the layer that is steered."""
+    at = next((r["layer"] for r in of(records, TEXTS, part=TARGETS)), None)
+    found = of(records, PAIRS, layer=at)
+    if at is None:
+        return None
+    rows: list[list[Cell]] = []
+    for key, name in names(records).items():
+        own = [
+            {**r, "unit": r["target"] if r["baseline"] == key else r["baseline"]}
+            for r in found
+            if key in (r["target"], r["baseline"])
+        ]
+        own_floor = of(records, SETS, subset=key, layer=at)[0]
+        fields = ("norm", "relative_norm", "cosine_of_means", "halves_cosine", "d_prime", "auroc")
+        cells = [share(own, field, config.seed) for field in fields]
+        alike = sum(r["alike"] or r["norm"] <= r["floor"] for r in own)
+        rows.append([f"{key} {name}", len(own), own_floor["floor"], *cells, own_floor["top_share"], alike])
+    return Table(
+        f"All pairs of subsets, layer {at}",
+        [
+            *("subset", "n", "halves of it (95 %)", "norm of the difference", "of the stream", "cosine of the means"),
+            *("cosine of split halves", "d', held out", "AUROC, held out", "top coordinate of the mean"),
+            "alike, or noise",
+        ],
+        rows,
+        [
+            "Means over the differences to all n other subsets, with intervals over these; every pair and layer is in "
+            "the records and the figures. Top coordinate: its share of the mean's squared length. Alike, or noise: "
+            "pairs whose means are parallel and equally long, or whose difference is no longer than halves are apart.",
+        ],
+    )
+
+
 def sizes_table(records: Records, config: ContrastiveConfig) -> Table:
     """The difference from fewer rows."""
     rows: list[list[Cell]] = []

@@ -317,7 +317,22 @@ def test_the_whole_study_of_the_world_has_every_table(tmp_path: Path, monkeypatc
     targets = {row[0]: [cell.split()[0] for cell in row[5:7]] for row in tables[2]["rows"]}
     assert targets["5 harmful_fr"] == ["0", "100"]
     assert {row[0] for row in tables[3]["rows"]} == {"last", "prompt mean", "reply mean"}
-    assert [len(tables[at]["rows"]) for at in (2, 4, 5, 6, 7)] == [17, 3, 16, 2, 20]
-    off_topic = [row for row in tables[7]["rows"] if "off topic" in row[0]]
+    assert [len(tables[at]["rows"]) for at in (2, 4, 5, 6, 7, 8)] == [17, 18, 3, 16, 2, 20]
+    off_topic = [row for row in tables[8]["rows"] if "off topic" in row[0]]
     assert all(abs(float(row[4].split()[0])) < 0.2 for row in off_topic)
     assert len(list((found / "figures").glob("*.png"))) == 7
+
+
+def test_what_the_documentation_shows_runs_as_it_stands() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "contrastive_steering.md").read_text()
+    (block,) = [part.partition("```")[0] for part in text.split("```python")[1:]]
+    found: dict[str, np.ndarray] = {}
+    exec(compile(block, "docs/contrastive_steering.md", "exec"), found)
+    assert found["vector"].shape == (8, 128)
+    commands = text.replace("\\\n", " ")
+    lines = [
+        line.split("#")[0].split()[3:] for line in commands.splitlines() if line.startswith("python -m experiments")
+    ]
+    assert len(lines) == 4
+    for arguments in lines:
+        parse(module.EXPERIMENT, arguments)
