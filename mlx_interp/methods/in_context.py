@@ -235,7 +235,8 @@ class Separators:
                 f"the tokenizer merges the separator with {self.merged:.0%} of the answers (else: {cut or 'no token'})"
             )
         if len(self.tokens) != 1 or self.forms > 1:
-            return f"the tokenizer cuts the separator into {len(self.tokens)} tokens ({cut}), in {self.forms} ways"
+            ways = f", one of {self.forms} ways" if self.forms > 1 else ""
+            return f"the tokenizer cuts the separator into {len(self.tokens)} tokens ({cut}){ways}"
         return ""
 
 
