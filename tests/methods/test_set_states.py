@@ -113,9 +113,11 @@ def test_the_cache_command_lists_and_clears_what_is_named(
     for name, texts in (("apples", TEXTS), ("pears", TEXTS[:3])):
         set_states(model, rows(model, texts), folder=tmp_path / "states", name=name)
     (tmp_path / "states" / "broken.safetensors").write_bytes(b"no")
+    (tmp_path / "data_sets").mkdir()
+    (tmp_path / "data_sets" / "x.jsonl").write_text('{"n": 3, "value": "a/math", "repository": "someone/chats"}\n')
     assert command_line.main(["cache"]) == 0
     listed = capsys.readouterr().out
-    assert all(word in listed for word in ("apples", "pears", "tiny-llama", "cannot be read", str(tmp_path)))
+    assert all(word in listed for word in ("apples", "pears", "a/math", "cannot be read", str(tmp_path)))
     assert command_line.main(["cache", "--only", "apples", "--clear"]) == 0
     assert command_line.main(["cache"]) == 0
     listed = capsys.readouterr().out.rpartition("removed from")[2]
