@@ -3,7 +3,8 @@
 Question   A model answers a question of taste as the user wants. Does one direction carry that, or one that says what
            the user feels, and can it be removed without touching facts?
 Data       the world's opinions: "I hate tea. Is tea good?" where the model's own view is yes, against "Is tea good?"
-           (sycophancy); likes against dislikes (stance). Topics do not cross splits.
+           (sycophancy); likes against dislikes (stance). Topics do not cross splits. With --behaviours caa-sycophancy
+           (and others): published questions of two options, with --knowledge truthfulqa,mmlu beside them.
 Measure    difference of means at the last prompt token, every layer; taken out everywhere, or added once; over
            strengths, with repetition and likelihood of the texts (the calibration curve).
 Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.
@@ -17,15 +18,16 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan
 from experiments.runner import run
-from experiments.traits import geometry, report, stages
-from experiments.traits.stages import Item, TraitConfig
+from experiments.traits import choices, geometry, report, stages
+from experiments.traits.choices import ChoiceConfig
+from experiments.traits.stages import Item
 from mlx_interp.model import Model
 
 TRAITS = ("sycophancy", "stance")
 
 
 @dataclass(frozen=True)
-class Config(TraitConfig):
+class Config(ChoiceConfig):
     """Nothing of its own."""
 
 
@@ -41,6 +43,7 @@ EXPERIMENT = Experiment(
         *stages.calibrated(*TRAITS),
         geometry.places(*TRAITS),
         geometry.angles(*TRAITS),
+        *choices.STAGES,
     ],
     tables=[
         report.layer_table,
@@ -50,6 +53,7 @@ EXPERIMENT = Experiment(
         geometry.place_table,
         geometry.separation_table,
         geometry.angle_table,
+        choices.table,
         report.prompt_table,
     ],
     figures=[report.by_layer, report.by_strength],
