@@ -8,7 +8,7 @@ from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
 from mlx_interp.sae.sae import KINDS, SAE, Kind
 from mlx_interp.sae.streams import InMemory, Streamed, activations
 from mlx_interp.sae.training import TrainConfig, train
-from mlx_interp.sae.truth import Detector, auroc, best_detectors, sparse_probe, stability
+from mlx_interp.sae.truth import Detector, best_detectors, sparse_probe, stability
 
 __all__ = [
     "KINDS",
@@ -25,7 +25,6 @@ __all__ = [
     "Streamed",
     "TrainConfig",
     "activations",
-    "auroc",
     "best_detectors",
     "control_dictionary",
     "dashboard",

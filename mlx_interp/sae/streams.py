@@ -95,7 +95,7 @@ def activations(model: Model, prompts: Sequence[Prompt], site: str, *, per_run: 
 
 def first_position(model: Model, prompt: Prompt) -> int:
     """1 for a prompt that begins with BOS, whose activations are of another size than all others; else 0."""
-    return int(len(prompt.tokens) > 1 and prompt.tokens[0] == model.tokenizer.bos_token_id)
+    return int(len(prompt.tokens) > 1 and prompt.tokens[0] == getattr(model.tokenizer, "bos_token_id", None))
 
 
 def source_of(data: Floats | Batches) -> Batches:

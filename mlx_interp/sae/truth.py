@@ -77,7 +77,7 @@ def sparse_probe(train: Values, is_train: Flags, test: Values, is_test: Flags, k
     chosen = np.argsort(-apart, kind="stable")[:k]
     mean = train[:, chosen].mean(0)
     fit = _logistic((train[:, chosen] - mean) / spread[chosen], is_train)
-    return auroc(((test[:, chosen] - mean) / spread[chosen]) @ fit, is_test)
+    return _area(((test[:, chosen] - mean) / spread[chosen]) @ fit, is_test)
 
 
 def _logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> Values:
@@ -97,8 +97,9 @@ def _logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> Values:
     return found
 
 
-def auroc(scores: Values, truth: Flags) -> float:
-    """Chance that a token that shows the concept scores above one that does not; ties count half."""
+def _area(scores: Values, truth: Flags) -> float:
+    """Chance that a token that shows the concept scores above one that does not; ties count half. By ranks: there are
+    thousands of these, and `stats.auroc` with its interval is for the few that are reported by themselves."""
     n_yes, n_no = int(truth.sum()), int((~truth).sum())
     if not n_yes or not n_no:
         return float("nan")

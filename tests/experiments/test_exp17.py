@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Pa
     assert {"pareto_fve", "pareto_delta", "ground_truth_f1"} <= figures
 
     class Counted(HTMLParser):
-        tags: Counter[str] = Counter()
+        tags: ClassVar[Counter[str]] = Counter()
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             self.tags[tag] += 1
