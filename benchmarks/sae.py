@@ -140,6 +140,7 @@ def main() -> int:
     )
     parser.add_argument("--steps", type=int, default=500, metavar="N")
     parser.add_argument("--batch", type=int, default=512, metavar="N", help="tokens of a step")
+    parser.add_argument("--k", type=int, nargs="+", default=[8, 16, 32], metavar="K", help="active features")
     parser.add_argument("--smoke", action="store_true", help="20 steps at one k")
     options = parser.parse_args()
     size = Size(20 if options.smoke else options.steps, options.batch)
@@ -149,7 +150,7 @@ def main() -> int:
         sides["SAELens"] = theirs
     rows: list[list[Cell]] = []
     worst = 0.0
-    for k in (16,) if options.smoke else (8, 16, 32):
+    for k in options.k[:1] if options.smoke else options.k:
         seconds: dict[str, float] = {}
         for name, side in sides.items():
             found = []
