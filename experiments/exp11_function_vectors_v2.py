@@ -6,7 +6,8 @@ Data       in-context tasks, pairs split in halves: heads, means, their number, 
            figure from the other. Embedded models: the world's 16 tasks; others: JSON files of pairs (--data).
 Measure    indirect effect of every head on prompts with corrupted labels, averaged over tasks; the function vector is
            the sum of the chosen heads' mean outputs; added once, at the last token of a bare query and of a corrupted
-           prompt. The paper's setting (10 of 448 heads, strength 1) stands beside the chosen one.
+           prompt. The first half also decides whether what the sums of all tasks share is taken away; the plain
+           sum at its best and the paper's setting (plain sum, 10 of 448 heads, strength 1) stand beside it.
 Figure     share of queries whose first answer token comes first, over those that the model answers with examples; and
            the share of the gap to 100 % that this closes.
 Control    as many other heads, a random vector of the same length, another task's vector, the mean state of the layer,

@@ -21,13 +21,15 @@ from experiments.function_vectors.mediation import (
     Item,
     MediationConfig,
     Setting,
+    common,
     ranked,
     settings,
     solved_items,
+    task_vector,
     with_nothing,
 )
 from experiments.function_vectors.screening import of
-from experiments.function_vectors.tasks import means, prompts
+from experiments.function_vectors.tasks import prompts
 from mlx_interp.interventions import Add
 from mlx_interp.methods.answers import answer_scores, question, verdicts
 from mlx_interp.methods.function_vectors import Head, head_means, summed
@@ -96,7 +98,7 @@ def measure_arithmetic(model: Model, item: Item, config: MediationConfig) -> Ite
         if one.target != item.task:
             continue
         target, image, kind, both = (
-            summed(means(model, config, name), item.ranked[: item.chosen.k]) for name in one.tasks
+            task_vector(model, config, name, item.ranked[: item.chosen.k], item.chosen.centred) for name in one.tasks
         )
         found = combined(image, kind, both, target)
         site = f"resid_post.{item.chosen.layer}"
@@ -173,13 +175,20 @@ def composed_items(model: Model, config: MediationConfig, earlier: Records) -> l
 
 @lru_cache(maxsize=64)
 def _list_vector(
-    model: Model, config: MediationConfig, base: str, place: str, transform: bool, heads: tuple[Head, ...]
+    model: Model,
+    config: MediationConfig,
+    base: str,
+    place: str,
+    transform: bool,
+    heads: tuple[Head, ...],
+    centred: bool,
 ) -> mx.array:
     task = _list_halves(model, config, base, place, transform)[0]
     rng = np.random.default_rng(stable_draw(config.seed, (base, place, transform), 2**31))
     shape, shots = of_tasks.template(model, config), of_tasks.n_shots(model, config)
     made = [in_context(task, pair, task.pairs, shots, shape, rng) for pair in task.pairs[: config.n_means]]
-    return summed(head_means(model, [model.prompt(one.text) for one in made]), heads)
+    vector = summed(head_means(model, [model.prompt(one.text) for one in made]), heads)
+    return vector - common(model, config, heads) if centred else vector
 
 
 def measure_composed(model: Model, item: ListItem, config: MediationConfig) -> Iterator[Record]:
@@ -189,7 +198,8 @@ def measure_composed(model: Model, item: ListItem, config: MediationConfig) -> I
     asked = question(model, of_tasks.template(model, config).prompt([], x), [y])
     cells = (("first", True), ("last", False), ("first", False), ("last", True))
     image, kind, both, own = (
-        _list_vector(model, config, item.base, place, transform, item.heads) for place, transform in cells
+        _list_vector(model, config, item.base, place, transform, item.heads, item.chosen.centred)
+        for place, transform in cells
     )
     found = combined(image, kind, both, own)
     site, strength = f"resid_post.{item.chosen.layer}", item.chosen.strength

@@ -9,11 +9,11 @@ import numpy as np
 
 from experiments.experiment import Records
 from experiments.function_vectors import tasks as of_tasks
-from experiments.function_vectors.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items
+from experiments.function_vectors.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items, task_vector
 from experiments.function_vectors.tasks import Query, means, prompts
 from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.methods.answers import answer_scores, question, verdicts
-from mlx_interp.methods.function_vectors import Head, random_heads, summed
+from mlx_interp.methods.function_vectors import Head, random_heads
 from mlx_interp.methods.in_context import in_context
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
@@ -31,14 +31,14 @@ def late_items(model: Model, config: MediationConfig, earlier: Records) -> list[
 def measure_counts(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
     """The function vector of 1 to 40 heads, at the chosen layer and strength, on the bare query."""
     asked = prompts(model, config, item.query, 1)["no examples"]
-    found = means(model, config, item.task)
     rng = np.random.default_rng(stable_draw(config.seed, item.task, 2**31))
     shape = (model.n_layers, model.n_heads)
     cells: list[tuple[str, int, mx.array]] = []
     for k in COUNTED:
         if k <= len(item.ranked) // 2:
-            cells.append((VECTOR, k, summed(found, item.ranked[:k])))
-            cells.append((RANDOM, k, summed(found, random_heads(shape, k, item.ranked[:k], rng))))
+            heads, others = item.ranked[:k], tuple(random_heads(shape, k, item.ranked[:k], rng))
+            for arm, some in ((VECTOR, heads), (RANDOM, others)):
+                cells.append((arm, k, task_vector(model, config, item.task, some, item.chosen.centred)))
     site = f"resid_post.{item.chosen.layer}"
     variants: list[list[Intervention]] = [[Add(site, vector, item.chosen.strength, -1)] for _, _, vector in cells]
     scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))

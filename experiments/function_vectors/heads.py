@@ -38,7 +38,7 @@ def place_items(model: Model, config: MediationConfig, earlier: Records) -> list
     kept: dict[str, list[Query]] = {}
     for query in effect_items(model, config, earlier):
         kept.setdefault(query.task, []).append(query)
-    return [query for queries in kept.values() for query in queries[:PER_TASK]]
+    return [query for queries in kept.values() for query in queries[:2]]
 
 
 @lru_cache(maxsize=64)

@@ -36,8 +36,8 @@ VECTOR, PAPER, RANDOM, NOISE, OTHER, LAYER = (
     "layer mean",
 )
 ARMS = (VECTOR, PAPER, RANDOM, NOISE, OTHER, LAYER)
-OWN, OTHERS, CENTRED, SHAM = "own heads", "heads of other tasks", "minus the mean of tasks", "from corrupted prompts"
-VARIANTS = (*ARMS, OWN, OTHERS, CENTRED, SHAM)
+PLAIN, OWN, OTHERS, SHAM = "plain sum", "own heads", "heads of other tasks", "from corrupted prompts"
+VARIANTS = (*ARMS, PLAIN, OWN, OTHERS, SHAM)
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,12 @@ class Setting:
     k: int
     layer: int
     strength: float
+    centred: bool = False
+    """Without what the vectors of all tasks have in common: their mean is taken away. The paper's are not."""
 
     def __str__(self) -> str:
-        return f"{self.k} heads, layer {self.layer}, strength {self.strength:g}"
+        form = "sum of heads minus its mean over tasks" if self.centred else "plain sum of heads"
+        return f"{form}, {self.k} heads, layer {self.layer}, strength {self.strength:g}"
 
 
 NO_SETTING = Setting(1, 0, 1.0)
@@ -80,6 +83,12 @@ class Item:
     """The same by the effects of all tasks but this one."""
     chosen: Setting = NO_SETTING
     paper: Setting = NO_SETTING
+    plain: Setting = NO_SETTING
+    """The best one without centring."""
+
+    @property
+    def settings(self) -> tuple[Setting, Setting, Setting]:
+        return self.chosen, self.paper, self.plain
 
     @property
     def query(self) -> Query:
@@ -157,28 +166,32 @@ def measure_choice(model: Model, item: Item, config: MediationConfig) -> Iterato
     if not verdicts(model, [asked["examples"]])[0].first_token:
         return
     counts, layers, strengths = grid(model, config)
-    found = means(model, config, item.task)
-    held = [summed(found, item.ranked[:k]) for k in counts]
+    held = [
+        task_vector(model, config, item.task, item.ranked[:k], centred) for centred in (False, True) for k in counts
+    ]
     variants: list[list[Intervention]] = [
         [Add(f"resid_post.{layer}", vector, s, -1)] for vector in held for layer in layers for s in strengths
     ]
     bare = asked["no examples"]
     scores = np.asarray(model.sweep(bare.prompt, variants, metric=answer_scores(bare.first_tokens)))
-    right = (scores[:, 0] == 0).astype(int).reshape(len(counts), len(layers), len(strengths))
+    right = (scores[:, 0] == 0).astype(int).reshape(2, len(counts), len(layers), len(strengths))
     yield {"task": item.task, "heads": counts, "layers": layers, "strengths": strengths, "right": right.tolist()}
 
 
-def settings(records: Records) -> tuple[Setting, Setting]:
-    """The setting most often right on the first half's queries, ties to fewer heads and lower layers; and the best
-    layer for the paper's number of heads and strength."""
+def settings(records: Records) -> tuple[Setting, Setting, Setting]:
+    """What is most often right on the first half's queries, ties to the plain sum, fewer heads and lower layers; the
+    best layer for the paper's form, number of heads and strength; and the best setting of the plain sum."""
     own = of(records, CHOICE)
     if not own:
-        return NO_SETTING, NO_SETTING
-    rates = np.mean([r["right"] for r in own], axis=0).round(9)
-    k, layer, strength = np.unravel_index(int(np.argmax(rates)), rates.shape)
+        return NO_SETTING, NO_SETTING, NO_SETTING
+    rates = np.mean([r["right"] for r in own], axis=0).round(9)  # (form, heads, layer, strength)
     head = own[0]
-    chosen = Setting(head["heads"][k], head["layers"][layer], head["strengths"][strength])
-    return chosen, Setting(head["heads"][0], head["layers"][int(np.argmax(rates[0, :, 0]))], 1.0)
+
+    def best(allowed: np.ndarray) -> Setting:
+        form, k, layer, strength = np.unravel_index(int(np.argmax(allowed)), allowed.shape)
+        return Setting(head["heads"][k], head["layers"][layer], head["strengths"][strength], bool(form))
+
+    return best(rates), best(rates[:1, :1, :, :1]), best(rates[:1])
 
 
 def solved_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
@@ -186,7 +199,7 @@ def solved_items(model: Model, config: MediationConfig, earlier: Records) -> lis
     numbers = {query.key: query.number for query in base_items(model, config, earlier)}
     known = {item.task: item for item in task_items(model, config, earlier)}
     return [
-        Item(r["item"], r["task"], numbers[r["item"]], one.ranked, one.own, one.others, one.chosen, one.paper)
+        Item(r["item"], r["task"], numbers[r["item"]], one.ranked, one.own, one.others, *one.settings)
         for r in solved(earlier)
         for one in [known[r["task"]]]
     ]
@@ -194,7 +207,7 @@ def solved_items(model: Model, config: MediationConfig, earlier: Records) -> lis
 
 def task_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
     """One item a task, with heads and settings."""
-    chosen, paper = settings(earlier)
+    found = settings(earlier)
     names = list(of_tasks.tasks(model, config))
     order = ranked(earlier)
     return [
@@ -205,16 +218,35 @@ def task_items(model: Model, config: MediationConfig, earlier: Records) -> list[
             order,
             ranked(earlier, only=name),
             ranked(earlier, without=name) if len(names) > 1 else order,
-            chosen,
-            paper,
+            *found,
         )
         for name in names
     ]
 
 
+@lru_cache(maxsize=64)
+def common(model: Model, config: MediationConfig, heads: tuple[Head, ...]) -> mx.array:
+    """(d_model,): what those heads write on average over tasks."""
+    names = of_tasks.tasks(model, config)
+    return mx.mean(mx.stack([summed(means(model, config, name), heads) for name in names]), axis=0)
+
+
+def task_vector(
+    model: Model,
+    config: MediationConfig,
+    task: str,
+    heads: tuple[Head, ...],
+    centred: bool,
+    kind: of_tasks.Kind = "examples",
+) -> mx.array:
+    """(d_model,): the sum of some heads' mean outputs for a task; centred: minus its mean over tasks."""
+    vector = summed(means(model, config, task, kind), heads)
+    return vector - common(model, config, heads) if centred else vector
+
+
 def vectors(model: Model, config: MediationConfig, item: Item) -> dict[str, mx.array]:
     """The function vector and its controls, by arm; the layer mean depends on the layer and is not here."""
-    return _vectors(model, config, item.task, item.ranked, item.own, item.others, item.chosen.k, item.paper.k)
+    return _vectors(model, config, item.task, item.ranked, item.own, item.others, *item.settings)
 
 
 @lru_cache(maxsize=64)
@@ -225,26 +257,26 @@ def _vectors(
     order: tuple[Head, ...],
     own: tuple[Head, ...],
     others: tuple[Head, ...],
-    k: int,
-    paper: int,
+    chosen: Setting,
+    paper: Setting,
+    plain: Setting,
 ) -> dict[str, mx.array]:
     names = list(of_tasks.tasks(model, config))
     rng = np.random.default_rng(stable_draw(config.seed, task, 2**31))
-    shape = (model.n_layers, model.n_heads)
-    found = means(model, config, task)
-    vector = summed(found, order[:k])
+    heads, centred = order[: chosen.k], chosen.centred
+    random = tuple(random_heads((model.n_layers, model.n_heads), chosen.k, heads, rng))
+    vector = task_vector(model, config, task, heads, centred)
     noise = mx.array(rng.normal(size=model.d_model).astype(np.float32))
-    every = mx.stack([summed(means(model, config, name), order[:k]) for name in names])
     return {
         VECTOR: vector,
-        PAPER: summed(found, order[:paper]),
-        RANDOM: summed(found, random_heads(shape, k, order[:k], rng)),
+        PAPER: task_vector(model, config, task, order[: paper.k], False),
+        RANDOM: task_vector(model, config, task, random, centred),
         NOISE: noise * (mx.linalg.norm(vector) / mx.linalg.norm(noise)),
-        OTHER: summed(means(model, config, other_task(names, task)), order[:k]),
-        OWN: summed(found, own[:k]),
-        OTHERS: summed(found, others[:k]),
-        CENTRED: vector - mx.mean(every, axis=0),
-        SHAM: summed(means(model, config, task, "corrupted"), order[:k]),
+        OTHER: task_vector(model, config, other_task(names, task), heads, centred),
+        PLAIN: task_vector(model, config, task, order[: plain.k], False),
+        OWN: task_vector(model, config, task, own[: chosen.k], centred),
+        OTHERS: task_vector(model, config, task, others[: chosen.k], centred),
+        SHAM: task_vector(model, config, task, heads, centred, "corrupted"),
     }
 
 
@@ -252,7 +284,7 @@ def addition(
     model: Model, config: MediationConfig, item: Item, arm: str, layer: int | None = None, at: int = -1
 ) -> Add:
     """An arm's vector at its setting's layer and strength, or at another layer; a layer's mean is added once."""
-    setting = item.paper if arm == PAPER else item.chosen
+    setting = {PAPER: item.paper, PLAIN: item.plain}.get(arm, item.chosen)
     where = setting.layer if layer is None else layer
     if arm == LAYER:
         return Add(f"resid_post.{where}", means(model, config, item.task).resid_post[where], 1.0, at)

@@ -13,6 +13,7 @@ from experiments.function_vectors.mediation import (
     DATA,
     LAYER,
     PAPER,
+    PLAIN,
     RANDOM,
     VARIANTS,
     VECTOR,
@@ -29,6 +30,7 @@ SHARED = 0.3
 ENOUGH = 0.8
 """Share of the gap that a function vector should close."""
 KINDS = ("no examples", "corrupted")
+SHOWN = (VECTOR, PLAIN, *ARMS[1:])
 
 
 def names(records: Records) -> list[str]:
@@ -73,26 +75,27 @@ def base_table(records: Records, config: MediationConfig) -> Table:
 
 def added_table(records: Records, config: MediationConfig) -> Table:
     """Accuracy with each vector at its setting."""
-    chosen, paper = settings(records)
+    chosen, paper, plain = settings(records)
     rows: list[list[Cell]] = []
     for kind in KINDS:
         for name in [*names(records), "all"]:
-            arms = {arm: _arm(records, kind, name, arm) for arm in ("nothing", *ARMS)}
+            arms = {arm: _arm(records, kind, name, arm) for arm in ("nothing", *SHOWN)}
             gaps = [_gap(arms[arm], arms["nothing"], config) for arm in (VECTOR, RANDOM)]
             rates = [rate(found, config.seed) for found in arms.values()]
             rows.append([kind, name, len(arms[VECTOR]), *rates, *gaps])
     closed = closed_tasks(records, config)
     n = len(of(records, CHOICE))
-    heads = [Column(arm, "%") for arm in ("nothing", *ARMS)]
+    heads = [Column(arm, "%") for arm in ("nothing", *SHOWN)]
     return Table(
         "A vector instead of examples",
         ["prompt", "task", "n", *heads, Column("gap closed", "%"), Column("gap closed, random heads", "%")],
         rows,
         [
-            f"Setting: {chosen}; paper's setting: {paper}. Both were chosen on {n} queries of the other half of the "
-            "pairs, from which heads and means come as well; none of the queries here was seen. Test set: queries "
-            "right with examples, so that 100 % is the ceiling. Random heads, other task and random vector: as many "
-            f"heads, the same strength. {LAYER.capitalize()}: the stream's mean, added once, at the same layer.",
+            f"Function vector: {chosen}. Plain sum: {plain}. Paper's setting: {paper}. All three were chosen on {n} "
+            "queries of the other half of the pairs, from which heads and means come as well; none of the queries here "
+            "was seen. Test set: queries right with examples, so that 100 % is the ceiling. Random heads and other "
+            "task: the same form, number and strength; random vector: the same length and strength. "
+            f"{LAYER.capitalize()}: the stream's mean, added once, at the same layer.",
             f"Gap closed: share of what is missing to 100 %; {ENOUGH:.0%} or more of it on {closed[0]} of {closed[1]} "
             "tasks (no examples).",
         ],
@@ -149,8 +152,8 @@ def variants_table(records: Records, config: MediationConfig) -> Table:
         rows,
         [
             "Own heads: by the task's own effects, instead of those shared by all tasks; heads of other tasks: by the "
-            "effects of all tasks but this one; minus the mean of tasks: what the task has of its own; from corrupted "
-            "prompts: the same heads' means over prompts with wrong labels. Whole answer: greedy decoding writes it, "
+            "effects of all tasks but this one; from corrupted prompts: the same heads' means over prompts with wrong "
+            "labels. Whole answer: greedy decoding writes it, "
             "with the vector at the query's last token only."
         ],
     )
@@ -162,16 +165,18 @@ def choice_table(records: Records, config: MediationConfig) -> Table | None:
     if not own:
         return None
     rows: list[list[Cell]] = []
-    for i, k in enumerate(own[0]["heads"]):
-        for j, strength in enumerate(own[0]["strengths"]):
-            layers = range(len(own[0]["layers"]))
-            rates = [sum(r["right"][i][at][j] for r in own) / len(own) for at in layers]
-            at = max(layers, key=lambda layer: (round(rates[layer], 9), -layer))
-            right = mean_or_none([r["right"][i][at][j] for r in own], unit=[r["item"] for r in own], seed=config.seed)
-            rows.append([k, strength, own[0]["layers"][at], len(own), right])
+    head = own[0]
+    layers = range(len(head["layers"]))
+    for form, name in enumerate(("plain", "minus the mean of tasks")):
+        for i, k in enumerate(head["heads"]):
+            for j, strength in enumerate(head["strengths"]):
+                hits = [[r["right"][form][i][at][j] for r in own] for at in layers]
+                at = max(layers, key=lambda layer, hits=hits: (sum(hits[layer]), -layer))  # type: ignore[misc]
+                right = mean_or_none(hits[at], unit=[r["item"] for r in own], seed=config.seed)
+                rows.append([name, k, strength, head["layers"][at], len(own), right])
     return Table(
         "The choice of a setting, on the first half of the pairs",
-        ["heads", Column("strength", digits=1), "best layer", "n", Column("right", "%")],
+        ["sum", "heads", Column("strength", digits=1), "best layer", "n", Column("right", "%")],
         rows,
         ["Bare queries of pairs from which the means come as well; the figures of the study are of the other half."],
     )
@@ -192,8 +197,8 @@ def by_layer(records: Records, config: MediationConfig) -> Iterator[Plot]:
             y_label="right (share of queries)",
             caption=f"Share of queries right when a vector is added at a layer's output, prompts with {kind}"
             + ("" if kind == "no examples" else " labels")
-            + f"; {settings(records)[0].k} heads, strength {settings(records)[0].strength:g} ({PAPER}: "
-            f"{settings(records)[1].k}, 1); 95 % intervals over queries, of all tasks together.",
+            + f". Function vector: {settings(records)[0]}; {PAPER}: {settings(records)[1]}; at all layers. Bands: "
+            "95 % intervals over queries, of all tasks together.",
             limits=(0, 1),
         )
 

@@ -108,7 +108,7 @@ def _words(text: str) -> list[str]:
 
 
 def written_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return sampled(solved_items(model, config, earlier), PER_TASK)
+    return sampled(solved_items(model, config, earlier), PER_TASK - 2)
 
 
 def measure_written(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:

@@ -115,12 +115,28 @@ def test_heads_layer_and_strength_are_chosen_on_pairs_that_no_figure_is_of() -> 
 
 def test_the_setting_is_the_one_most_often_right_and_ties_go_to_fewer_heads() -> None:
     grid = {"stage": "choice", "task": "t", "heads": [6, 12], "layers": [0, 1], "strengths": [1.0, 2.0]}
-    right = [[[0, 1], [1, 1]], [[1, 1], [0, 0]]]
-    chosen, paper = mediation.settings(
-        [{**grid, "item": "a", "right": right}, {**grid, "item": "b", "right": [[[0, 1], [0, 0]], [[1, 1], [0, 0]]]}]
-    )
-    assert (chosen.k, chosen.layer, chosen.strength) == (6, 0, 2.0)
+    plain = [[[0, 1], [1, 1]], [[1, 1], [0, 0]]]  # (heads, layer, strength)
+    other = [[[0, 1], [0, 0]], [[1, 1], [0, 0]]]
+    none = [[[0, 0], [0, 0]], [[0, 0], [0, 0]]]
+    late = [[[0, 0], [0, 0]], [[0, 0], [0, 1]]]
+    tied = [{**grid, "item": "a", "right": [plain, plain]}, {**grid, "item": "b", "right": [other, other]}]
+    chosen, paper, best_plain = mediation.settings(tied)
+    assert (chosen.k, chosen.layer, chosen.strength, chosen.centred) == (6, 0, 2.0, False)
     assert (paper.k, paper.layer, paper.strength) == (6, 1, 1.0)
+    assert best_plain == chosen
+    chosen, paper, best_plain = mediation.settings([{**grid, "item": "a", "right": [none, late]}])
+    assert (chosen.k, chosen.layer, chosen.strength, chosen.centred) == (12, 1, 2.0, True)
+    assert not paper.centred
+    assert not best_plain.centred
+
+
+def test_a_centred_vector_is_what_a_task_has_of_its_own() -> None:
+    model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym", "plural"), n_means=6)
+    some = ((0, 1), (2, 3))
+    plain = [mediation.task_vector(model, config, name, some, False) for name in config.tasks]
+    own = [mediation.task_vector(model, config, name, some, True) for name in config.tasks]
+    assert float(mx.abs(own[0] + own[1]).max()) < 1e-4
+    assert np.allclose(np.asarray(own[0] - own[1]), np.asarray(plain[0] - plain[1]), atol=1e-4)
 
 
 def test_weighted_attention_counts_the_values_of_the_heads_own_group() -> None:
