@@ -22,9 +22,10 @@ from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
 from experiments.traits import geometry, report, stages
 from experiments.traits.stages import Item, TraitConfig
+from mlx_interp.embedded import load_world
 from mlx_interp.model import Model
-from mlx_interp.reporting import Cell, Record, Table
-from mlx_interp.stats import trend_test
+from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.stats import difference_interval, trend_test
 
 TRAIT = "confidence"
 ENTROPY = "entropy"
@@ -86,6 +87,41 @@ def _correlation(own: Sequence[Record], seed: int) -> tuple[float | None, float 
     return trend_test(x, y, seed=seed) if len(set(x)) > 2 and len(set(y)) > 2 else (None, None)
 
 
+def calibration_table(records: Records, config: Config) -> Table | None:
+    """Stated certainty against being right, where the right answer is known."""
+    layer = stages.chosen_layer(records, TRAIT)
+    right = {c.text: c.reply.split(": ")[-1].rstrip(".") for c in load_world().chat_prompts("certainty")}
+    answerable = {c.text for c in load_world().chat_prompts("certainty") if c.label == "certain"}
+    rows: list[list[Cell]] = []
+    for kinds, what in ((("positive",), "answerable"), (("negative",), "of names that are in no text")):
+        for arm in ("none", "direction", "random"):
+            own = [
+                {**r, "right": r["unit"] in answerable and right[r["unit"]] in r["text"]}
+                for r in report.of(records, stages.EFFECTS, split="test", arm=arm)
+                if r["layer"] in (None, layer) and r["kind"] in kinds and r["unit"] in right
+            ]
+            if len({r["unit"] for r in own}) > 1:
+                units = [r["unit"] for r in own]
+                gap = difference_interval(
+                    [float(r["hit"]) for r in own], [float(r["right"]) for r in own], unit=units, seed=config.seed
+                )
+                rows.append([what, arm, len(own), *(report.rate(own, config.seed, f) for f in ("hit", "right")), gap])
+    if not rows:
+        return None
+    return Table(
+        "Stated certainty against being right",
+        [
+            *("questions", "direction", "n", Column("says that it is certain", "%")),
+            *(Column("gives the right answer", "%"), Column("certain beyond right", "%")),
+        ],
+        rows,
+        [
+            "Held-out questions at the chosen layer: taken out where they are answerable, added where they are not. "
+            "Calibrated: as often certain as right.",
+        ],
+    )
+
+
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
     return report.plan_of(model, config, [TRAIT], strengths=True)
 
@@ -104,6 +140,7 @@ EXPERIMENT = Experiment(
         report.effect_table,
         report.strength_table,
         entropy_table,
+        calibration_table,
         report.side_table,
         geometry.place_table,
         geometry.separation_table,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments import exp1_refusal_direction, exp10_crosslingual_refusal
+from experiments import exp1_refusal_direction, exp4_confidence, exp10_crosslingual_refusal
 from experiments.exp10_crosslingual_refusal import DOSE, chosen_dose
 from experiments.runner import run
 from experiments.traits import geometry, judged, selection, stages
 from experiments.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
 from experiments.traits.report import strength_table
 from experiments.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
-from mlx_interp.embedded import trained_refusal_direction
+from mlx_interp.embedded import load_world, trained_refusal_direction
 
 CONFIG = TraitConfig(n_train=24, n_test=8)
 
@@ -141,3 +141,33 @@ def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(tmp_pa
         in (tmp_path / "exp1_refusal_direction" / "tiny-llama" / "table.md").read_text()
     )
     assert judged.replies(mi.load("tiny-llama"), CONFIG, [{"stage": EFFECTS}]) == []
+
+
+def test_stated_certainty_is_held_against_the_worlds_own_answers() -> None:
+    chats = load_world().chat_prompts("certainty")
+    certain, unsure = ([c for c in chats if c.label == label][:4] for label in ("certain", "unsure"))
+
+    def record(text: str, kind: str, arm: str, layer: int | None, reply: str) -> dict:  # type: ignore[type-arg]
+        return {"stage": EFFECTS, "trait": "confidence", "split": "test", "kind": kind, "arm": arm, "layer": layer} | {
+            "unit": text,
+            "hit": "I am certain" in reply,
+            "text": reply,
+        }
+
+    chosen = [
+        {**record("q", kind, "direction", 3, "I am certain: x."), "split": "choose", "hit": kind == "negative"}
+        for kind in ("positive", "negative")
+    ]
+    records = [
+        {"stage": DIRECTIONS, "trait": "confidence", "n_layers": 8},
+        *chosen,
+        *(record(c.text, "positive", "none", None, c.reply) for c in certain),
+        *(record(c.text, "positive", "direction", 3, "I am not sure.") for c in certain),
+        *(record(c.text, "negative", "direction", 3, "I am certain: Nothing.") for c in unsure),
+    ]
+    table = exp4_confidence.calibration_table(records, exp4_confidence.Config())
+    assert table is not None
+    found = [[getattr(cell, "value", cell) for cell in row] for row in table.rows]
+    assert found[0] == ["answerable", "none", 4, 1, 1, 0]
+    assert found[1] == ["answerable", "direction", 4, 0, 0, 0]
+    assert found[2][1:] == ["direction", 4, 1, 0, 1]
