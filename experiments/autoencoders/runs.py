@@ -59,7 +59,7 @@ class SAEConfig(ExperimentConfig):
     """Features of a sparse probe."""
     store: str = ""
     """Folder of an activation store to train from, instead of the world's texts; it must hold the sites. {model} stands
-    for the model's name."""
+    for the model's name. What is measured may then have been trained on: the store's texts are not the study's."""
     save_to: str = ""
     """Folder to write one topk autoencoder of each layer to, for exp18; {model} stands for the model's name."""
 
@@ -150,12 +150,24 @@ def train_config(item: Item, config: SAEConfig, d_model: int) -> TrainConfig:
     )
 
 
+def store_of(model: Model, item: Item, config: SAEConfig) -> ActivationStore | None:
+    """The store that an item is trained from; none for controls, and for those trained on one group of texts.
+
+    Raises StoreError for a store of another model.
+    """
+    if not config.store or item.kind not in KINDS or item.only:
+        return None
+    store = ActivationStore(config.store.replace("{model}", model.name))
+    store.check_model(model)
+    return store
+
+
 @lru_cache(maxsize=64)
 def dictionary(model: Model, item: Item, config: SAEConfig) -> SAE:
     """The autoencoder of an item: trained here, or made up."""
     settings = train_config(item, config, model.d_model)
-    if config.store and item.kind in KINDS:
-        return train(ActivationStore(config.store.replace("{model}", model.name)), item.site, settings)
+    if (store := store_of(model, item, config)) is not None:
+        return train(store, item.site, settings)
     x = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only)
     if item.kind in ("untrained", "PCA", "neurons"):
         return control_dictionary(item.kind, x, item.site, k=int(item.setting), d_sae=settings.d_sae or 0)  # type: ignore[arg-type]
@@ -177,10 +189,8 @@ def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
     held = texts.measured_texts(model, config.seed, config.n_texts)
     x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
     costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
-    if config.store and item.kind in KINDS:
-        trained_on = len(ActivationStore(config.store.replace("{model}", model.name)))
-    else:
-        trained_on = len(texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only))
+    store = store_of(model, item, config)
+    rows = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only) if store is None else store
     common = {
         "role": item.role,
         "label": item.label,
@@ -193,7 +203,7 @@ def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
         **common,
         "what": "reconstruction",
         "n_tokens": found.n_tokens,
-        "distinct_tokens": trained_on,
+        "distinct_tokens": len(rows),
         "seen_tokens": config.steps * config.batch_size if item.kind not in CONTROLS[:3] else 0,
         **{name: finite(getattr(found, name)) for name in ("l0", "fve", "cosine", "norm_ratio", "relative_bias")},
         "dead": found.dead,

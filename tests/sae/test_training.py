@@ -15,8 +15,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_interp import load
-from mlx_interp.errors import SAEError
+from mlx_interp import collect, load
+from mlx_interp.errors import MlxInterpError, SAEError
 from mlx_interp.sae import KINDS, SAE, InMemory, Kind, Streamed, TrainConfig, activations, reconstruction, train
 from mlx_interp.sae.losses import Objective, geometric_median, without_parallel
 from mlx_interp.sae.sae import pre_activations
@@ -170,6 +170,19 @@ def test_streaming_from_the_model_gives_its_activations_and_never_bos() -> None:
     assert np.abs(held[: len(prompts[0]) - 1] - first[1:]).max() < 1e-4
     sae = train(Streamed(model, prompts, buffer=24), "resid_post.2", TrainConfig(d_sae=32, k=4, steps=5, batch_size=8))
     assert sae.d_model == model.d_model
+
+
+def test_a_store_gives_the_same_autoencoder_as_its_rows_in_memory(tmp_path: Path) -> None:
+    model = load("tiny-gemma2")
+    prompts = [model.prompt(f"The capital of {name} is") for name in ("Jania", "Drexia", "Vala", "Tor")]
+    store = collect(model, prompts, sites=["resid_post.2"], path=tmp_path / "store", positions="no_bos")
+    assert len(store) == sum(len(p) - 1 for p in prompts)
+    config = TrainConfig(d_sae=32, k=4, steps=6, batch_size=8)
+    sae = train(store, "resid_post.2", config)
+    assert reconstruction(sae, store).fve == pytest.approx(reconstruction(sae, np.asarray(store.array(sae.site))).fve)
+    assert same(sae, train(store, "resid_post.2", config))
+    with pytest.raises(MlxInterpError, match=r"resid_post\.3"):
+        train(store, "resid_post.3", config)
 
 
 def same(one: SAE, other: SAE) -> bool:
