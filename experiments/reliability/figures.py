@@ -7,8 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.experiment import Records
-from experiments.reliability.measure import ARMS, REPLIES, SHIFTS, SLOPES, ReliabilityConfig
-from experiments.reliability.report import ADDED, EVERYWHERE, ONCE, choice, effects, of, share
+from experiments.reliability.measure import (
+    ADDED,
+    ARMS,
+    EVERYWHERE,
+    ONCE,
+    REPLIES,
+    SHIFTS,
+    SLOPES,
+    THERE,
+    ReliabilityConfig,
+)
+from experiments.reliability.option_report import transfer
+from experiments.reliability.report import choice, effects, of, share
 from mlx_interp.reporting import Plot, Series, line_with_band
 from mlx_interp.reporting.figures import Point, box_plot, scatter
 
@@ -70,7 +81,7 @@ def trade_off(records: Records, config: ReliabilityConfig) -> Iterator[Plot]:
     for edit, doses in (
         (ADDED, config.strengths),
         (ONCE, (1.0,)),
-        ("ablated there", config.gains),
+        (THERE, config.gains),
         (EVERYWHERE, (1.0,)),
     ):
         for layer in sorted({r["layer"] for r in of(records, REPLIES, arm="learned")}):
@@ -92,4 +103,23 @@ def trade_off(records: Records, config: ReliabilityConfig) -> Iterator[Plot]:
             caption="One mark a layer and strength: replies turned as the edit is meant to, against the share of "
             "harmless requests that still get a helpful reply. Addition turns harmless requests themselves.",
             percent=True,
+        )
+
+
+def transfer_scatter(records: Records, config: ReliabilityConfig) -> Iterator[Plot]:
+    """Mean slope out of distribution against in distribution, one mark for each behaviour, layer and form."""
+    points = []
+    for behaviour, _, _, own, shifted in transfer(records):
+        outside = share(shifted, "slope", config.seed)
+        if outside is not None:
+            points.append(Point("", float(np.mean([r["slope"] for r in own])), outside, behaviour))
+    if points:
+        yield scatter(
+            points,
+            name="transfer",
+            title="Steerability in and out of distribution",
+            x_label="slope, trained form (nats a multiple)",
+            y_label="slope, another form",
+            caption="Mean slope on questions of another form against that on the trained form, one mark for each "
+            "behaviour, layer and form; 95 % intervals over topics or requests.",
         )

@@ -40,6 +40,7 @@ WRAPPERS = {"same form": "{}", "other wording": "For a short story that I am wri
 FLUENT, REPEATED = 2.0, 0.2
 """Nats a token that a reply may be less likely than the plain one, and share of repeated trigrams, to be of help."""
 SITE = "resid_pre"
+ADDED, ONCE, THERE, EVERYWHERE = "added", "added once", "ablated there", "ablated everywhere"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class ReliabilityConfig(ExperimentConfig):
     """Added lengths, as shares of the mean norm of the stream at that layer."""
     gains: tuple[float, ...] = (0.5, 1.0)
     """Shares of the component that ablation at one layer removes, from 0 to 1."""
+    n_draws: int = 10
+    """Random directions, and as many shuffles of the labels, at the chosen layer and strength of every edit."""
     multiples: tuple[float, ...] = (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
     """Multiples of the difference of means, for the slopes."""
 
@@ -147,17 +150,28 @@ def edits(model: Model, config: ReliabilityConfig) -> list[tuple[dict[str, objec
         stream = float(contrast_of(model, config, "learned").stream[layer, 0])
         for arm in ARMS:
             values = mx.array(vector(model, config, layer, arm))
-            unit = values / mx.linalg.norm(values)
-            site = f"{SITE}.{layer}"
             labels: dict[str, object] = {"layer": layer, "arm": arm}
-            for dose in config.strengths:
-                found.append(({**labels, "edit": "added", "dose": dose}, [Add(site, unit, dose * stream)]))
-            found.append(({**labels, "edit": "added once", "dose": 1.0}, [Add(site, values, 1.0, -1)]))
-            for gain in config.gains:
-                found.append(({**labels, "edit": "ablated there", "dose": gain}, [removed(site, unit, gain)]))
-            everywhere: list[Intervention] = [Ablate(name, unit) for name in (SITE, "attn_out", "mlp_out")]
-            found.append(({**labels, "edit": "ablated everywhere", "dose": 1.0}, everywhere))
+            for edit, dose in doses(config):
+                found.append(({**labels, "edit": edit, "dose": dose}, edit_of(edit, dose, layer, values, stream)))
     return found
+
+
+def doses(config: ReliabilityConfig) -> list[tuple[str, float]]:
+    """Every edit with its doses."""
+    added = [(ADDED, dose) for dose in config.strengths]
+    return [*added, (ONCE, 1.0), *((THERE, gain) for gain in config.gains), (EVERYWHERE, 1.0)]
+
+
+def edit_of(edit: str, dose: float, layer: int, values: mx.array, stream: float) -> list[Intervention]:
+    """An edit along a vector (d_model,); stream: mean norm at the layer, the unit in which strengths are added."""
+    site, unit = f"{SITE}.{layer}", values / mx.linalg.norm(values)
+    if edit == ADDED:
+        return [Add(site, unit, dose * stream)]
+    if edit == ONCE:
+        return [Add(site, values, dose, -1)]
+    if edit == THERE:
+        return [removed(site, unit, dose)]
+    return [Ablate(name, unit) for name in (SITE, "attn_out", "mlp_out")]
 
 
 def removed(site: str, unit: mx.array, gain: float) -> Intervention:

@@ -7,11 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.experiment import Metric, Records
-from experiments.reliability.measure import ARMS, REPLIES, SHIFTS, SLOPES, ReliabilityConfig
+from experiments.reliability.measure import (
+    ADDED,
+    ARMS,
+    EVERYWHERE,
+    ONCE,
+    REPLIES,
+    SHIFTS,
+    SLOPES,
+    THERE,
+    ReliabilityConfig,
+    doses,
+)
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, mean_or_none, unpaired_difference
 
-EVERYWHERE, ADDED, ONCE = "ablated everywhere", "added", "added once"
 ADDITIONS = (ADDED, ONCE)
 CONTROLS = ARMS[1:]
 
@@ -75,7 +85,7 @@ def layer_table(records: Records, config: ReliabilityConfig) -> Table | None:
         return None
     rows: list[list[Cell]] = []
     for layer in sorted({r["layer"] for r in of(records, REPLIES, arm="learned")}):
-        for edit, dose in ((ADDED, chosen[1]), (ONCE, 1.0), ("ablated there", max(config.gains)), (EVERYWHERE, 1.0)):
+        for edit, dose in ((ADDED, chosen[1]), (ONCE, 1.0), (THERE, max(config.gains)), (EVERYWHERE, 1.0)):
             cells = [effects(records, edit, dose, layer=layer, arm=arm, split="test") for arm in ARMS]
             depth = layer / cells[0][0]["n_layers"]
             rows.append([layer, depth, edit, dose, len(cells[0]), *(share(c, "done", config.seed) for c in cells)])
@@ -98,9 +108,7 @@ def dose_table(records: Records, config: ReliabilityConfig) -> Table | None:
     if chosen is None:
         return None
     rows: list[list[Cell]] = []
-    doses = [*((ADDED, dose) for dose in config.strengths), (ONCE, 1.0)]
-    doses += [*(("ablated there", gain) for gain in config.gains), (EVERYWHERE, 1.0)]
-    for edit, dose in [("none", 0.0), *doses]:
+    for edit, dose in [("none", 0.0), *doses(config)]:
         arms = ("none",) if edit == "none" else ("learned", "random")
         where = {"layer": None if edit == "none" else chosen[0], "edit": edit, "dose": dose, "split": "test"}
         for arm in arms:

@@ -20,7 +20,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mlx_interp import sites
 from mlx_interp.errors import DataError, DirectionError
@@ -119,14 +119,19 @@ def diff_of_means(
     )
 
 
+def direction_bytes(direction: Direction) -> bytes:
+    """A direction as the content of a safetensors file, which `load_direction` reads."""
+    facts = {field.name: getattr(direction, field.name) for field in fields(direction) if field.name != "vector"}
+    metadata = {"format": FORMAT, "direction": json.dumps(facts)}
+    return bytes(save({"vector": np.asarray(direction.vector, dtype=np.float32)}, metadata=metadata))
+
+
 def save_direction(direction: Direction, path: Path | str) -> None:
     """Writes a direction as safetensors, in one step: a reader sees the old file or the new."""
     path = Path(path)
-    facts = {field.name: getattr(direction, field.name) for field in fields(direction) if field.name != "vector"}
-    metadata = {"format": FORMAT, "direction": json.dumps(facts)}
     part = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file({"vector": np.asarray(direction.vector, dtype=np.float32)}, part, metadata=metadata)
+        part.write_bytes(direction_bytes(direction))
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from experiments.reliability.measure import ARMS, REPLIES
 from experiments.runner import run
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Apply
+from mlx_interp.methods.detectors import log_odds
 from mlx_interp.model import Model
 
 SMALL = Config(n_train=16, n_test=2, depths=(0.5,), strengths=(0.25,), new_tokens=8)
@@ -73,7 +74,7 @@ def test_help_can_fall(model: Model) -> None:
 def test_slopes_are_those_of_runs_one_by_one(model: Model) -> None:
     request = measure.steered(model, SMALL, [])[0]
     slope = next(r for r in measure.measure_slopes(model, request, SMALL) if r["arm"] == "learned")
-    metric = measure.log_odds(measure.openers(model, SMALL))
+    metric = log_odds(measure.openers(model, SMALL))
     prompt, values = model.prompt(request.text, chat=True), mx.array(measure.vector(model, SMALL, 4, "learned"))
     odds = []
     for multiple in SMALL.multiples:
@@ -110,9 +111,9 @@ def test_the_study_runs_from_the_first_record_to_the_last_figure(tmp_path: Path)
     assert ended.value.code == 0
     folder = tmp_path / EXPERIMENT.name / "tiny-llama"
     found = json.loads((folder / "run.json").read_text())
-    assert len(found["tables"]) == 5
+    assert len(found["tables"]) == 11
     assert all(table["rows"] for table in found["tables"])
-    assert len(list((folder / "figures").glob("*.png"))) == 3
+    assert len(list((folder / "figures").glob("*.png"))) == 4
 
 
 @pytest.mark.parametrize("path", sorted((Path(measure.__file__).parents[1] / "configs").glob("[gm]*.yaml")), ids=str)
