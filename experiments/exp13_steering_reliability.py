@@ -59,6 +59,7 @@ EXPERIMENT = Experiment(
     ],
     figures=[figures.dose_curves, figures.slope_boxes, figures.trade_off, figures.transfer_scatter],
     files=option_report.files,
+    csv=option_report.CSV,
     headline=report.headline,
     plan=plan,
     group=lambda request: (request.shift, request.split, request.harmful),

@@ -59,6 +59,7 @@ EXPERIMENT = Experiment(
     group=lambda item: item.pair,
     scaling=report.metrics,
     files=report.files,
+    csv=report.CSV,
 )
 
 if __name__ == "__main__":

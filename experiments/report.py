@@ -36,7 +36,12 @@ def write_report(
     made = [table(records, config) for table in experiment.tables]
     state["tables"] = [table.as_data() for table in made if table is not None]
     state["scaling"] = [dataclasses.asdict(metric) for metric in experiment.scaling(records, config)]
-    for name, content in experiment.files(records, config):
+    numbers = [
+        (experiment.csv[function], table.csv())
+        for function, table in zip(experiment.tables, made, strict=True)
+        if function in experiment.csv and table is not None and table.rows
+    ]
+    for name, content in (*numbers, *experiment.files(records, config)):
         target = folder.path / FILES_FOLDER / name
         make_folder(target.parent)
         write_atomically(target, content)

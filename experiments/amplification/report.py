@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from experiments.amplification.measure import (
-    ARMS,
     CLEAN,
     DRAWS,
     FULL,
@@ -365,30 +364,26 @@ def metrics(records: Records, config: AmplificationConfig) -> list[Metric]:
 
 
 def files(records: Records, config: AmplificationConfig) -> Iterator[tuple[str, str]]:
-    """Every text as JSON, equal ones together, and the tables as CSV."""
+    """Every text as JSON, equal ones together."""
     texts: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = {}
     for r in of(records, TEXTS):
         by_prompt = texts.setdefault(r["pair"], {}).setdefault(r["arm"], {}).setdefault(r["prompt"], {})
         by_prompt.setdefault(r["text"], []).append(r["alpha"])
     yield "texts.json", json.dumps(texts, ensure_ascii=False, indent=None, separators=(",", ":")) + "\n"
-    made = {
-        "summary.csv": rate_table,
-        "text_statistics.csv": text_table,
-        "logit_statistics.csv": logit_table,
-        "top_20.csv": truncation_table,
-        "plausibility.csv": plausibility_table,
-        "rare_replies.csv": rare_table,
-        "ranking.csv": ranking_table,
-        "loss.csv": loss_table,
-        "precision.csv": precision_table,
-    }
-    for name, table in made.items():
-        if (found := table(records, config)) is not None and found.rows:
-            yield name, found.csv()
 
 
+CSV = {
+    rate_table: "summary.csv",
+    text_table: "text_statistics.csv",
+    logit_table: "logit_statistics.csv",
+    truncation_table: "top_20.csv",
+    plausibility_table: "plausibility.csv",
+    rare_table: "rare_replies.csv",
+    ranking_table: "ranking.csv",
+    loss_table: "loss.csv",
+    precision_table: "precision.csv",
+}
 TABLES = (
     *(rate_table, text_table, truncation_table, plausibility_table, logit_table),
     *(rare_table, ranking_table, loss_table, precision_table),
 )
-assert set(MASKED) < set(ARMS)

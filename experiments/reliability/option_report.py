@@ -246,24 +246,24 @@ def _wrong(records: Sequence[Record]) -> list[Record]:
 
 
 def files(records: Records, config: ReliabilityConfig) -> Iterator[tuple[str, str | bytes]]:
-    """Every reply as parquet, a direction file for each layer, and the tables as CSV."""
+    """Every reply as parquet, and a direction file for each layer."""
     yield "all_results.parquet", results(of(records, REPLIES))
     for r in of(records, DIRECTIONS):
         yield f"directions/layer_{r['layer']}.safetensors", direction_bytes(direction(r))
-    for name, table in {
-        "alpha_table.csv": report.dose_table,
-        "layers.csv": report.layer_table,
-        "slopes.csv": report.slope_table,
-        "shift.csv": report.shift_table,
-        "criteria.csv": report.criteria,
-        "draws.csv": draws_table,
-        "options.csv": options_table,
-        "bias.csv": bias_table,
-        "transfer.csv": transfer_table,
-        "predictors.csv": predictor_table,
-    }.items():
-        if (made := table(records, config)) is not None and made.rows:
-            yield name, made.csv()
+
+
+CSV = {
+    report.dose_table: "alpha_table.csv",
+    report.layer_table: "layers.csv",
+    report.slope_table: "slopes.csv",
+    report.shift_table: "shift.csv",
+    report.criteria: "criteria.csv",
+    draws_table: "draws.csv",
+    options_table: "options.csv",
+    bias_table: "bias.csv",
+    transfer_table: "transfer.csv",
+    predictor_table: "predictors.csv",
+}
 
 
 def results(replies: Sequence[Record]) -> bytes:
