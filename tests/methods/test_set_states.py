@@ -40,6 +40,12 @@ def test_every_row_is_that_of_a_run_alone(model: Model, rule: Rule, places: slic
         np.testing.assert_allclose(states, alone[:, 0, at].mean(axis=1), rtol=1e-4, atol=1e-4)
 
 
+def test_rows_keep_their_order_over_several_batches(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = set_states(model, rows(model))
+    monkeypatch.setattr("mlx_interp.model.default_budget", lambda: 1)
+    np.testing.assert_allclose(set_states(model, rows(model)), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_a_kept_set_is_read_back_without_a_pass(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = set_states(model, rows(model), folder=tmp_path)
     monkeypatch.setattr(Model, "batches", lambda *_, **__: pytest.fail("a pass was made"))
@@ -69,7 +75,7 @@ def test_whatever_changes_the_states_changes_the_file(model: Model, tmp_path: Pa
     changed("weights_hash", "of other weights")
     changed("quantization", "8-bit, group 64")
     template = model.tokenizer.chat_template
-    model.tokenizer.chat_template = template + " "
+    model.tokenizer.chat_template = template + "{# which changes no token #}"
     try:
         set_states(model, rows(model), folder=tmp_path)
     finally:
