@@ -36,6 +36,7 @@ from mlx_interp.store.positions import PositionRule, parse_rule, positions_of, r
 from mlx_interp.store.reader import ActivationStore
 from mlx_interp.store.shards import ROWS, check_dtype, float16_scale, item_bytes, map_shard, write_shard
 
+END = object()
 SHARD_BYTES = 256 * 2**20
 """Of one shard. A kill loses what is under way: at most this much."""
 BATCH_TOKENS = {mx.cpu: 512, mx.gpu: 4096}
@@ -190,13 +191,13 @@ def _zipped(prompts: Iterable[AnyPrompt], labels: Iterable[str] | None, ids: Ite
     given = [iter(some) for some in (labels, ids) if some is not None]
     number = -1
     for number, prompt in enumerate(prompts):
-        row = [next(some, None) for some in given]
-        if None in row:
+        row = [next(some, END) for some in given]
+        if END in row:
             raise DataError(f"labels or ids end before prompt {number}: give one for each prompt")
         texts = iter(map(str, row))
         category = next(texts) if labels is not None else ""
         yield Item(number, prompt, next(texts, str(number)), category)
-    if any(next(some, None) is not None for some in given):
+    if any(next(some, END) is not END for some in given):
         raise DataError(f"more labels or ids than the {number + 1} prompts: give one for each")
 
 

@@ -154,14 +154,23 @@ class ActivationStore:
     @cached_property
     def samples(self) -> list[Sample]:
         """All prompts that are in readable shards."""
-        ranges = [range(info.first, info.first + info.n_samples) for info in self.shards]
-        held = {number for one in ranges for number in one}
+        held = self._held
         return [sample for sample in read_samples(self.path) if sample.sample in held]
+
+    @cached_property
+    def _held(self) -> set[int]:
+        return {number for info in self.shards for number in range(info.first, info.first + info.n_samples)}
+
+    @cached_property
+    def category_of(self) -> dict[int, str]:
+        """Category of each prompt in readable shards, by its number; holds no tokens."""
+        held = self._held
+        return {sample.sample: sample.category for sample in read_samples(self.path) if sample.sample in held}
 
     @property
     def categories(self) -> dict[str, int]:
         """Prompts of each category."""
-        return dict(Counter(sample.category for sample in self.samples))
+        return dict(Counter(self.category_of.values()))
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -194,7 +203,7 @@ class ActivationStore:
         known = self.categories
         for name in wanted - known.keys():
             raise DataError(f"{self.path}: no category {name!r}: {nearest(name, known)}there are {', '.join(known)}")
-        numbers = [sample.sample for sample in self.samples if sample.category in wanted]
+        numbers = [number for number, name in self.category_of.items() if name in wanted]
         return np.flatnonzero(np.isin(self.sample_numbers, numbers))
 
     def batches(
