@@ -13,14 +13,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.cache_folder import cache_folder
 from mlx_interp.loading.checkpoint import read_checkpoint
-from mlx_interp.loading.doctor import Need, all_needs, diagnosis, need_of
+from mlx_interp.loading.doctor import Need, all_needs, diagnosis, estimated_speed, free_disk, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
 from mlx_interp.loading.load import folder_of, load
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.profile import gigabytes
+from mlx_interp.loading.speed import Speed
 from mlx_interp.methods import steering_chat
 from mlx_interp.methods.set_states import about_file
 
@@ -103,6 +105,24 @@ def print_doctor(console: Console, name: str | None) -> None:
         console.print("Nothing to improve was found.")
     if need:
         console.print(model_table([need]))
+        console.print(readiness(need, speeds), markup=False, soft_wrap=True)
+
+
+def readiness(need: Need, speeds: list[Speed]) -> str:
+    """What is left to do before a model runs here, and how fast it would run at best."""
+    speed = estimated_speed(need, speeds)
+    parts = []
+    if not need.cached:
+        room = need.stored_bytes is None or free_disk() > need.stored_bytes
+        parts.append(
+            f"{need.name} is not downloaded: python -m mlx_interp download {need.name}"
+            f"{'' if room else ', for which the disk has too little room'}"
+        )
+    if need.fits() == "no":
+        parts.append(f"{need.name} does not fit the free memory ({gigabytes(free_memory())})")
+    if speed is not None:
+        parts.append(f"estimated speed: at most {speed[0]:,.0f} tokens/s read, {speed[1]:,.0f} tokens/s written")
+    return "; ".join(parts) or f"{need.name}: nothing is known of its size"
 
 
 def print_models(console: Console) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import CheckpointError
@@ -19,7 +21,7 @@ from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.hub import cached_folder
 from mlx_interp.loading.names import EMBEDDED, MODELS, Source, resolve
 from mlx_interp.loading.profile import SHARE_OF_FREE_MEMORY, gigabytes, on_cpu
-from mlx_interp.loading.speed import Speed, measured_speeds
+from mlx_interp.loading.speed import MATMUL, READING, Speed, measured_speeds
 
 PACKAGES = ("mlx", "mlx-lm", "mlx-interp", "numpy", "transformers", "huggingface_hub", "torch")
 SLOW_GFLOPS = 20
@@ -66,7 +68,16 @@ def facts() -> list[tuple[str, str]]:
         ("device", device_name()),
         ("BLAS", f"{blas}{f': {status.note}' if status.note else ''}"),
         ("free memory", gigabytes(free_memory())),
+        ("free disk, for downloads", gigabytes(free_disk())),
     ]
+
+
+def free_disk() -> int:
+    """Bytes that are left where the Hub's cache is, or will be."""
+    folder = Path(HF_HUB_CACHE)
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def versions(packages: Iterable[str]) -> list[tuple[str, str]]:
@@ -95,7 +106,7 @@ def advice(speeds: Iterable[Speed]) -> list[str]:
         found.append(f"MLX uses its own, slow BLAS; a faster one is to be had: {hint}")
     elif on_cpu() and status.note and status.library:
         found.append(status.note)
-    elif on_cpu() and any(s.what == "matmul, float32" and s.rate < SLOW_GFLOPS for s in speeds):
+    elif on_cpu() and any(s.what == MATMUL and s.rate < SLOW_GFLOPS for s in speeds):
         found.append(
             f"float32 matmuls are slow although {status.library or 'Accelerate'} is there: is the machine busy?"
         )
@@ -148,6 +159,19 @@ def _need_of_folder(source: Source, folder: Path) -> Need:
         quantized=bool(words),
         where=where,
     )
+
+
+def estimated_speed(need: Need, speeds: Iterable[Speed]) -> tuple[float, float] | None:
+    """Tokens a second that a model would read of long prompts and write of one text here; None where nothing is known.
+
+    A bound, from the measured speeds alone: two operations a weight for every token read; every weight read from
+    memory once, as it is held here, for every token written. Attention and everything small come on top.
+    """
+    rate = {speed.what: speed.rate * 1e9 for speed in speeds}
+    if not need.dense_bytes or need.fits() in ("no", "?"):
+        return None
+    held = need.dense_bytes if on_cpu() else need.stored_bytes or need.dense_bytes
+    return rate[MATMUL] / (2 * need.dense_bytes / 4), rate[READING] / held
 
 
 def all_needs() -> list[Need]:

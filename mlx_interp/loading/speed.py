@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+MATMUL, READING = "matmul, float32", "reading weights, one row"
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -20,17 +22,19 @@ class Speed:
 
 
 def measured_speeds(size: int = 1024) -> list[Speed]:
-    """Square matmuls (float32, float16, 4-bit) in GFLOP/s, and exp in 10^9 elements per second; about a second in all.
+    """Square matmuls (float32, float16, 4-bit) in GFLOP/s, exp in 10^9 elements per second, and how fast weights are
+    read when one row passes through them; about a second in all.
 
     size: side of the float32 matrices; the slower formats are measured on smaller ones.
     """
     slow = min(size, 256)
     return [
-        Speed("matmul, float32", matmul_rate(size, mx.float32), "GFLOP/s"),
+        Speed(MATMUL, matmul_rate(size, mx.float32), "GFLOP/s"),
         Speed("matmul, float16", matmul_rate(slow, mx.float16), "GFLOP/s"),
         Speed("matmul, 4-bit weights, float32", quantized_rate(slow, mx.float32), "GFLOP/s"),
         Speed("matmul, 4-bit weights, float16", quantized_rate(slow, mx.float16), "GFLOP/s"),
         Speed("exp, float32", exp_rate(1_000_000), "G/s"),
+        Speed(READING, reading_rate(2 * size), "GB/s"),
     ]
 
 
@@ -63,3 +67,10 @@ def exp_rate(n: int) -> float:
     x = mx.random.normal((n,))
     mx.eval(x)
     return n / best_seconds(lambda: mx.exp(x)) / 1e9
+
+
+def reading_rate(size: int) -> float:
+    """10^9 bytes a second of a float32 matrix that one row passes through: what writing token by token waits for."""
+    row, weight = mx.random.normal((1, size)), mx.random.normal((size, size))
+    mx.eval(row, weight)
+    return 4 * size**2 / best_seconds(lambda: row @ weight) / 1e9

@@ -9,7 +9,7 @@ import pytest
 from mlx_interp import __main__ as command_line
 from mlx_interp.loading import blas, doctor
 from mlx_interp.loading.names import MODELS
-from mlx_interp.loading.speed import Speed, measured_speeds
+from mlx_interp.loading.speed import MATMUL, READING, Speed, measured_speeds
 from tests.loading.checkpoints import write_checkpoint
 
 
@@ -26,8 +26,31 @@ def test_doctor_measures_and_answers_for_a_folder(
     folder = write_checkpoint(tmp_path / "model", bits=4)
     assert command_line.main(["doctor", "--model", str(folder)]) == 0
     output = capsys.readouterr().out
-    for what in ("BLAS", "device", "free memory", "matmul, float32", "matmul, 4-bit weights", "exp, float32"):
+    names = ("Python", "mlx-lm", "BLAS", "device", "free memory", "free disk", "matmul, float32", "exp, float32")
+    for what in (*names, "matmul, 4-bit weights", "reading weights", "here", "estimated speed: at most"):
         assert what in output
+
+
+def test_estimated_speed_is_bound_by_weights_read_and_products_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "on_cpu", lambda: True)
+    monkeypatch.setattr(doctor, "free_memory", lambda: 10**11)
+    speeds = [Speed(MATMUL, 100.0, "GFLOP/s"), Speed(READING, 10.0, "GB/s")]
+    need = doctor.Need("m", 2, cached=True, stored_bytes=4e9, dense_bytes=32e9)  # 8e9 weights
+    assert doctor.estimated_speed(need, speeds) == pytest.approx((100e9 / 16e9, 10e9 / 32e9))
+    monkeypatch.setattr(doctor, "on_cpu", lambda: False)
+    assert doctor.estimated_speed(need, speeds) == pytest.approx((100e9 / 16e9, 10e9 / 4e9))
+    monkeypatch.setattr(doctor, "free_memory", lambda: 10**9)
+    assert doctor.estimated_speed(need, speeds) is None
+
+
+def test_readiness_says_what_is_left_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = doctor.Need("gemma-2-9b", 42, cached=False, stored_bytes=5e9, dense_bytes=37e9)
+    monkeypatch.setattr(doctor, "free_memory", lambda: 10**9)
+    monkeypatch.setattr(command_line, "free_disk", lambda: 10**9)
+    said = command_line.readiness(need, [])
+    assert "python -m mlx_interp download gemma-2-9b" in said
+    assert "too little room" in said
+    assert "does not fit" in said
 
 
 @pytest.mark.parametrize("arguments", [["doctor", "--model", "gemma-2-9"], ["download", "gemma-2-9"]])
