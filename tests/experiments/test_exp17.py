@@ -123,3 +123,10 @@ def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Mod
 def test_a_model_whose_world_is_not_known_is_refused() -> None:
     with pytest.raises(DataError, match="embedded models"):
         runs.items(tiny_model("llama"), Config(), ())
+
+
+def test_the_shipped_config_is_of_this_study() -> None:
+    path = Path(runs.__file__).parents[1] / "configs" / "sae_balanced.yaml"
+    found = parse(EXPERIMENT, ["--config", str(path), "--model", "tiny-llama"]).config
+    assert found.kinds == ("topk",)
+    assert found.store == "stores/{model}/balanced"

@@ -89,7 +89,10 @@ def test_patched_features_read_back_as_the_values_given(llama: Model) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sweep_over_features_returns_what_each_run_returns(llama: Model, kind: Kind) -> None:
     sae, late = random_sae(kind, llama.d_model, "resid_mid.1"), random_sae(kind, llama.d_model, "resid_post.2", seed=1)
+    other = random_sae(kind, llama.d_model, "resid_mid.1", seed=2)
     variants = [
+        [other.ablate(3)],
+        [Features(sae, 3, error=False)],
         *([sae.ablate(j)] for j in range(5)),
         [sae.steer([1, 2], 4.0, positions=-1)],
         [sae.patch([7, 3], [1.0, 5.0], positions=[2, 3]), late.ablate([0, 1])],
