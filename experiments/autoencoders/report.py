@@ -13,7 +13,7 @@ from mlx_interp.stats import Estimate, difference_interval, mean_or_none
 HEADINGS = {
     "kind": "Kinds over sparsity",
     "control": "Controls at the middle k of topk",
-    "layer": "Every layer, topk at the middle k",
+    "layer": "Layers, topk at the middle k",
     "width": "Width, topk at the middle k",
     "data": "Training text",
     "nested": "Nested prefixes",

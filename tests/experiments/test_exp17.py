@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Path) -> None:
     table = (folder / "table.md").read_text()
-    for title in ("Kinds over sparsity", "Controls", "Every layer", "Width", "Nested", "Training text", "by position"):
+    for title in ("Kinds over sparsity", "Controls", "Layers", "Width", "Nested", "Training text", "by position"):
         assert title in table
     for title in ("Ground truth", "k-sparse probing", "Stability", "shuffled", "raw neurons"):
         assert title in table
