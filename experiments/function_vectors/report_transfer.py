@@ -114,7 +114,9 @@ def rebuilt_table(records: Records, config: MediationConfig) -> Table | None:
         own = [r for r in found if r["arm"] == arm]
         by_task = {r["task"]: r for r in own}
         kl, cosine = (
-            mean_or_none([float(r[field]) for r in by_task.values()], unit=list(by_task), seed=config.seed)
+            None
+            if arm == VECTOR
+            else mean_or_none([float(r[field]) for r in by_task.values()], unit=list(by_task), seed=config.seed)
             for field in ("kl", "cosine")
         )
         rows.append([arm, len(own), kl, cosine, rate(own, config.seed)])
