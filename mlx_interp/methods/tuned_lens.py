@@ -83,7 +83,7 @@ def identity_lens(model: Model) -> TunedLens:
 
 
 def exchanged(lens: TunedLens) -> TunedLens:
-    """The same translators, each one layer too low: the control."""
+    """The same translators, each one layer too low, the first on top: the control."""
     order = mx.array([*range(1, lens.bias.shape[0]), 0])
     return TunedLens(lens.weight[order], lens.bias[order], lens.model)
 
