@@ -24,11 +24,11 @@ TINY = {
     "steps": "20",
     "batch_size": "128",
     "n_texts": "9",
-    "n_tasks": "32",
+    "n_tasks": "16",
     "expansion": "2",
     "k": "4,16",
     "widths": "1",
-    "layer_step": "7",
+    "layer_step": "8",
     "per_concept": "4",
 }
 
