@@ -47,6 +47,10 @@ def test_it_is_added_behind_the_head_of_the_template_and_nowhere_else(model: Mod
 def test_the_shorter_text_is_filled_up_and_a_short_prompt_gets_what_fits(model: Model) -> None:
     found = prompt_difference(model, "I really like jazz and summer", "tea")
     assert found.vectors.shape[1] == 6
+    space = model.tokenizer.encode(" ", add_special_tokens=False)[-1]
+    rows = [model.prompt("I really like jazz and summer").tokens, [*model.prompt("tea").tokens, *[space] * 5]]
+    states = np.asarray(model.run(rows, capture="resid_pre", logits="none").stack("resid_pre"))
+    np.testing.assert_allclose(found.vectors, (states[:, 0] - states[:, 1])[:, -6:], rtol=1e-4, atol=1e-4)
     prompt = model.prompt("jazz tea")
     edit = found.added(model, prompt, 0, 1.0)
     assert edit.positions == list(range(front_of(model, prompt), len(prompt)))
