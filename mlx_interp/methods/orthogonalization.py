@@ -100,7 +100,7 @@ def orthogonalize(model: Model, direction: Direction | Any, *, embedding: bool =
     for name, module, norm in model.network.writers():
         if "lora_a" in module:
             raise ShapeError(
-                f"{model.name}: {name} has an adapter beside its matrix: load it with dtype='float32', dequantize=True, "
+                f"{model.name}: {name} has an adapter beside its matrix: load with dtype='float32', dequantize=True, "
                 "which adds the adapter to the matrix"
             )
         if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not embedding:
