@@ -140,7 +140,7 @@ def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(tmp_pa
         "Judge: tiny-qwen2. Of 12 labelled replies"
         in (tmp_path / "exp1_refusal_direction" / "tiny-llama" / "table.md").read_text()
     )
-    assert judged.replies(mi.load("tiny-llama"), CONFIG, [{"stage": EFFECTS}]) == []
+    assert judged.replies(mi.load("tiny-llama"), CONFIG, []) == []
 
 
 def test_stated_certainty_is_held_against_the_worlds_own_answers() -> None:
