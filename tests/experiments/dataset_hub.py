@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.loading.hub_server import Handler, Hub, digest
+from tests.loading.hub_server import Handler, digest
 
 
 class DatasetHandler(Handler):
@@ -58,18 +54,3 @@ class DatasetHandler(Handler):
         self.end_headers()
         if body:
             self.wfile.write(content[start:stop])
-
-
-@contextmanager
-def serving_data_sets(hub: Hub) -> Iterator[Hub]:
-    """Serve a hub of data sets on a free port of this machine until the block ends."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundHandler", (DatasetHandler,), {"hub": hub}))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

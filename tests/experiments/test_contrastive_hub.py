@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.contrastive.sources import TULU, TULU_REPOSITORY, Source, subset
-from tests.experiments.dataset_hub import serving_data_sets
-from tests.loading.hub_server import COMMIT, Hub
+from tests.experiments.dataset_hub import DatasetHandler
+from tests.loading.hub_server import COMMIT, Hub, serving
 
 PLAIN = "someone/json-lines"
 NOWHERE = "http://127.0.0.1:9"
@@ -79,7 +79,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     lines = "\n".join(json.dumps(row) for row in rows)
     (folder / "plain" / "train.jsonl").write_text(lines)
     folders = {TULU_REPOSITORY: {COMMIT: folder / "tulu"}, PLAIN: {COMMIT: folder / "plain"}}
-    with serving_data_sets(Hub(folders=folders)) as hub:
+    with serving(Hub(folders=folders), DatasetHandler) as hub:
         yield Client(hub, folder)
 
 
