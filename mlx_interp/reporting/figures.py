@@ -115,12 +115,14 @@ def heat_map(
     with matplotlib.rc_context(STYLE):
         height, width = grids[0].shape
         size = (1.0 + across * _side(width), 0.7 + down * (0.2 + _side(height)))
+        # Cells are square: a panel is as narrow as its height asks for. Some 16 letters of a title fill an inch.
+        letters = max(int(16 * min(_side(width), _side(height) * width / height)), 8)
         figure = Figure(figsize=(max(size[0], 3.4), size[1]), layout="compressed")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for index, axis in enumerate(axes.flat):
             if index < len(panels):
                 _draw_cells(axis, grids[index], norm)
-                axis.set_title("\n".join(textwrap.wrap(panels[index].title, int(16 * _side(width)))))
+                axis.set_title("\n".join(textwrap.wrap(panels[index].title, letters)))
                 _ticks(axis, x_ticks, y_ticks, grids[index].shape)
             else:
                 axis.set_visible(False)
