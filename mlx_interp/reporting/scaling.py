@@ -4,6 +4,7 @@ trend. Made from run.json alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def scaling_plots(complete: Sequence[Run]) -> list[Plot]:
             plots.append(
                 scatter(
                     points,
-                    name=f"{name.replace(' ', '_')}_by_{axis}",
+                    name=f"{re.sub('[^0-9a-zA-Z]+', '_', name).strip('_')}_by_{axis}",
                     title=f"{name} by {label}",
                     x_label=label,
                     y_label=f"{name} ({unit})" if unit else name,

@@ -43,3 +43,11 @@ def test_figures_are_drawn_where_models_differ(tmp_path: Path) -> None:
     pictures = write_scaling(tmp_path, [*MODELS, run("c1", 50, 3.0, validated=False)])
     assert all(path.is_file() for path in pictures)
     assert "UNVALIDATED" in pictures[0].with_suffix(".md").read_text()
+
+
+def test_names_of_figures_are_names_of_files_on_every_system() -> None:
+    runs = [{**r, "scaling": [{**r["scaling"][0], "name": "turned: 0.2 %, added"}]} for r in MODELS]
+    assert {plot.name for plot in scaling_plots(runs)} == {
+        "turned_0_2_added_by_layers",
+        "turned_0_2_added_by_parameters",
+    }
