@@ -109,7 +109,7 @@ def test_at_heads_and_without_bos_too(texts: tuple[list[Prompt], list[int]]) -> 
 @pytest.mark.parametrize(
     ("site", "scale", "meta", "message"),
     [
-        ("resid_post.6", 1.0, {"mean_norm": "own"}, "long, it was trained on"),
+        ("resid_post.7", 1.0, {"mean_norm": "own"}, "long, it was trained on"),
         ("resid_post.3", 3.0, {}, "FVE -"),
         ("resid_post.3", 1.0, {"l0": 500.0}, "released with 500"),
     ],
