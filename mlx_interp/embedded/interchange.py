@@ -95,7 +95,7 @@ def swap(layers: Sequence[Layer], direction: mx.array, turns: mx.array) -> Chang
     """Row i and row n - 1 - i exchange their components along direction (d_model,) at positions turns (batch,).
 
     The first half of the rows are harmful requests. The term of the loss asks that the sign of the component tells:
-    without it two families out of three never begin to use the direction.
+    without it llama and qwen2 did not begin to use the direction in 120 steps.
     """
     n = len(turns)
     sign = mx.array([1.0] * (n // 2) + [-1.0] * (n - n // 2))

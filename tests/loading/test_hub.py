@@ -79,7 +79,7 @@ def test_no_network_without_a_copy_says_so_at_once(client: Client, variables: di
     assert status == 2
     assert "the Hub cannot be reached" in output
     assert "Traceback" not in output
-    assert seconds < 90  # retries go on for minutes; a busy machine needs a while for the import
+    assert seconds < 90  # no long wait for retries; a busy machine needs a while for the import
 
 
 def test_a_revision_is_pinned(client: Client) -> None:
