@@ -260,12 +260,14 @@ class Model:
         *,
         interventions: Sequence[Intervention] = (),
         logits: Literal["last", "all"] = "last",
+        of: str | None = None,
     ) -> Gradients:
         """d metric / d activation at sites, one backward pass for all of them, through quantised weights as well.
 
         metric: logits (batch, d_vocab), or (batch, pos, d_vocab) for "all", -> numbers (batch,), each of its own row.
         capture: selectors of the sites; their activations, after interventions, come along. All layers' intermediate
         results are held until the backward pass is done: give few prompts at a time.
+        of: a site whose activation (batch, pos, ...), padded behind short prompts, the metric gets in place of logits.
         Raises what `run` raises, SiteError for `head_out` (nothing is computed from it: take `z`), and ShapeError for a
         metric of the wrong shape.
         """
@@ -274,7 +276,8 @@ class Model:
         self._check_lengths(lengths)
         plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
         wanted = sites.parse_all(capture, self.n_layers)
-        found = gradients(self.network, [prompt.tokens for prompt in batch], plan, wanted, metric, logits)
+        source = None if of is None else sites.parse_one(of, self.n_layers)
+        found = gradients(self.network, [prompt.tokens for prompt in batch], plan, wanted, metric, logits, source)
         plan.check_fired()
         activations, slopes = (
             {site: readable(site, x, lengths) for site, x in arrays.items()}

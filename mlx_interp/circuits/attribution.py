@@ -58,7 +58,7 @@ def node_scores(
     wires = wiring(model.network)
     longest = max((pair.length for pair in pairs), default=0)
     found = np.full((len(pairs), wires.n_nodes, longest), np.nan, np.float32)
-    for rows in by_length(pairs, _rows_at_once(model, longest, len(shares))):
+    for rows in by_length(pairs, rows_at_once(model, longest, len(shares))):
         part = [pairs[row] for row in rows]
         cells = _own_paths(model, part, metric, steps) if method == "ig-activations" else None
         cells = _node_cells(model, part, metric, shares) if cells is None else cells
@@ -85,7 +85,7 @@ def edge_scores(
     net, wires = model.network, wiring(model.network)
     found = np.zeros((len(pairs), wires.n_inputs, wires.n_nodes), np.float32)
     longest = max((pair.length for pair in pairs), default=0)
-    for rows in by_length(pairs, _rows_at_once(model, longest, len(shares) * net.n_heads)):
+    for rows in by_length(pairs, rows_at_once(model, longest, len(shares) * net.n_heads)):
         part = [pairs[row] for row in rows]
         there, _ = written(net, tokens_of([pair.counterfactual for pair in part]))
         here, _ = written(net, tokens_of([pair.clean for pair in part]))
@@ -101,7 +101,7 @@ def edge_scores(
             measured: mx.array = measure(probed(net, embedding, change, weights))
             return measured.astype(mx.float32).sum()
 
-        with _metric_errors():
+        with metric_errors():
             slopes = mx.where(wires.mask(), mx.grad(total)(zeros), mx.zeros_like(zeros))
         found[np.array(rows)] = np.asarray(slopes.reshape(len(part), len(shares), *zeros.shape[1:]).mean(1))
     require_slope(found)
@@ -175,7 +175,7 @@ def _own_paths(model: Model, part: Sequence[Pair], metric: Metric, steps: int) -
 def _slopes(
     model: Model, prompts: Sequence[Any], measure: Any, sites: Sequence[str], edits: Sequence[Intervention]
 ) -> dict[str, mx.array]:
-    with _metric_errors():
+    with metric_errors():
         found = model.gradients(prompts, measure, sites, interventions=edits)
     slopes = {site: found[site] for site in sites}
     require_slope(np.concatenate([np.asarray(slope).ravel() for slope in slopes.values()]))
@@ -192,7 +192,7 @@ def _cells(model: Model, effects: dict[str, mx.array]) -> Floats:
 
 
 @contextmanager
-def _metric_errors() -> Iterator[None]:
+def metric_errors() -> Iterator[None]:
     """MLX's words for a function that it cannot differentiate, said as a user's mistake. Raises CircuitError."""
     try:
         yield
@@ -214,7 +214,7 @@ def require_slope(slopes: Floats) -> None:
         )
 
 
-def _rows_at_once(model: Model, length: int, copies: int) -> int:
+def rows_at_once(model: Model, length: int, copies: int) -> int:
     """Pairs to a backward pass: it holds the intermediate results of all layers, of every interpolation step."""
     held = 4 * bytes_per_position(model.network) * model.n_layers * max(length, 1) * copies
     return max(1, min(32, default_budget() // held))

@@ -14,7 +14,7 @@ The latents of a site and its error add up to the site: so do their estimates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mlx.core as mx
 import numpy as np
@@ -72,8 +72,7 @@ def feature_scores(
     Raises CircuitError for a metric without gradient, an unknown method, and as `check_saes`.
     """
     check_saes(model, saes)
-    if method not in ("attribution", "ig-activations"):
-        raise CircuitError(f"no method {method!r} for features: there are attribution, ig-activations")
+    steps = gradients_of(method, steps)
     metric = metric or log_odds(model)
     found = [np.zeros((len(pairs), n), np.float32) for n in n_features(saes)]
     for row, pair in enumerate(pairs):
@@ -83,18 +82,25 @@ def feature_scores(
         )
         for place, sae in enumerate(saes):
             a, b = here[sae.site], there[sae.site]
-            slope = _slope(model, pair, sae, a, b, metric, 1 if method == "attribution" else steps)
-            found[place][row] = _effects(sae, _flat(a), _flat(b), _flat(slope))
+            slope = mean_slope(model, pair, sae, a, b, metric, steps)
+            found[place][row] = node_changes(sae, flat(a), flat(b), flat(slope))
     require_slope(np.concatenate([scores.ravel() for scores in found]))
     return found
 
 
-def _flat(x: mx.array) -> mx.array:
+def gradients_of(method: str, steps: int) -> int:
+    """How many gradients a method takes. Raises CircuitError for an unknown one."""
+    if method not in get_args(FeatureMethod):
+        raise CircuitError(f"no method {method!r} for features: there are {', '.join(get_args(FeatureMethod))}")
+    return 1 if method == "attribution" else steps
+
+
+def flat(x: mx.array) -> mx.array:
     """(1, pos, [head], width) -> (pos, width)."""
     return x.reshape(x.shape[1], -1)
 
 
-def _slope(model: Model, pair: Pair, sae: SAE, a: mx.array, b: mx.array, metric: Metric, steps: int) -> mx.array:
+def mean_slope(model: Model, pair: Pair, sae: SAE, a: mx.array, b: mx.array, metric: Metric, steps: int) -> mx.array:
     """The mean gradient at a site along its way from clean to counterfactual: (1, pos, ...)."""
     shares = mx.array([j / steps for j in range(steps)]).reshape(-1, *[1] * (a.ndim - 1))
     edits: list[Intervention] = [Patch(sae.site, a + shares * (b - a))] if steps > 1 else []
@@ -103,7 +109,7 @@ def _slope(model: Model, pair: Pair, sae: SAE, a: mx.array, b: mx.array, metric:
     return found[sae.site].mean(0, keepdims=True)
 
 
-def _effects(sae: SAE, a: mx.array, b: mx.array, slope: mx.array) -> Floats:
+def node_changes(sae: SAE, a: mx.array, b: mx.array, slope: mx.array) -> Floats:
     """(d_sae + 1,): latents, then the error; summed over positions."""
     f, g = sae.encode(a), sae.encode(b)
     along = slope @ sae.directions.T
@@ -122,10 +128,10 @@ def feature_effects(
     metric = metric or log_odds(model)
     rows = []
     for pair in pairs:
-        latents, error = _parts(sae, _flat(model.run(pair.counterfactual, capture=sae.site, logits="none")[sae.site]))
+        latents, error = parts(sae, flat(model.run(pair.counterfactual, capture=sae.site, logits="none")[sae.site]))
         only_error = np.arange(n) < n - 1
         variants: list[list[Intervention]] = [
-            [sae.patch([i], latents[:, i : i + 1])] if i < n - 1 else [_replaced(sae, only_error, latents, error)]
+            [sae.patch([i], latents[:, i : i + 1])] if i < n - 1 else [replaced(sae, only_error, latents, error)]
             for i in features
         ]
         measured = sweep_metric(model, pair, [[], *variants], metric)
@@ -152,12 +158,12 @@ def feature_circuits(
     rows = []
     for pair in pairs:
         there = model.run(pair.counterfactual, capture=[sae.site for sae in saes], logits="none")
-        others = [_parts(sae, _flat(there[sae.site])) for sae in saes]
+        others = [parts(sae, flat(there[sae.site])) for sae in saes]
         if baseline == "zero":
             others = [(mx.zeros_like(f), mx.zeros_like(e)) for f, e in others]
         variants = [
             [
-                _replaced(sae, _with_errors(mask, errors), *other)
+                replaced(sae, _with_errors(mask, errors), *other)
                 for sae, mask, other in zip(saes, c, others, strict=True)
             ]
             for c in circuits
@@ -166,7 +172,7 @@ def feature_circuits(
     return np.array(rows)
 
 
-def _parts(sae: SAE, x: mx.array) -> tuple[mx.array, mx.array]:
+def parts(sae: SAE, x: mx.array) -> tuple[mx.array, mx.array]:
     """Latents and error of activations (pos, width)."""
     f = sae.encode(x)
     return f, x.astype(mx.float32) - sae.decode(f)
@@ -180,18 +186,18 @@ def _with_errors(mask: Bools, errors: Errors) -> Bools:
     return mask
 
 
-def _replaced(sae: SAE, mask: Bools, latents: mx.array, error: mx.array) -> Intervention:
+def replaced(sae: SAE, mask: Bools, latents: mx.array, error: mx.array) -> Intervention:
     """The site's activation with what is outside the mask replaced; everything inside is as the run has it."""
     change = mx.array((~mask[:-1]).astype(np.float32))
 
     def function(x: mx.array) -> mx.array:
-        flat = x.reshape(*x.shape[:2], -1).astype(mx.float32)
-        f = sae.encode(flat)
+        rows = x.reshape(*x.shape[:2], -1).astype(mx.float32)
+        f = sae.encode(rows)
         length = x.shape[1]
         other = latents[-length:]  # a sweep may have dropped positions that nothing reads
-        moved = flat + ((other - f) * change) @ sae.directions
+        moved = rows + ((other - f) * change) @ sae.directions
         if not mask[-1]:
-            moved = moved + (error[-length:] - (flat - sae.decode(f)))
+            moved = moved + (error[-length:] - (rows - sae.decode(f)))
         return moved.reshape(x.shape).astype(x.dtype)
 
     return Apply(sae.site, function)

@@ -1,6 +1,7 @@
 """Gradients of a metric by activations: a zero is added at every site, and the metric differentiated by it.
 
-The weights stay as they are, quantised or not: the backward pass multiplies by them as the forward pass does.
+The metric is of the logits, or of the activation of one site (`of`). The weights stay as they are, quantised or not:
+the backward pass multiplies by them as the forward pass does.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ def gradients(
     wanted: Sequence[Site],
     metric: Callable[[mx.array], mx.array],
     logits: Literal["last", "all"],
+    of: Site | None = None,
 ) -> Slopes:
     """See `Model.gradients`."""
     if unused := [site for site in wanted if not site.kind.writable]:
         raise SiteError(f"{unused[0]}: nothing is computed from it, so no metric depends on it; take 'z'")
+    if of is not None and of.name == "pattern":
+        raise SiteError(f"{of}: a metric of patterns has no gradient here; take 'z', which they mix")
     lengths = [len(tokens) for tokens in prompts]
     n_pos = max(lengths)
     padded = mx.array([[*tokens, *[0] * (n_pos - len(tokens))] for tokens in prompts])
@@ -45,16 +49,23 @@ def gradients(
 
     def measure(probes: dict[str, mx.array]) -> tuple[mx.array, mx.array, dict[str, mx.array]]:
         added = {site: probes[str(site)] for site in wanted}
-        run = Pass(net, plan, lengths, frozenset(wanted), probes=added)
-        values = forward(run, padded, logits)
+        held = frozenset(wanted) if of is None else frozenset(wanted) | {of}
+        run = Pass(net, plan, lengths, held, probes=added)
+        values = forward(run, padded, logits) if of is None else _reached(run, padded, of)
         assert values is not None
         measured = metric(values)
         _check_metric(measured, values)
-        return measured.astype(mx.float32).sum(), measured, {str(site): x for site, x in run.captured.items()}
+        return measured.astype(mx.float32).sum(), measured, {str(site): run.captured[site] for site in wanted}
 
     (_, measured, activations), slopes = mx.value_and_grad(measure)(zeros)
     mx.eval(measured, activations, slopes)
     return Slopes(measured, {site: activations[str(site)] for site in wanted}, {s: slopes[str(s)] for s in wanted})
+
+
+def _reached(run: Pass, tokens: mx.array, site: Site) -> mx.array:
+    """A site's activation after its edits; what lies above it is never evaluated."""
+    forward(run, tokens, "none")
+    return run.captured[site]
 
 
 def _held_shape(net: Network, site: Site, n_rows: int, n_pos: int) -> tuple[int, ...]:
@@ -67,6 +78,5 @@ def _check_metric(measured: object, logits: mx.array) -> None:
     if not isinstance(measured, mx.array) or tuple(measured.shape) != (logits.shape[0],):
         got = tuple(measured.shape) if isinstance(measured, mx.array) else type(measured).__name__
         raise ShapeError(
-            f"metric got logits {tuple(logits.shape)} and returned {got}; one number a prompt is needed: "
-            f"({logits.shape[0]},)"
+            f"metric got {tuple(logits.shape)} and returned {got}; one number a prompt is needed: ({logits.shape[0]},)"
         )

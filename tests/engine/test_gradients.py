@@ -114,6 +114,26 @@ def test_activations_and_metric_come_along_and_are_those_of_a_run() -> None:
     assert found.stack("resid_post").shape == (3, 1, len(TOKENS), 30)
 
 
+def test_a_metric_can_be_of_an_activation_in_place_of_the_logits() -> None:
+    model = tiny_model("gemma2")
+    direction = mx.array(np.random.default_rng(0).normal(size=(3, model.d_head)).astype(np.float32))
+
+    def length(z: mx.array) -> mx.array:
+        return mx.square(z[:, 3, :3] * direction).sum((1, 2))
+
+    slopes = model.gradients(TOKENS, length, ["resid_post.0", "resid_post.2"], of="z.1")
+    assert float(mx.abs(slopes["resid_post.2"]).max()) == 0  # it comes later
+    along = slopes["resid_post.0"][0, 2] / mx.linalg.norm(slopes["resid_post.0"][0, 2])
+    sides = [
+        length(model.run(TOKENS, capture="z.1", interventions=[Add("resid_post.0", along, step, 2)])["z.1"])
+        for step in (1e-2, -1e-2)
+    ]
+    expected = float((sides[0] - sides[1])[0]) / 2e-2
+    assert float((slopes["resid_post.0"][0, 2] * along).sum()) == pytest.approx(expected, rel=1e-2)
+    with pytest.raises(SiteError, match="take 'z'"):
+        model.gradients(TOKENS, length, ["resid_post.0"], of="pattern.1")
+
+
 def test_metrics_of_all_positions_are_possible() -> None:
     model = tiny_model("llama")
     found = model.gradients(TOKENS, lambda logits: logits[:, 2, 5], ["resid_post.1"], logits="all")
