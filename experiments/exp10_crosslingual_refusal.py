@@ -9,7 +9,9 @@ Measure    a direction from each language, at the layer chosen on English prompt
            requests of every language, added at every position of harmless ones with the least strength that suffices
            on English prompts set aside; a refusal is read with that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
-Control    random directions of the same length in every language; harmless prompts under ablation must stay answered.
+Control    random directions of the same length in every language, each drawn many times, evenly from the sphere and at
+           right angles to the found one: at most 5 points from the plain rate on average; harmless prompts under
+           ablation must stay answered.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import numpy as np
 
 from experiments.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import geometry, report, stages
+from experiments.traits import draws, geometry, report, stages
 from experiments.traits.own_sets import LANGUAGES
-from experiments.traits.stages import Item, TraitConfig
+from experiments.traits.stages import Item
 from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
@@ -47,7 +49,7 @@ REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
 
 
 @dataclass(frozen=True)
-class Config(TraitConfig):
+class Config(draws.DrawConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
     doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
@@ -99,6 +101,12 @@ def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
         for source in languages(model, config)
         for target in languages(model, config)
     ]
+
+
+def drawn_at(model: Model, config: draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+    """Every language, at the strength chosen in English."""
+    assert isinstance(config, Config)
+    return languages(model, config), chosen_dose(earlier)
 
 
 def prompt_items(model: Model, config: Config, earlier: Records) -> list[Item]:
@@ -315,6 +323,7 @@ def metrics(records: Records, config: Config) -> list[Metric]:
     return [
         Metric("refusals left in other languages", "%", report.rate(left, config.seed)),
         Metric("refusals brought in other languages", "%", report.rate(brought, config.seed)),
+        Metric("refusals brought by random directions", "%", draws.mean(records, config.seed)),
     ]
 
 
@@ -354,6 +363,7 @@ EXPERIMENT = Experiment(
         Stage(stages.PROMPTS, prompt_items, stages.measure_prompts),
         Stage(DOSE, dose_items, measure_dose),
         Stage(TRANSFER, transfers, measure_transfer),
+        draws.stage(TRAIT, drawn_at, positions=None),
         Stage(PARALLEL, transfers, measure_cosine),
         Stage(geometry.PLACES, places, geometry.measure_places),
         Stage(
@@ -364,6 +374,7 @@ EXPERIMENT = Experiment(
     ],
     tables=[
         english_table,
+        draws.table,
         source_table,
         capability_table,
         geometry.place_table,
@@ -373,7 +384,7 @@ EXPERIMENT = Experiment(
         report.prompt_table,
         reported,
     ],
-    figures=[matrices, report.by_layer],
+    figures=[matrices, draws.figure, report.by_layer],
     headline=headline,
     plan=plan,
     scaling=metrics,

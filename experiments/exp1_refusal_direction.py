@@ -8,8 +8,8 @@ Measure    candidates at every layer and every template token behind the instruc
            layer by its effect; strengths with repetition and likelihood of the texts; everyday facts beside it;
            loss on other text, taken out against subtracted.
 Figure     rate of refusals, read from the opening of the reply, with a 95 % interval over prompts.
-Control    random directions and directions from shuffled labels, of the same length at the same place; orthogonalised
-           weights must agree with ablation.
+Control    random directions (drawn many times at the chosen layer) and directions from shuffled labels, of the same
+           length at the same place; orthogonalised weights must agree with ablation.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import geometry, judged, loss, report, selection, stages
-from experiments.traits.stages import Item, TraitConfig
+from experiments.traits import draws, geometry, judged, loss, report, selection, stages
+from experiments.traits.stages import Item
 from mlx_interp.methods.directions import Direction
 from mlx_interp.methods.orthogonalization import orthogonalized
 from mlx_interp.model import Model
@@ -32,7 +32,7 @@ FORMS = ("plain", "taken out at run time", "orthogonalised weights")
 
 
 @dataclass(frozen=True)
-class Config(TraitConfig):
+class Config(draws.DrawConfig):
     """Nothing of its own."""
 
 
@@ -106,6 +106,11 @@ def form_table(records: Records, config: Config) -> Table | None:
     )
 
 
+def drawn_at(model: Model, config: draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+    """The language of the study, and the whole difference of means."""
+    return [""], 1.0
+
+
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
     return report.plan_of(model, config, [TRAIT], strengths=True)
 
@@ -119,6 +124,7 @@ EXPERIMENT = Experiment(
         Stage(WEIGHTS, forms, measure_form),
         *stages.calibrated(TRAIT),
         Stage(loss.LOSS, loss.items, loss.measure),
+        draws.stage(TRAIT, drawn_at, positions=stages.added_at(TRAIT)),
         geometry.places(TRAIT),
         geometry.angles(TRAIT, "sycophancy", "stance", "confidence"),
         judged.STAGE,
@@ -128,6 +134,7 @@ EXPERIMENT = Experiment(
         form_table,
         report.layer_table,
         report.effect_table,
+        draws.table,
         report.strength_table,
         report.side_table,
         loss.table,
@@ -139,7 +146,7 @@ EXPERIMENT = Experiment(
         judged.table,
         report.prompt_table,
     ],
-    figures=[selection.figure, report.by_layer, report.by_strength, geometry.angle_figure],
+    figures=[selection.figure, report.by_layer, draws.figure, report.by_strength, geometry.angle_figure],
     headline=report.headline,
     plan=plan,
     scaling=report.metrics,

@@ -139,6 +139,42 @@ def difference_interval(
     return Estimate(value, float(low), float(high), len(names))
 
 
+def crossed_interval(
+    values: Sequence[float],
+    *,
+    unit: Sequence[Hashable],
+    draw: Sequence[Hashable],
+    seed: int,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Estimate | None:
+    """Mean over units (prompts) crossed with draws (random directions, seeds), both of them resampled.
+
+    Every draw must have every unit, once. An interval over one of the two alone would be that of these very draws, or
+    of these very prompts. Where all values are equal, what a smaller sample of either cannot exclude lies anywhere
+    within `bounds`, (0, 1) for rates and (-1, 1) for their differences.
+    Returns Estimate(value, low, high, n_units), None for fewer than two of either. Raises ValueError for a pair that is
+    missing, or there twice.
+    """
+    names, draws = _ordered(set(unit)), _ordered(set(draw))
+    if min(len(names), len(draws)) < 2:
+        return None
+    cells = dict(zip(zip(unit, draw, strict=True), values, strict=True))
+    if not len(cells) == len(values) == len(names) * len(draws):
+        raise ValueError(f"{len(names)} units and {len(draws)} draws need one value a pair, found {len(values)}")
+    grid = np.array([[float(cells[name, one]) for one in draws] for name in names])
+    value = float(grid.mean())
+    if np.ptp(grid) == 0:
+        low, high = _unanimous(value, min(grid.shape), bounds=bounds, level=level)
+        return Estimate(value, low, high, len(names))
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in grid.shape)
+    means = np.sum((rows @ grid) * columns, axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), len(names))
+
+
 def gap_closed(
     values: Sequence[float],
     baseline: Sequence[float],

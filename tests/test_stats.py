@@ -12,6 +12,7 @@ from mlx_interp import stats
 from mlx_interp.stats import (
     Estimate,
     clopper_pearson,
+    crossed_interval,
     difference_interval,
     function_interval,
     mean_interval,
@@ -266,3 +267,28 @@ def test_an_interval_of_a_figure_of_the_mean_is_the_mean_s_own() -> None:
     assert (found.low, found.high) == pytest.approx((2 * expected.low, 2 * expected.high), abs=0.05)
     assert function_interval(lambda rows: values[rows].mean(1), 1, seed=0) is None
     assert function_interval(lambda rows: np.full(len(rows), np.nan), 5, seed=0) is None
+
+
+def test_a_mean_over_prompts_and_draws_is_less_sure_than_over_prompts_alone() -> None:
+    rng = np.random.default_rng(0)
+    grid = 0.3 * rng.normal(size=30)[:, None] + rng.normal(size=8)[None]
+    unit, draw = (axis.ravel().tolist() for axis in np.meshgrid(range(30), range(8), indexing="ij"))
+    values = grid.ravel().tolist()
+    crossed, flat = crossed_interval(values, unit=unit, draw=draw, seed=0), mean_interval(values, unit=unit, seed=0)
+    assert crossed is not None
+    assert crossed.value == pytest.approx(flat.value)
+    assert crossed.high - crossed.low > 3 * (flat.high - flat.low)
+    assert crossed.low < 0 < crossed.high
+    again = crossed_interval(values[::-1], unit=unit[::-1], draw=draw[::-1], seed=0)
+    assert again is not None
+    assert (again.low, again.high) == pytest.approx((crossed.low, crossed.high))
+
+
+def test_draws_that_all_agree_are_as_sure_as_the_smaller_sample() -> None:
+    unit, draw = [0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1]
+    found = crossed_interval([0.0] * 6, unit=unit, draw=draw, seed=0, bounds=(-1, 1))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((-clopper_pearson(0, 2).high, clopper_pearson(0, 2).high))
+    with pytest.raises(ValueError, match="one value a pair"):
+        crossed_interval([0.0] * 5, unit=unit[:5], draw=draw[:5], seed=0)
+    assert crossed_interval([0.0] * 3, unit=[0, 1, 2], draw=[0, 0, 0], seed=0) is None

@@ -21,6 +21,7 @@ from experiments import (
 from experiments.runner import run
 from experiments.traits import loss, stages
 from experiments.traits.asks import Ask
+from experiments.traits.draws import DrawConfig
 from experiments.traits.own_sets import LANGUAGES
 from experiments.traits.sets import SPLITS, TRAITS, Sets, sets_of
 from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
@@ -41,8 +42,9 @@ MODULES = [
 
 
 def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyped-def, type-arg]
+    few = ["--n-draws", "2"] if issubclass(module.EXPERIMENT.config, DrawConfig) else []
     with pytest.raises(SystemExit) as ended:
-        run(module.EXPERIMENT, ["--model", "tiny-qwen2", "--out", str(out), *SMALL, *arguments])
+        run(module.EXPERIMENT, ["--model", "tiny-qwen2", "--out", str(out), *SMALL, *few, *arguments])
     assert ended.value.code == 0
     folder = out / module.EXPERIMENT.name / "tiny-qwen2"
     assert list((folder / "figures").glob("*.png"))
