@@ -8,7 +8,8 @@ Measure    m, log-odds of the right answer. Every node's and edge's effect on m 
            they are; the same by real patching: all nodes, samples of node-positions and edges.
            f(C) = (m(C) - m(0)) / (m(M) - m(0)), edges outside the circuit carrying the counterfactual run, over sizes
            from .001 to 1 of all edges: CPR and CMD of the MIB benchmark, in linear and in log k.
-           features: the same with latents of autoencoders and their errors as nodes, where --saes names some.
+           features: the same with latents of autoencoders and their errors as nodes, and edges between these, where
+           --saes names some.
            tracing: noise on the subject, one clean state put back (ROME); --parts tracing alone is the preset.
 Figure     estimates against real effects; f over circuit size; tasks' overlap; the circuits; heat maps of tracing.
 Control    random circuits of equal size, and of equal size between each two layers; circuits of other tasks; circuits
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import features, figures, measure, report
+from experiments.circuits import feature_edges, features, figures, measure, report
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -72,10 +73,12 @@ EXPERIMENT = Experiment(
         *(report.task_table, report.check_table, report.truth_table, report.area_table, report.complete_table),
         *(report.node_table, report.stability_table, report.overlap_table, figures.only_table),
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
+        *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
         figures.trace_table,
     ],
     figures=[
         *(figures.estimates, figures.faithfulness_curves, figures.overlap, figures.drawings, features.curves),
+        feature_edges.drawings,
         figures.traces,
     ],
     headline=report.headline,

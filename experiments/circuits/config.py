@@ -57,6 +57,8 @@ class CircuitConfig(ExperimentConfig):
     """Share of the edges in the circuit whose edges are dropped one by one."""
     saes: str = ""
     """Folder with autoencoders, as exp17 leaves them, for circuits of features; {model} stands for the model's name."""
+    edge_nodes: int = 8
+    """Nodes of each autoencoder, the strongest, that edges between features lead into and from."""
     trace_tasks: tuple[Task, ...] = ("two_hop",)
     """Tasks whose prompts are traced with noise."""
     n_traced: int = 6

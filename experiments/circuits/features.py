@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from experiments.circuits import feature_edges
 from experiments.circuits.config import Bools, CircuitConfig, Floats, Item, items, split
 from experiments.circuits.measure import LARGE_EDGE, rounded
 from experiments.circuits.report import rows_of
@@ -84,6 +85,7 @@ def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
         if name == "trained":
             yield from _checked(model, saes, train[: config.n_checked], per_pair, config, base)
             yield {**base, "strongest": _strongest(saes, means), "n": len(train)}
+            yield from feature_edges.measure(model, saes, train, per_pair, config, item.task)
         masks = [_by_sae(top(means, size), saes) for size in SIZES]
         whole = [np.ones(n, bool) for n in n_features(saes)]
         found = feature_circuits(model, test, saes, [*masks, whole])

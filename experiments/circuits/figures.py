@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.circuits import feature_edges
 from experiments.circuits.config import MAIN, CircuitConfig, mean_edges
 from experiments.circuits.report import at_size, curve, ends, measured, rows_of
 from experiments.experiment import Records
@@ -145,6 +146,7 @@ def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
     for task, graph in found.items():
         yield f"circuit_{task}.json", as_json(graph)
     yield "circuits.html", as_html(list(found.values()), title="Circuits found by EAP-IG")
+    yield from feature_edges.files(records, config)
 
 
 def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:

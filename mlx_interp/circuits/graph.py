@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -41,6 +41,8 @@ class GraphEdge:
     target: str
     reads: str
     score: float
+    stream: float | None = None
+    """Of an edge between features: the part of its score that the stream alone hands on."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,42 @@ def circuit_graph(edges: Bools, scores: Floats, wires: Wiring, *, title: str) ->
     placed = [_placed(node, wires, totals[str(node)]) for node in known if str(node) in used]
     if LOGITS in used:
         placed.append(GraphNode(LOGITS, wires.n_layers, wires.n_heads // 2, 2 * wires.n_layers + 1, 0.0))
+    return CircuitGraph(title, tuple(placed), tuple(found))
+
+
+def feature_graph(
+    edges: Sequence[tuple[tuple[str, int], tuple[str, int] | None, float, float]],
+    sites: Sequence[str],
+    errors: Mapping[str, int],
+    *,
+    title: str,
+) -> CircuitGraph:
+    """The graph of edges between features: (site, node) -> (site, node), or None for the logits; score, stream part.
+
+    sites: from below; each is a row, its nodes stand by number. errors: for each site the number of its error.
+    Names are `4/17` for latent 17 after layer 4, `4/error`; with the whole site where sites are of several kinds.
+    """
+    kinds = {site.partition(".")[0] for site in sites}
+
+    def name(node: tuple[str, int] | None) -> str:
+        if node is None:
+            return LOGITS
+        site, number = node
+        where = site.rpartition(".")[2] if len(kinds) == 1 else site
+        return f"{where}/{'error' if number == errors[site] else number}"
+
+    found = [GraphEdge(name(a), name(b), name(b), score, stream) for a, b, score, stream in edges]
+    totals: dict[str, float] = defaultdict(float)
+    for edge in found:
+        totals[edge.source] += edge.score
+    placed = []
+    for row, site in enumerate(sites):
+        here = sorted({node for a, b, *_ in edges for node in (a, b) if node is not None and node[0] == site})
+        layer = int(site.rpartition(".")[2])
+        placed += [GraphNode(name(node), layer, n, 3 * row, totals[name(node)]) for n, node in enumerate(here)]
+    if placed and any(b is None for _, b, *_ in edges):
+        width = max(node.column for node in placed)
+        placed.append(GraphNode(LOGITS, placed[-1].layer + 1, width // 2, 3 * len(sites), 0.0))
     return CircuitGraph(title, tuple(placed), tuple(found))
 
 
@@ -132,19 +170,21 @@ def _svg(graph: CircuitGraph) -> str:
             f'stroke-width="{0.5 + 5 * size:.2f}" stroke-opacity="{0.25 + 0.6 * size:.2f}">'
             f"<title>{escape(source)} to {escape(target)}: {score:.3f}</title></path>"
         )
+    half = max(28, *(4 * len(node.name) for node in graph.nodes))
     for node in graph.nodes:
         x, y = place[node.name]
+        box = f'x="{x - half}" y="{y - 10}" width="{2 * half}" height="20" rx="4"'
         lines.append(
-            f'<g><title>{escape(node.name)}: {node.score:.3f}</title><rect x="{x - 28}" y="{y - 10}" width="56" '
-            f'height="20" rx="4" fill="#fff" stroke="#333"/><text x="{x}" y="{y + 4}" text-anchor="middle">'
-            f"{escape(node.name)}</text></g>"
+            f'<g><title>{escape(node.name)}: {node.score:.3f}</title><rect {box} fill="#fff" stroke="#333"/>'
+            f'<text x="{x}" y="{y + 4}" text-anchor="middle">{escape(node.name)}</text></g>'
         )
     return "\n".join([*lines, "</svg>"])
 
 
 def _strongest(graph: CircuitGraph, n: int = 15) -> str:
     ranked = sorted(graph.edges, key=lambda edge: -abs(edge.score))[:n]
-    rows = "".join(
-        f"<tr><td>{escape(e.source)}</td><td>{escape(e.reads)}</td><td>{e.score:.3f}</td></tr>" for e in ranked
-    )
-    return f"<table><tr><th>from</th><th>read by</th><th>effect</th></tr>{rows}</table>"
+    with_stream = any(edge.stream is not None for edge in ranked)
+    heads = ["from", "read by", "effect", *(["by the stream alone"] if with_stream else [])]
+    cells = [[e.source, e.reads, f"{e.score:.3f}", *([] if e.stream is None else [f"{e.stream:.3f}"])] for e in ranked]
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"

@@ -45,12 +45,13 @@ def test_an_edge_is_what_nudging_the_upstream_feature_does_to_the_downstream_one
     pair = pairs_of(model)[0]
     here, there = (model.run(p, capture=[first.site, last.site]) for p in (pair.clean, pair.counterfactual))
     slope = model.gradients(pair.clean, log_odds(model)([pair]), last.site)[last.site][0]
-    found = feature_edges(model, [pair], [first, last], [(), (3, D_SAE)], method="attribution")[0]
+    active = int(last.encode(here[last.site][0]).sum(0).argmax())
+    found = feature_edges(model, [pair], [first, last], [(), (active, D_SAE)], method="attribution")[0]
     assert found.link == (0, 1)
     f, g = first.encode(here[first.site][0]), first.encode(there[first.site][0])
     source = int(mx.abs(g - f).sum(0).argmax())
     step = 1e-2
-    for column, target in enumerate((3, D_SAE)):
+    for column, target in enumerate((active, D_SAE)):
         worth = slope @ last.directions[target] if target < D_SAE else slope
         expected = 0.0
         for position in range(pair.length):

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
+from experiments.circuits.features import autoencoders
 from experiments.circuits.tasks import TASKS, candidates, pairs
 from experiments.exp18_discover_circuits import EXPERIMENT
 from experiments.runner import run
 from mlx_interp.circuits import log_odds, nodes, wiring
+from mlx_interp.circuits.feature_edges import feature_edges
 from mlx_interp.circuits.graph import from_json
 from mlx_interp.errors import DataError
 from mlx_interp.reporting import figures
+from mlx_interp.sae import save
+from tests.circuits.test_features import random_sae
 from tests.tiny import tiny_model
 
 FEW = ["--n-train", "4", "--n-test", "4", "--n-checked", "2", "--n-sampled", "10", "--n-traced", "4"]
+FEWER = ["--n-train", "3", "--n-test", "2", "--n-checked", "2", "--n-sampled", "8", "--n-traced", "2"]
 FASTER = ["--n-bootstrap", "5", "--noise-samples", "1", "--steps", "2", "--dropped-share", "0.02"]
 
 
@@ -51,6 +56,46 @@ def test_a_run_leaves_every_table_its_figures_and_the_circuits_as_data(finished:
     assert page.count("<svg") == 2
     assert "<script" not in page
     assert "http" not in page
+
+
+@pytest.fixture(scope="module")
+def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over one task with two autoencoders that are far from trained."""
+    out = tmp_path_factory.mktemp("features")
+    for layer in (2, 5):
+        save(random_sae(f"resid_post.{layer}", 128, layer), out / "saes" / str(layer), model_name="tiny-llama")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(figures, "DPI", 50)
+        chosen = ["--tasks", "toxic", "--parts", "tracing", "--edge-nodes", "3", "--saes", str(out / "saes")]
+        run(EXPERIMENT, ["--model", "tiny-llama", *FEWER, *FASTER, *chosen, "--no-validate", "--out", str(out)])
+    assert ended.value.code in (0, None)
+    return out / EXPERIMENT.name / "tiny-llama"
+
+
+def test_edges_between_features_are_in_table_figure_data_and_page(with_features: Path) -> None:
+    table = (with_features / "table.md").read_text()
+    for title in ("Edges between features: estimates", "Edges between features\n", "Strongest edges between features"):
+        assert title in table
+    assert (with_features / "figures" / "feature_edges_toxic.png").exists()
+    graph = from_json((with_features / "files" / "features_toxic.json").read_text())
+    assert {edge.source.partition("/")[0] for edge in graph.edges} == {"2", "5"}
+    assert {edge.target.partition("/")[0] for edge in graph.edges} == {"5", "logits"}
+    assert all(edge.stream is not None for edge in graph.edges)
+    assert "by the stream alone" in (with_features / "files" / "features.html").read_text()
+
+
+def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_features: Path) -> None:
+    records = [json.loads(line) for line in (with_features / "records.jsonl").read_text().splitlines()]
+    row = next(r for r in records if "feature_edges" in r)
+    model = mi.load("tiny-llama")
+    saes = autoencoders(model, str(with_features.parents[1] / "saes"))
+    train = pairs(model, "toxic", 5, seed=0)[:2]
+    first, source, last, target, value, stream = max(row["feature_edges"], key=lambda edge: abs(edge[4]))
+    kept = [[target] if sae.site == last else [] for sae in saes]
+    found = feature_edges(model, train, saes, kept, steps=2)
+    edges = next(one for one in found if saes[one.link[0]].site == first and (last is None) == (one.link[1] == 2))
+    assert float(edges.values[:, 0, source].mean()) == pytest.approx(value, rel=1e-3)
+    assert float(edges.stream[:, 0, source].mean()) == pytest.approx(stream, rel=1e-3)
 
 
 def test_recorded_metrics_are_those_of_the_model_on_its_test_pairs(finished: Path) -> None:
