@@ -14,17 +14,19 @@ Control    bridge and answer of another query of the family, in the same lens. H
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
+from experiments.lenses import distance
+from experiments.lenses.texts import TextConfig, held_out
 from experiments.runner import run
 from experiments.two_hop import lens, tuned
 from experiments.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
 from experiments.two_hop.summaries import mean_over
-from experiments.two_hop.tuned import LensConfig
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.model import Model
 
@@ -32,9 +34,22 @@ PASSES = 5 + 4
 """Forward passes of one query: five prompts of the screening, the lens, and its names."""
 
 
+Part = Literal["two_hop", "text", "input"]
+
+
 @dataclass(frozen=True)
-class Config(LensConfig):
-    """Nothing of its own."""
+class Config(TextConfig):
+    parts: tuple[Part, ...] = ("two_hop",)
+    """Which parts of the study to run."""
+
+
+def of_part(part: Part, items: Callable[[Model, Any], list[Any]]) -> Callable[[Model, Config, Records], list[Any]]:
+    """Items of a stage that reads no earlier one, where its part is asked for."""
+    return lambda model, config, earlier: items(model, config) if part in config.parts else []
+
+
+def screened(model: Model, config: Config, earlier: Records) -> list[TwoHopQuery]:
+    return queries_and_study(model, config, earlier) if "two_hop" in config.parts else []
 
 
 def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
@@ -42,7 +57,9 @@ def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
 
 
 def headline(records: Records, config: Config) -> str:
-    """How many queries are sequential, and the mean gap."""
+    """How many queries are sequential, and the mean gap; of the other parts what lenses save on text."""
+    if "two_hop" not in config.parts:
+        return distance.headline(records, config) or f"parts: {', '.join(config.parts)}"
     both, gaps = lens.gap_summary(records, config)
     share = mean_over([gap > 0 for gap in gaps], both, config.seed)
     mean = mean_over(gaps, both, config.seed)
@@ -55,6 +72,8 @@ def headline(records: Records, config: Config) -> str:
 
 
 def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+    if not items:
+        return Plan(config.n_texts, 0, float(config.n_texts + config.n_train_texts), mx.get_active_memory())
     longest = max(items, key=lambda query: len(query.two_hop))
     memory = model.memory(longest.two_hop, capture="resid_post")
     return Plan(len(items), 0, float(PASSES * len(items)), mx.get_active_memory() + memory)
@@ -64,12 +83,15 @@ EXPERIMENT = Experiment(
     name="exp3_two_hop",
     config=Config,
     stages=[
-        Stage(SCREENED, queries_and_study, screening, batch=16),
+        Stage(SCREENED, screened, screening, batch=16),
         Stage(lens.STAGE, cases, lens.measure),
         Stage(tuned.STAGE, tuned.spread_cases, tuned.measure),
+        Stage(distance.TEXTS, of_part("text", held_out), distance.measure),
+        Stage(distance.BIAS, of_part("text", distance.everything), distance.measure_bias),
+        Stage(distance.INPUT, of_part("input", held_out), distance.measure_input),
     ],
-    tables=[lens.order_table, lens.place_table, tuned.distance_table],
-    figures=[lens.curves, tuned.distance_figure],
+    tables=[lens.order_table, lens.place_table, tuned.distance_table, *distance.TABLES],
+    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES],
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),

@@ -15,6 +15,7 @@ from mlx_interp.stats import (
     crossed_interval,
     difference_interval,
     function_interval,
+    jackknife_interval,
     mean_interval,
     mean_or_none,
     number,
@@ -292,3 +293,15 @@ def test_draws_that_all_agree_are_as_sure_as_the_smaller_sample() -> None:
     with pytest.raises(ValueError, match="one value a pair"):
         crossed_interval([0.0] * 5, unit=unit[:5], draw=draw[:5], seed=0)
     assert crossed_interval([0.0] * 3, unit=[0, 1, 2], draw=[0, 0, 0], seed=0) is None
+
+
+def test_the_jackknife_is_the_t_interval_of_a_mean_and_takes_the_error_out_of_a_variance() -> None:
+    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    mean = jackknife_interval(lambda rows: values[rows].mean(axis=1), 5)
+    assert mean is not None
+    reach = 2.7764451 * values.std(ddof=1) / math.sqrt(5)
+    assert (mean.value, mean.low) == (pytest.approx(4.0), pytest.approx(4.0 - reach))
+    spread = jackknife_interval(lambda rows: values[rows].var(axis=1), 5)
+    assert spread is not None
+    assert spread.value == pytest.approx(values.var(ddof=1))
+    assert jackknife_interval(lambda rows: values[rows].mean(axis=1), 1) is None

@@ -67,3 +67,12 @@ def lens_ranks(logits: mx.array, tokens: Sequence[int]) -> list[int]:
 def first_layer(ranks: Sequence[int], k: int) -> int | None:
     """The first layer whose rank is among the top k; None if there is none."""
     return next((layer for layer, rank in enumerate(ranks) if rank < k), None)
+
+
+def top_among(logits: mx.array, tokens: Sequence[int]) -> list[int]:
+    """Of some tokens the likeliest in each row of logits (n, d_vocab): a vocabulary restricted to a prompt's own, say.
+
+    The first of `tokens` wins a tie.
+    """
+    best = mx.argmax(logits[:, mx.array(list(tokens))], axis=-1)
+    return [tokens[int(index)] for index in np.asarray(best)]

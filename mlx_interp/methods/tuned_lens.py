@@ -12,7 +12,7 @@ Held-out prompts tell what that is worth, a lens with its translators exchanged 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -31,7 +31,7 @@ from mlx_interp.reporting.files import make_folder
 
 @dataclass(frozen=True, eq=False)
 class TunedLens:
-    """Translators of a model's layers but the last, float32."""
+    """Translators of a model's layers but the last, float32; one more in front where the embedding has one."""
 
     weight: mx.array
     """(n_layers - 1, d_model, d_model): A, from the left: (h A)."""
@@ -55,8 +55,8 @@ class TunedLens:
 
         Raises DataError for a model that the lens was not trained on.
         """
-        if self.model and self.model != _identity(model):
-            raise DataError(f"this lens was trained on {self.model}, not on {_identity(model)}: train one for it")
+        if self.model and self.model != identity_of(model):
+            raise DataError(f"this lens was trained on {self.model}, not on {identity_of(model)}: train one for it")
         return model.unembed(self.translated(states))
 
     def save(self, path: Path) -> None:
@@ -76,10 +76,10 @@ def load_lens(path: Path) -> TunedLens:
         raise DataError(f"{path}: is no tuned lens: {error}") from error
 
 
-def identity_lens(model: Model) -> TunedLens:
-    """Translators that change nothing: the logit lens."""
-    n, d = model.n_layers - 1, model.d_model
-    return TunedLens(mx.zeros((n, d, d)), mx.zeros((n, d)), _identity(model))
+def identity_lens(model: Model, *, embedding: bool = False) -> TunedLens:
+    """Translators that change nothing: the logit lens. embedding: one more, in front, for what enters layer 0."""
+    n, d = model.n_layers - 1 + embedding, model.d_model
+    return TunedLens(mx.zeros((n, d, d)), mx.zeros((n, d)), identity_of(model))
 
 
 def exchanged(lens: TunedLens) -> TunedLens:
@@ -105,9 +105,51 @@ def train_tuned_lens(
     """
     if not prompts or model.n_layers < 2:
         raise DataError(f"a tuned lens needs prompts and two layers; got {len(prompts)} and {model.n_layers}")
-    rng = np.random.default_rng(seed)
     tokenised = model.prompts(list(prompts))
-    lens = identity_lens(model)
+
+    def draw(rng: np.random.Generator) -> mx.array:
+        return positions_of(model, [tokenised[i] for i in rng.permutation(len(tokenised))[:batch]])
+
+    return _trained(model, identity_lens(model), draw, steps, rate, seed, progress)
+
+
+def train_on_states(
+    model: Model,
+    states: mx.array,
+    *,
+    steps: int = 250,
+    batch: int = 256,
+    rate: float = 1e-3,
+    seed: int = 0,
+    progress: bool = False,
+) -> TunedLens:
+    """Train translators on states that are held in memory: no forward pass, any choice of positions.
+
+    states: (n_layers, n_positions, d_model), or with the embedding in front (`positions_of`), which then has a
+    translator too. batch: positions of a step. Raises DataError for no position, or for the states of one layer.
+    """
+    if states.ndim != 3 or states.shape[0] < 2 or not states.shape[1]:
+        raise DataError(f"a tuned lens needs states (n_layers, n_positions, d_model); got {states.shape}")
+    n, d = states.shape[0] - 1, states.shape[2]
+    start = TunedLens(mx.zeros((n, d, d)), mx.zeros((n, d)), identity_of(model))
+
+    def draw(rng: np.random.Generator) -> mx.array:
+        return states[:, mx.array(rng.integers(0, states.shape[1], min(batch, states.shape[1])))]
+
+    return _trained(model, start, draw, steps, rate, seed, progress)
+
+
+def _trained(
+    model: Model,
+    lens: TunedLens,
+    draw: Callable[[np.random.Generator], mx.array],
+    steps: int,
+    rate: float,
+    seed: int,
+    progress: bool,
+) -> TunedLens:
+    """Adam from a lens, on the states of each step."""
+    rng = np.random.default_rng(seed)
     parameters = {"weight": lens.weight, "bias": lens.bias}
     optimizer = optim.Adam(learning_rate=optim.linear_schedule(rate, 0.0, steps))
 
@@ -117,18 +159,21 @@ def train_tuned_lens(
 
     slopes_of = mx.value_and_grad(loss)
     for _ in track(range(steps), f"{model.name}: tuned lens", disable=not progress):
-        chosen = rng.permutation(len(tokenised))[:batch]
-        states = positions_of(model, [tokenised[i] for i in chosen])
-        _, slopes = slopes_of(parameters, states)
+        _, slopes = slopes_of(parameters, draw(rng))
         parameters = optimizer.apply_gradients(slopes, parameters)
         mx.eval(parameters, optimizer.state)
-    return TunedLens(parameters["weight"], parameters["bias"], _identity(model))
+    return TunedLens(parameters["weight"], parameters["bias"], identity_of(model))
 
 
-def positions_of(model: Model, prompts: Sequence[AnyPrompt]) -> mx.array:
-    """(n_layers, n_positions, d_model): resid_post at every token of some prompts, one after the other; no padding."""
-    out = model.run(list(prompts), capture="resid_post", logits="none")
+def positions_of(model: Model, prompts: Sequence[AnyPrompt], *, embedding: bool = False) -> mx.array:
+    """(n_layers, n_positions, d_model): resid_post at every token of some prompts, one after the other; no padding.
+
+    embedding: resid_pre.0 in front, n_layers + 1 rows.
+    """
+    out = model.run(list(prompts), capture=["resid_post", *(["resid_pre.0"] if embedding else [])], logits="none")
     states = out.stack("resid_post")
+    if embedding:
+        states = mx.concatenate([out["resid_pre.0"][None], states])
     return mx.concatenate([states[:, row, :length] for row, length in enumerate(out.lengths)], axis=1)
 
 
@@ -139,5 +184,6 @@ def kl_to_last(logits: mx.array) -> mx.array:
     return mx.sum(mx.exp(final) * (final - log_probs[:-1]), axis=-1)
 
 
-def _identity(model: Model) -> str:
+def identity_of(model: Model) -> str:
+    """Name and weights of a model: what a lens remembers of the one it was trained on."""
     return f"{model.name} {model.weights_hash}".strip()

@@ -1,0 +1,1 @@
+"""What lenses say of a model, on text: the parts of exp3 beside its two-hop queries."""
