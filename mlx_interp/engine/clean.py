@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.sites import Site
@@ -74,15 +75,17 @@ def entries_of(plan: EditPlan, n_variants: int, n_layers: int, length: int) -> l
     ]
 
 
-def run_clean(
-    net: Network, tokens: mx.array, entries: Sequence[Entry], captures: frozenset[Site], whole: bool
-) -> Clean:
+def run_clean(net: Network, layout: Layout, entries: Sequence[Entry], captures: frozenset[Site], whole: bool) -> Clean:
     """The clean pass, as far as the variants need it. `whole`: also the last layer at every position."""
     clean = Clean()
     needed = {(entry.layer, entry.join) for entry in entries}
-    x = net.embed(tokens)
-    length = tokens.shape[1]
+    # Keys and values are read where a variant starts late, everything else up to where the last one enters.
+    deepest = max(entry.layer for entry in entries)
+    through = whole or captures or any(entry.start for entry in entries)
+    x = layout.embed(net)
     for layer in range(net.n_layers):
+        if layer > deepest and not through:
+            break
         joins = {join for entry_layer, join in needed if entry_layer == layer}
 
         def keep(name: str, value: mx.array, *at_joins: int, joins: set[int] = joins, layer: int = layer) -> None:
@@ -93,16 +96,18 @@ def run_clean(
 
         keep("resid_pre", x, 0, 1, 2, 3)
         q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
-        q, k = net.rotate(layer, q), net.rotate(layer, k)
+        q, k = layout.rotate(net, layer, q), layout.rotate(net, layer, k)
         clean.k[layer], clean.v[layer] = k, v
         for name, a in (("q", q), ("k", k), ("v", v)):
             keep(name, a.transpose(0, 2, 1, 3), 1)
         last = layer == net.n_layers - 1 and not whole
         if last and not any(entry.layer >= layer for entry in entries):
             break  # nobody reads further than the last layer's keys and values
-        mask = net.mask(layer, length)
+        mask = layout.clean_mask(net, layer)
         if last:  # only the last position is read from here on
-            q, x, mask = q[:, :, -1:], x[:, -1:], _last_row(mask)
+            ends = mx.array(layout.ends)
+            q, x = q[:, :, ends], x[:, ends]
+            mask = mask[ends] if isinstance(mask, mx.array) else None  # "causal" lets the last one see everything
         if Site("pattern", layer) in captures:
             clean.captured[Site("pattern", layer)] = net.pattern(layer, q, k, mask).swapaxes(1, 2)
         z = net.attend(layer, q, k, v, mask).transpose(0, 2, 1, 3)
@@ -124,7 +129,3 @@ def run_clean(
         if Site("final", -1) in captures:
             clean.captured[Site("final", -1)] = clean.final
     return clean
-
-
-def _last_row(mask: mx.array | str | None) -> mx.array | None:
-    return mask[-1:] if isinstance(mask, mx.array) else None  # "causal" lets the last query see everything

@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from mlx_interp.engine.clean import Clean, entries_of, run_clean
 from mlx_interp.engine.decode import Cache, Sampler, collect, go_on
+from mlx_interp.engine.layout import alone
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import plan_edits
@@ -37,11 +38,13 @@ def sweep_generate(
     reading, writing = plan.for_prompt(), plan.for_generated()
     entries = entries_of(reading, len(variants), net.n_layers, length)
     whole = applies_late(reading, net.n_layers)
-    clean = run_clean(net, mx.array([list(tokens)]), entries, frozenset(), whole)
+    layout = alone(tokens)
+    clean = run_clean(net, layout, entries, frozenset(), whole)
     found: dict[int, tuple[list[int], bool]] = {}
     cached = _bytes_of_cache(net, length + max_tokens)
     for rows in batches(net, entries, length, budget or default_budget(), True, False, extra=cached):
-        batch = Sweep(net, reading, clean, make_groups(entries, rows, length), frozenset(), whole, keep=True)
+        groups = make_groups(entries, rows, length)
+        batch = Sweep(net, layout, reading, clean, groups, frozenset(), whole, keep=True)
         finals = [final[:, -1] for final in batch.run()]
         order = [row for group in batch.groups for row in group.rows]
         cache = _cache(batch, clean, length, room=max_tokens)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
@@ -21,54 +22,45 @@ from mlx_interp.interventions import Add, Apply, Features, Patch, Scale
 
 
 def apply_edits(
-    x: mx.array, edits: Sequence[Edit], plan: EditPlan, *, lengths: Sequence[int], offset: int = 0
+    x: mx.array,
+    edits: Sequence[Edit],
+    plan: EditPlan,
+    *,
+    lengths: Sequence[int],
+    held: Sequence[int] | None = None,
 ) -> mx.array:
     """An activation (row, pos, [head], width) after all edits of its site.
 
     lengths: each row's number of real positions in x (those after them are padding).
-    offset: which position of its prompt x's first position is; edits before it have no effect and count as fired.
+    held: which positions x holds, if not all; edits of others have no effect and count as fired.
     """
-    for _, round_edits in groupby(sorted(edits, key=lambda edit: edit.order), key=lambda edit: edit.order):
+    for _, round_edits in groupby(sorted(edits, key=_order), key=_order):
         buckets: dict[Any, list[Edit]] = defaultdict(list)
         for edit in round_edits:
             plan.fired[edit.owner] += 1
-            if shifted := _shifted(edit, offset):
-                buckets[_bucket(shifted)].append(shifted)
+            if shifted := _shifted(edit, held):
+                buckets[shifted.kind].append(shifted)
         for bucket in buckets.values():
             x = _apply_bucket(x, bucket, lengths)
     return x
 
 
-def _shifted(edit: Edit, offset: int) -> Edit | None:
-    if not offset or edit.positions is None:
-        return (
-            edit
-            if not offset or edit.value is None or edit.value.shape[0] == 1
-            else _cut(edit, slice(offset, None), None)
-        )
-    kept = [i for i, position in enumerate(edit.positions) if position >= offset]
+_order = attrgetter("order")
+
+
+def _shifted(edit: Edit, held: Sequence[int] | None) -> Edit | None:
+    """The edit with positions counted within those that are held; None if it has none of them."""
+    if held is None:
+        return edit
+    many = edit.value is not None and edit.value.shape[0] > 1
+    if edit.positions is None:
+        return replace(edit, value=edit.value[mx.array(list(held))]) if edit.value is not None and many else edit
+    places = {position: place for place, position in enumerate(held)}
+    kept = [i for i, position in enumerate(edit.positions) if position in places]
     if not kept:
         return None
-    positions = tuple(edit.positions[i] - offset for i in kept)
-    many = edit.value is not None and edit.value.shape[0] > 1
-    return _cut(edit, mx.array(kept) if many else slice(None), positions)
-
-
-def _cut(edit: Edit, rows: Any, positions: tuple[int, ...] | None) -> Edit:
-    value = None if edit.value is None else edit.value[rows]
-    return replace(edit, value=value, positions=positions)
-
-
-def _bucket(edit: Edit) -> Any:
-    """Edits with the same key are changed together."""
-    if isinstance(edit.intervention, Apply):
-        return (Apply, edit.row)
-    n_positions = None if edit.positions is None else len(edit.positions)
-    intervention, of_sae = edit.intervention, None
-    if isinstance(intervention, Features):
-        of_sae = (id(intervention.sae), intervention.error, len(intervention.chosen))
-    shape = None if edit.value is None else tuple(edit.value.shape)
-    return (type(intervention), of_sae, n_positions, None if edit.heads is None else len(edit.heads), shape)
+    value = edit.value[mx.array(kept)] if edit.value is not None and many else edit.value
+    return replace(edit, value=value, positions=tuple(places[edit.positions[i]] for i in kept))
 
 
 def _apply_bucket(x: mx.array, bucket: list[Edit], lengths: Sequence[int]) -> mx.array:
@@ -158,27 +150,37 @@ def _apply_function(x: mx.array, edit: Edit, length: int) -> mx.array:
 
 
 def blocked_mask(
-    blocks: Sequence[Blocked], plan: EditPlan, *, n_rows: int, n_heads: int, queries: range, n_keys: int
+    blocks: Sequence[Blocked],
+    plan: EditPlan,
+    *,
+    n_rows: int,
+    n_heads: int,
+    queries: Sequence[int],
+    n_keys: int,
+    sees: np.ndarray | None = None,
 ) -> mx.array:
-    """Edges that remain allowed as far as Knockouts are concerned: bool (row, head, query, key)."""
+    """Edges that remain allowed as far as Knockouts are concerned: bool (row, head, query, key).
+
+    sees: bool (query, key), what a query attends to by itself; None for all that does not come after it.
+    """
+    place = {query: number for number, query in enumerate(queries)}
     allowed = np.ones((n_rows, n_heads, len(queries), n_keys), dtype=bool)
     for block in blocks:
         plan.fired[block.owner] += 1
-        chosen = (
-            range(len(queries)) if block.query is None else [q - queries.start for q in block.query if q in queries]
-        )
+        chosen = range(len(queries)) if block.query is None else [place[q] for q in block.query if q in place]
         if not len(chosen):
             continue
         keys = range(n_keys) if block.keys is None else block.keys
         heads = range(n_heads) if block.heads is None else block.heads
         allowed[np.ix_([block.row], list(heads), list(chosen), list(keys))] = False
-    _refuse_blind(allowed, blocks, queries)
+    if sees is None:
+        sees = np.arange(n_keys)[None] <= np.array(queries)[:, None]
+    _refuse_blind(allowed, blocks, sees)
     return mx.array(allowed)
 
 
-def _refuse_blind(allowed: np.ndarray, blocks: Sequence[Blocked], queries: range) -> None:
-    causal = np.arange(allowed.shape[-1])[None] <= np.array(queries)[:, None]
-    if not (allowed & causal).any(-1).all():
+def _refuse_blind(allowed: np.ndarray, blocks: Sequence[Blocked], sees: np.ndarray) -> None:
+    if not (allowed & sees).any(-1).all():
         raise ShapeError(
             "a Knockout leaves a query position with nothing to attend to; keep at least one key (its own)"
         )

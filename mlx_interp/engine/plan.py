@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -47,6 +48,18 @@ class Edit:
     def first(self) -> int:
         return 0 if self.positions is None else min(self.positions)
 
+    @cached_property
+    def kind(self) -> Any:
+        """Edits of one kind at a site are changed together."""
+        intervention, of_sae = self.intervention, None
+        if isinstance(intervention, Apply):
+            return (Apply, self.row)
+        n_positions = None if self.positions is None else len(self.positions)
+        if isinstance(intervention, Features):
+            of_sae = (id(intervention.sae), intervention.error, len(intervention.chosen))
+        shape = None if self.value is None else tuple(self.value.shape)
+        return (type(intervention), of_sae, n_positions, None if self.heads is None else len(self.heads), shape)
+
 
 @dataclass(frozen=True)
 class Blocked:
@@ -74,6 +87,8 @@ class EditPlan:
     fired: Counter[Owner] = field(default_factory=Counter)
     values: dict[Any, mx.array | None] = field(default_factory=dict)
     """Arrays of interventions, checked and brought into shape once, not once a row and layer."""
+    norms: list[tuple[mx.array, Intervention]] = field(default_factory=list)
+    """Lengths of directions, checked together: to look at one means to wait for it."""
 
     def at(self, site: Site) -> list[Edit]:
         return self.edits.get(site, [])
@@ -139,6 +154,7 @@ def plan_edits(
             else:
                 planner.edit(intervention, owner)
     _refuse_untouched(plan, lengths)
+    _refuse_no_direction(plan)
     return plan
 
 
@@ -159,14 +175,17 @@ class _RowPlanner:
         generated = isinstance(intervention.positions, str)
         if positions == [] and not (generated and self.decodes):
             return
-        for site in sites.parse(intervention.site, self.network.n_layers):
-            _refuse_read_only(site, intervention)
-            heads, value = self._value(intervention, site, positions)
-            where = None if generated or positions is None else tuple(positions)
-            self.plan.edits[site].append(
-                Edit(self.row, self.counts[site], intervention, where, heads, value, owner, generated)
-            )
-            self.counts[site] += 1
+        where = None if generated or positions is None else tuple(positions)
+        named = sites.parse(intervention.site, self.network.n_layers)
+        _refuse_read_only(named[0], intervention)
+        heads, value = self._value(intervention, named[0], positions)  # a site has the same shape in every layer
+        edit: Edit | None = None
+        for site in named:
+            order = self.counts[site]
+            if edit is None or edit.order != order:
+                edit = Edit(self.row, order, intervention, where, heads, value, owner, generated)
+            self.plan.edits[site].append(edit)
+            self.counts[site] = order + 1
 
     def block(self, knockout: Knockout, owner: Owner) -> None:
         length = self.lengths[self.row]
@@ -216,8 +235,17 @@ class _RowPlanner:
             fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.name == "pattern"),
         )
         if key not in self.plan.values:
-            self.plan.values[key] = None if array is None else _fitted(array, intervention, fit)
+            value = None if array is None else _fitted(array, intervention, fit)
+            self.plan.values[key] = self._unit(value, intervention) if isinstance(intervention, Ablate) else value
         return heads, self.plan.values[key]
+
+    def _unit(self, direction: mx.array | None, intervention: Ablate) -> mx.array:
+        """A direction at length 1, in float32."""
+        assert direction is not None
+        direction = direction.astype(mx.float32)
+        norm = mx.linalg.norm(direction, axis=-1, keepdims=True)
+        self.plan.norms.append((norm, intervention))
+        return direction / norm
 
 
 def _acts_on_generated(edit: Edit | Blocked) -> bool:
@@ -252,6 +280,17 @@ def _refuse_untouched(plan: EditPlan, lengths: Sequence[int]) -> None:
         if owner not in planned:
             tokens = " and ".join(str(n) for n in sorted(set(lengths)))
             raise NeverFired(f"{intervention} touches nothing: its positions are empty on prompts of {tokens} tokens")
+
+
+def _refuse_no_direction(plan: EditPlan) -> None:
+    if not plan.norms or _are_lengths(mx.concatenate([norm.reshape(-1) for norm, _ in plan.norms])):
+        return
+    wrong = next(intervention for norm, intervention in plan.norms if not _are_lengths(norm))
+    raise ShapeError(f"{wrong}: a direction must be finite and not zero")
+
+
+def _are_lengths(norms: mx.array) -> bool:
+    return bool(mx.all(mx.isfinite(norms) & (norms > 0)))
 
 
 def site_shape(network: Network, site: Site, length: int) -> tuple[int, int]:
@@ -316,7 +355,7 @@ def _fitted(array: mx.array, intervention: Any, fit: _Fit) -> mx.array:
             f"{intervention}: the array is {tuple(array.shape)}, the site at these positions and heads is "
             f"{(fit.n_rows, *target)}; give {_accepted(fit)}"
         )
-    return unit(value, str(intervention)) if isinstance(intervention, Ablate) else value
+    return value
 
 
 def _with_head_axis(value: mx.array, one_head: bool, is_pattern: bool) -> mx.array:
@@ -331,12 +370,3 @@ def _accepted(fit: _Fit) -> str:
     if heads:
         return f"({width},), ({heads[0]}, {width}) or ({count}, {heads[0]}, {width})"
     return f"({width},) for one position or all, or ({count}, {width}) for these {count}"
-
-
-def unit(direction: mx.array, context: str) -> mx.array:
-    """A direction at length 1, in float32. Raises ShapeError if it is zero or not finite."""
-    direction = direction.astype(mx.float32)
-    norm = mx.linalg.norm(direction, axis=-1, keepdims=True)
-    if not bool(mx.all(mx.isfinite(norm) & (norm > 0))):
-        raise ShapeError(f"{context}: a direction must be finite and not zero")
-    return direction / norm

@@ -23,6 +23,7 @@ import numpy as np
 
 from mlx_interp.engine.clean import Clean, Entry
 from mlx_interp.engine.edits import apply_edits, blocked_mask
+from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
@@ -41,8 +42,8 @@ class Group:
     """Tokens of the prompt."""
     active: int = 0
     """How many of the rows have entered."""
-    first: int = 0
-    """Position of the first column held now: the start, or the last position once the others are dropped."""
+    ends: Sequence[int] | None = None
+    """The last positions, once the others are dropped."""
 
     def entering(self, layer: int, join: int) -> int:
         """How many rows enter here (a variant that changes `final` alone enters after the last layer)."""
@@ -50,8 +51,9 @@ class Group:
         return sum(1 for entry in waiting if (entry.layer, entry.join) == (layer, join))
 
     @property
-    def width(self) -> int:
-        return self.length - self.first
+    def held(self) -> Sequence[int]:
+        """The positions that its arrays hold now."""
+        return range(self.start, self.length) if self.ends is None else self.ends
 
 
 def make_groups(entries: Sequence[Entry], rows: Sequence[int], length: int) -> list[Group]:
@@ -62,7 +64,7 @@ def make_groups(entries: Sequence[Entry], rows: Sequence[int], length: int) -> l
     groups = []
     for start, members in sorted(by_start.items()):
         members.sort(key=lambda row: (entries[row].layer, entries[row].join))
-        groups.append(Group(start, members, [entries[row] for row in members], length, first=start))
+        groups.append(Group(start, members, [entries[row] for row in members], length))
     return groups
 
 
@@ -71,6 +73,7 @@ class Sweep:
     """The variants of one batch under way; `x` holds one array (row, pos, d_model) for each group."""
 
     net: Network
+    layout: Layout
     plan: EditPlan
     clean: Clean
     groups: list[Group]
@@ -105,14 +108,15 @@ class Sweep:
     def run(self) -> list[mx.array]:
         """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
         dtype, d_model = self.net.dtype, self.net.d_model
-        xs = [mx.zeros((0, group.width, d_model), dtype=dtype) for group in self.groups]
-        large = bytes_per_position(self.net) * sum(len(g.rows) * g.width for g in self.groups) > LARGE
+        xs = [mx.zeros((0, len(group.held), d_model), dtype=dtype) for group in self.groups]
+        large = bytes_per_position(self.net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
         for layer in range(self.net.n_layers):
             xs = self.layer(layer, xs)
             if large:
                 mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
         if not self.whole:
-            xs = [self._cut(group, x, cut_group=True) for group, x in zip(self.groups, xs, strict=True)]
+            xs = [self._cut(group, x) for group, x in zip(self.groups, xs, strict=True)]
+            self._drop()
         xs = self._together(self.net.final, xs)
         xs = self._join(self.net.n_layers, 0, xs, None)
         return self._site("final", -1, xs)
@@ -163,8 +167,7 @@ class Sweep:
             for index, (q, k, v) in enumerate(zip(queries, joined[1], joined[2], strict=True))
         ]
         if layer == net.n_layers - 1 and not self.whole:
-            for group in self.groups:
-                group.first = group.length - 1
+            self._drop()
         return zs, xs
 
     def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
@@ -173,7 +176,7 @@ class Sweep:
         n_rows, n_query, n_heads, d_head = q.shape
         if n_rows == 0:
             return q
-        n_kv, start, n_own = k.shape[2], group.first, k.shape[1]
+        n_kv, start, n_own = k.shape[2], group.start, k.shape[1]
         repeats = n_heads // n_kv
         # (row, kv head, repeat * query, d_head): the heads that share keys are more rows of one product.
         q5 = (q * net.scale(layer)).reshape(n_rows, n_query, n_kv, repeats, d_head).transpose(0, 2, 3, 1, 4)
@@ -186,8 +189,8 @@ class Sweep:
             before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
             scores = mx.concatenate([before, scores], axis=-1)
         scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
-        queries = range(start + n_own - n_query, start + n_own)
-        pattern = _masked_softmax(scores, self._mask(layer, index, queries, start + n_own, n_rows))
+        queries = self.layout.ends.tolist() if layer == net.n_layers - 1 and not self.whole else group.held
+        pattern = _masked_softmax(scores, self._mask(layer, index, queries, n_rows))
         pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1), queries)
         weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
         z = weights[..., start:] @ own_v
@@ -197,32 +200,32 @@ class Sweep:
             z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_head).transpose(1, 0, 2, 3)
         return z.reshape(n_rows, n_kv, repeats, n_query, d_head).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
-    def _mask(self, layer: int, index: int, queries: range, n_keys: int, n_rows: int) -> mx.array | None:
+    def _mask(self, layer: int, index: int, queries: Sequence[int], n_rows: int) -> mx.array | None:
         """Bool mask that broadcasts to (row, kv head, repeat, query, key); None where everything is allowed."""
         net = self.net
-        window = net.window(layer)
-        mask: mx.array | None = None
-        if len(queries) > 1 or (window and n_keys > window):
-            query, key = np.array(queries)[:, None], np.arange(n_keys)[None]
-            allowed = key <= query
-            if window:
-                allowed &= key > query - window
-            mask = mx.array(allowed)
+        allowed = self.layout.allowed(queries, net.window(layer))
+        mask = None if allowed is None else mx.array(allowed)
         blocks = self.blocked.get((index, layer))
         if blocks:
             knocked = blocked_mask(
-                blocks, self.plan, n_rows=n_rows, n_heads=net.n_heads, queries=queries, n_keys=n_keys
-            ).reshape(n_rows, net.n_kv_heads, -1, len(queries), n_keys)
+                blocks,
+                self.plan,
+                n_rows=n_rows,
+                n_heads=net.n_heads,
+                queries=queries,
+                n_keys=self.layout.length,
+                sees=allowed,
+            ).reshape(n_rows, net.n_kv_heads, -1, len(queries), self.layout.length)
             mask = knocked if mask is None else mask & knocked
         return mask
 
-    def _pattern_site(self, layer: int, index: int, pattern: mx.array, queries: range) -> mx.array:
+    def _pattern_site(self, layer: int, index: int, pattern: mx.array, queries: Sequence[int]) -> mx.array:
         """The pattern (row, head, query, key) after its edits; `pos` of this site is the query."""
         site = Site("pattern", layer)
         if not self.plan.at(site) and site not in self.captures:
             return pattern
         held = pattern.swapaxes(1, 2)
-        held = self._edited(site, index, held, queries.start)
+        held = self._edited(site, index, held, queries)
         if site in self.captures:
             self.captured[site].append((index, held))
         return held.swapaxes(1, 2)
@@ -254,7 +257,7 @@ class Sweep:
     def _rotated(self, layer: int, group: Group, a: mx.array) -> mx.array:
         if a.shape[0] == 0:
             return a
-        return self.net.rotate(layer, a.transpose(0, 2, 1, 3), group.first).transpose(0, 2, 1, 3)
+        return self.layout.rotate(self.net, layer, a.transpose(0, 2, 1, 3), group.start).transpose(0, 2, 1, 3)
 
     # Variants that enter.
 
@@ -285,31 +288,37 @@ class Sweep:
             for group, x, n in zip(self.groups, xs, before, strict=True)
         ]
 
-    def _cut(self, group: Group, x: mx.array, cut_group: bool = False) -> mx.array:
-        """Only the last position."""
-        if cut_group:
-            group.first = group.length - 1
-        return x[:, -1:]
+    def _cut(self, group: Group, x: mx.array) -> mx.array:
+        """Only the last positions."""
+        if group.ends is not None:
+            return x
+        return x[:, mx.array(self.layout.ends) - group.start]
+
+    def _drop(self) -> None:
+        """From here on, arrays hold last positions only."""
+        for group in self.groups:
+            group.ends = self.layout.ends.tolist()
 
     # Sites.
 
     def _site(self, name: str, layer: int, xs: list[mx.array]) -> list[mx.array]:
         site = Site(name, layer)
         if self.plan.at(site):
-            xs = [self._edited(site, index, x, self.groups[index].first) for index, x in enumerate(xs)]
+            xs = [self._edited(site, index, x, self.groups[index].held) for index, x in enumerate(xs)]
         if site in self.captures:
             self.captured[site] += list(enumerate(xs))
         return xs
 
-    def _edited(self, site: Site, index: int, x: mx.array, first: int) -> mx.array:
+    def _edited(self, site: Site, index: int, x: mx.array, held: Sequence[int]) -> mx.array:
         edits = self.edits.get((index, site))
         if not edits:
             return x
-        return apply_edits(x, edits, self.plan, lengths=[x.shape[1]] * x.shape[0], offset=first)
+        some = None if held == range(self.layout.length) else held
+        return apply_edits(x, edits, self.plan, lengths=[x.shape[1]] * x.shape[0], held=some)
 
 
 def _with_copies(x: mx.array, clean: mx.array, group: Group, n: int) -> mx.array:
-    held = clean[:, clean.shape[1] - group.width :]
+    held = clean[:, clean.shape[1] - len(group.held) :]
     copies = mx.broadcast_to(held, (n, *held.shape[1:]))
     return copies if x.shape[0] == 0 else mx.concatenate([x, copies])
 

@@ -9,6 +9,7 @@ from typing import Literal
 import mlx.core as mx
 
 from mlx_interp.engine.clean import Clean, Entry, entries_of, run_clean
+from mlx_interp.engine.layout import alone
 from mlx_interp.engine.memory import bytes_per_variant, default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
@@ -46,13 +47,14 @@ def sweep(
     plan = plan_edits(net, variants, [length] * len(variants))
     entries = entries_of(plan, len(variants), n_layers, length)
     whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
-    clean = run_clean(net, mx.array([list(tokens)]), entries, captures, whole)
+    layout = alone(tokens)
+    clean = run_clean(net, layout, entries, captures, whole)
     values: list[mx.array] = []
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
     order: list[int] = []
     for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures)):
         groups = make_groups(entries, rows, length)
-        batch = Sweep(net, plan, clean, groups, captures, whole)
+        batch = Sweep(net, layout, plan, clean, groups, captures, whole)
         finals = batch.run()
         order += [row for group in groups for row in group.rows]
         if logits != "none":

@@ -1,0 +1,109 @@
+"""Prompts side by side in one sequence, in which what several of them begin with stands once.
+
+A column is a token of the prompts' prefix tree, and attends to the columns on its way to the root: under causal
+attention a token's state depends on nothing else. Columns are ordered by their position in the prompt, so that what
+comes after a position is the end of the sequence for all prompts at once. One prompt alone is its own layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.engine.network import Mask, Network
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which token each column holds, and which columns it sees."""
+
+    tokens: np.ndarray
+    """(column,) ids."""
+    positions: np.ndarray
+    """(column,) where in its prompt a column stands; never falls."""
+    ends: np.ndarray
+    """(prompt,) the column of each prompt's last token."""
+    sees: np.ndarray | None = None
+    """bool (query column, key column); None for one prompt, in which each column sees those before it."""
+
+    @property
+    def length(self) -> int:
+        """Columns."""
+        return len(self.tokens)
+
+    def embed(self, net: Network) -> mx.array:
+        """(1, column, d_model): what the first layer reads."""
+        tokens = mx.array(self.tokens)
+        if self.sees is None:
+            return net.embed(tokens[None])
+        return net.embed(tokens[:, None], mx.array(self.positions)).swapaxes(0, 1)
+
+    def rotate(self, net: Network, layer: int, x: mx.array, first: int = 0) -> mx.array:
+        """RoPE on (row, head, column, d_head), whose columns are those from `first` on."""
+        if self.sees is None:
+            return net.rotate(layer, x, first)
+        n_rows, n_heads, n_columns, d_head = x.shape
+        each = x.transpose(2, 0, 1, 3).reshape(n_columns, n_rows * n_heads, 1, d_head)
+        turned = net.rotate(layer, each, mx.array(self.positions[first:]))
+        return turned.reshape(n_columns, n_rows, n_heads, d_head).transpose(1, 2, 0, 3)
+
+    def clean_mask(self, net: Network, layer: int) -> Mask:
+        """The mask of a whole pass: for one prompt the one that mlx-lm gives the layer."""
+        if self.sees is None:
+            return net.mask(layer, self.length)
+        allowed = self.allowed(range(self.length), net.window(layer))
+        return None if allowed is None else mx.array(allowed)
+
+    def allowed(self, queries: Sequence[int], window: int | None) -> np.ndarray | None:
+        """bool (query, column): what some columns may attend to; None where that is everything."""
+        if self.sees is None and len(queries) == 1 and not (window and self.length > window):
+            return None
+        query = np.asarray(queries)
+        sees = np.arange(self.length)[None] <= query[:, None] if self.sees is None else self.sees[query]
+        if window:
+            sees = sees & (self.positions[None] > self.positions[query][:, None] - window)
+        return sees
+
+
+def alone(tokens: Sequence[int]) -> Layout:
+    """One prompt."""
+    return Layout(np.array(tokens), np.arange(len(tokens)), np.array([len(tokens) - 1]))
+
+
+def together(prompts: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable]]) -> tuple[Layout, list[list[int]]]:
+    """Prompts in one layout, and each prompt's columns, position by position.
+
+    marks: something for each position of each prompt; what differs in it is kept apart, as different tokens are.
+    """
+    if len(prompts) == 1:
+        return alone(prompts[0]), [list(range(len(prompts[0])))]
+    column_of: dict[Hashable, int] = {}
+    paths: list[list[int]] = [[] for _ in prompts]
+    tokens: list[int] = []
+    positions: list[int] = []
+    for position in range(max(map(len, prompts))):
+        for path, prompt, mark in zip(paths, prompts, marks, strict=True):
+            if position >= len(prompt):
+                continue
+            node = (path[-1] if path else -1, prompt[position], mark[position])
+            if node not in column_of:
+                column_of[node] = len(tokens)
+                tokens.append(prompt[position])
+                positions.append(position)
+            path.append(column_of[node])
+    sees = np.zeros((len(tokens), len(tokens)), dtype=bool)
+    for path in paths:
+        for i, column in enumerate(path):
+            sees[column, path[: i + 1]] = True
+    return Layout(np.array(tokens), np.array(positions), np.array([path[-1] for path in paths]), sees), paths
+
+
+def n_shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """How many items two sequences begin with in common."""
+    for i, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return i
+    return min(len(one), len(other))
