@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import feature_edges, features, figures, measure, report
+from experiments.circuits import feature_edges, features, figures, measure, report, tracing
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -74,12 +74,13 @@ EXPERIMENT = Experiment(
         *(report.node_table, report.stability_table, report.overlap_table, figures.only_table),
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
         *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
-        figures.trace_table,
+        tracing.best_table,
+        tracing.position_table,
     ],
     figures=[
         *(figures.estimates, figures.faithfulness_curves, figures.overlap, figures.drawings, features.curves),
         feature_edges.drawings,
-        figures.traces,
+        tracing.heat_maps,
     ],
     headline=report.headline,
     plan=plan,

@@ -63,6 +63,8 @@ class CircuitConfig(ExperimentConfig):
     """Tasks whose prompts are traced with noise."""
     n_traced: int = 6
     """Prompts of each that are traced."""
+    trace_windows: tuple[int, ...] = ()
+    """Layers of attention or of MLPs that are put back together; none: the paper's ten of 48, in proportion."""
     noise_samples: int = 3
     """Draws of noise of each prompt."""
 

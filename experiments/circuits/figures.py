@@ -1,4 +1,4 @@
-"""Figures and files of exp18: estimates against patching, faithfulness, overlap, graphs, heat maps of tracing."""
+"""Figures and files of exp18: estimates against patching, faithfulness, overlap, members, graphs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from experiments.experiment import Records
 from mlx_interp.circuits import SHARES, Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, circuit_graph
-from mlx_interp.circuits.tracing import KINDS, ROLES
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.reporting.graphs import Place, cloud, network
-from mlx_interp.stats import Estimate, mean_or_none, number
+from mlx_interp.stats import number
 
 LINES = {
     "ig-inputs": "EAP-IG",
@@ -26,7 +25,6 @@ LINES = {
     "random, same layers": "random, same layers",
     "circuit of another task": "circuits of other tasks",
 }
-SITES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLPs"}
 DRAWN = 60
 """Edges of a figure at most: more cannot be read."""
 
@@ -147,76 +145,6 @@ def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
         yield f"circuit_{task}.json", as_json(graph)
     yield "circuits.html", as_html(list(found.values()), title="Circuits found by EAP-IG")
     yield from feature_edges.files(records, config)
-
-
-def traces(records: Records, config: CircuitConfig) -> Iterator[Plot]:
-    """ROME's heat maps, mean over prompts."""
-    for task in config.trace_tasks:
-        found = [r for r in records if "effects" in r and r["task"] == task]
-        if not found:
-            continue
-        panels = [
-            Panel(SITES[kind] if arm == "clean" else f"{SITES[kind]}, control", _mean_effects(found, kind, arm).T)
-            for arm in ("clean", "other")
-            for kind in KINDS
-        ]
-        n = len({r["pair"] for r in found})
-        yield heat_map(
-            [Panel(panel.title, panel.values[::-1]) for panel in panels],
-            name=f"tracing_{task}",
-            title=f"Causal tracing: {task}",
-            x_label="layer",
-            y_label="position",
-            value_label="probability brought back",
-            caption=f"How much of the answer's probability one clean state brings back under noise on the tokens in "
-            f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Streams "
-            "of one layer, attention and MLPs of a window of layers. Control: the counterfactual prompt's state.",
-            y_ticks=ROLES[::-1],
-        )
-
-
-def _mean_effects(found: list[Any], kind: str, arm: str) -> Any:
-    """(layer, role), the mean over the prompts that have such a position."""
-    arrays = [np.array(r["effects"], dtype=float) for r in found if r["site"] == kind and r["arm"] == arm]
-    stacked = np.stack(arrays)
-    n = np.isfinite(stacked).sum(0)
-    return np.where(n > 0, np.nansum(stacked, axis=0) / np.maximum(n, 1), np.nan)
-
-
-def trace_table(records: Records, config: CircuitConfig) -> Table | None:
-    """The state that brings back most, chosen on half of the prompts and reported on the other."""
-    rows: list[list[Cell]] = []
-    for task in config.trace_tasks:
-        for kind in KINDS:
-            found = [r for r in records if "effects" in r and r["task"] == task and r["site"] == kind]
-            clean, other = (
-                {r["pair"]: np.array(r["effects"], dtype=float) for r in found if r["arm"] == arm}
-                for arm in ("clean", "other")
-            )
-            chosen, held = list(clean)[::2], list(clean)[1::2]
-            if not held:
-                continue
-            best = np.stack([np.nan_to_num(clean[pair]) for pair in chosen]).mean(0)
-            layer, role = np.unravel_index(int(best.argmax()), best.shape)
-            values = [_at(arm, held, int(layer), int(role), config.seed) for arm in (clean, other)]
-            noisy = mean_or_none([r["noisy"] for r in found], unit=[r["pair"] for r in found], seed=config.seed)
-            rows.append([task, SITES[kind], int(layer), ROLES[role], len(held), *values, noisy])
-    if not rows:
-        return None
-    return Table(
-        "Causal tracing: the state that brings back most",
-        [
-            *("task", "state", "layer", "position", "prompts", Column("brought back", "%"), Column("control", "%")),
-            Column("answer under noise", "%"),
-        ],
-        rows,
-        ["Cell chosen on every other prompt, reported on the rest; control: the counterfactual prompt's state there."],
-    )
-
-
-def _at(effects: dict[str, Any], pairs: list[str], layer: int, role: int, seed: int) -> Estimate | None:
-    values = {pair: float(effects[pair][layer, role]) for pair in pairs if np.isfinite(effects[pair][layer, role])}
-    return mean_or_none(list(values.values()), unit=list(values), seed=seed)
 
 
 def minimality_table(records: Records, config: CircuitConfig) -> Table | None:

@@ -41,7 +41,7 @@ from mlx_interp.circuits import (
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.exact import Floats, patches, replacements, sweep_metric
 from mlx_interp.circuits.faithfulness import without_each
-from mlx_interp.circuits.tracing import KINDS, NOISE, ROLES, by_role, causal_trace, spread
+from mlx_interp.circuits.tracing import KINDS, NOISE, ROLES, Kind, by_role, causal_trace, spread, window_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 
@@ -250,6 +250,12 @@ def traced_items(model: Model, config: CircuitConfig, earlier: Records) -> list[
     return [Item(task, task) for task in config.trace_tasks] if "tracing" in config.parts else []
 
 
+def windows(n_layers: int, config: CircuitConfig) -> list[tuple[Kind, int]]:
+    """What is put back together: the stream of one layer, attention and MLPs of windows of layers."""
+    chosen = config.trace_windows or (window_of(n_layers),)
+    return [("resid_post", 1), *((kind, window) for kind in KINDS if kind != "resid_post" for window in chosen)]
+
+
 def tracing(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
     """ROME's heat maps: noise where the clean prompt differs from the counterfactual; clean states put back."""
     train, test = split(model, item.task, config)
@@ -259,7 +265,7 @@ def tracing(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
         subject = [
             n for n, (a, b) in enumerate(zip(pair.clean.tokens, pair.counterfactual.tokens, strict=True)) if a != b
         ]
-        for kind in KINDS:
+        for kind, window in windows(model.n_layers, config):
             for arm, donor in (("clean", None), ("other", pair.counterfactual)):
                 found = causal_trace(
                     model,
@@ -267,6 +273,7 @@ def tracing(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
                     subject,
                     pair.answers[0],
                     kind=kind,
+                    window=window,
                     noise=noise,
                     samples=config.noise_samples,
                     seed=config.seed,
@@ -277,6 +284,7 @@ def tracing(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
                     "task": item.task,
                     "pair": pair.key,
                     "site": kind,
+                    "window": window,
                     "arm": arm,
                     "roles": list(ROLES),
                     "clean": found.clean,

@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(figures, "DPI", 50)
-        tasks = ["--tasks", "toxic,safe", "--trace-tasks", "toxic"]
+        tasks = ["--tasks", "toxic,safe", "--trace-tasks", "toxic", "--trace-windows", "1,3"]
         run(EXPERIMENT, ["--model", "tiny-llama", *FEW, *FASTER, *tasks, "--no-validate", "--out", str(out)])
     assert ended.value.code in (0, None)
     return out / EXPERIMENT.name / "tiny-llama"
@@ -55,6 +55,8 @@ def test_a_run_leaves_every_table_its_figures_and_the_circuits_as_data(finished:
     page = (finished / "files" / "circuits.html").read_text()
     assert page.count("<svg") == 2
     assert "<script" not in page
+    assert "| toxic | attention |               1 | control" in table  # by site, window and position
+    assert "| toxic | MLPs      |               3 | clean" in table
     assert "http" not in page
 
 
