@@ -21,6 +21,7 @@ from mlx_interp.engine.clean import entries_of
 from mlx_interp.engine.continuation import sweep_generate as run_sweep_generate
 from mlx_interp.engine.cost import Cost, sweep_cost
 from mlx_interp.engine.decode import collect, decode
+from mlx_interp.engine.forest import sweep_prompts
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, refuse_too_large, rows_that_fit
@@ -30,7 +31,7 @@ from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
-from mlx_interp.errors import CheckpointError, PromptError
+from mlx_interp.errors import CheckpointError, PromptError, ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, pieces_of, text_of
 from mlx_interp.sites import Site
@@ -251,6 +252,34 @@ class Model:
         captured = {site: readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
+
+    def sweep_prompts(
+        self,
+        prompts: Sequence[AnyPrompt],
+        variants: Sequence[Sequence[Intervention]],
+        *,
+        metric: Metric | Sequence[Metric] | None = None,
+        memory: int | None = None,
+        progress: Progress | bool = False,
+    ) -> mx.array:
+        """The same variants on many prompts: what `sweep` returns for each, (n_prompts, n_variants, ...).
+
+        What prompts begin with in common (a template, a few examples, "How do I") is computed once a variant instead
+        of once a prompt, unless the variants treat it differently; negative positions count from each prompt's end.
+        metric: one for all prompts, or one for each; None gives the logits. progress counts prompts times variants.
+        Raises what `sweep` raises, and ShapeError for a number of metrics that is not the number of prompts.
+        """
+        asked = self.prompts(prompts)
+        self._check_lengths([len(prompt) for prompt in asked])
+        if not len(variants):
+            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
+        metrics = [metric] * len(asked) if callable(metric) else metric
+        if metrics is not None and len(metrics) != len(asked):
+            raise ShapeError(f"{len(metrics)} metrics for {len(asked)} prompts: give one for all, or one for each")
+        with reported(progress, len(asked) * len(variants)) as report:
+            tokens = [prompt.tokens for prompt in asked]
+            found = sweep_prompts(self.network, tokens, variants, metrics=metrics, budget=memory, progress=report)
+        return cast(mx.array, plain(mx.stack(found)))
 
     def gradients(
         self,

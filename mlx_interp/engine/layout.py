@@ -25,7 +25,7 @@ class Layout:
     positions: np.ndarray
     """(column,) where in its prompt a column stands; never falls."""
     ends: np.ndarray
-    """(prompt,) the column of each prompt's last token."""
+    """The columns of the prompts' last tokens, each once, in order."""
     sees: np.ndarray | None = None
     """bool (query column, key column); None for one prompt, in which each column sees those before it."""
 
@@ -98,7 +98,7 @@ def together(prompts: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable
     for path in paths:
         for i, column in enumerate(path):
             sees[column, path[: i + 1]] = True
-    return Layout(np.array(tokens), np.array(positions), np.array([path[-1] for path in paths]), sees), paths
+    return Layout(np.array(tokens), np.array(positions), np.unique([path[-1] for path in paths]), sees), paths
 
 
 def n_shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:

@@ -116,14 +116,19 @@ def _values(net: Network, finals: list[mx.array], logits: str, metric: Metric | 
         values = net.unembed(finals[0] if len(finals) == 1 else mx.concatenate(finals))
     else:
         values = mx.concatenate([net.unembed(final) for final in finals])
+    return measured(values, metric)
+
+
+def measured(logits: mx.array, metric: Metric | None) -> mx.array:
+    """What a metric makes of logits whose first axis is variants. Raises ShapeError if it loses that axis."""
     if metric is None:
-        return values
-    n_rows = values.shape[0]
-    measured = metric(values)
-    if not isinstance(measured, mx.array) or measured.ndim == 0 or measured.shape[0] != n_rows:
-        got = tuple(measured.shape) if isinstance(measured, mx.array) else type(measured).__name__
-        raise ShapeError(f"metric got logits {tuple(values.shape)} and returned {got}; its first axis must be {n_rows}")
-    return measured
+        return logits
+    values = metric(logits)
+    n_rows = logits.shape[0]
+    if not isinstance(values, mx.array) or values.ndim == 0 or values.shape[0] != n_rows:
+        got = tuple(values.shape) if isinstance(values, mx.array) else type(values).__name__
+        raise ShapeError(f"metric got logits {tuple(logits.shape)} and returned {got}; its first axis must be {n_rows}")
+    return values
 
 
 def _whole_captures(batch: Sweep, site: Site, clean: Clean) -> mx.array:

@@ -1,0 +1,218 @@
+"""The same variants on many prompts: each token that prompts begin with in common is computed once a variant.
+
+1. Every intervention is resolved for each length of prompt, as a sweep over that prompt alone would.
+2. Prompts are packed into layouts (prefix trees), as long as a larger layout is cheaper than two: shared tokens save
+   whole layers, while attention meets columns of other prompts only to leave them out.
+3. Tokens are shared only where every variant does the same to them, so that a column's edits are those of each of
+   its prompts; an intervention that misses one prompt is an error, as it is alone. What reads across positions (a
+   function, an edit of the pattern) is swept prompt by prompt.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.engine.clean import entries_of, run_clean
+from mlx_interp.engine.layout import Layout, n_shared, together
+from mlx_interp.engine.memory import default_budget
+from mlx_interp.engine.network import Network
+from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
+from mlx_interp.engine.sweep import Sweep, make_groups
+from mlx_interp.engine.variants import Metric, Progress, batches, measured, sweep
+from mlx_interp.interventions import Apply, Intervention
+from mlx_interp.sites import Site
+
+ELEMENTWISE = 64
+"""Multiplications that one exponential is worth, in the estimate of what a layout costs."""
+
+Tokens = Sequence[int]
+
+
+def sweep_prompts(
+    net: Network,
+    prompts: Sequence[Tokens],
+    variants: Sequence[Sequence[Intervention]],
+    *,
+    metrics: Sequence[Metric] | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> list[mx.array]:
+    """What `sweep` returns for each prompt; `progress` counts variants times prompts."""
+    plans = {length: plan_edits(net, variants, [length] * len(variants)) for length in {len(p) for p in prompts}}
+    packed = _Prompts(net, prompts, plans)
+    found: dict[int, mx.array] = {}
+    for members in packed.packs():
+        if len(members) == 1:
+            only = members[0]
+            metric = None if metrics is None else metrics[only]
+            values = sweep(net, prompts[only], variants, metric=metric, budget=budget).values
+            assert values is not None
+            found[only] = values
+        else:
+            some = None if metrics is None else [metrics[member] for member in members]
+            found |= dict(zip(members, _sweep_pack(packed, members, len(variants), some, budget), strict=True))
+        mx.eval(*found.values())
+        if progress is not None:
+            progress(len(found) * len(variants), len(prompts) * len(variants))
+    return [found[number] for number in range(len(prompts))]
+
+
+def _sweep_pack(
+    packed: _Prompts, members: Sequence[int], n_variants: int, metrics: Sequence[Metric] | None, budget: int | None
+) -> list[mx.array]:
+    """Logits or metric of every variant on each of these prompts."""
+    net = packed.net
+    layout, plan, last = packed.joined(members)
+    entries = entries_of(plan, n_variants, net.n_layers, layout.length)
+    clean = run_clean(net, layout, entries, frozenset(), whole=False)
+    values: list[list[mx.array]] = [[] for _ in members]
+    order: list[int] = []
+    logits = 3 * net.d_vocab * 4 * len(members)
+    for rows in batches(net, entries, layout.length, budget or default_budget(), False, False, extra=logits):
+        groups = make_groups(entries, rows, layout.length)
+        finals = Sweep(net, layout, plan, clean, groups, frozenset(), whole=False).run()
+        order += [row for group in groups for row in group.rows]
+        at_ends = net.unembed(mx.concatenate(finals))  # (variant, end, d_vocab)
+        for number, end in enumerate(last):
+            values[number].append(measured(at_ends[:, end], None if metrics is None else metrics[number]))
+        mx.eval(values)
+    plan.check_fired()
+    back = mx.argsort(mx.array(order))
+    return [mx.concatenate(parts)[back] for parts in values]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """The prompts of a call, with what every variant does to each."""
+
+    net: Network
+    prompts: Sequence[Tokens]
+    plans: dict[int, EditPlan]
+    """By length of prompt."""
+
+    @cached_property
+    def marks(self) -> list[list[Hashable]]:
+        """For each position of each prompt, where it stands in every list of positions that a variant names."""
+        named = {length: _named(plan) for length, plan in self.plans.items()}
+        names = dict.fromkeys(name for by_name in named.values() for name in by_name)
+        families = dict.fromkeys(tuple(by_name.get(name, ()) for by_name in named.values()) for name in names)
+        of_length: dict[int, list[Hashable]] = {}
+        for number, length in enumerate(named):
+            places = [{position: place for place, position in enumerate(family[number])} for family in families]
+            of_length[length] = [tuple(place.get(position) for place in places) for position in range(length)]
+        return [of_length[len(prompt)] for prompt in self.prompts]
+
+    def packs(self) -> Iterator[list[int]]:
+        """Numbers of prompts that are swept together."""
+        if any(_reads_across(plan) for plan in self.plans.values()):
+            yield from ([number] for number in range(len(self.prompts)))
+            return
+        keys = [list(zip(prompt, marks, strict=True)) for prompt, marks in zip(self.prompts, self.marks, strict=True)]
+        pack: list[int] = []
+        length = 0
+        for number in sorted(range(len(keys)), key=lambda number: (list(self.prompts[number]), len(keys[number]))):
+            own = len(keys[number])
+            new = own - n_shared(keys[pack[-1]], keys[number]) if pack else own
+            if pack and self._cost(length + new) > self._cost(length) + self._cost(own):
+                yield pack
+                pack, length, new = [], 0, own
+            pack.append(number)
+            length += new
+        yield pack
+
+    def _cost(self, length: int) -> float:
+        """Multiplications of a layer on so many columns."""
+        net = self.net
+        each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
+        pair = 2 * net.n_heads * net.d_head + ELEMENTWISE * net.n_heads
+        return length * each + length**2 * pair
+
+    def joined(self, members: Sequence[int]) -> tuple[Layout, EditPlan, list[int]]:
+        """The layout of some prompts, what is done to its columns, and which of its ends is each prompt's."""
+        prompts = [self.prompts[member] for member in members]
+        layout, paths = together(prompts, [self.marks[member] for member in members])
+        plans = {length: self.plans[length] for length in sorted({len(prompt) for prompt in prompts})}
+        merge = _Merge(layout, paths)
+        plan = EditPlan(owners=next(iter(plans.values())).owners)
+        edits: dict[tuple[Site, Owner], dict[int, Edit]] = defaultdict(dict)
+        blocks: dict[tuple[int, Owner], dict[int, Blocked]] = defaultdict(dict)
+        for length, one in plans.items():
+            for site, some in one.edits.items():
+                for edit in some:
+                    edits[site, edit.owner][length] = edit
+            for layer, forbidden in one.blocked.items():
+                for block in forbidden:
+                    blocks[layer, block.owner][length] = block
+        for (site, _), by_length in edits.items():
+            plan.edits[site].append(merge.edit(by_length))
+        for (layer, _), blocks_by_length in blocks.items():
+            plan.blocked[layer].append(merge.block(blocks_by_length))
+        return layout, plan, np.searchsorted(layout.ends, [path[-1] for path in paths]).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class _Merge:
+    """Brings what is done to positions of prompts to the columns of their layout."""
+
+    layout: Layout
+    paths: Sequence[Sequence[int]]
+    """Each prompt's columns."""
+
+    def edit(self, by_length: dict[int, Edit]) -> Edit:
+        some = next(iter(by_length.values()))
+        many = some.value is not None and some.value.shape[0] > 1
+        if some.positions is None:
+            if not many:
+                return some
+            return replace(some, value=some.value[mx.array(self.layout.positions)])  # type: ignore[index]
+        places = self._columns({length: edit.positions for length, edit in by_length.items()})
+        columns = sorted(places)
+        value = some.value[mx.array([places[column] for column in columns])] if many else some.value  # type: ignore[index]
+        return replace(some, positions=tuple(columns), value=value)
+
+    def block(self, by_length: dict[int, Blocked]) -> Blocked:
+        query, keys = (
+            self._columns({length: getattr(block, name) for length, block in by_length.items()})
+            if getattr(next(iter(by_length.values())), name) is not None
+            else None
+            for name in ("query", "keys")
+        )
+        return replace(
+            next(iter(by_length.values())),
+            query=None if query is None else tuple(sorted(query)),
+            keys=None if keys is None else tuple(sorted(keys)),
+        )
+
+    def _columns(self, by_length: dict[int, tuple[int, ...] | None]) -> dict[int, int]:
+        """Each column that is named, with its place in the list of positions."""
+        return {
+            path[position]: place
+            for path in self.paths
+            for place, position in enumerate(by_length.get(len(path)) or ())
+        }
+
+
+def _named(plan: EditPlan) -> dict[Hashable, tuple[int, ...]]:
+    """The positions of each intervention that names some."""
+    found: dict[Hashable, tuple[int, ...] | None] = {}
+    for edits in plan.edits.values():
+        found |= {edit.owner: edit.positions for edit in edits}
+    for blocks in plan.blocked.values():
+        for block in blocks:
+            found |= {(block.owner, "query"): block.query, (block.owner, "keys"): block.keys}
+    return {name: positions for name, positions in found.items() if positions is not None}
+
+
+def _reads_across(plan: EditPlan) -> bool:
+    """Whether something looks at more than one position at once."""
+    return any(
+        site.name == "pattern" or isinstance(edit.intervention, Apply)
+        for site, edits in plan.edits.items()
+        for edit in edits
+    )
