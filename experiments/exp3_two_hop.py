@@ -10,6 +10,11 @@ Figure     gap: first layer of the answer minus first layer of the bridge, over 
            sequential: the gap is positive. How many are not both visible is said beside it.
 Control    bridge and answer of another query of the family, in the same lens. How far each layer's lens is from the
            model's own prediction is measured beside it; for the tuned lens also with its maps one layer too low.
+Parts      two_hop  the above, and the default. The others ask what lenses say on text (docs/lenses.md):
+           text     bits per byte, bias and transfer of the tuned lens on held-out text, against the logit lens,
+                    translators one layer too low, and a guess by frequency.
+           input    what is left of the input's tokens in the logit lens.
+           basis    the directions that each lens depends on most: whether the model depends on them as well.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
-from experiments.lenses import distance
-from experiments.lenses.texts import TextConfig, held_out
+from experiments.lenses import basis, distance
+from experiments.lenses.basis import BasisConfig
+from experiments.lenses.texts import held_out
 from experiments.runner import run
 from experiments.two_hop import lens, tuned
 from experiments.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
@@ -34,11 +40,11 @@ PASSES = 5 + 4
 """Forward passes of one query: five prompts of the screening, the lens, and its names."""
 
 
-Part = Literal["two_hop", "text", "input"]
+Part = Literal["two_hop", "text", "input", "basis"]
 
 
 @dataclass(frozen=True)
-class Config(TextConfig):
+class Config(BasisConfig):
     parts: tuple[Part, ...] = ("two_hop",)
     """Which parts of the study to run."""
 
@@ -89,9 +95,10 @@ EXPERIMENT = Experiment(
         Stage(distance.TEXTS, of_part("text", held_out), distance.measure),
         Stage(distance.BIAS, of_part("text", distance.everything), distance.measure_bias),
         Stage(distance.INPUT, of_part("input", held_out), distance.measure_input),
+        Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure),
     ],
-    tables=[lens.order_table, lens.place_table, tuned.distance_table, *distance.TABLES],
-    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES],
+    tables=[lens.order_table, lens.place_table, tuned.distance_table, *distance.TABLES, basis.table],
+    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES, basis.figure],
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),

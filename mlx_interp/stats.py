@@ -278,6 +278,29 @@ def jackknife_interval(
     return Estimate(value, value - reach, value + reach, n_units)
 
 
+def spearman_of_means(
+    first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]], *, seed: int, resamples: int = 1_000
+) -> Estimate | None:
+    """Rank correlation of two figures over cases, each the mean over units, with a bootstrap interval over units.
+
+    first, second: (n_units, n_cases). Ties share ranks. None for fewer than two units or three cases, or where a figure
+    is the same in all cases.
+    """
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"a correlation of means needs (n_units, n_cases) twice; found {first.shape}, {second.shape}")
+    if first.shape[1] < 3:
+        return None
+
+    def of(rows: npt.NDArray[np.int64]) -> Floats:
+        x, y = (rankdata(values[rows].mean(axis=1), axis=1) for values in (first, second))
+        x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
+        size = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+        with np.errstate(invalid="ignore"):
+            return np.asarray((x * y).sum(axis=1) / size)
+
+    return function_interval(of, len(first), seed=seed, resamples=resamples)
+
+
 def auroc(
     positives: Sequence[float], negatives: Sequence[float], *, seed: int, level: float = 0.95, resamples: int = 2_000
 ) -> Estimate | None:

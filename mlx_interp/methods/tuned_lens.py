@@ -50,6 +50,14 @@ class TunedLens:
         moved = flat + flat @ self.weight + self.bias[:, None]
         return mx.concatenate([moved.reshape(early.shape), states[n:].astype(mx.float32)])
 
+    def moved(self, row: int, states: mx.array) -> mx.array:
+        """Streams (..., d_model) of one layer -> what stands for the last layer's, same shape, float32.
+
+        row: of the lens's translators, the embedding's included where there is one.
+        """
+        states = states.astype(mx.float32)
+        return states + states @ self.weight[row] + self.bias[row]
+
     def logits(self, model: Model, states: mx.array) -> mx.array:
         """(n_layers, ..., d_vocab): each layer's logits; the last layer's are the model's own.
 

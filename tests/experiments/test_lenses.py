@@ -21,7 +21,9 @@ from mlx_interp.reporting import figures
 from tests.tiny import tiny_model
 
 NAME = "tiny-qwen2"
+PARTS = "text,input,basis"
 FEW = ["--n-train-texts", "60", "--n-texts", "18", "--lens-steps", "20"]
+FASTER = ["--n-directions", "3", "--n-basis-states", "24", "--basis-steps", "3", "--n-basis-texts", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(figures, "DPI", 40)
-        run(EXPERIMENT, ["--model", NAME, "--parts", "text,input", *FEW, "--no-validate", "--out", str(out)])
+        run(EXPERIMENT, ["--model", NAME, "--parts", PARTS, *FEW, *FASTER, "--no-validate", "--out", str(out)])
     assert ended.value.code in (0, None)
     return out / EXPERIMENT.name / NAME
 
@@ -45,7 +47,7 @@ def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
     table = (finished / "table.md").read_text()
     for title in (
         *("Lenses on held-out text", "Bias of each layer's lens", "Transfer of translators between layers"),
-        *("The input's tokens in the logit lens",),
+        *("The input's tokens in the logit lens", "Causal basis of lenses"),
     ):
         assert title in table
     assert "Bridge and answer" not in table
