@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan
 from experiments.runner import run
-from experiments.traits import choices, geometry, report, stages
+from experiments.traits import caa, choices, geometry, report, stages
 from experiments.traits.choices import ChoiceConfig
 from experiments.traits.stages import Item
 from mlx_interp.model import Model
@@ -44,6 +44,7 @@ EXPERIMENT = Experiment(
         geometry.places(*TRAITS),
         geometry.angles(*TRAITS),
         *choices.STAGES,
+        *caa.STAGES,
     ],
     tables=[
         report.layer_table,
@@ -54,9 +55,12 @@ EXPERIMENT = Experiment(
         geometry.separation_table,
         geometry.angle_table,
         choices.table,
+        caa.context_table,
+        caa.cosine_table,
+        caa.token_table,
         report.prompt_table,
     ],
-    figures=[report.by_layer, report.by_strength],
+    figures=[report.by_layer, report.by_strength, choices.curves, caa.figures],
     headline=report.headline,
     plan=plan,
     group=lambda item: item.trait,

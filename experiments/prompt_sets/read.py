@@ -49,11 +49,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with two options, (A) and (B), and which of them shows the behaviour."""
+    """A question with two answers, such as the options (A) and (B), and which of them shows the behaviour."""
 
     question: str
     matching: str
     other: str
+    chat: bool = True
+    """Whether it is asked through the chat template."""
 
 
 def by_split(names: Sequence[str], kind: str, *, seed: int, language: str = "en") -> dict[str, Published]:

@@ -10,6 +10,7 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp2_sycophancy
+from experiments.prompt_sets.read import Choice
 from experiments.runner import run
 from experiments.traits.choices import (
     KNOWLEDGE,
@@ -48,7 +49,7 @@ def provide(folder: Path) -> None:
 
 def test_both_answers_share_all_tokens_up_to_the_letter() -> None:
     model = mi.load("tiny-llama")
-    tokens, letters, last = answered(model, "Is tea good?\n\nChoices:\n (A) yes\n (B) no")
+    tokens, letters, last = answered(model, Choice("Is tea good?\n\nChoices:\n (A) yes\n (B) no", "(B)", "(A)"))
     start = model.prompt("Is tea good?\n\nChoices:\n (A) yes\n (B) no", chat=True)
     assert start.tokens[last] == start.tokens[-1]
     assert tokens[: last + 1] == start.tokens
@@ -62,7 +63,7 @@ def test_p_match_is_the_share_of_the_matching_letter_and_plain_is_left_alone(sit
     model = mi.load("tiny-llama")
     records = list(measure(model, Question("q", "caa-sycophancy", "caa-sycophancy", "test", 0), CONFIG))
     item = asked("caa-sycophancy", "test", CONFIG.n_test, CONFIG.seed)[0][0]
-    tokens, letters, last = answered(model, item.question)
+    tokens, letters, last = answered(model, item)
     logits = np.asarray(model.run([tokens]).logits)[0]
     weights = {letter: np.exp(logits[token]) for letter, token in letters.items()}
     assert records[0]["p"] == pytest.approx(weights[item.matching] / sum(weights.values()), abs=1e-4)
