@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import feature_edges, features, figures, measure, report, tracing
+from experiments.circuits import feature_edges, features, figures, measure, report, tracing, words
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -48,7 +48,7 @@ class Config(CircuitConfig):
 def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
     """Edges cost n_heads plain passes each time; a gradient about three passes."""
     prompts = sum(sum(map(len, split(model, item.task, config))) for item in chosen)
-    circuits = len(SHARES) * (6 + 2 * RANDOM + len(config.tasks)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
+    circuits = len(SHARES) * (6 + 2 * RANDOM + len(config.names)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
     scored = len(chosen) * config.n_test * (circuits if "faithfulness" in config.parts else 0)
     checks = 2 * config.n_sampled * (4 + 3 * model.n_heads)
     checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)
@@ -71,7 +71,7 @@ EXPERIMENT = Experiment(
     ],
     tables=[
         *(report.task_table, report.check_table, report.truth_table, report.area_table, report.complete_table),
-        *(report.node_table, report.stability_table, report.overlap_table, figures.only_table),
+        *(report.node_table, report.stability_table, report.overlap_table, words.word_table, figures.only_table),
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
         *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
         tracing.best_table,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.circuits.tasks import TASKS, Task, pairs
+from experiments.circuits.sources import Drawn, Source, drawn, task_names
+from experiments.circuits.tasks import TASKS, Task
 from experiments.experiment import ExperimentConfig, Records
 from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing, greedy, sizes
+from mlx_interp.circuits.own_pairs import Unequal
 from mlx_interp.model import Model
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -34,7 +35,20 @@ RANDOM = 2
 @dataclass(frozen=True)
 class CircuitConfig(ExperimentConfig):
     tasks: tuple[Task, ...] = TASKS
-    """What the circuits are for."""
+    """What the circuits are for; with data=FILE its categories are."""
+    data: str = ""
+    """A file of pairs (CSV, JSON Lines, parquet): columns clean, corrupt, answer, wrong, category; for any model."""
+    data_chat: bool = False
+    """Prompts of that file are users' turns, for the chat template."""
+    unequal: Unequal = "refuse"
+    """What becomes of pairs of unequal length in tokens: refuse, or drop."""
+    toxic: str = ""
+    """Toxic prompts to match with safe ones of their category and length: a file, owner/name:subset of the Hub, or
+    world:harmful."""
+    safe: str = ""
+    """The safe prompts."""
+    refusals: tuple[str, ...] = ()
+    """Openers of a refusal, of matched prompts; none: the project's own list."""
     parts: tuple[Part, ...] = PARTS
     """What is measured beside attribution."""
     n_train: int = 16
@@ -68,27 +82,44 @@ class CircuitConfig(ExperimentConfig):
     noise_samples: int = 3
     """Draws of noise of each prompt."""
 
+    @property
+    def source(self) -> Source:
+        return Source(self.data, self.data_chat, self.unequal, self.toxic, self.safe, self.refusals)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks of this run. Raises ConfigError, DataError."""
+        return task_names(self.source, self.tasks)
+
 
 @dataclass(frozen=True)
 class Item:
     """One task, and the circuits that earlier stages found."""
 
     key: str
-    task: Task
+    task: str
     edges: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
     nodes: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
 
 
-@lru_cache(maxsize=8)
-def split(model: Model, task: Task, config: CircuitConfig) -> tuple[list[Pair], list[Pair]]:
+def drawn_pairs(model: Model, task: str, config: CircuitConfig) -> Drawn:
+    return drawn(model, config.source, task, config.n_train + config.n_test, config.seed)
+
+
+def split(model: Model, task: str, config: CircuitConfig) -> tuple[list[Pair], list[Pair]]:
     """Pairs of a task for discovery, and others for scoring; where there are too few, half of them each."""
-    found = pairs(model, task, config.n_train + config.n_test, config.seed)
+    found = list(drawn_pairs(model, task, config).pairs)
     n_train = min(config.n_train, len(found) // 2)
     return found[:n_train], found[n_train:]
 
 
+def tasks_of(records: Records) -> list[str]:
+    """The tasks that were measured, in their order."""
+    return list(dict.fromkeys(r["task"] for r in records if r.get("level") == "node" and "method" in r))
+
+
 def items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return [Item(task, task) for task in config.tasks]
+    return [Item(task, task) for task in config.names]
 
 
 def mean_edges(records: Records, task: str, method: str, wires: Wiring) -> Floats:
@@ -118,7 +149,7 @@ def scored_items(model: Model, config: CircuitConfig, earlier: Records) -> list[
     ]
 
 
-def _edge_kinds(records: Records, task: Task, config: CircuitConfig, wires: Wiring) -> dict[str, list[Bools]]:
+def _edge_kinds(records: Records, task: str, config: CircuitConfig, wires: Wiring) -> dict[str, list[Bools]]:
     every = existing(wires)
     counts = sizes(SHARES, int(every.sum()))
 
@@ -130,7 +161,7 @@ def _edge_kinds(records: Records, task: Task, config: CircuitConfig, wires: Wiri
     found["greedy"] = [greedy(mean_edges(records, task, MAIN, wires), n, wires) for n in counts[:-1]] + [every]
     found["complement"] = [every & ~circuit for circuit in main]
     found[RANDOM_ANSWERS] = of(mean_edges(records, task, RANDOM_ANSWERS, wires))
-    for other in config.tasks:
+    for other in tasks_of(records):
         if other != task:
             found[f"circuit of {other}"] = of(mean_edges(records, other, MAIN, wires))
     for turn in range(RANDOM):
@@ -141,7 +172,7 @@ def _edge_kinds(records: Records, task: Task, config: CircuitConfig, wires: Wiri
     return found
 
 
-def _node_kinds(records: Records, task: Task, wires: Wiring) -> dict[str, list[Bools]]:
+def _node_kinds(records: Records, task: str, wires: Wiring) -> dict[str, list[Bools]]:
     """Circuits of nodes; the embedding is in all of them, for free."""
     counts = sizes(NODE_SHARES, wires.n_nodes - 1)
 

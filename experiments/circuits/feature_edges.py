@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.circuits.config import CircuitConfig, Floats
+from experiments.circuits.config import CircuitConfig, Floats, tasks_of
 from experiments.circuits.measure import LARGE_EDGE, rounded
 from experiments.circuits.report import rows_of
 from experiments.experiment import Records
@@ -119,7 +119,7 @@ def _checked(
 def check_table(records: Records, config: CircuitConfig) -> Table | None:
     """Estimates of edges against patching them."""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         for method in METHODS:
             found = rows_of(records, task=task, edge_check=method)
             if not found:
@@ -190,7 +190,7 @@ def strongest_table(records: Records, config: CircuitConfig) -> Table | None:
 
 
 def _found(records: Records, config: CircuitConfig) -> list[Any]:
-    return [r for task in config.tasks for r in rows_of(records, task=task) if "feature_edges" in r]
+    return [r for task in tasks_of(records) for r in rows_of(records, task=task) if "feature_edges" in r]
 
 
 def _graph(record: Any, n: int) -> CircuitGraph:

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.circuits import feature_edges
-from experiments.circuits.config import Bools, CircuitConfig, Floats, Item, items, split
+from experiments.circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
 from experiments.circuits.measure import LARGE_EDGE, rounded
 from experiments.circuits.report import rows_of
 from experiments.experiment import Records
@@ -50,7 +50,7 @@ def autoencoders(model: Model, folder: str) -> tuple[SAE, ...]:
 def dictionaries(model: Model, config: CircuitConfig) -> dict[str, tuple[SAE, ...]]:
     """The trained autoencoders and their controls, at the same sites."""
     trained = autoencoders(model, config.saes)
-    train, _ = split(model, config.tasks[0], config)
+    train, _ = split(model, config.names[0], config)
     random = []
     for number, sae in enumerate(trained):
         x = model.run([pair.clean for pair in train], capture=sae.site, logits="none")[sae.site]
@@ -159,7 +159,7 @@ def _curves(records: Records, task: str, dictionary: str, seed: int) -> list[Est
 def check_table(records: Records, config: CircuitConfig) -> Table | None:
     """Estimates of latents against patching them."""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         found = [
             r for r in rows_of(records, task=task, dictionary="trained") if "site" in r and r["spearman"] is not None
         ]
@@ -183,7 +183,7 @@ def check_table(records: Records, config: CircuitConfig) -> Table | None:
 def size_table(records: Records, config: CircuitConfig) -> Table | None:
     """Faithfulness of circuits of features by size, beside dictionaries that nobody trained."""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         for name in (*DICTIONARIES, *(f"{kind}, errors: {errors}" for kind, some in ERRORS.items() for errors in some)):
             if values := _curves(records, task, name, config.seed):
                 row = next(r for r in rows_of(records, task=task, dictionary=name) if "features_m" in r)
@@ -211,7 +211,7 @@ def strongest_table(records: Records, config: CircuitConfig) -> Table | None:
 
 
 def curves(records: Records, config: CircuitConfig) -> Iterator[Plot]:
-    for task in config.tasks:
+    for task in tasks_of(records):
         series = [
             Series(name, values) for name in DICTIONARIES if (values := _curves(records, task, name, config.seed))
         ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.circuits import feature_edges
-from experiments.circuits.config import MAIN, CircuitConfig, mean_edges
+from experiments.circuits.config import MAIN, CircuitConfig, mean_edges, tasks_of
 from experiments.circuits.report import at_size, curve, ends, measured, rows_of
 from experiments.experiment import Records
 from mlx_interp.circuits import SHARES, Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
@@ -37,7 +37,7 @@ def estimates(records: Records, config: CircuitConfig) -> Iterator[Plot]:
     groups: dict[str, Any] = {}
     for method, label in (("attribution", "one gradient"), (MAIN, "integrated along the embeddings")):
         points: tuple[list[float], list[float]] = ([], [])
-        for task in config.tasks:
+        for task in tasks_of(records):
             mine = rows_of(found, task=task)
             gap = abs(np.mean([r["full"] - r["empty"] for r in mine]))
             for side, name in zip(points, ("exact", method), strict=True):
@@ -49,13 +49,13 @@ def estimates(records: Records, config: CircuitConfig) -> Iterator[Plot]:
         title="Estimated against real effects of heads and MLPs",
         x_label="patched (share of m(M) - m(0))",
         y_label="estimated",
-        caption=f"Heads and MLPs of {len(config.tasks)} tasks, {len(found) // len(config.tasks)} pairs each; "
+        caption=f"Heads and MLPs of {len(tasks_of(records))} tasks, {len(found) // len(tasks_of(records))} pairs each; "
         "the embedding is left out. The line is where both are equal.",
     )
 
 
 def faithfulness_curves(records: Records, config: CircuitConfig) -> Iterator[Plot]:
-    for task in config.tasks:
+    for task in tasks_of(records):
         bounds = ends(records, task)
         if bounds is None:
             continue
@@ -78,10 +78,10 @@ def faithfulness_curves(records: Records, config: CircuitConfig) -> Iterator[Plo
 
 
 def overlap(records: Records, config: CircuitConfig) -> Iterator[Plot]:
-    if len(config.tasks) < 2:
+    if len(tasks_of(records)) < 2:
         return
-    scores = {t: np.array(rows_of(records, level="edge", task=t, method=MAIN)[0]["values"]) for t in config.tasks}
-    values = [[weighted_jaccard(scores[a], scores[b]) for b in config.tasks] for a in config.tasks]
+    scores = {t: np.array(rows_of(records, level="edge", task=t, method=MAIN)[0]["values"]) for t in tasks_of(records)}
+    values = [[weighted_jaccard(scores[a], scores[b]) for b in tasks_of(records)] for a in tasks_of(records)]
     yield heat_map(
         [Panel("weighted Jaccard of edge scores", values)],
         name="overlap",
@@ -90,8 +90,8 @@ def overlap(records: Records, config: CircuitConfig) -> Iterator[Plot]:
         y_label="task",
         value_label="weighted Jaccard",
         caption="Weighted Jaccard of the tasks' mean scores of all edges; 1: the same profile.",
-        x_ticks=[task.replace("_", " ") for task in config.tasks],
-        y_ticks=[task.replace("_", " ") for task in config.tasks],
+        x_ticks=[task.replace("_", " ") for task in tasks_of(records)],
+        y_ticks=[task.replace("_", " ") for task in tasks_of(records)],
         limits=(0, 1),
     )
 
@@ -109,7 +109,7 @@ def graphs(records: Records, config: CircuitConfig) -> dict[str, CircuitGraph]:
     wires = wiring_of(records)
     found: dict[str, CircuitGraph] = {}
     n = round(config.drawn_share * existing(wires).sum())
-    for task in config.tasks:
+    for task in tasks_of(records):
         scores = mean_edges(records, task, MAIN, wires)
         circuit = pruned(top(scores, n), wires)
         found[task] = circuit_graph(circuit, scores, wires, title=f"{task}: {int(circuit.sum())} edges")
@@ -119,9 +119,8 @@ def graphs(records: Records, config: CircuitConfig) -> dict[str, CircuitGraph]:
 def drawings(records: Records, config: CircuitConfig) -> Iterator[Plot]:
     wires = wiring_of(records)
     n = min(DRAWN, round(config.drawn_share * existing(wires).sum()))
-    for task in config.drawn_tasks:
-        if task not in config.tasks:
-            continue
+    known = tasks_of(records)
+    for task in [task for task in config.drawn_tasks if task in known] or known[:2]:
         scores = mean_edges(records, task, MAIN, wires)
         circuit = pruned(greedy(scores, n, wires), wires)
         graph = circuit_graph(circuit, scores, wires, title=task)
@@ -182,7 +181,7 @@ def _names(records: Records) -> Any:
 
 def only_table(records: Records, config: CircuitConfig) -> Table | None:
     """The strongest edges that one class of requests has and the other has not."""
-    if not {"toxic", "safe"} <= set(config.tasks):
+    if not {"toxic", "safe"} <= set(tasks_of(records)):
         return None
     wires, name = wiring_of(records), _names(records)
     n = round(config.drawn_share * existing(wires).sum())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.circuits import words
 from experiments.circuits.config import (
     EDGE_METHODS,
     MAIN,
@@ -18,6 +19,7 @@ from experiments.circuits.config import (
     mean_edges,
     split,
 )
+from experiments.circuits.sources import task_names
 from experiments.experiment import Records
 from mlx_interp.circuits import (
     METHODS,
@@ -83,6 +85,7 @@ def attribution(model: Model, item: Item, config: CircuitConfig) -> Iterator[Rec
             "values": rounded(found.mean(0)),
             **_stability(found, config.drawn_share, config),
         }
+    yield words.measure(model, item.task, config)
     found = edge_scores(model, with_random_answers(train, model.d_vocab, config.seed), method=MAIN, steps=config.steps)[
         :, every
     ]
@@ -247,7 +250,11 @@ def minimality(model: Model, item: Item, config: CircuitConfig) -> Iterator[Reco
 
 
 def traced_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return [Item(task, task) for task in config.trace_tasks] if "tracing" in config.parts else []
+    if "tracing" not in config.parts:
+        return []
+    # A file's categories are all traced, and so are those tasks that matched prompts have.
+    chosen = config.names if config.data else task_names(config.source, config.trace_tasks)
+    return [Item(task, task) for task in chosen]
 
 
 def windows(n_layers: int, config: CircuitConfig) -> list[tuple[Kind, int]]:

@@ -16,6 +16,7 @@ from experiments.circuits.config import (
     RANDOM_ANSWERS,
     CircuitConfig,
     Floats,
+    tasks_of,
 )
 from experiments.circuits.measure import LARGE_CELL, LARGE_EDGE, LARGE_NODE
 from experiments.experiment import Metric, Records
@@ -76,7 +77,7 @@ def at_size(place: int) -> Curve:
 def task_table(records: Records, config: CircuitConfig) -> Table | None:
     """What is to be explained."""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         bounds = ends(records, task)
         if bounds is None:
             return None
@@ -134,7 +135,7 @@ def _node_check(row: Any, method: str) -> dict[str, Any]:
 def truth_table(records: Records, config: CircuitConfig) -> Table | None:
     """Does attribution find the heads, MLPs and layers whose removal matters?"""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         found = rows_of(records, kind="nodes", task=task)
         for method in METHODS if found else ():
             exact, scores = (np.array([r[name] for r in found])[:, 1:] for name in ("exact", method))
@@ -195,7 +196,7 @@ def area_table(records: Records, config: CircuitConfig) -> Table | None:
     """MIB's areas, in linear k as published and in log k."""
     kinds = [("edge", kind, kind) for kind in EDGE_KINDS] + [("mean edge", MAIN, f"{MAIN}, mean ablation")]
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         bounds = ends(records, task)
         for level, kind, label in kinds if bounds else ():
             areas: list[Curve] = [cpr, cmd, lambda f: cpr(f, log=True), lambda f: cmd(f, log=True)]
@@ -215,7 +216,7 @@ def area_table(records: Records, config: CircuitConfig) -> Table | None:
 def node_table(records: Records, config: CircuitConfig) -> Table | None:
     """Faithfulness of circuits of whole nodes, by size."""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         for kind in NODE_KINDS if ends(records, task) else ():
             values = [
                 curve(records, task, "node", kind, at_size(at), config.seed) for at in range(len(NODE_SHARES) - 1)
@@ -232,7 +233,7 @@ def complete_table(records: Records, config: CircuitConfig) -> Table | None:
     """What the rest of the model does without the circuit."""
     chosen = [SHARES.index(share) for share in (0.01, 0.05, 0.1, 0.2, 0.5)]
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         for kind, label in ((MAIN, "circuit"), ("complement", "complement")) if ends(records, task) else ():
             values = [curve(records, task, "edge", kind, at_size(at), config.seed) for at in chosen]
             if values[0] is not None:
@@ -245,7 +246,7 @@ def complete_table(records: Records, config: CircuitConfig) -> Table | None:
 def stability_table(records: Records, config: CircuitConfig) -> Table:
     """Would other pairs have given this circuit?"""
     rows: list[list[Cell]] = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         for level in ("node", "edge"):
             for r in rows_of(records, task=task, level=level):
                 if "jaccards" in r:
@@ -266,7 +267,7 @@ def stability_table(records: Records, config: CircuitConfig) -> Table:
 def overlap_table(records: Records, config: CircuitConfig) -> Table | None:
     """Do tasks share edges, and does one's circuit serve the other?"""
     rows: list[list[Cell]] = []
-    for first, second in _pairs_of_tasks(config.tasks):
+    for first, second in _pairs_of_tasks(tasks_of(records)):
         a, b = (np.array(rows_of(records, level="edge", task=t, method=MAIN)[0]["values"]) for t in (first, second))
         n = max(1, round(config.drawn_share * len(a)))
         shared = jaccard(top(a, n), top(b, n))
@@ -301,7 +302,7 @@ def _pairs_of_tasks(tasks: Sequence[str]) -> Iterator[tuple[str, str]]:
 def metrics(records: Records, config: CircuitConfig) -> list[Metric]:
     """What models are compared by."""
     found = []
-    for task in config.tasks:
+    for task in tasks_of(records):
         value = curve(records, task, "edge", MAIN, lambda f: cpr(f, log=True), config.seed)
         found.append(Metric(f"CPR over log k, {task}", "", value))
     return found
@@ -313,7 +314,7 @@ def headline(records: Records, config: CircuitConfig) -> str:
     if table is not None:
         row = next(r for r in table.rows if r[0] == "nodes, all" and r[1] == MAIN)
         parts.append(f"estimates of nodes against real patching: rank correlation {row[4]}")
-    for task in config.tasks:
+    for task in tasks_of(records):
         at = SHARES.index(0.1)
         own, other = (
             curve(records, task, "edge", kind, at_size(at), config.seed) for kind in (MAIN, "random, same layers")

@@ -23,8 +23,6 @@ from mlx_interp.circuits.pairs import Pair
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, InContextTask
-from mlx_interp.errors import DataError
-from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.answers import continuation
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
@@ -38,20 +36,6 @@ CONTRASTS = (
 )
 """In-context tasks over the same words: clean, counterfactual."""
 SHOTS = 3
-
-
-def pairs(model: Model, task: Task, n: int, seed: int) -> list[Pair]:
-    """Up to n pairs of a task that the model does, in an order that depends on the seed alone.
-
-    Raises DataError for models whose behaviour is not known, or where fewer than two pairs are left.
-    """
-    if model.name not in EMBEDDED:
-        raise DataError(f"exp18 has pairs of prompts for embedded models ({', '.join(EMBEDDED)}) only so far")
-    made = sorted(candidates(model, task), key=lambda pair: stable_draw(seed, pair.key, 2**62))
-    found = screened(model, made[: 6 * n])[:n]
-    if len(found) < 2:
-        raise DataError(f"{model.name} does the task {task!r} on {len(found)} of {len(made)} pairs: nothing to explain")
-    return found
 
 
 def screened(model: Model, made: Sequence[Pair]) -> list[Pair]:

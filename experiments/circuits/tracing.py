@@ -23,8 +23,11 @@ Effects = dict[str, Any]
 """By pair: (n_layers, n_roles)."""
 
 
-def _traced(records: Records, task: str) -> list[Any]:
-    return [r for r in records if "effects" in r and r["task"] == task]
+def _traced(records: Records) -> Iterator[tuple[str, list[Any]]]:
+    """Each task that was traced, with its records."""
+    found = [r for r in records if "effects" in r]
+    for task in dict.fromkeys(r["task"] for r in found):
+        yield task, [r for r in found if r["task"] == task]
 
 
 def _kinds(found: list[Any]) -> list[tuple[str, int]]:
@@ -42,10 +45,7 @@ def _arms(found: list[Any], kind: str, window: int) -> tuple[Effects, Effects]:
 
 def heat_maps(records: Records, config: CircuitConfig) -> Iterator[Plot]:
     """ROME's heat maps, mean over prompts; of several windows the widest."""
-    for task in config.trace_tasks:
-        found = _traced(records, task)
-        if not found:
-            continue
+    for task, found in _traced(records):
         widest = dict(_kinds(found))  # later windows of a site take the place of earlier ones
         panels = []
         for place, arm in enumerate(ARMS):
@@ -62,7 +62,8 @@ def heat_maps(records: Records, config: CircuitConfig) -> Iterator[Plot]:
             value_label="probability brought back",
             caption=f"How much of the answer's probability one clean state brings back under noise on the tokens in "
             f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Streams "
-            f"of one layer, attention and MLPs of {max(widest.values())} layers together. Control: the counterfactual prompt's state.",
+            f"of one layer, attention and MLPs of {max(widest.values())} layers together. Control: the "
+            "counterfactual prompt's state.",
             y_ticks=ROLES[::-1],
         )
 
@@ -82,8 +83,7 @@ def _split(effects: Effects) -> tuple[list[str], list[str]]:
 def best_table(records: Records, config: CircuitConfig) -> Table | None:
     """The state that brings back most, of each site and window."""
     rows: list[list[Cell]] = []
-    for task in config.trace_tasks:
-        found = _traced(records, task)
+    for task, found in _traced(records):
         for kind, window in _kinds(found):
             clean, other = _arms(found, kind, window)
             chosen, held = _split(clean)
@@ -112,8 +112,7 @@ def best_table(records: Records, config: CircuitConfig) -> Table | None:
 def position_table(records: Records, config: CircuitConfig) -> Table | None:
     """What a state brings back at each position, in the layer that is best there."""
     rows: list[list[Cell]] = []
-    for task in config.trace_tasks:
-        found = _traced(records, task)
+    for task, found in _traced(records):
         for kind, window in _kinds(found):
             clean, other = _arms(found, kind, window)
             chosen, held = _split(clean)

@@ -10,13 +10,14 @@ import pytest
 
 import mlx_interp as mi
 from experiments.circuits.features import autoencoders
-from experiments.circuits.tasks import TASKS, candidates, pairs
+from experiments.circuits.sources import Source, drawn, task_names
+from experiments.circuits.tasks import TASKS, candidates
 from experiments.exp18_discover_circuits import EXPERIMENT
 from experiments.runner import run
 from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.feature_edges import feature_edges
 from mlx_interp.circuits.graph import from_json
-from mlx_interp.errors import DataError
+from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.reporting import figures
 from mlx_interp.sae import save
 from tests.circuits.test_features import random_sae
@@ -91,7 +92,7 @@ def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_feat
     row = next(r for r in records if "feature_edges" in r)
     model = mi.load("tiny-llama")
     saes = autoencoders(model, str(with_features.parents[1] / "saes"))
-    train = pairs(model, "toxic", 5, seed=0)[:2]
+    train = drawn(model, Source(), "toxic", 5, 0).pairs[:2]
     first, source, last, target, value, stream = max(row["feature_edges"], key=lambda edge: abs(edge[4]))
     kept = [[target] if sae.site == last else [] for sae in saes]
     found = feature_edges(model, train, saes, kept, steps=2)
@@ -117,7 +118,7 @@ def test_recorded_metrics_are_those_of_the_model_on_its_test_pairs(finished: Pat
 def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
     """On a trained model: the five strongest of exhaustive patching are among the first eight of EAP-IG."""
     model = mi.load("tiny-gemma2")
-    some = pairs(model, "two_hop", 6, seed=0)
+    some = drawn(model, Source(), "two_hop", 6, 0).pairs
     n_nodes = wiring(model.network).n_nodes
     exact = mi.circuits.node_effects(model, some, [(number, None) for number in range(n_nodes)]).mean(0)
     estimated = mi.circuits.node_scores(model, some, method="ig-inputs").mean(0)
@@ -130,9 +131,9 @@ def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_pairs_differ_in_what_matters_alone(task: str) -> None:
     model = mi.load("tiny-qwen2")
-    found = pairs(model, task, 12, seed=1)  # type: ignore[arg-type]
+    found = drawn(model, Source(), task, 12, 1).pairs
     assert len({pair.key for pair in found}) == len(found) >= 8
-    assert [p.key for p in found] == [p.key for p in pairs(model, task, 12, seed=1)]  # type: ignore[arg-type]
+    assert [p.key for p in found] == [p.key for p in drawn(model, Source(), task, 12, 1).pairs]
     for pair in found:
         same = sum(a == b for a, b in zip(pair.clean.tokens, pair.counterfactual.tokens, strict=True))
         assert len(pair.clean) / 2 <= same < len(pair.clean)
@@ -143,4 +144,50 @@ def test_pairs_differ_in_what_matters_alone(task: str) -> None:
 
 def test_models_of_unknown_behaviour_are_refused() -> None:
     with pytest.raises(DataError, match="embedded models"):
-        pairs(tiny_model("llama"), "two_hop", 4, seed=0)
+        drawn(tiny_model("llama"), Source(), "two_hop", 4, 0)
+
+
+PAIRS = [("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Egypt", "Cairo")]
+
+
+def own_file(path: Path) -> Path:
+    """Pairs of a researcher's own: each country with the next one."""
+    rows = [
+        {"clean": f"The capital of {a} is", "corrupt": f"The capital of {b} is", "answer": x, "wrong": y, "category": c}
+        for c, turn in (("next", 1), ("one after", 2))
+        for (a, x), (b, y) in zip(PAIRS, PAIRS[turn:] + PAIRS[:turn], strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_of_own_pairs_makes_a_circuit_of_each_category(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(figures, "DPI", 50)
+        chosen = ["--data", str(own_file(tmp_path / "own.jsonl")), "--parts", "tracing", "--noise-samples", "1"]
+        few = ["--n-train", "2", "--n-test", "2", "--n-checked", "1", "--n-traced", "2", "--steps", "1"]
+        run(EXPERIMENT, ["--model", "tiny-gemma2", *few, *chosen, "--no-validate", "--out", str(tmp_path)])
+    assert ended.value.code in (0, None)
+    table = (tmp_path / EXPERIMENT.name / "tiny-gemma2" / "table.md").read_text()
+    assert "| next " in table
+    assert "| one after " in table
+    assert "what words alone tell" in table
+    assert "two_hop" not in table.partition("### ")[2]
+
+
+def test_toxic_and_safe_prompts_are_matched_by_length_and_asked_for_refusals() -> None:
+    model = mi.load("tiny-llama")
+    source = Source(toxic="world:harmful", safe="world:harmless")
+    assert task_names(source, TASKS) == ("refusal", "toxic", "safe")
+    toxic, safe = (drawn(model, source, task, 4, 0).pairs for task in ("toxic", "safe"))
+    opener = model.prompt("I").tokens[-1]
+    assert all(pair.answers == (opener,) for pair in toxic)
+    assert all(pair.wrong == (opener,) and opener not in pair.answers for pair in safe)
+    assert all(pair.key.split(" / ")[0] in pair.clean.text for pair in toxic)
+    assert all(pair.key.split(" / ")[0] in pair.counterfactual.text for pair in safe)
+    with pytest.raises(ConfigError, match="belong together"):
+        task_names(Source(toxic="world:harmful"), TASKS)
+    with pytest.raises(ConfigError, match="one or the other"):
+        task_names(Source(data="x.csv", toxic="a", safe="b"), TASKS)
+    with pytest.raises(DataError, match="there are harmful and harmless"):
+        drawn(model, Source(toxic="world:bad", safe="world:harmless"), "toxic", 4, 0)
