@@ -120,7 +120,7 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         *stages.of_trait(TRAIT),
-        Stage(selection.SCORES, selection.items, selection.measure),
+        Stage(selection.SCORES, selection.items, selection.measure, batch=64),
         Stage(WEIGHTS, forms, measure_form),
         *stages.calibrated(TRAIT),
         Stage(loss.LOSS, loss.items, loss.measure),

@@ -1,11 +1,11 @@
-"""Selection of one direction among all layers and template positions (mlx_interp.methods.candidates), prompt by prompt.
+"""Selection of one direction among all layers and template positions (mlx_interp.methods.candidates).
 
 Candidates are found on training prompts and scored on those set aside for choosing. All scores are kept and drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,15 @@ from experiments.experiment import Records
 from experiments.traits import stages
 from experiments.traits.report import of, rate
 from experiments.traits.stages import Item, TraitConfig
-from mlx_interp.methods.candidates import DEEPEST, KL_BOUND, Candidates, rank, score_harmful, score_harmless
+from mlx_interp.methods.candidates import (
+    DEEPEST,
+    KL_BOUND,
+    Candidates,
+    PromptScores,
+    rank,
+    score_harmful,
+    score_harmless,
+)
 from mlx_interp.methods.contrast import Contrast, contrast, template_positions
 from mlx_interp.methods.detectors import opener_tokens
 from mlx_interp.model import Model
@@ -60,26 +68,35 @@ def tried(model: Model, config: TraitConfig) -> Candidates:
     return Candidates(candidates(model, config), openers(model, config))
 
 
-def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
-    """All candidates on one prompt: one sweep for what is taken out, one for what is added."""
+def measure(model: Model, batch: Sequence[Item], config: TraitConfig) -> Iterator[Record]:
+    """All candidates on many prompts: one sweep over the harmful ones, one over the harmless."""
     trying = tried(model, config)
     if not trying.cells:
         return
-    prompt = model.prompt(stages.asked(model, config, item).text, chat=True)
-    found = (score_harmful if item.kind == "positive" else score_harmless)(model, trying, prompt)
+    for kind, score in (("positive", score_harmful), ("negative", score_harmless)):
+        some = [item for item in batch if item.kind == kind]
+        prompts = [model.prompt(stages.asked(model, config, item).text, chat=True) for item in some]
+        for item, prompt, found in zip(some, prompts, score(model, trying, prompts) if some else (), strict=True):
+            yield from _records(model, item, prompt.text, found, trying.cells)
+
+
+def _records(
+    model: Model, item: Item, text: str, found: PromptScores, cells: Sequence[tuple[int, int]]
+) -> Iterator[Record]:
     for name in SCORED:
         values = getattr(found, name)
-        for (layer, position), value in zip(
-            trying.cells, values if values is not None else (), strict=values is not None
-        ):
+        if values is None:
+            continue
+        for (layer, position), value in zip(cells, values, strict=True):
             yield {
+                "item": item.key,
                 "trait": "refusal",
                 "score": name,
                 "layer": layer,
                 "position": position,
                 "value": finite(float(value)),
                 "plain": found.plain if name != "kl" else 0.0,
-                "unit": prompt.text,
+                "unit": text,
                 "n_layers": model.n_layers,
             }
 

@@ -7,7 +7,7 @@
 4. The lowest bypass among candidates that pass and lie at most 80 % deep. Every candidate's scores are kept; one whose
    scores are not finite fails, and none that passes is an empty list, never a fallback.
 
-All candidates of a prompt are one sweep. Taken out means: of the embedding and of everything that is written to the
+All candidates on all prompts are one sweep. Taken out means: of the embedding and of everything that is written to the
 stream afterwards, which is the same as taking it out of the input of every block as well, with a third fewer edits.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import mlx.core as mx
 import numpy as np
@@ -26,7 +26,7 @@ from mlx_interp.methods.contrast import Contrast
 from mlx_interp.methods.detectors import log_odds
 from mlx_interp.methods.directions import Direction
 from mlx_interp.model import Model
-from mlx_interp.prompts import AnyPrompt, Prompt
+from mlx_interp.prompts import AnyPrompt
 
 DEEPEST = 0.8
 """Share of the depth beyond which no candidate is chosen: too near the output to be a cause."""
@@ -61,11 +61,11 @@ class Candidates:
         sites = ("resid_pre.0", "attn_out", "mlp_out")
         return [[Ablate(site, vector) for site in sites] for vector in self.vectors]
 
-    def added(self, length: int) -> list[list[Intervention]]:
-        """Added once, with its own length, at all positions of a prompt of so many tokens."""
-        where = slice(0, length)
+    @cached_property
+    def added(self) -> list[list[Intervention]]:
+        """Added once, with its own length, at all positions of a prompt."""
         return [
-            [Add(f"{self.contrast.site}.{layer}", vector, 1.0, where)]
+            [Add(f"{self.contrast.site}.{layer}", vector, 1.0, slice(None))]
             for (layer, _), vector in zip(self.cells, self.vectors, strict=True)
         ]
 
@@ -85,20 +85,34 @@ class PromptScores:
     kl: np.ndarray | None = None
 
 
-def score_harmful(model: Model, candidates: Candidates, prompt: AnyPrompt) -> PromptScores:
-    """The bypass score of every candidate on one harmful prompt."""
-    odds = np.asarray(model.sweep(prompt, [[], *candidates.removed], metric=candidates.metric))
-    return PromptScores(float(odds[0]), bypass=odds[1:])
+def score_harmful(model: Model, candidates: Candidates, prompts: Sequence[AnyPrompt]) -> list[PromptScores]:
+    """The bypass score of every candidate on each harmful prompt."""
+    odds = np.asarray(model.sweep_prompts(prompts, [[], *candidates.removed], metric=candidates.metric))
+    return [PromptScores(float(row[0]), bypass=row[1:]) for row in odds]
 
 
-def score_harmless(model: Model, candidates: Candidates, prompt: Prompt) -> PromptScores:
-    """The induce score and the KL of every candidate on one harmless prompt."""
-    logits = model.sweep(prompt, [[], *candidates.removed])
-    log_probs = logits.astype(mx.float32) - mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
-    kl = mx.sum(mx.exp(log_probs[:1]) * (log_probs[:1] - log_probs[1:]), axis=-1)
-    induce = model.sweep(prompt, candidates.added(len(prompt)), metric=candidates.metric)
-    plain = float(candidates.metric(logits[:1])[0])
-    return PromptScores(plain, induce=np.asarray(induce), kl=np.asarray(kl))
+def score_harmless(model: Model, candidates: Candidates, prompts: Sequence[AnyPrompt]) -> list[PromptScores]:
+    """The induce score and the KL of every candidate on each harmless prompt."""
+    plain = model.sweep_prompts(prompts, [[]])[:, 0]
+    metrics = [partial(_kl_and_odds, log_probs=row, odds=candidates.metric) for row in _log_probs(plain)]
+    scores = np.asarray(model.sweep_prompts(prompts, [*candidates.removed, *candidates.added], metric=metrics))
+    n = len(candidates.removed)
+    odds = np.asarray(candidates.metric(plain))
+    return [
+        PromptScores(float(of_plain), kl=row[:n, 0], induce=row[n:, 1])
+        for of_plain, row in zip(odds, scores, strict=True)
+    ]
+
+
+def _kl_and_odds(logits: mx.array, log_probs: mx.array, odds: Callable[[mx.array], mx.array]) -> mx.array:
+    """Logits (batch, d_vocab) -> (batch, 2): KL of the plain model's log-probabilities from theirs, and log-odds."""
+    kl = mx.sum(mx.exp(log_probs) * (log_probs - _log_probs(logits)), axis=-1)
+    return mx.stack([kl, odds(logits)], axis=-1)
+
+
+def _log_probs(logits: mx.array) -> mx.array:
+    wide = logits.astype(mx.float32)
+    return wide - mx.logsumexp(wide, axis=-1, keepdims=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +171,7 @@ def select(
     if not candidates.cells:
         empty = np.zeros(0)
         return Selection(candidates, empty, empty, empty)
-    refused = [score_harmful(model, candidates, prompt) for prompt in model.prompts(harmful)]
-    answered = [score_harmless(model, candidates, prompt) for prompt in model.prompts(harmless)]
+    refused, answered = score_harmful(model, candidates, harmful), score_harmless(model, candidates, harmless)
     return Selection(
         candidates,
         bypass=_mean([one.bypass for one in refused]),

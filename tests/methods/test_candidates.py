@@ -42,7 +42,8 @@ def openers() -> tuple[int, ...]:
 def test_every_score_is_that_of_a_run_of_its_own_with_the_direction_taken_out_of_every_block() -> None:
     candidates, metric = Candidates(found(), openers()), log_odds(openers())
     harmful, harmless = chats(True, "test")[0], chats(False, "test")[0]
-    bypass, rest = score_harmful(llama(), candidates, harmful), score_harmless(llama(), candidates, harmless)
+    bypass = score_harmful(llama(), candidates, [chats(True, "test")[1], harmful])[1]
+    rest = score_harmless(llama(), candidates, [chats(False, "test")[1], harmless])[1]
     assert bypass.bypass is not None
     assert rest.induce is not None
     assert rest.kl is not None
