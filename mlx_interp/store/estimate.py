@@ -12,7 +12,8 @@ import numpy as np
 
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
-from mlx_interp.store.collect import Item, Job, computed, storable
+from mlx_interp.store.compute import computed
+from mlx_interp.store.job import Item, Job, storable
 from mlx_interp.store.positions import PositionRule, parse_rule
 from mlx_interp.store.shards import check_dtype
 
