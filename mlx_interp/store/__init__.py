@@ -11,6 +11,6 @@ from mlx_interp.store.reader import ActivationStore, SiteArray
 __all__ = ["ActivationStore", "Estimate", "SiteArray", "collect", "estimate", "open"]
 
 
-def open(path: Path | str) -> ActivationStore:
+def open(path: Path | str, *, verify: bool = False) -> ActivationStore:
     """The store in a folder. Raises what `ActivationStore` raises."""
-    return ActivationStore(path)
+    return ActivationStore(path, verify=verify)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mlx_interp.reporting.records import Record, RecordFile, open_records, read_
 
 FORMAT = 1
 STORE_FILE, SAMPLES_FILE = "store.json", "samples.jsonl"
-SHARD = "shard"
+SHARD, AGAIN = "shard", "again"
 _UNSIGNED = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 
 
@@ -63,6 +63,8 @@ class ShardInfo:
     """Over all prompts up to its last one: whether a later session goes on with the same ones."""
     seconds: float
     """What it took to compute."""
+    checksum: str = ""
+    """Of its file's bytes; empty in stores from before checksums, which cannot be checked."""
 
 
 def description(
@@ -141,14 +143,25 @@ def append_shard(manifest: RecordFile, info: ShardInfo, samples: Sequence[Sample
     manifest.append(SHARD, info.shard, [asdict(info), *(asdict(sample) for sample in samples)], seconds=info.seconds)
 
 
+def append_checksum(manifest: RecordFile, shard: str, checksum: str) -> None:
+    """A shard that was made anew with other bytes (another machine rounds otherwise): this checksum counts now."""
+    manifest.append(AGAIN, f"{shard} {checksum}", [{AGAIN: shard, "checksum": checksum}])
+
+
 def read_shards(path: Path) -> list[ShardInfo]:
     """All shards that count, in the order of their samples."""
-    return [ShardInfo(**record) for record in _lines(path) if SHARD in record]
+    found: dict[str, ShardInfo] = {}
+    for record in _lines(path):
+        if SHARD in record:
+            found[record[SHARD]] = ShardInfo(**record)
+        elif AGAIN in record:
+            found[record[AGAIN]] = replace(found[record[AGAIN]], checksum=record["checksum"])
+    return list(found.values())
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """All samples of shards that count, in their order."""
-    return (Sample(**record) for record in _lines(path) if SHARD not in record)
+    return (Sample(**record) for record in _lines(path) if SHARD not in record and AGAIN not in record)
 
 
 def _lines(path: Path) -> Iterator[Record]:

@@ -17,7 +17,7 @@ from mlx_interp.errors import CheckpointError, DataError, SiteError, StoreError,
 from mlx_interp.model import Model
 from mlx_interp.sites import parse_one
 from mlx_interp.store.manifest import Sample, read_description, read_samples, read_shards, weights_of
-from mlx_interp.store.shards import decoded, map_shard
+from mlx_interp.store.shards import check_bytes, decoded, map_shard
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,10 @@ class SiteArray:
 class ActivationStore:
     """A store that `collect` wrote, whole or cut off: every shard that is marked and undamaged is read."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, verify: bool = False) -> None:
         """Opens a folder; maps its shards, reads none. A damaged shard is named in a warning and in `damaged`.
+
+        verify: read every shard once, so that one whose bytes have changed is left out as well.
 
         Raises StoreError for a folder without a store, of another version, or in which no shard can be read.
         """
@@ -110,7 +112,9 @@ class ActivationStore:
         self._mapped: list[tuple[dict[str, np.ndarray], dict[str, str]]] = []
         for info in self.shards:
             try:
-                self._mapped.append(map_shard(self.path / info.shard))
+                mapped = map_shard(self.path / info.shard)
+                check_bytes(self.path / info.shard, info.checksum if verify else "")
+                self._mapped.append(mapped)
             except CheckpointError as error:
                 self.damaged[info.shard] = str(error)
         self.shards = [info for info in self.shards if info.shard not in self.damaged]
@@ -123,6 +127,19 @@ class ActivationStore:
             )
         if self.damaged and not self.shards:
             raise StoreError(f"{self.path}: no shard can be read: collect into this folder again")
+
+    def verify(self) -> dict[str, str]:
+        """Every shard that is missing, truncated, or has other bytes than were written, with the reason; reads all.
+
+        This store goes on using what it has mapped: open it anew with `verify=True` to leave those out.
+        """
+        found = dict(self.damaged)
+        for info in self.shards:
+            try:
+                check_bytes(self.path / info.shard, info.checksum)
+            except CheckpointError as error:
+                found[info.shard] = str(error)
+        return found
 
     def __repr__(self) -> str:
         model, d = self.description["model"], self.description

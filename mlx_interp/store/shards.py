@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from mlx_interp.errors import ConfigError, nearest
+from mlx_interp.errors import CheckpointError, ConfigError, nearest
 from mlx_interp.loading.safetensors_header import read_header
 from mlx_interp.reporting.files import writing
 
@@ -26,6 +27,8 @@ CODES: dict[str, tuple[str, Any]] = {
 }
 DTYPES = ("float32", "bfloat16", "float16")
 """What activations can be stored in."""
+CHUNK = 2**23
+"""Bytes read at once to check a file."""
 ROWS = {"samples": "int64", "tokens": "int32", "positions": "int32"}
 """What every row says of itself: number of its sample, its token, its position in the sample."""
 
@@ -41,8 +44,10 @@ def item_bytes(dtype: str) -> int:
     return int(np.dtype(CODES[dtype][1]).itemsize)
 
 
-def write_shard(path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> int:
-    """Write (dtype, array) by name; returns the bytes. The file is there whole, on disk, or not at all.
+def write_shard(
+    path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str]
+) -> tuple[int, str]:
+    """Write (dtype, array) by name; returns bytes and checksum. The file is there whole, on disk, or not at all.
 
     Raises RunError where it cannot be written or the disk is full; nothing is left behind then.
     """
@@ -59,9 +64,9 @@ def write_shard(path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metad
     with writing(path):
         try:
             with open(partial, "wb") as file:
-                file.write(len(header).to_bytes(8, "little") + header)
+                crc = _written(file, len(header).to_bytes(8, "little") + header, 0)
                 for _, (_, array) in ordered:
-                    file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+                    crc = _written(file, np.ascontiguousarray(array).data.cast("B") if array.size else b"", crc)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
@@ -69,7 +74,37 @@ def write_shard(path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metad
         except OSError:
             partial.unlink(missing_ok=True)
             raise
-    return 8 + len(header) + end
+    return 8 + len(header) + end, _named(crc)
+
+
+def checksum_of(path: Path) -> str:
+    """What `write_shard` returned for a file, from its bytes as they are now. Raises CheckpointError if unreadable."""
+    crc = 0
+    try:
+        with path.open("rb") as file:
+            while part := file.read(CHUNK):
+                crc = zlib.crc32(part, crc)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return _named(crc)
+
+
+def check_bytes(path: Path, checksum: str) -> None:
+    """Raises CheckpointError unless a file's bytes are those that were written; "" is a store from before checksums."""
+    if checksum and (found := checksum_of(path)) != checksum:
+        raise CheckpointError(
+            f"{path}: its bytes are not those that were written ({found} now, {checksum} then): the disk or a copy "
+            "changed it"
+        )
+
+
+def _written(file: IO[bytes], data: bytes | memoryview, crc: int) -> int:
+    file.write(data)
+    return zlib.crc32(data, crc)
+
+
+def _named(crc: int) -> str:
+    return f"crc32:{crc:08x}"
 
 
 def map_shard(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

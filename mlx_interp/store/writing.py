@@ -12,8 +12,8 @@ from mlx_interp.errors import CheckpointError, StoreError
 from mlx_interp.reporting.records import RecordFile
 from mlx_interp.store.compute import Shard
 from mlx_interp.store.job import Entry, Item, Job, bytes_of, first
-from mlx_interp.store.manifest import ShardInfo, append_shard, read_shards
-from mlx_interp.store.shards import map_shard, write_shard
+from mlx_interp.store.manifest import ShardInfo, append_checksum, append_shard, read_shards
+from mlx_interp.store.shards import check_bytes, map_shard, write_shard
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def windows(job: Job, items: Iterator[Item], folder: Path, shard_bytes: int) -> 
                 "those given: give the same prompts, labels and ids in the same order (more may follow), or another "
                 "folder"
             )
-        if is_damaged(folder / info.shard):
+        if is_damaged(folder / info.shard, info.checksum):
             yield Window(info.shard, [job.entry(item) for item in taken], info.digest, info)
     entries: list[Entry] = []
     n_rows, number = 0, len(done)
@@ -58,10 +58,11 @@ def windows(job: Job, items: Iterator[Item], folder: Path, shard_bytes: int) -> 
         yield Window(f"shard-{number:05d}.safetensors", entries, digest.hexdigest())
 
 
-def is_damaged(path: Path) -> bool:
-    """Whether a shard's file is missing, truncated or corrupted."""
+def is_damaged(path: Path, checksum: str) -> bool:
+    """Whether a shard's file is missing, truncated, or has other bytes than were written."""
     try:
         map_shard(path)
+        check_bytes(path, checksum)
     except CheckpointError:
         return True
     return False
@@ -95,10 +96,14 @@ class Writer:
             self._pending.result()
 
     def _write(self, window: Window, shard: Shard) -> None:
-        n_bytes = write_shard(self._folder / window.name, shard.tensors, shard.metadata)
-        if window.info is not None:
-            return  # made anew: the manifest has it
+        n_bytes, checksum = write_shard(self._folder / window.name, shard.tensors, shard.metadata)
+        if window.info is not None:  # made anew: the manifest has it
+            if checksum != window.info.checksum:
+                append_checksum(self._manifest, window.name, checksum)
+            return
         n_rows = sum(sample.n_rows for sample in shard.samples)
         first = shard.samples[0].sample
-        info = ShardInfo(window.name, n_rows, n_bytes, first, len(shard.samples), window.digest, shard.seconds)
+        info = ShardInfo(
+            window.name, n_rows, n_bytes, first, len(shard.samples), window.digest, shard.seconds, checksum
+        )
         append_shard(self._manifest, info, shard.samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from safetensors import safe_open
 
 import mlx_interp as mi
 from mlx_interp.errors import DataError, SiteError, StoreError
+from mlx_interp.reporting.records import open_records
 from mlx_interp.store import open as open_store
-from tests.store.collecting import KINDS, SITES, collect_many
+from mlx_interp.store.manifest import SAMPLES_FILE, append_checksum
+from tests.store.collecting import KINDS, SITES, collect_many, random_prompts
 from tests.tiny import tiny_model
 
 
@@ -137,6 +140,52 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path):
         open_store(tmp_path)
     with pytest.raises(StoreError, match="no store of activations"):
         open_store(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_flipped_byte_is_noticed_and_named_and_the_rest_is_used(tmp_path: Path, dtype: str):
+    model, prompts = tiny_model("llama"), random_prompts(60)
+
+    def again() -> mi.ActivationStore:
+        return mi.collect(model, prompts, SITES, path=tmp_path, shard_bytes=60_000, batch_size=7, dtype=dtype)
+
+    whole = again()
+    kept, numbers = np.array(whole.array("final")), whole.sample_numbers.copy()
+    assert whole.verify() == {}
+    assert not open_store(tmp_path, verify=True).damaged
+    broken = whole.shards[1]
+    file = tmp_path / broken.shard
+    before = file.read_bytes()
+    flipped = bytearray(before)
+    flipped[len(before) // 2] ^= 4
+    file.write_bytes(bytes(flipped))
+    assert not open_store(tmp_path).damaged  # nothing is read on opening
+    assert list(open_store(tmp_path).verify()) == [broken.shard]
+    with pytest.warns(RuntimeWarning, match=rf"shard {broken.shard} is left out, .*its bytes are not those"):
+        store = open_store(tmp_path, verify=True)
+    gone = range(broken.first, broken.first + broken.n_samples)
+    np.testing.assert_array_equal(np.asarray(store.array("final")), kept[~np.isin(numbers, gone)])
+
+    assert again().verify() == {}
+    assert file.read_bytes() == before
+
+
+def test_a_shard_made_anew_with_other_bytes_counts_with_those(tmp_path: Path):
+    store = collect_many(tmp_path, n=60)
+    name = store.shards[1].shard
+    append_checksum(open_records(tmp_path / SAMPLES_FILE), name, "crc32:00000000")
+    assert list(open_store(tmp_path).verify()) == [name]
+    assert len(open_store(tmp_path).samples) == 60
+    assert collect_many(tmp_path, n=60).verify() == {}
+
+
+def test_a_store_from_before_checksums_is_read_and_cannot_be_checked(tmp_path: Path):
+    collect_many(tmp_path, n=60)
+    manifest = tmp_path / SAMPLES_FILE
+    manifest.write_text(re.sub(r', "checksum": "crc32:[0-9a-f]{8}"', "", manifest.read_text()))
+    store = open_store(tmp_path, verify=True)
+    assert {info.checksum for info in store.shards} == {""}
+    assert store.verify() == {}
 
 
 def test_a_truncated_shard_is_named_and_the_rest_is_used(tmp_path: Path):
