@@ -104,6 +104,30 @@ def sweep_is_each_alone(subject: Subject) -> Finding:
     return subject.within(_worst(errors), f"{len(variants)} variants")
 
 
+def prompts_share_what_they_begin_with(subject: Subject) -> Finding:
+    """Prompts that begin alike, one of them twice, under edits everywhere, from both ends and of what they share."""
+    model = subject.model
+    tokens = [*subject.prompt.tokens]
+    half = len(tokens) // 2
+    prompts = [tokens, tokens[: half + 1], [*tokens[:half], *reversed(tokens[half:])], tokens[1:], tokens]
+    layer, vector = model.n_layers // 2, unit_vector(subject)
+    variants: list[list[Intervention]] = [
+        [],
+        [Ablate("attn_out", vector), Ablate("mlp_out", vector)],
+        [Add(f"resid_post.{layer}", vector, 5.0, slice(None))],
+        [Patch(f"resid_pre.{layer}", vector * 3, -1)],
+        [Scale(f"mlp_out.{layer}", 0.5, -2), Add("resid_pre.0", vector, 0.5, 1)],
+    ]
+    swept = model.sweep_prompts(prompts, variants)
+    errors = []
+    for number, prompt in enumerate(prompts):
+        for row, variant in enumerate(variants):
+            alone = model.run(prompt, interventions=variant).logits
+            assert alone is not None
+            errors.append(relative(swept[number, row], alone[0]))
+    return subject.within(_worst(errors), f"{len(prompts)} prompts, {len(variants)} variants")
+
+
 def earlier_positions_untouched(subject: Subject) -> Finding:
     model, tokens = subject.model, subject.prompt.tokens
     clean = _all_logits(model, tokens)
@@ -224,6 +248,13 @@ CHECKS = [
         rounding,
         "mlx_interp/engine/sweep.py",
         sweep_is_each_alone,
+    ),
+    Check(
+        "prompts swept together are each alone",
+        "anything that prompts of one sweep share and should not",
+        rounding,
+        "mlx_interp/engine/forest.py, layout.py",
+        prompts_share_what_they_begin_with,
     ),
     Check(
         "earlier positions untouched",

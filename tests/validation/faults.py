@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
 from mlx_interp import prompts as prompts_module
-from mlx_interp.engine import clean, edits, forward, plan, sweep
+from mlx_interp.engine import clean, edits, forest, forward, plan, sweep
 from mlx_interp.engine.forward import Pass
+from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.sweep import Sweep
 from mlx_interp.interventions import Add
@@ -241,6 +242,39 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     from mlx_interp.engine import variants
 
     wrap(patch, variants, "_values", lambda values, *args: values(*args)[::-1])
+
+
+TOGETHER = "prompts swept together are each alone"
+
+
+@fault("prompts together: RoPE counts columns", TOGETHER)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def rotated(original: Any, self: Layout, net: Network, layer: int, x: mx.array, first: int = 0) -> mx.array:
+        return net.rotate(layer, x, first)
+
+    wrap(patch, Layout, "rotate", rotated)
+
+
+@fault("prompts together: a token sees other prompts", TOGETHER)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def all_before(original: Any, *args: Any) -> Any:
+        made, paths = original(*args)
+        if made.sees is None:
+            return made, paths
+        earlier = made.positions[None] < made.positions[:, None]
+        return replace(made, sees=earlier | made.sees), paths
+
+    wrap(patch, forest, "together", all_before)
+
+
+@fault("prompts together: a token is shared that variants treat differently", TOGETHER)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, forest, "_named", lambda named, plan: {})
+
+
+@fault("prompts together: results in the order of the packs", TOGETHER)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, forest, "_sweep_pack", lambda swept, *args: swept(*args)[::-1])
 
 
 @fault("lens without the last norm", "lens ends in the prediction")
