@@ -14,7 +14,7 @@ Files      --config takes a file of sections (model, inference, data, output): e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,8 @@ class Config(CollectionFields):
 def read_config(path: Path) -> tuple[Mapping[str, Any], Sequence[str]]:
     """Fields and model of a collection's file."""
     found = read_collection(path)
-    values: dict[str, Any] = {
-        "activation_layers": found.activation_layers,
-        "positions": found.positions,
-        "max_new_tokens": found.max_new_tokens,
-        "dtype": found.dtype,
-        "batch_size": found.batch_size or 0,
-        "path": found.path,
-        "subset": found.subset,
-        "split": found.split,
-        "text_column": found.text_column,
-        "category_column": found.category_column,
-        "chat": found.chat,
-        "categories": found.categories,
-        "category_balance_strategy": found.category_balance_strategy,
-        "result_dir": found.result_dir,
-        "name": path.stem,
-    }
-    return values, [found.model]
+    values = {field.name: getattr(found.config, field.name) for field in fields(found.config)}
+    return {**values, "name": path.stem}, [found.model]
 
 
 def rows(model: Model, config: Config, earlier: Records) -> list[Row]:
@@ -104,6 +88,7 @@ EXPERIMENT = Experiment(
     plan=plan,
     group=lambda row: row.category,
     read_config=read_config,
+    start_over=measure.remove_stores,
 )
 
 if __name__ == "__main__":

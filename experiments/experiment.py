@@ -88,6 +88,7 @@ class Experiment:
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
+    start_over: (model, config) -> removes what earlier runs left outside the run folder; --fresh calls it.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
     files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
     run folder, and may have folders of their own in their names.
@@ -104,6 +105,7 @@ class Experiment:
     scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
+    start_over: Callable[[Any, Any], None] = lambda model, config: None
     csv: Mapping[Any, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

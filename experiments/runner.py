@@ -127,6 +127,7 @@ def run_model(
                 state |= {"validated": True, "validation": _passed(gate, model, options.out)}
             if options.fresh:
                 clear(path)
+                experiment.start_over(model, options.config)
             file = open_records(folder.records_path)
             if file.discarded:
                 print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)

@@ -157,9 +157,15 @@ def store_of(model: Model, item: Item, config: SAEConfig) -> ActivationStore | N
     """
     if not config.store or item.kind not in KINDS or item.only:
         return None
-    store = ActivationStore(config.store.replace("{model}", model.name))
+    store = verified(config.store.replace("{model}", model.name))
     store.check_model(model)
     return store
+
+
+@lru_cache(maxsize=2)
+def verified(folder: str) -> ActivationStore:
+    """A store whose shards were all read once: one whose bytes have changed is left out, with a warning."""
+    return ActivationStore(folder, verify=True)
 
 
 @lru_cache(maxsize=64)

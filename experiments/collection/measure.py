@@ -28,7 +28,7 @@ from mlx_interp.reporting.folders import run_folder
 from mlx_interp.sites import parse_all
 from mlx_interp.store import ActivationStore, collect, estimate
 from mlx_interp.store.config import check_layers
-from mlx_interp.store.manifest import SAMPLES_FILE
+from mlx_interp.store.manifest import SAMPLES_FILE, remove_store
 
 STORED, CHECKED, NORMS = "stores", "checked", "norms"
 PRESETS = ("sparse", "middle", "all")
@@ -83,6 +83,12 @@ def measure_lengths(model: Model, batch: Sequence[Row], config: CollectionFields
 
 def store_folder(model: Model, config: CollectionFields, name: str) -> Path:
     return run_folder(Path(config.result_dir), model.name, name)
+
+
+def remove_stores(model: Model, config: CollectionFields) -> None:
+    """Removes the stores that a run of this configuration made, so that they are collected anew."""
+    for item in collections(model, config):
+        remove_store(store_folder(model, config, item.key))
 
 
 def measure_store(model: Model, item: Collection, config: CollectionFields) -> Iterator[Record]:

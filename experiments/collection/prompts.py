@@ -11,7 +11,8 @@ from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
-from mlx_interp.store.rows import Balance, PromptRow, balanced, prompt_rows
+from mlx_interp.store.config import CollectionConfig
+from mlx_interp.store.rows import PromptRow, balanced, prompt_rows
 from validation.data import HARMLESS, REFUSABLE
 
 LENGTHS = "prompts"
@@ -19,40 +20,15 @@ LENGTHS = "prompts"
 
 
 @dataclass(frozen=True)
-class CollectionFields(ExperimentConfig):
-    """Fields of the experiment."""
+class CollectionFields(CollectionConfig, ExperimentConfig):
+    """Fields of the experiment: those of a collection, and what only the experiment has."""
 
-    presets: tuple[str, ...] = ("sparse", "middle", "all")
-    """Layers to collect, a store each: sparse (every fifth of 32), middle (10-21 of 32), all; scaled to the depth."""
-    activation_layers: tuple[str, ...] = ()
-    """Sites instead of presets, in the layer grammar: residuals_0, residuals_10-21, mlp_all, attention_5, z.3."""
-    positions: str = "all"
-    """Positions stored: all, last, no_bos, content, generated, numbers (-2,-1) or a slice (-4:)."""
-    max_new_tokens: int = 0
-    """Tokens to generate after each prompt, whose positions are stored as well."""
-    dtype: str = "float32"
-    """What is stored: float32, bfloat16, or float16 with a scale for every site and shard."""
-    batch_size: int = 0
-    """Prompts a pass; 0: 512 tokens on CPU, 4096 else."""
     path: str = "auto"
     """Data: a CSV, JSON Lines or parquet file, a data set of the Hub (owner/name), world (the embedded models' own),
     project (our own requests), or auto: world for embedded models, project for others."""
-    subset: str = ""
-    """Part of the names of the Hub's files that are meant, e.g. or-bench-toxic."""
-    split: str = ""
-    """The same for the split, e.g. train."""
-    text_column: str = ""
-    """Column of the prompts; found by its usual names."""
-    category_column: str = ""
-    """Column of the categories; found by its usual names."""
-    chat: bool = True
-    """Prompts of files are users' turns, for the chat template."""
-    categories: tuple[str, ...] = ()
-    """Categories to keep; none: all."""
-    category_balance_strategy: Balance = "use_all"
-    """use_all, or equalize: of each category as many as the rarest has, drawn by the seed."""
-    result_dir: str = "stores"
-    """Folder of the stores: <result_dir>/<model>/<preset>."""
+    presets: tuple[str, ...] = ("sparse", "middle", "all")
+    """Layers to collect where none are given, a store each: sparse (every fifth of 32), middle (10-21 of 32), all;
+    scaled to the depth."""
     name: str = "own"
     """What the store of given activation_layers is called, in place of a preset; a file's own name with --config."""
     shard_megabytes: int = 256

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 from mlx_interp.engine.variants import Progress
-from mlx_interp.model import Model, reported
+from mlx_interp.model import Model
+from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt
 from mlx_interp.reporting.folders import locked
 from mlx_interp.store.compute import computed

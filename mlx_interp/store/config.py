@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -27,28 +27,6 @@ from mlx_interp.store.positions import parse_rule
 from mlx_interp.store.rows import Balance
 from mlx_interp.store.shards import check_dtype
 
-FIELDS: dict[str, dict[str, type]] = {
-    "model": {
-        "name": str,
-        "activation_layers": list,
-        "torch_dtype": str,
-        "device": str,
-        "trust_remote_code": bool,
-        "cache_dir": str,
-    },
-    "inference": {"batch_size": int, "max_new_tokens": int, "positions": str, "save_activations": bool},
-    "data": {
-        "path": str,
-        "subset": str,
-        "split": str,
-        "text_column": str,
-        "category_column": str,
-        "chat": bool,
-        "categories": list,
-        "category_balance_strategy": str,
-    },
-    "output": {"result_dir": str},
-}
 REQUIRED = {"model": ("name", "activation_layers"), "inference": ("positions",), "data": ("path",)}
 IGNORED = {
     "device": "MLX computes on its default device",
@@ -68,24 +46,77 @@ class Placed(str):
 
 @dataclass(frozen=True)
 class CollectionConfig:
+    """What is collected, from which data, and where it goes: the fields of a file, and of exp16."""
+
+    activation_layers: tuple[str, ...] = ()
+    """Sites in the layer grammar: residuals_0, residuals_10-21, mlp_all, attention_5, z.3; from a file each knows its
+    line (`Placed`)."""
+    positions: str = "all"
+    """Positions stored: all, last, no_bos, content, generated, numbers (-2,-1) or a slice (-4:)."""
+    max_new_tokens: int = 0
+    """Tokens to generate after each prompt, whose positions are stored as well."""
+    dtype: str = "float32"
+    """What is stored: float32, bfloat16, or float16 with a scale for every site and shard."""
+    batch_size: int = 0
+    """Prompts a pass; 0: 512 tokens on CPU, 4096 else."""
+    path: str = ""
+    """Data: a CSV, JSON Lines or parquet file, or a data set of the Hub (owner/name)."""
+    subset: str = ""
+    """Part of the names of the Hub's files that are meant, e.g. or-bench-toxic."""
+    split: str = ""
+    """The same for the split, e.g. train."""
+    text_column: str = ""
+    """Column of the prompts; found by its usual names."""
+    category_column: str = ""
+    """Column of the categories; found by its usual names."""
+    chat: bool = True
+    """Prompts of files are users' turns, for the chat template."""
+    categories: tuple[str, ...] = ()
+    """Categories to keep; none: all."""
+    category_balance_strategy: Balance = "use_all"
+    """use_all, or equalize: of each category as many as the rarest has, drawn by the seed."""
+    result_dir: str = "stores"
+    """Folder of the stores: <result_dir>/<model>/<preset>."""
+
+
+@dataclass(frozen=True)
+class CollectionFile:
     """A collection, as its file states it."""
 
     model: str
-    activation_layers: tuple[str, ...]
-    """Selectors; those of a file know their line (`Placed`)."""
-    positions: str
-    path: str
-    dtype: str = "float32"
-    batch_size: int | None = None
-    max_new_tokens: int = 0
-    subset: str = ""
-    split: str = ""
-    text_column: str = ""
-    category_column: str = ""
-    chat: bool = True
-    categories: tuple[str, ...] = ()
-    category_balance_strategy: Balance = "use_all"
-    result_dir: str = "stores"
+    config: CollectionConfig
+
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "model": ("activation_layers",),
+    "inference": ("batch_size", "max_new_tokens", "positions"),
+    "data": (
+        *("path", "subset", "split", "text_column", "category_column", "chat", "categories"),
+        "category_balance_strategy",
+    ),
+    "output": ("result_dir",),
+}
+"""Where a file has each field of `CollectionConfig`; `dtype` is torch_dtype there."""
+FILES_OWN: dict[str, dict[str, type]] = {
+    "model": {"name": str, "torch_dtype": str, "device": str, "trust_remote_code": bool, "cache_dir": str},
+    "inference": {"save_activations": bool},
+}
+
+
+def _types() -> dict[str, dict[str, type]]:
+    """Type of every field of a file, by section."""
+    hints = get_type_hints(CollectionConfig)
+    plain: dict[str, type] = {
+        name: list if get_origin(hint) is tuple else str if get_origin(hint) is Literal else hint
+        for name, hint in hints.items()
+    }
+    return {
+        section: {**FILES_OWN.get(section, {}), **{name: plain[name] for name in names}}
+        for section, names in SECTIONS.items()
+    }
+
+
+FIELDS = _types()
 
 
 @dataclass(frozen=True)
@@ -98,7 +129,7 @@ class Value:
     """Of a list's elements."""
 
 
-def read_collection(path: Path) -> CollectionConfig:
+def read_collection(path: Path) -> CollectionFile:
     """A collection from a file. Raises ConfigError with file and line for all that can be known without the model."""
     sections = read_sections(path)
     for section, names in REQUIRED.items():
@@ -121,14 +152,15 @@ def read_collection(path: Path) -> CollectionConfig:
         if name not in ("save_activations", "categories", "positions")
     }
     model = sections["model"]
-    return CollectionConfig(
+    name = str(model["name"].value)
+    config = CollectionConfig(
         **_checked(plain, path, {**inference, **data}),
-        model=str(model["name"].value),
         dtype=_stored(model.get("torch_dtype"), path),
         positions=_positions(inference["positions"], path),
-        activation_layers=_layers(model["activation_layers"], path, depth_of(str(model["name"].value))),
+        activation_layers=_layers(model["activation_layers"], path, depth_of(name)),
         categories=tuple(map(str, data["categories"].value)) if "categories" in data else (),
     )
+    return CollectionFile(name, config)
 
 
 def read_sections(path: Path) -> dict[str, dict[str, Value]]:

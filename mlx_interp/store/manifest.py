@@ -23,7 +23,8 @@ from mlx.utils import tree_flatten
 
 from mlx_interp.errors import StoreError
 from mlx_interp.model import Model
-from mlx_interp.reporting.files import write_atomically
+from mlx_interp.reporting.files import write_atomically, writing
+from mlx_interp.reporting.folders import locked
 from mlx_interp.reporting.records import Record, RecordFile, open_records, read_records
 
 FORMAT = 1
@@ -136,6 +137,24 @@ def open_manifest(path: Path, wanted: Mapping[str, Any]) -> RecordFile:
             raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: give another folder")
         write_atomically(path / STORE_FILE, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n")
     return open_records(path / SAMPLES_FILE)
+
+
+def remove_store(path: Path) -> None:
+    """Removes a store's own files from a folder, and the folder if nothing else is in it; nothing where there is none.
+
+    Raises StoreError for a folder that holds shards but no store.json: whose they are is not known.
+    """
+    shards = sorted(path.glob("shard-*.safetensors"))
+    if not (path / STORE_FILE).exists():
+        if shards or (path / SAMPLES_FILE).exists():
+            raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: remove it by hand")
+        return
+    with locked(path), writing(path):
+        # store.json last: where removing is interrupted, what is left still says what it is.
+        for file in (path / SAMPLES_FILE, *shards, *path.glob(".*.partial"), path / STORE_FILE):
+            file.unlink(missing_ok=True)
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 def append_shard(manifest: RecordFile, info: ShardInfo, samples: Sequence[Sample]) -> None:

@@ -13,8 +13,9 @@ from experiments.collection.measure import Looked, layers_of, measure_check
 from experiments.collection.prompts import Row, rows_of
 from experiments.exp16_collect_activations import EXPERIMENT, Config
 from experiments.runner import run
-from mlx_interp.errors import ConfigError
+from mlx_interp.errors import ConfigError, StoreError
 from mlx_interp.sites import parse_all
+from mlx_interp.store.manifest import remove_store
 
 PRESET = Path(__file__).parents[2] / "experiments" / "configs" / "collect_middle_embedded.yaml"
 
@@ -132,3 +133,26 @@ def test_rows_of_the_world_are_each_there_once() -> None:
     assert all(isinstance(row, Row) for row in rows)
     assert {row.chat for row in rows if row.category in ("harmful", "harmless")} == {True}
     assert {row.chat for row in rows if row.category == "fact"} == {False}
+
+
+def test_fresh_removes_its_own_old_store_and_nothing_else(tmp_path: Path) -> None:
+    arguments = ["--model", "tiny-gemma2", "--presets", "middle", "--result-dir", str(tmp_path / "stores")]
+    assert finished(tmp_path, *arguments, "--no-validate")[0] == 0
+    folder = tmp_path / "stores" / "tiny-gemma2" / "middle"
+    (folder / "notes.txt").write_text("mine")
+    other = mi.collect(mi.load("tiny-gemma2"), ["a b"], "final", path=tmp_path / "stores" / "tiny-gemma2" / "other")
+    before = (folder / "samples.jsonl").stat().st_ino
+    assert finished(tmp_path, *arguments, "--no-validate", "--seed", "1")[0] != 0  # another run is there
+    assert finished(tmp_path, *arguments, "--no-validate", "--limit", "12", "--fresh")[0] == 0
+    assert len(mi.ActivationStore(folder).samples) == 12
+    assert (folder / "samples.jsonl").stat().st_ino != before
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(mi.ActivationStore(other.path).samples) == 1
+
+
+def test_a_folder_of_shards_that_nothing_describes_is_not_removed(tmp_path: Path) -> None:
+    store = mi.collect(mi.load("tiny-gemma2"), ["a b"], "final", path=tmp_path)
+    (tmp_path / "store.json").unlink()
+    with pytest.raises(StoreError, match="remove it by hand"):
+        remove_store(tmp_path)
+    assert (tmp_path / store.shards[0].shard).exists()

@@ -35,9 +35,13 @@ def written(tmp_path: Path, old: str = "", new: str = "") -> Path:
 
 def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     found = read_collection(written(tmp_path))
-    assert (found.model, found.activation_layers) == ("tiny-llama", ("residuals_0", "mlp_2-4"))
-    assert (found.positions, found.max_new_tokens, found.dtype) == ("last", 3, "float32")
-    assert (found.path, found.category_balance_strategy, found.result_dir) == ("world", "equalize", "stores")
+    assert (found.model, found.config.activation_layers) == ("tiny-llama", ("residuals_0", "mlp_2-4"))
+    assert (found.config.positions, found.config.max_new_tokens, found.config.dtype) == ("last", 3, "float32")
+    assert (found.config.path, found.config.category_balance_strategy, found.config.result_dir) == (
+        "world",
+        "equalize",
+        "stores",
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, old: str, new: str, wo
 def test_a_range_beyond_another_model_is_named_with_its_line(tmp_path: Path) -> None:
     found = read_collection(written(tmp_path))
     with pytest.raises(ConfigError, match=r"c.yaml, line 5: 'mlp_2-4': layer 4 does not exist"):
-        check_layers(found.activation_layers, 4)
+        check_layers(found.config.activation_layers, 4)
 
 
 def test_what_is_not_needed_here_is_said(tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_what_is_not_needed_here_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_preset_can_be_read(path: Path) -> None:
-    assert read_collection(path).activation_layers
+    assert read_collection(path).config.activation_layers
     assert len(CONFIGS) == 9
 
 

@@ -48,5 +48,5 @@ def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_file_of_the_page_is_read(tmp_path: Path):
     (text,) = blocks("yaml")
     (tmp_path / "c.yaml").write_text(text)
-    assert read_collection(tmp_path / "c.yaml").subset == "or-bench-toxic"
+    assert read_collection(tmp_path / "c.yaml").config.subset == "or-bench-toxic"
     assert set(yaml.safe_load(text)) == set(FIELDS)
