@@ -10,11 +10,14 @@ Figure     gap: first layer of the answer minus first layer of the bridge, over 
            sequential: the gap is positive. How many are not both visible is said beside it.
 Control    bridge and answer of another query of the family, in the same lens. How far each layer's lens is from the
            model's own prediction is measured beside it; for the tuned lens also with its maps one layer too low.
-Parts      two_hop  the above, and the default. The others ask what lenses say on text (docs/lenses.md):
-           text     bits per byte, bias and transfer of the tuned lens on held-out text, against the logit lens,
-                    translators one layer too low, and a guess by frequency.
-           input    what is left of the input's tokens in the logit lens.
-           basis    the directions that each lens depends on most: whether the model depends on them as well.
+Parts      two_hop     the above, and the default. The others ask what lenses say on text (docs/lenses.md):
+           text        bits per byte, bias and transfer of the tuned lens on held-out text, against the logit lens,
+                       translators one layer too low, and a guess by frequency.
+           input       what is left of the input's tokens in the logit lens.
+           basis       the directions that each lens depends on most: whether the model depends on them as well.
+           depth       prediction depth against difficulty; the lens on the model fine-tuned on new compositions.
+           early_exit  in-context prompts with wrong labels: whether a middle layer answers better than the last.
+           injection   a second request in a prompt, told by the trajectory of the prediction.
 """
 
 from __future__ import annotations
@@ -26,8 +29,11 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
-from experiments.lenses import basis, distance
+from experiments.lenses import basis, depth, distance, early_exit, injection
 from experiments.lenses.basis import BasisConfig
+from experiments.lenses.depth import DepthConfig
+from experiments.lenses.early_exit import ExitConfig
+from experiments.lenses.injection import InjectionConfig
 from experiments.lenses.texts import held_out
 from experiments.runner import run
 from experiments.two_hop import lens, tuned
@@ -40,11 +46,11 @@ PASSES = 5 + 4
 """Forward passes of one query: five prompts of the screening, the lens, and its names."""
 
 
-Part = Literal["two_hop", "text", "input", "basis"]
+Part = Literal["two_hop", "text", "input", "basis", "depth", "early_exit", "injection"]
 
 
 @dataclass(frozen=True)
-class Config(BasisConfig):
+class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig):
     parts: tuple[Part, ...] = ("two_hop",)
     """Which parts of the study to run."""
 
@@ -96,9 +102,23 @@ EXPERIMENT = Experiment(
         Stage(distance.BIAS, of_part("text", distance.everything), distance.measure_bias),
         Stage(distance.INPUT, of_part("input", held_out), distance.measure_input),
         Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure),
+        Stage(depth.STAGE, of_part("depth", depth.queries), depth.measure, batch=60),
+        Stage(depth.LEARNT, of_part("depth", depth.tuned_queries), depth.measure_learnt),
+        Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer),
+        Stage(early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure),
+        Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure),
     ],
-    tables=[lens.order_table, lens.place_table, tuned.distance_table, *distance.TABLES, basis.table],
-    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES, basis.figure],
+    tables=[
+        lens.order_table,
+        lens.place_table,
+        tuned.distance_table,
+        *distance.TABLES,
+        basis.table,
+        *depth.TABLES,
+        early_exit.table,
+        injection.table,
+    ],
+    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES, basis.figure, depth.figure, early_exit.figure],
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),

@@ -292,13 +292,32 @@ def spearman_of_means(
         return None
 
     def of(rows: npt.NDArray[np.int64]) -> Floats:
-        x, y = (rankdata(values[rows].mean(axis=1), axis=1) for values in (first, second))
-        x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
-        size = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-        with np.errstate(invalid="ignore"):
-            return np.asarray((x * y).sum(axis=1) / size)
+        return _spearman(first[rows].mean(axis=1), second[rows].mean(axis=1))
 
     return function_interval(of, len(first), seed=seed, resamples=resamples)
+
+
+def spearman_interval(x: Sequence[float], y: Sequence[float], *, seed: int, resamples: int = 1_000) -> Estimate | None:
+    """Spearman's rank correlation of two columns, a pair for each unit, with a bootstrap interval over units.
+
+    None for fewer than three pairs, or where a column does not vary.
+    """
+    first, second = (np.asarray(column, dtype=np.float64) for column in (x, y))
+    if len(first) != len(second):
+        raise ValueError(f"a rank correlation needs pairs; found {len(first)} and {len(second)} values")
+    if len(first) < 3:
+        return None
+    return function_interval(
+        lambda rows: _spearman(first[rows], second[rows]), len(first), seed=seed, resamples=resamples
+    )
+
+
+def _spearman(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]) -> Floats:
+    """(n_rows,): of each row of two arrays (n_rows, n); nan where one does not vary."""
+    x, y = (rankdata(values, axis=1) for values in (first, second))
+    x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)))
 
 
 def auroc(

@@ -20,6 +20,7 @@ from mlx_interp.stats import (
     mean_or_none,
     number,
     permutation_test,
+    spearman_interval,
     split_halves,
 )
 
@@ -305,3 +306,14 @@ def test_the_jackknife_is_the_t_interval_of_a_mean_and_takes_the_error_out_of_a_
     assert spread is not None
     assert spread.value == pytest.approx(values.var(ddof=1))
     assert jackknife_interval(lambda rows: values[rows].mean(axis=1), 1) is None
+
+
+def test_rank_correlations_are_spearmans_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 40).astype(float), rng.integers(0, 5, 40).astype(float)
+    found = spearman_interval(x.tolist(), y.tolist(), seed=0)
+    assert found is not None
+    assert found.value == pytest.approx(float(scipy_stats.spearmanr(x, y).statistic))
+    assert found.low < found.value < found.high
+    assert spearman_interval([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], seed=0) is None
+    assert spearman_interval([1.0, 2.0], [1.0, 2.0], seed=0) is None

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.experiment import Records
-from experiments.lenses.texts import Text, TextConfig, held_out, lenses_of, read_states, split_texts
+from experiments.lenses.texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
 from experiments.two_hop.summaries import of_stage
 from experiments.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.methods.lens import lens_ranks, top_among
@@ -115,11 +115,6 @@ def measure_input(model: Model, text: Text, config: TextConfig) -> Iterator[Reco
 def _ranks(logits: mx.array, places: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
     """(n_layers + 1, n_places): rank of a token at each place, at every layer."""
     return np.array([lens_ranks(logits[:, i], [token]) for i, token in zip(places, tokens, strict=True)]).T
-
-
-def place(row: int) -> str:
-    """A row of states that begin with the embedding, as tables name it."""
-    return "embedding" if row == 0 else str(row - 1)
 
 
 def bits(mine: Sequence[Record], nats: Sequence[float], seed: int) -> Estimate | None:

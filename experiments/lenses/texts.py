@@ -76,10 +76,20 @@ def held_out(model: Model, config: TextConfig) -> list[Text]:
     return split_texts(model, config)[1]
 
 
+def place(row: int) -> str:
+    """A row of states that begin with the embedding, as tables name it."""
+    return "embedding" if row == 0 else str(row - 1)
+
+
+def needs_world(model: Model, way_out: str = "leave this part out") -> None:
+    """Raises DataError for a model that the embedded world's prompts mean nothing to."""
+    if not is_embedded(model, LensConfig()):
+        raise DataError(f"{model.name} is not of the embedded world: {way_out}")
+
+
 def _world_texts(model: Model) -> dict[str, Text]:
     """The world's texts in a model's tokens. Raises DataError for a model that is not of it."""
-    if not is_embedded(model, LensConfig()):
-        raise DataError(f"{model.name} is not of the embedded world: give its texts with --texts FILE")
+    needs_world(model, "give its texts with --texts FILE")
     world = load_world()
     corpus = Corpus(world, model.tokenizer)
     kinds = {
@@ -158,6 +168,17 @@ def read_states(model: Model, texts: Sequence[Text]) -> mx.array:
     return mx.concatenate(list(_read(model, texts)), axis=1)
 
 
+def last_states(model: Model, prompts: Sequence[Sequence[int]]) -> mx.array:
+    """(n_layers + 1, n_prompts, d_model): the embedding and every layer at each prompt's last token."""
+    parts = []
+    for start in range(0, len(prompts), BATCH):
+        some = [list(tokens) for tokens in prompts[start : start + BATCH]]
+        ends = np.cumsum([len(tokens) for tokens in some]) - 1
+        parts.append(positions_of(model, some, embedding=True)[:, mx.array(ends)])
+        mx.eval(parts[-1])
+    return mx.concatenate(parts, axis=1)
+
+
 def _read(model: Model, texts: Sequence[Text]) -> Iterator[mx.array]:
     for start in range(0, len(texts), BATCH):
         some = texts[start : start + BATCH]
@@ -179,7 +200,7 @@ def training_states(model: Model, config: TextConfig) -> mx.array:
 @lru_cache(maxsize=3)
 def text_lens(model: Model, config: TextConfig) -> TunedLens:
     """The tuned lens of a run, the embedding's translator included."""
-    return train_on_states(model, training_states(model, config), steps=config.lens_steps, seed=config.seed)
+    return train_on_states(model, training_states(model, config), steps=config.lens_steps, batch=128, seed=config.seed)
 
 
 @lru_cache(maxsize=2)

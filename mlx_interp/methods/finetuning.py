@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +55,24 @@ class LowRank:
     """Of every step, in nats a token."""
 
 
-def finetune(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str], recipe: LoraRecipe) -> LowRank:
+def finetune(
+    model: Model,
+    prompts: Sequence[AnyPrompt],
+    replies: Sequence[str],
+    recipe: LoraRecipe,
+    *,
+    added: Mapping[int, mx.array] | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> LowRank:
     """Low-rank matrices trained on replies to prompts; the model is as before afterwards.
 
-    Raises DataError for no rows, empty replies, or a loss that is no longer finite.
+    added: vectors (d_model,) by layer that are added to its output, at every position, while training and not
+    afterwards: preventative steering (Chen et al. 2025).
+    watch: called with the number of steps done, at first with 0; in it the model runs as it is by then.
+    Raises DataError for no rows, empty replies, a layer that is not there, or a loss that is no longer finite.
     """
+    if wrong := [layer for layer in added or () if not 0 <= layer < model.n_layers]:
+        raise DataError(f"no layer {wrong[0]} to add a vector after: {model.name} has 0 to {model.n_layers - 1}")
     rows = _rows(model, prompts, replies)
     network = model.mlx_model
     settings = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
@@ -68,13 +82,35 @@ def finetune(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str],
     mx.random.seed(recipe.seed)
     try:
         linear_to_lora_layers(network, n_layers, settings)
-        losses = _train(network, rows, recipe)
+        with _adding(network, added or {}):
+            losses = _train(network, rows, recipe, watch or (lambda step: None))
         weights = dict(tree_flatten(network.trainable_parameters()))
     finally:
         network.update_modules(tree_unflatten(before))
         network.unfreeze()
     config = {"fine_tune_type": "lora", "num_layers": n_layers, "lora_parameters": settings, "model": model.model_id}
     return LowRank(weights, config, tuple(losses))
+
+
+@contextmanager
+def _adding(network: nn.Module, vectors: Mapping[int, mx.array]) -> Iterator[None]:
+    """Vectors added to the output of layers. The layers change their class, so that parameters keep their names."""
+    kinds = {layer: type(network.layers[layer]) for layer in vectors}
+    try:
+        for layer, vector in vectors.items():
+            object.__setattr__(network.layers[layer], "__class__", _with(kinds[layer], vector))
+        yield
+    finally:
+        for layer, kind in kinds.items():
+            object.__setattr__(network.layers[layer], "__class__", kind)
+
+
+def _with(kind: type[nn.Module], vector: mx.array) -> type[nn.Module]:
+    def call(self: nn.Module, *inputs: Any, **options: Any) -> mx.array:
+        out: mx.array = kind.__call__(self, *inputs, **options)
+        return out + vector.astype(out.dtype)
+
+    return type(f"{kind.__name__}WithVector", (kind,), {"__call__": call})
 
 
 def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -93,13 +129,16 @@ def _rows(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str]) ->
     return [([*p.tokens, *ids, *end], len(p)) for p, ids in zip(chosen, encoded, strict=True)]
 
 
-def _train(network: nn.Module, rows: Sequence[tuple[list[int], int]], recipe: LoraRecipe) -> list[float]:
+def _train(
+    network: nn.Module, rows: Sequence[tuple[list[int], int]], recipe: LoraRecipe, watch: Callable[[int], None]
+) -> list[float]:
     rate = optim.cosine_decay(recipe.learning_rate, recipe.steps, recipe.learning_rate / 10)
     optimizer = optim.AdamW(learning_rate=rate, weight_decay=0.0)
     gradient = nn.value_and_grad(network, _loss)
     rng = np.random.default_rng(recipe.seed)
     order: list[int] = []
-    losses = []
+    losses: list[float] = []
+    watch(0)
     for step in range(recipe.steps):
         while len(order) < recipe.batch:
             order += rng.permutation(len(rows)).tolist()
@@ -111,6 +150,7 @@ def _train(network: nn.Module, rows: Sequence[tuple[list[int], int]], recipe: Lo
         losses.append(float(loss))
         if not np.isfinite(losses[-1]):
             raise DataError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
+        watch(step + 1)
     return losses
 
 

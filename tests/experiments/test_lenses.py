@@ -14,16 +14,20 @@ import numpy as np
 import pytest
 
 from experiments.exp3_two_hop import EXPERIMENT, Config
+from experiments.lenses import depth, early_exit, injection
 from experiments.lenses.texts import split_texts
 from experiments.runner import run
 from mlx_interp.errors import DataError
+from mlx_interp.methods.answers import question, verdicts
 from mlx_interp.reporting import figures
 from tests.tiny import tiny_model
 
 NAME = "tiny-qwen2"
-PARTS = "text,input,basis"
+PARTS = "text,input,basis,depth,early_exit,injection"
 FEW = ["--n-train-texts", "60", "--n-texts", "18", "--lens-steps", "20"]
 FASTER = ["--n-directions", "3", "--n-basis-states", "24", "--basis-steps", "3", "--n-basis-texts", "4"]
+FASTER += ["--n-depth", "12", "--tuning-steps", "3", "--n-tuned", "6", "--n-queries", "1"]
+FASTER += ["--n-ordinary", "20", "--n-injected", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,8 @@ def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
     for title in (
         *("Lenses on held-out text", "Bias of each layer's lens", "Transfer of translators between layers"),
         *("The input's tokens in the logit lens", "Causal basis of lenses"),
+        *("Prediction depth of two-hop queries", "Transfer of the lens to a fine-tuned model"),
+        *("Early exit on in-context prompts", "A second request found by the prediction's trajectory"),
     ):
         assert title in table
     assert "Bridge and answer" not in table
@@ -90,3 +96,51 @@ def test_a_files_texts_are_cut_into_pieces_and_read_everywhere(tmp_path: Path) -
         assert text.read == tuple(range(len(text.tokens)))
         assert text.tokens[1:] == text.follows[:-1]
         assert len(text.tokens) <= 8
+
+
+def test_prompts_with_wrong_labels_keep_their_examples_and_are_asked_the_same(finished: Path) -> None:
+    for shots in early_exit.queries(mi.load(NAME), Config(n_queries=2)):
+        own, shuffled, foreign = (examples for _, examples in shots.arms)
+        assert own.answer == shuffled.answer == foreign.answer
+        words = [[p.text for p in examples.pieces if p.role == "input"] for examples in (own, shuffled, foreign)]
+        assert words[0] == words[1] == words[2]
+        labels = [[p.text for p in examples.pieces if p.role == "label"] for examples in (own, shuffled, foreign)]
+        assert sorted(labels[0]) == sorted(labels[1])
+        assert labels[0] != labels[2]
+    model = mi.load(NAME)
+    row = next(r for r in of(finished, "early exit") if r["lens"] == "logit lens" and r["labels"] == "own labels")
+    shots = next(s for s in early_exit.queries(model, Config(n_queries=1)) if s.key == row["item"])
+    verdict = verdicts(model, [question(model, shots.arms[0][1].text, [shots.arms[0][1].answer])])[0]
+    assert row["right"][-1] == verdict.first_token
+
+
+def test_the_layer_to_exit_at_is_the_one_with_most_right_answers() -> None:
+    rows = [{"right": [False, True, True, False]}, {"right": [False, False, True, False]}]
+    assert early_exit.best_row(rows) == 2
+    assert early_exit.best_row([{"right": [True, True]}]) == 0
+
+
+def test_ordinary_prompts_that_are_scored_are_none_of_those_fitted_on() -> None:
+    for requests in injection.prompts(mi.load(NAME), Config(n_ordinary=30, n_injected=8)):
+        scored = [text for _, text in requests.scored]
+        assert len(requests.fitted) == 30
+        assert len(set(scored)) == len(scored)
+        assert not set(requests.fitted) & set(scored)
+
+
+def test_a_query_is_learnt_from_when_it_stays_right() -> None:
+    looks = [(0, [False, True, True, False]), (3, [True, True, False, False]), (6, [True, True, True, False])]
+    assert [depth._from_when(looks, row) for row in range(4)] == [3, 0, 6, None]
+
+
+def test_a_fine_tune_learns_its_queries_and_leaves_the_model_as_it_was(finished: Path) -> None:
+    model = mi.load(NAME)
+    config = Config(n_tuned=6, tuning_steps=12, n_train_texts=20, n_texts=9, lens_steps=2)
+    before = model.run("The capital of Jania is").logits
+    found = depth.fine_tuned(model, config)
+    assert sum(step is not None for step in found.learnt.values()) >= 3
+    after = model.run("The capital of Jania is").logits
+    assert before is not None
+    assert after is not None
+    assert mx.array_equal(before, after)
+    assert found.model.weights_hash != model.weights_hash
