@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Literal, cast, overload
 
 import mlx.core as mx
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress as ProgressBar
 
 from mlx_interp import sites
 from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
-from mlx_interp.architectures import family_of
 from mlx_interp.engine.clean import entries_of
 from mlx_interp.engine.continuation import sweep_generate as run_sweep_generate
 from mlx_interp.engine.cost import Cost, sweep_cost
@@ -24,17 +18,17 @@ from mlx_interp.engine.decode import collect, decode
 from mlx_interp.engine.forest import sweep_prompts
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.gradients import gradients
-from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, refuse_too_large, rows_that_fit
-from mlx_interp.engine.network import Network, check_parts
+from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, rows_that_fit
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
-from mlx_interp.errors import CheckpointError, PromptError, ShapeError
+from mlx_interp.errors import CheckpointError, ShapeError
 from mlx_interp.interventions import Intervention
-from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt, pieces_of, text_of
-from mlx_interp.sites import Site
+from mlx_interp.progress import reported
+from mlx_interp.prompts import AnyPrompt, Prompt, pieces_of, text_of
+from mlx_interp.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
@@ -48,78 +42,8 @@ class Completion:
     finish_reason: Literal["stop", "length"]
 
 
-class Model:
+class Model(Wrapped):
     """A language model whose activations can be read (`run`) and changed (`run`, `sweep`)."""
-
-    def __init__(
-        self,
-        mlx_model: Any,
-        tokenizer: Any,
-        *,
-        config: dict[str, Any],
-        path: Path,
-        model_id: str = "",
-        name: str = "",
-        quantization: str | None = None,
-        weights_hash: str = "",
-    ) -> None:
-        """Wraps a model of mlx-lm; `mlx_interp.load` is the usual way to get one. Raises UnsupportedModel."""
-        self.network = Network(mlx_model, family_of(config), config)
-        check_parts(self.network)
-        self.mlx_model, self.tokenizer, self.config, self.path = mlx_model, tokenizer, config, path
-        self.model_id, self.name = model_id or str(path), name or model_id or path.name
-        self.quantization, self.weights_hash = quantization, weights_hash
-
-    @property
-    def family(self) -> str:
-        return self.network.family.model_type
-
-    @property
-    def n_layers(self) -> int:
-        return self.network.n_layers
-
-    @property
-    def n_heads(self) -> int:
-        return self.network.n_heads
-
-    @property
-    def n_kv_heads(self) -> int:
-        return self.network.n_kv_heads
-
-    @property
-    def d_model(self) -> int:
-        return self.network.d_model
-
-    @property
-    def d_head(self) -> int:
-        return self.network.d_head
-
-    @property
-    def d_mlp(self) -> int:
-        return self.network.d_mlp
-
-    @property
-    def d_vocab(self) -> int:
-        return self.network.d_vocab
-
-    @property
-    def n_parameters(self) -> int:
-        """Weights of the whole model; a packed word counts as the numbers it holds."""
-        return self.network.n_parameters
-
-    def __repr__(self) -> str:
-        shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"
-        return f"Model({self.name!r}, {self.family}, {shape}, {self.quantization or 'unquantised'})"
-
-    def prompt(self, text: str, *, chat: bool = False, system: str | None = None) -> Prompt:
-        """A tokenised prompt, BOS exactly once; with `chat`, as a user's turn through the model's chat template."""
-        return make_prompt(self.tokenizer, text, chat=chat, system=system)
-
-    def prompts(self, prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[Prompt]:
-        """Prompts from a string, a Prompt, a list of token ids, or a list of any of these."""
-        if isinstance(prompts, (str, Prompt)) or all(isinstance(item, int) for item in prompts):
-            return [self._prompt(cast(AnyPrompt, prompts))]
-        return [self._prompt(item) for item in cast(Sequence[AnyPrompt], prompts)]
 
     def run(
         self,
@@ -406,11 +330,6 @@ class Model:
         drawn = (row[0] for _, row in zip(range(max_tokens), steps, strict=False))
         return pieces_of(self.tokenizer, takewhile(lambda token: token not in self.stop_tokens, drawn))
 
-    @property
-    def stop_tokens(self) -> frozenset[int]:
-        """The tokenizer's end-of-text and end-of-turn tokens."""
-        return frozenset(getattr(self.tokenizer, "eos_token_ids", None) or ())
-
     def _completion(self, prompt: Prompt, tokens: list[int], stopped: bool) -> Completion:
         return Completion(prompt, text_of(self.tokenizer, tokens), tokens, "stop" if stopped else "length")
 
@@ -448,52 +367,6 @@ class Model:
         """
         if fault := first_fault(self.network, probe):
             raise CheckpointError(f"{self.name}: {fault}")
-
-    def _refuse_too_large(self, needed: int, rows: Sequence[object], wanted: Collection[Site]) -> None:
-        what = f"{self.name}: {len(wanted)} captured sites over {len(rows)} rows"
-        refuse_too_large(needed, what, "capture fewer sites, give fewer rows at a time, or read them by `batches`")
-
-    def _check_lengths(self, lengths: Sequence[int], new: int = 0) -> None:
-        """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out."""
-        limit = self.network.max_positions
-        if limit is not None and max(lengths) + new > limit:
-            generated = f" and {new} new ones" if new else ""
-            raise PromptError(
-                f"{self.name}: a prompt of {max(lengths)} tokens{generated} does not fit its {limit} learned positions"
-            )
-        self._warn_of_unread_window(lengths)
-
-    def _warn_of_unread_window(self, lengths: Sequence[int]) -> None:
-        """mlx-lm leaves out the sliding window of some families: that matters for prompts beyond it."""
-        window = self.config.get("sliding_window")
-        does = self.network.family.unread.get("sliding_window")
-        if does and window and max(lengths) > window:
-            warnings.warn(
-                f"{self.name}: a prompt of {max(lengths)} tokens is longer than the model's sliding window of "
-                f"{window}: mlx-lm {does}, so that results differ from the checkpoint's own implementation",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-    def _prompt(self, item: AnyPrompt) -> Prompt:
-        if isinstance(item, Prompt):
-            return item
-        if isinstance(item, str):
-            return self.prompt(item)
-        return from_tokens(self.tokenizer, item, self.d_vocab)
-
-
-@contextmanager
-def reported(progress: Progress | bool, total: int | None, what: str = "sweep") -> Iterator[Progress | None]:
-    """The function that a sweep reports to: the caller's, a progress bar's, or none. total: None where not known."""
-    if not isinstance(progress, bool):
-        yield progress
-    elif not progress:
-        yield None
-    else:
-        with ProgressBar(*ProgressBar.get_default_columns(), MofNCompleteColumn()) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done, _: bar.update(task, completed=done)
 
 
 def _check_logits(logits: str) -> None:

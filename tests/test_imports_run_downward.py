@@ -13,13 +13,14 @@ RANK = {
     **dict.fromkeys(("sites", "stats"), 0),
     **dict.fromkeys(("activations", "architectures", "interventions", "prompts", "datasets", "reporting"), 1),
     "engine": 2,
-    "model": 3,
-    **dict.fromkeys(("loading", "methods"), 4),
-    **dict.fromkeys(("embedded", "store"), 5),
-    "sae": 6,
-    "circuits": 7,
-    "validation": 8,
-    "experiments": 9,
+    **dict.fromkeys(("progress", "wrapped"), 3),
+    "model": 4,
+    **dict.fromkeys(("loading", "methods"), 5),
+    **dict.fromkeys(("embedded", "store"), 6),
+    "sae": 7,
+    "circuits": 8,
+    "validation": 9,
+    "experiments": 10,
 }
 PACKAGES = ("mlx_interp", "validation", "experiments")
 FRONT = {"__init__", "__main__"}

@@ -1,0 +1,24 @@
+"""Who is told how far long work has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress as ProgressBar
+
+from mlx_interp.engine.variants import Progress
+
+
+@contextmanager
+def reported(progress: Progress | bool, total: int | None, what: str = "sweep") -> Iterator[Progress | None]:
+    """The function that a sweep reports to: the caller's, a progress bar's, or none. total: None where not known."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        with ProgressBar(*ProgressBar.get_default_columns(), MofNCompleteColumn()) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done, _: bar.update(task, completed=done)

@@ -1,0 +1,127 @@
+"""A model of mlx-lm with its name, its sizes, and prompts that are checked against it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from mlx_interp.architectures import family_of
+from mlx_interp.engine.memory import refuse_too_large
+from mlx_interp.engine.network import Network, check_parts
+from mlx_interp.errors import PromptError
+from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt
+from mlx_interp.sites import Site
+
+
+class Wrapped:
+    """What a wrapped model is and what it can be asked; `Model` adds what it does."""
+
+    def __init__(
+        self,
+        mlx_model: Any,
+        tokenizer: Any,
+        *,
+        config: dict[str, Any],
+        path: Path,
+        model_id: str = "",
+        name: str = "",
+        quantization: str | None = None,
+        weights_hash: str = "",
+    ) -> None:
+        """Wraps a model of mlx-lm; `mlx_interp.load` is the usual way to get one. Raises UnsupportedModel."""
+        self.network = Network(mlx_model, family_of(config), config)
+        check_parts(self.network)
+        self.mlx_model, self.tokenizer, self.config, self.path = mlx_model, tokenizer, config, path
+        self.model_id, self.name = model_id or str(path), name or model_id or path.name
+        self.quantization, self.weights_hash = quantization, weights_hash
+
+    @property
+    def family(self) -> str:
+        return self.network.family.model_type
+
+    @property
+    def n_layers(self) -> int:
+        return self.network.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.network.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return self.network.n_kv_heads
+
+    @property
+    def d_model(self) -> int:
+        return self.network.d_model
+
+    @property
+    def d_head(self) -> int:
+        return self.network.d_head
+
+    @property
+    def d_mlp(self) -> int:
+        return self.network.d_mlp
+
+    @property
+    def d_vocab(self) -> int:
+        return self.network.d_vocab
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of the whole model; a packed word counts as the numbers it holds."""
+        return self.network.n_parameters
+
+    def __repr__(self) -> str:
+        shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"
+        return f"Model({self.name!r}, {self.family}, {shape}, {self.quantization or 'unquantised'})"
+
+    def prompt(self, text: str, *, chat: bool = False, system: str | None = None) -> Prompt:
+        """A tokenised prompt, BOS exactly once; with `chat`, as a user's turn through the model's chat template."""
+        return make_prompt(self.tokenizer, text, chat=chat, system=system)
+
+    def prompts(self, prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[Prompt]:
+        """Prompts from a string, a Prompt, a list of token ids, or a list of any of these."""
+        if isinstance(prompts, (str, Prompt)) or all(isinstance(item, int) for item in prompts):
+            return [self._prompt(cast(AnyPrompt, prompts))]
+        return [self._prompt(item) for item in cast(Sequence[AnyPrompt], prompts)]
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokenizer's end-of-text and end-of-turn tokens."""
+        return frozenset(getattr(self.tokenizer, "eos_token_ids", None) or ())
+
+    def _refuse_too_large(self, needed: int, rows: Sequence[object], wanted: Collection[Site]) -> None:
+        what = f"{self.name}: {len(wanted)} captured sites over {len(rows)} rows"
+        refuse_too_large(needed, what, "capture fewer sites, give fewer rows at a time, or read them by `batches`")
+
+    def _check_lengths(self, lengths: Sequence[int], new: int = 0) -> None:
+        """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out."""
+        limit = self.network.max_positions
+        if limit is not None and max(lengths) + new > limit:
+            generated = f" and {new} new ones" if new else ""
+            raise PromptError(
+                f"{self.name}: a prompt of {max(lengths)} tokens{generated} does not fit its {limit} learned positions"
+            )
+        self._warn_of_unread_window(lengths)
+
+    def _warn_of_unread_window(self, lengths: Sequence[int]) -> None:
+        """mlx-lm leaves out the sliding window of some families: that matters for prompts beyond it."""
+        window = self.config.get("sliding_window")
+        does = self.network.family.unread.get("sliding_window")
+        if does and window and max(lengths) > window:
+            warnings.warn(
+                f"{self.name}: a prompt of {max(lengths)} tokens is longer than the model's sliding window of "
+                f"{window}: mlx-lm {does}, so that results differ from the checkpoint's own implementation",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _prompt(self, item: AnyPrompt) -> Prompt:
+        if isinstance(item, Prompt):
+            return item
+        if isinstance(item, str):
+            return self.prompt(item)
+        return from_tokens(self.tokenizer, item, self.d_vocab)
