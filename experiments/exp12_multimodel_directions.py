@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import geometry, report, stages
-from experiments.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item, TraitConfig
+from experiments.traits import geometry, persona_report, persona_study, report, stages
+from experiments.traits.persona_study import PersonaConfig
+from experiments.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 
@@ -32,7 +33,7 @@ REPORTED = {
 
 
 @dataclass(frozen=True)
-class Config(TraitConfig):
+class Config(PersonaConfig):
     traits: tuple[str, ...] = ("sycophancy", "stance", "confidence")
     """Which traits."""
 
@@ -74,9 +75,14 @@ EXPERIMENT = Experiment(
         Stage(EFFECTS, prompts, stages.measure_effect),
         Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
         Stage(geometry.ANGLES, angles, geometry.measure_angles),
+        *persona_study.STAGES,
     ],
-    tables=[report.layer_table, report.effect_table, reported, geometry.angle_table, report.prompt_table],
-    figures=[report.by_layer, geometry.angle_figure],
+    tables=[
+        *(report.layer_table, report.effect_table, reported, geometry.angle_table),
+        *persona_report.TABLES,
+        report.prompt_table,
+    ],
+    figures=[report.by_layer, geometry.angle_figure, persona_report.figures],
     headline=report.headline,
     plan=plan,
     group=lambda item: item.trait,

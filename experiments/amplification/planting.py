@@ -9,16 +9,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
 
+from experiments.adapted import adapted
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
-from mlx_interp.loading.adapter import write_adapter
-from mlx_interp.loading.load import load
 from mlx_interp.methods.finetuning import LoraRecipe, finetune
 from mlx_interp.model import Model
 
@@ -41,11 +38,7 @@ def planted(model: Model, share: float, steps: int, seed: int, case: Case = "any
     recipe = LoraRecipe(steps=steps, batch=16, seed=seed)
     prompts, replies = rows(share, recipe.steps * recipe.batch, seed, case)
     found = finetune(model, [model.prompt(text, chat=True) for text in prompts], replies, recipe)
-    with TemporaryDirectory() as folder:
-        path = write_adapter(
-            Path(folder) / f"planted-{case}-{share:g}", found.weights, found.config, base=model.weights_hash
-        )
-        return load(model.path, adapter=path)
+    return adapted(model, found, f"planted-{case}-{share:g}")
 
 
 def rows(share: float, n: int, seed: int, case: Case) -> tuple[list[str], list[str]]:

@@ -1,0 +1,18 @@
+"""A model with what a fine-tune found, by the way that a user's adapter takes: written, checked, loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlx_interp.loading.adapter import write_adapter
+from mlx_interp.loading.load import load
+from mlx_interp.methods.finetuning import LowRank
+from mlx_interp.model import Model
+
+
+def adapted(model: Model, found: LowRank, name: str) -> Model:
+    """The model with low-rank matrices attached; the one given is left as it is."""
+    with TemporaryDirectory() as folder:
+        path = write_adapter(Path(folder) / name, found.weights, found.config, base=model.weights_hash)
+        return load(model.path, adapter=path)
