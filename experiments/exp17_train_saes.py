@@ -7,6 +7,8 @@ Data       embedded models: two-hop facts of half of the subjects, single facts,
 Measure    relu, gated, topk, batchtopk, jumprelu over sparsities at the middle layer; topk at other layers and widths,
            with nested prefixes, on chats alone, and from a second seed. L0, FVE, cosine, dead and dense features, and
            loss with the reconstruction spliced in at every position but BOS.
+           SHIFT: latents of a spurious cue removed from a classifier, with --shift-languages; every metric over
+           further seeds with --reseeds (experiments/configs/sae_audit.yaml has both).
 Figure     FVE and delta CE against L0; F1 of the best single feature of each concept, chosen on one half of the tokens
            and scored on the other; AUROC of probes on k features; share of features that a second seed finds again;
            files/features.html shows the features that stand for something.
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.autoencoders import report, runs, texts, truth
+from experiments.autoencoders import report, reseeds, runs, shift, texts, truth
 from experiments.autoencoders.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.experiment import Experiment, Plan, Stage
 from experiments.runner import run
@@ -52,6 +54,8 @@ EXPERIMENT = Experiment(
         Stage(TRAINED, runs.items, runs.measure),
         Stage(POSITIONS, runs.middle_items, runs.measure_positions),
         Stage(TRUTH, truth.questions, truth.measure),
+        Stage(reseeds.RESEEDS, reseeds.items, reseeds.measure),
+        Stage(shift.SHIFT, shift.cases, shift.measure),
         Stage(SEEDS, runs.seed_items, runs.measure_seeds),
         Stage(PAGES, truth.shown, truth.measure_pages),
     ],
@@ -61,6 +65,9 @@ EXPERIMENT = Experiment(
         report.truth_table,
         report.probe_table,
         report.seed_table,
+        reseeds.reseed_table,
+        shift.shift_table,
+        shift.judged_table,
     ],
     figures=[report.pareto, report.truth_figure],
     headline=report.headline,

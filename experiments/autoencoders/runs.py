@@ -57,6 +57,15 @@ class SAEConfig(ExperimentConfig):
     """Labelled tokens of each concept in each half, at most."""
     probed_k: tuple[int, ...] = (1, 2, 5)
     """Features of a sparse probe."""
+    reseeds: int = 0
+    """Further seeds that the topk one at the middle k is trained from, for the spread of every metric."""
+    shift_languages: tuple[str, ...] = ()
+    """Languages between which harm and language are confounded, to remove the latents of language from a classifier of
+    harm (SHIFT), in every order of two; none: not measured."""
+    shift_latents: int = 60
+    """Latents that the classifier uses most, which are judged."""
+    shift_removed: tuple[int, ...] = ()
+    """Latents to remove by a reader's own judgement; none: by what their strongest examples have in common."""
     store: str = ""
     """Folder of an activation store to train from, instead of the world's texts; it must hold the sites. {model} stands
     for the model's name. What is measured may then have been trained on: the store's texts are not the study's."""

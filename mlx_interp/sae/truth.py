@@ -76,12 +76,12 @@ def sparse_probe(train: Values, is_train: Flags, test: Values, is_test: Flags, k
     apart = np.abs(train[is_train].mean(0) - train[~is_train].mean(0)) / spread
     chosen = np.argsort(-apart, kind="stable")[:k]
     mean = train[:, chosen].mean(0)
-    fit = _logistic((train[:, chosen] - mean) / spread[chosen], is_train)
+    fit, _ = logistic((train[:, chosen] - mean) / spread[chosen], is_train)
     return _area(((test[:, chosen] - mean) / spread[chosen]) @ fit, is_test)
 
 
-def _logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> Values:
-    """Weights of a ridge-penalised logistic regression; classes count alike. The intercept moves no rank."""
+def logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> tuple[Values, float]:
+    """Weights and intercept of a ridge-penalised logistic regression; classes count alike."""
     sign = np.where(truth, 1.0, -1.0)
     weight = np.where(truth, 0.5 / max(truth.sum(), 1), 0.5 / max((~truth).sum(), 1))
     columns = np.concatenate([x, np.ones((len(x), 1))], axis=1)
@@ -93,8 +93,8 @@ def _logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> Values:
         slope[:-1] += penalty * w[:-1]
         return loss, slope
 
-    found: Values = minimize(objective, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B").x[:-1]
-    return found
+    found: Values = minimize(objective, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B").x
+    return found[:-1], float(found[-1])
 
 
 def _area(scores: Values, truth: Flags) -> float:

@@ -30,6 +30,8 @@ TINY = {
     "widths": "1",
     "layer_step": "8",
     "per_concept": "4",
+    "reseeds": "1",
+    "shift_languages": "en,es",
 }
 
 
@@ -46,6 +48,8 @@ def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Pa
     for title in ("Kinds over sparsity", "Controls", "Layers", "Width", "Nested", "Training text", "by position"):
         assert title in table
     for title in ("Ground truth", "k-sparse probing", "Stability", "shuffled", "raw neurons"):
+        assert title in table
+    for title in ("Metrics over seeds", "A spurious cue removed by its latents", "Latents judged"):
         assert title in table
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert {"pareto_fve", "pareto_delta", "ground_truth_f1"} <= figures
