@@ -18,6 +18,9 @@ Parts      two_hop     the above, and the default. The others ask what lenses sa
            depth       prediction depth against difficulty; the lens on the model fine-tuned on new compositions.
            early_exit  in-context prompts with wrong labels: whether a middle layer answers better than the last.
            injection   a second request in a prompt, told by the trajectory of the prediction.
+           token_identity, reader, attributes
+                       Patchscopes: what a state predicts, against lenses and map; read by another model; attributes
+                       of entities in twelve relations, against a probe.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from experiments.experiment import Experiment, Plan, Records, Stage
-from experiments.lenses import basis, depth, distance, early_exit, injection
+from experiments.lenses import attributes, basis, depth, distance, early_exit, identity, injection
+from experiments.lenses.attributes import AttributeConfig
 from experiments.lenses.basis import BasisConfig
 from experiments.lenses.depth import DepthConfig
 from experiments.lenses.early_exit import ExitConfig
+from experiments.lenses.identity import IdentityConfig
 from experiments.lenses.injection import InjectionConfig
 from experiments.lenses.texts import held_out
 from experiments.runner import run
@@ -46,11 +51,13 @@ PASSES = 5 + 4
 """Forward passes of one query: five prompts of the screening, the lens, and its names."""
 
 
-Part = Literal["two_hop", "text", "input", "basis", "depth", "early_exit", "injection"]
+Part = Literal[
+    "two_hop", "text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"
+]
 
 
 @dataclass(frozen=True)
-class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig):
+class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig, IdentityConfig, AttributeConfig):
     parts: tuple[Part, ...] = ("two_hop",)
     """Which parts of the study to run."""
 
@@ -107,6 +114,10 @@ EXPERIMENT = Experiment(
         Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer),
         Stage(early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure),
         Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure),
+        Stage(identity.STAGE, of_part("token_identity", identity.texts), identity.measure, batch=identity.BATCH),
+        Stage(identity.READER, of_part("reader", identity.reader_texts), identity.measure_reader, batch=identity.BATCH),
+        Stage(attributes.STAGE, of_part("attributes", attributes.cases), attributes.measure),
+        Stage(attributes.PROBE, of_part("attributes", attributes.probed), attributes.measure_probe),
     ],
     tables=[
         lens.order_table,
@@ -117,8 +128,19 @@ EXPERIMENT = Experiment(
         *depth.TABLES,
         early_exit.table,
         injection.table,
+        *identity.TABLES,
+        attributes.table,
     ],
-    figures=[lens.curves, tuned.distance_figure, *distance.FIGURES, basis.figure, depth.figure, early_exit.figure],
+    figures=[
+        lens.curves,
+        tuned.distance_figure,
+        *distance.FIGURES,
+        basis.figure,
+        depth.figure,
+        early_exit.figure,
+        identity.figures,
+        attributes.figure,
+    ],
     headline=headline,
     plan=plan,
     group=lambda query: (query.family, query.split),

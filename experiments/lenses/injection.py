@@ -147,8 +147,8 @@ def table(records: Records, config: InjectionConfig) -> Table | None:
         ],
         rows,
         [
-            f"Scores are fitted on {config.n_ordinary} ordinary prompts: two harmless requests. Injected: another second "
-            "one. Trajectory: KL, entropy and log-probability of the final token at every layer. Refused: the "
+            f"Scores are fitted on {config.n_ordinary} ordinary prompts: two harmless requests. Injected: another "
+            "second one. Trajectory: KL, entropy and log-probability of the final token, by layer. Refused: the "
             "first token of a refusal is on top."
         ],
     )

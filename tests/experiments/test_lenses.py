@@ -14,20 +14,22 @@ import numpy as np
 import pytest
 
 from experiments.exp3_two_hop import EXPERIMENT, Config
-from experiments.lenses import depth, early_exit, injection
+from experiments.lenses import attributes, depth, early_exit, identity, injection
 from experiments.lenses.texts import split_texts
 from experiments.runner import run
 from mlx_interp.errors import DataError
 from mlx_interp.methods.answers import question, verdicts
 from mlx_interp.reporting import figures
+from mlx_interp.stats import split_halves
+from tests.loading.checkpoints import write_checkpoint
 from tests.tiny import tiny_model
 
 NAME = "tiny-qwen2"
-PARTS = "text,input,basis,depth,early_exit,injection"
+PARTS = "text,input,basis,depth,early_exit,injection,token_identity,reader,attributes"
 FEW = ["--n-train-texts", "60", "--n-texts", "18", "--lens-steps", "20"]
 FASTER = ["--n-directions", "3", "--n-basis-states", "24", "--basis-steps", "3", "--n-basis-texts", "4"]
 FASTER += ["--n-depth", "12", "--tuning-steps", "3", "--n-tuned", "6", "--n-queries", "1"]
-FASTER += ["--n-ordinary", "20", "--n-injected", "4"]
+FASTER += ["--n-ordinary", "20", "--n-injected", "4", "--n-subjects", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,8 @@ def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
         *("Lenses on held-out text", "Bias of each layer's lens", "Transfer of translators between layers"),
         *("The input's tokens in the logit lens", "Causal basis of lenses"),
         *("Prediction depth of two-hop queries", "Transfer of the lens to a fine-tuned model"),
+        *("Token identity: readings of a state", "Token identity against lenses", "Another model as the reader"),
+        *("Attributes of entities: Patchscope against probe",),
         *("Early exit on in-context prompts", "A second request found by the prediction's trajectory"),
     ):
         assert title in table
@@ -144,3 +148,51 @@ def test_a_fine_tune_learns_its_queries_and_leaves_the_model_as_it_was(finished:
     assert after is not None
     assert mx.array_equal(before, after)
     assert found.model.weights_hash != model.weights_hash
+
+
+def test_the_last_layer_reads_the_models_own_prediction_and_controls_do_not(finished: Path) -> None:
+    rows = list(of(finished, "token identity"))
+    by_reading = {name: [r["hit"] for r in rows if r["reading"] == name] for name in {r["reading"] for r in rows}}
+    for name in ("Patchscope", "logit lens", "tuned lens", "affine map"):
+        assert np.mean([hit[-1] for hit in by_reading[name]]) == 1
+    assert np.mean(by_reading["random vector"]) < 0.5
+    assert np.mean([hit[-1] for hit in by_reading["another text's state"]]) < 0.8
+
+
+def test_a_text_in_another_models_tokens_is_the_same_text(tmp_path: Path) -> None:
+    model, reader = mi.load(NAME), mi.load("tiny-llama")
+    for text in split_texts(model, Config(n_texts=9))[1]:
+        there = identity.own_tokens(reader, text, model)
+        assert there is not None
+        back = identity.own_tokens(model, there, reader)
+        assert back == text
+        assert there.tokens == (reader.tokenizer.bos_token_id, *text.tokens)
+        assert [there.tokens[i] for i in there.read] == [text.tokens[i] for i in text.read]
+    with pytest.raises(DataError, match="does not cut text"):
+        identity.reader_of(model, Config(n_texts=9, reader=str(write_checkpoint(tmp_path))))
+
+
+def test_no_subject_of_a_probe_of_cities_is_asked_and_no_source_prompt_asks_for_the_relation() -> None:
+    found = attributes.relations(Config(n_subjects=6))
+    assert len(found) == 12
+    for relation in found:
+        if relation.name.endswith("of a city"):
+            assert not {s for _, s, _ in relation.fitted} & {s for _, s, _ in relation.asked}
+            assert {a for _, _, a in relation.asked} <= {a for _, _, a in relation.fitted}
+        else:
+            assert not {p for p, _, _ in relation.fitted} & {p for p, _, _ in relation.asked}
+        for prompt, subject, answer in (*relation.fitted, *relation.asked):
+            assert prompt.endswith(subject)
+            assert answer not in prompt.replace(subject, "")
+            assert relation.name.split(",")[0] not in prompt
+
+
+def test_a_pair_is_chosen_on_one_half_and_scored_on_the_other() -> None:
+    items = [f"item {n}" for n in range(8)]
+    hits = np.zeros((8, 3))
+    half, rest = split_halves(items, 0)
+    hits[[items.index(i) for i in half], 1] = 1
+    hits[[items.index(i) for i in rest], 2] = 1
+    column, rows = attributes.chosen(items, hits, 0)
+    assert column == 1
+    assert [items[row] for row in rows] == rest
