@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import feature_edges, features, figures, measure, report, tracing, words
+from experiments.circuits import acdc, feature_edges, features, figures, measure, report, tracing, words
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -66,12 +66,14 @@ EXPERIMENT = Experiment(
         Stage("patching", measure.checked_items, measure.patching),
         Stage("faithfulness", scored_items, measure.faithfulness),
         Stage("minimality", measure.dropped_items, measure.minimality),
+        Stage("acdc", acdc.acdc_items, acdc.measure),
         Stage("features", features.feature_items, features.measure),
         Stage("tracing", measure.traced_items, measure.tracing),
     ],
     tables=[
         *(report.task_table, report.check_table, report.truth_table, report.area_table, report.complete_table),
         *(report.node_table, report.stability_table, report.overlap_table, words.word_table, figures.only_table),
+        acdc.acdc_table,
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
         *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
         tracing.best_table,

@@ -19,7 +19,7 @@ from mlx_interp.model import Model
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
-Part = Literal["patching", "faithfulness", "minimality", "tracing"]
+Part = Literal["patching", "faithfulness", "minimality", "tracing", "acdc"]
 PARTS: tuple[Part, ...] = ("patching", "faithfulness", "minimality", "tracing")
 ATTRIBUTION = "attribution"
 EDGE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "ig-activations")
@@ -50,7 +50,7 @@ class CircuitConfig(ExperimentConfig):
     refusals: tuple[str, ...] = ()
     """Openers of a refusal, of matched prompts; none: the project's own list."""
     parts: tuple[Part, ...] = PARTS
-    """What is measured beside attribution."""
+    """What is measured beside attribution; acdc, which takes minutes, only where it is named."""
     n_train: int = 16
     """Pairs of each task that circuits are discovered on."""
     n_test: int = 16
@@ -69,6 +69,8 @@ class CircuitConfig(ExperimentConfig):
     """Tasks whose circuit is a figure; the page and the JSON files have all of them."""
     dropped_share: float = 0.1
     """Share of the edges in the circuit whose edges are dropped one by one."""
+    acdc_thresholds: tuple[float, ...] = (0.03, 0.003)
+    """Growth of the divergence, in nats, below which ACDC removes an edge."""
     saes: str = ""
     """Folder with autoencoders, as exp17 leaves them, for circuits of features; {model} stands for the model's name."""
     edge_nodes: int = 8

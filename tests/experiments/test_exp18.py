@@ -69,15 +69,34 @@ def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(random_sae(f"resid_post.{layer}", 128, layer), out / "saes" / str(layer), model_name="tiny-llama")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(figures, "DPI", 50)
-        chosen = ["--tasks", "toxic", "--parts", "tracing", "--edge-nodes", "3", "--saes", str(out / "saes")]
-        run(EXPERIMENT, ["--model", "tiny-llama", *FEWER, *FASTER, *chosen, "--no-validate", "--out", str(out)])
+        chosen = ["--tasks", "toxic", "--parts", "acdc", "--edge-nodes", "3", "--saes", str(out / "saes")]
+        run(
+            EXPERIMENT,
+            [
+                "--model",
+                "tiny-llama",
+                *FEWER,
+                *FASTER,
+                *chosen,
+                "--acdc-thresholds",
+                "2",
+                "--no-validate",
+                "--out",
+                str(out),
+            ],
+        )
     assert ended.value.code in (0, None)
     return out / EXPERIMENT.name / "tiny-llama"
 
 
 def test_edges_between_features_are_in_table_figure_data_and_page(with_features: Path) -> None:
     table = (with_features / "table.md").read_text()
-    for title in ("Edges between features: estimates", "Edges between features\n", "Strongest edges between features"):
+    for title in (
+        "ACDC beside edge attribution",
+        "Edges between features: estimates",
+        "Edges between features\n",
+        "Strongest edges between features",
+    ):
         assert title in table
     assert (with_features / "figures" / "feature_edges_toxic.png").exists()
     graph = from_json((with_features / "files" / "features_toxic.json").read_text())
