@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import draws, geometry, judged, loss, report, selection, stages
+from experiments.traits import draws, geometry, judged, loss, report, selection, stages, suffixes
 from experiments.traits.stages import Item
 from mlx_interp.methods.directions import Direction
 from mlx_interp.methods.orthogonalization import orthogonalized
@@ -127,6 +127,7 @@ EXPERIMENT = Experiment(
         draws.stage(TRAIT, drawn_at, positions=stages.added_at(TRAIT)),
         geometry.places(TRAIT),
         geometry.angles(TRAIT, "sycophancy", "stance", "confidence"),
+        *suffixes.STAGES,
         judged.STAGE,
     ],
     tables=[
@@ -143,10 +144,19 @@ EXPERIMENT = Experiment(
         geometry.place_table,
         geometry.separation_table,
         geometry.angle_table,
+        suffixes.table,
+        suffixes.head_table,
         judged.table,
         report.prompt_table,
     ],
-    figures=[selection.figure, report.by_layer, draws.figure, report.by_strength, geometry.angle_figure],
+    figures=[
+        selection.figure,
+        report.by_layer,
+        draws.figure,
+        report.by_strength,
+        geometry.angle_figure,
+        suffixes.figure,
+    ],
     headline=report.headline,
     plan=plan,
     scaling=report.metrics,

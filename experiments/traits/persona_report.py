@@ -192,7 +192,7 @@ def prevention_table(records: Records, config: PersonaConfig) -> Table | None:
         [
             "Half of the rows of the persona's questions show it. Inference: the vector subtracted from the fine-tuned "
             "model, from the prompt's last token on (facts: at their last token). Preventative: added while training, "
-            "at every position, and left away afterwards.",
+            "at every position, and left away afterwards. Random: a vector of the same length in its place.",
         ],
     )
 

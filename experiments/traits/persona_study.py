@@ -148,7 +148,7 @@ def measure_steering(model: Model, item: Part, config: PersonaConfig) -> Iterato
     made = {kind: found(model, config, item.persona, kind) for kind in KINDS}
     cells = [
         (arm, kind, layer, dose)
-        for arm in ("vector", "random")
+        for arm in (("vector", "random") if item.split == "test" else ("vector",))
         for kind, one in made.items()
         for layer in range(model.n_layers)
         if one is not None and one[1][layer]
@@ -266,7 +266,7 @@ def own_states(model: Model, config: PersonaConfig) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def tuned(model: Model, config: PersonaConfig, part: Part) -> Model:
-    """The fine-tune of a part; with a dose, its persona's vector is added while training."""
+    """The fine-tune of a part; with a dose, the persona's "vector" or a "random" one (`split`) is added in training."""
     if not part.persona:
         return model
     texts, replies = rows(config, part)
@@ -275,7 +275,7 @@ def tuned(model: Model, config: PersonaConfig, part: Part) -> Model:
     added = None
     if part.dose:
         kind, layer = part.place
-        vector = part.dose * vectors(model, config, part.persona, kind)[layer]
+        vector = part.dose * vectors(model, config, part.persona, kind, part.split)[layer]
         added = {layer: mx.array(vector.astype(np.float32))}
     return adapted(model, finetune(model, prompts, replies, recipe, added=added), "tuned")
 
@@ -314,7 +314,7 @@ def preventions(model: Model, config: PersonaConfig, earlier: Records) -> list[P
     found = []
     for persona, place in chosen_places(model, config, earlier).items():
         found.append(Part(f"{persona}, left alone", persona, "left alone", place=place, share=PREVENTED_SHARE))
-        for kind in ("inference", "random inference", "preventative"):
+        for kind in ("inference", "random inference", "preventative", "random preventative"):
             found += [
                 Part(f"{persona}, {kind} {dose:g}", persona, kind, place=place, share=PREVENTED_SHARE, dose=dose)
                 for dose in PREVENTING
@@ -325,12 +325,12 @@ def preventions(model: Model, config: PersonaConfig, earlier: Records) -> list[P
 def measure_prevention(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
     """The trait on held-out questions, and everyday facts, of a fine-tune under one kind of steering."""
     kind, layer = item.place
-    while_training = item.split == "preventative"
-    bare = Part("", item.persona, place=item.place, share=item.share, dose=item.dose if while_training else 0.0)
-    after = tuned(model, config, bare)
+    arm = "random" if item.split.startswith("random") else "vector"
+    while_training = arm if item.split.endswith("preventative") else ""
+    bare = Part("", item.persona, while_training, place=item.place, share=item.share)
+    after = tuned(model, config, replace(bare, dose=item.dose) if while_training else bare)
     edits: list[Intervention] = []
     if item.split.endswith("inference"):
-        arm = "random" if item.split.startswith("random") else "vector"
         edits = steered(vectors(model, config, item.persona, kind, arm)[layer], layer, -item.dose)
     part = asked(item.persona, "test", config.n_asked)
     labels = {"persona": item.persona, "steering": item.split, "dose": item.dose, "layer": layer}
