@@ -30,6 +30,7 @@ from mlx_interp.sae import SAE
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 FeatureMethod = Literal["attribution", "ig-activations"]
+FeatureBaseline = Literal["counterfactual", "zero"]
 Errors = Literal["scored", "keep", "remove"]
 """What becomes of error nodes: they are nodes as others are, stay in every circuit, or are never in one."""
 IG_STEPS = 10
@@ -66,8 +67,11 @@ def feature_scores(
     metric: Metric | None = None,
     method: FeatureMethod = "ig-activations",
     steps: int = IG_STEPS,
+    baseline: FeatureBaseline = "counterfactual",
 ) -> list[Floats]:
     """Estimated effect of every latent and error: one (n_pairs, d_sae + 1) for each autoencoder.
+
+    baseline: what a node is replaced by, its value on the counterfactual prompt or 0 (for prompts without one).
 
     Raises CircuitError for a metric without gradient, an unknown method, and as `check_saes`.
     """
@@ -82,8 +86,10 @@ def feature_scores(
         )
         for place, sae in enumerate(saes):
             a, b = here[sae.site], there[sae.site]
+            if baseline == "zero":
+                b = mx.broadcast_to(sae.weights["b_dec"], flat(a).shape).reshape(a.shape)  # no latent, no error
             slope = mean_slope(model, pair, sae, a, b, metric, steps)
-            found[place][row] = node_changes(sae, flat(a), flat(b), flat(slope))
+            found[place][row] = node_changes(sae, flat(a), None if baseline == "zero" else flat(b), flat(slope))
     require_slope(np.concatenate([scores.ravel() for scores in found]))
     return found
 
@@ -109,12 +115,12 @@ def mean_slope(model: Model, pair: Pair, sae: SAE, a: mx.array, b: mx.array, met
     return found[sae.site].mean(0, keepdims=True)
 
 
-def node_changes(sae: SAE, a: mx.array, b: mx.array, slope: mx.array) -> Floats:
-    """(d_sae + 1,): latents, then the error; summed over positions."""
-    f, g = sae.encode(a), sae.encode(b)
-    along = slope @ sae.directions.T
-    latents = ((g - f) * along).sum(0)
-    error = (((b - sae.decode(g)) - (a - sae.decode(f))) * slope).sum()
+def node_changes(sae: SAE, a: mx.array, b: mx.array | None, slope: mx.array) -> Floats:
+    """(d_sae + 1,): latents, then the error, from activations a to b (None: to 0); summed over positions."""
+    f, error_here = parts(sae, a)
+    g, error_there = (mx.zeros_like(f), mx.zeros_like(error_here)) if b is None else parts(sae, b)
+    latents = ((g - f) * (slope @ sae.directions.T)).sum(0)
+    error = ((error_there - error_here) * slope).sum()
     return np.asarray(mx.concatenate([latents, error[None]]))
 
 
@@ -147,7 +153,7 @@ def feature_circuits(
     *,
     metric: Metric | None = None,
     errors: Errors = "scored",
-    baseline: Literal["counterfactual", "zero"] = "counterfactual",
+    baseline: FeatureBaseline = "counterfactual",
 ) -> Floats:
     """The metric with every latent and error outside a circuit replaced: (n_pairs, n_circuits).
 

@@ -103,3 +103,13 @@ def test_autoencoders_that_cannot_be_nodes_are_refused(model: Model, saes: list[
         feature_scores(model, made, [random_sae("resid_post.0", 30, 0, normalize="layer_norm")])
     with pytest.raises(CircuitError, match="no method"):
         feature_scores(model, made, saes, method="ig-inputs")  # type: ignore[arg-type]
+
+
+def test_effects_of_zeroing_add_up_to_the_change_from_the_site_to_its_bias(model: Model, saes: list[SAE]) -> None:
+    made = pairs_of(model)[:1]
+    found = feature_scores(model, made, saes, method="attribution", baseline="zero")
+    for sae, scores in zip(saes, found, strict=True):
+        a = model.run(made[0].clean, capture=sae.site)[sae.site]
+        slope = model.gradients(made[0].clean, log_odds(model)(made), sae.site)[sae.site]
+        expected = float(((sae.weights["b_dec"] - a) * slope).sum())
+        assert scores[0].sum() == pytest.approx(expected, rel=1e-3, abs=1e-4)
