@@ -196,3 +196,9 @@ def test_a_pair_is_chosen_on_one_half_and_scored_on_the_other() -> None:
     column, rows = attributes.chosen(items, hits, 0)
     assert column == 1
     assert [items[row] for row in rows] == rest
+
+
+def test_the_page_on_lenses_shows_code_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lenses.md").read_text()
+    exec(compile(page.partition("```python\n")[2].partition("```")[0], "docs/lenses.md", "exec"), {})
+    assert capsys.readouterr().out.rstrip().endswith("7 Bremium")
