@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import acdc, feature_edges, features, figures, measure, report, tracing, words
+from experiments.circuits import acdc, clusters, feature_edges, features, figures, measure, report, tracing, words
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -68,6 +68,7 @@ EXPERIMENT = Experiment(
         Stage("minimality", measure.dropped_items, measure.minimality),
         Stage("acdc", acdc.acdc_items, acdc.measure),
         Stage("features", features.feature_items, features.measure),
+        Stage(clusters.CLUSTERS, clusters.items, clusters.measure),
         Stage("tracing", measure.traced_items, measure.tracing),
     ],
     tables=[
@@ -76,6 +77,7 @@ EXPERIMENT = Experiment(
         acdc.acdc_table,
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
         *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
+        *(clusters.agreement_table, clusters.cluster_table),
         tracing.best_table,
         tracing.position_table,
     ],

@@ -19,7 +19,7 @@ from mlx_interp.model import Model
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
-Part = Literal["patching", "faithfulness", "minimality", "tracing", "acdc"]
+Part = Literal["patching", "faithfulness", "minimality", "tracing", "acdc", "clusters"]
 PARTS: tuple[Part, ...] = ("patching", "faithfulness", "minimality", "tracing")
 ATTRIBUTION = "attribution"
 EDGE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "ig-activations")
@@ -50,7 +50,7 @@ class CircuitConfig(ExperimentConfig):
     refusals: tuple[str, ...] = ()
     """Openers of a refusal, of matched prompts; none: the project's own list."""
     parts: tuple[Part, ...] = PARTS
-    """What is measured beside attribution; acdc, which takes minutes, only where it is named."""
+    """What is measured beside attribution; acdc, which takes minutes, and clusters (of --saes) only where named."""
     n_train: int = 16
     """Pairs of each task that circuits are discovered on."""
     n_test: int = 16
@@ -75,6 +75,8 @@ class CircuitConfig(ExperimentConfig):
     """Folder with autoencoders, as exp17 leaves them, for circuits of features; {model} stands for the model's name."""
     edge_nodes: int = 8
     """Nodes of each autoencoder, the strongest, that edges between features lead into and from."""
+    n_clusters: int = 8
+    """Clusters that prompts of all tasks fall into by their features."""
     trace_tasks: tuple[Task, ...] = ("two_hop",)
     """Tasks whose prompts are traced with noise."""
     n_traced: int = 6

@@ -34,7 +34,7 @@ CONFIG_FILE = "cfg.json"
 
 
 def feature_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return items(model, config, earlier) if config.saes else []
+    return items(model, config, earlier) if config.saes and config.parts != ("clusters",) else []
 
 
 @lru_cache(maxsize=2)
