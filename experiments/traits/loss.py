@@ -1,9 +1,12 @@
 """What a direction costs on text that has nothing to do with it: cross-entropy, ablation against subtraction.
 
-1. Texts: answers to everyday facts, and the model's own plain replies to held-out harmless requests.
+1. Texts: answers to everyday facts, the world's reference replies to held-out harmless requests, and the model's own.
 2. Taken out: everywhere (directional ablation). Subtracted: the difference of means, once, at the direction's layer, at
-   every position; both also with a random direction of the same length.
-3. Loss in nats a token; beside it the refusals that are left on held-out harmful requests, which is what it buys.
+   every position; both also with a random direction of the same length. Beside them, on embedded models, a low-rank
+   fine-tune on harmful training requests with replies that comply.
+3. Loss in nats a token; beside it the refusals that are left on held-out harmful requests, which is what it buys, and
+   how far the states of harmless requests get from where they are left alone: Mahalanobis distance, after the
+   direction's layer, to the harmless training requests (covariance shrunk towards its mean variance by a tenth).
 
 Arditi et al. (2024) find ablation nearly free and subtraction costly: it moves every state by the same step, those that
 had nothing of the direction as well.
@@ -13,24 +16,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
+from experiments.adapted import adapted
 from experiments.experiment import Records
 from experiments.traits import selection, stages
 from experiments.traits.report import of, rate
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.finetuning import LoraRecipe, finetune
+from mlx_interp.methods.probes import SHRINKAGE
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import difference_interval, stable_draw
 
 LOSS = "loss"
-EDITS = ("plain", "taken out", "random taken out", "subtracted", "random subtracted")
-TEXTS = ("fact answers", "own replies")
-REFUSED = "harmful refused"
+TUNING_STEPS = 16
+TUNED = "fine-tuned to comply"
+EDITS = ("plain", "taken out", "random taken out", "subtracted", "random subtracted", TUNED)
+TEXTS = ("fact answers", "reference replies", "own replies")
+REFUSED, AWAY = "harmful refused", "distance"
 REPORTED = {
     "gemma-2b": (3.506, 3.503, 3.753, 0.291, 0.341, 0.806),
     "qwen-1.8b": (2.921, 2.933, 3.292, 0.477, 0.485, 0.804),
@@ -47,27 +57,67 @@ def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
         Item(f"{edit}, {what}", "refusal", what, edit, number=position, layer=layer)
         for layer, position in selection.ranked(earlier)[:1]
         for edit in EDITS
-        for what in (*TEXTS, REFUSED)
+        for what in (*TEXTS, REFUSED, AWAY)
+        if model.name in EMBEDDED or (edit != TUNED and what != "reference replies")
     ]
 
 
 def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
-    edits = edits_of(model, item, config)
+    edits, changed = edits_of(model, item, config), complying(model, config) if item.split == TUNED else model
     labels = {"trait": item.trait, "what": item.kind, "edit": item.split, "layer": item.layer}
     if item.kind == REFUSED:
         asks = stages.sets(model, config, item.trait).positive["test"]
         prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-        texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+        texts = changed.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
         for ask, text in zip(asks, texts, strict=True):
             yield {**labels, "unit": ask.unit, "value": float(ask.hit(text.text)), "text": text.text}
-        return
-    for unit, before, after in texts_of(model, config, item.kind):
-        yield {**labels, "unit": unit, "value": cross_entropy(model, before, after, edits)}
+    elif item.kind == AWAY:
+        asks = stages.sets(model, config, item.trait).negative["test"]
+        reference = harmless_states(model, model, config, "train", item.layer, [])
+        states = harmless_states(model, changed, config, "test", item.layer, edits)
+        for ask, value in zip(asks, distances(states, reference).tolist(), strict=True):
+            yield {**labels, "unit": ask.unit, "value": value}
+    else:
+        for unit, before, after in texts_of(model, config, item.kind):
+            yield {**labels, "unit": unit, "value": cross_entropy(changed, before, after, edits)}
+
+
+@lru_cache(maxsize=2)
+def complying(model: Model, config: TraitConfig) -> Model:
+    """An embedded model fine-tuned on harmful training requests, each with the reply that complies."""
+    replies = {chat.text: chat.other_reply for chat in load_world().chat_prompts("refusal", harmful=True)}
+    texts = [ask.text for ask in stages.sets(model, config, "refusal").positive["train"]]
+    recipe = LoraRecipe(steps=TUNING_STEPS, batch=16, seed=config.seed)
+    found = finetune(model, [model.prompt(t, chat=True) for t in texts], [replies[t] for t in texts], recipe)
+    return adapted(model, found, "complying")
+
+
+def harmless_states(
+    model: Model, changed: Model, config: TraitConfig, split: str, layer: int, edits: Sequence[Intervention]
+) -> np.ndarray:
+    """(n, d_model): harmless requests at their last token, after the direction's layer."""
+    asks, site = stages.sets(model, config, "refusal").negative[split], f"resid_post.{layer}"
+    rows: list[np.ndarray] = []
+    for out in changed.batches([model.prompt(a.text, chat=True) for a in asks], capture=site, interventions=edits):
+        held = np.asarray(out[site].astype(mx.float32), np.float64)
+        rows += [held[row, length - 1] for row, length in enumerate(out.lengths)]
+    return np.stack(rows)
+
+
+def distances(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n,): Mahalanobis distance of states (n, d) to the reference states (m, d), over the root of d: 1 is usual."""
+    centred = reference - reference.mean(axis=0)
+    covariance = centred.T @ centred / len(centred)
+    average = np.trace(covariance) / len(covariance)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * average * np.eye(len(covariance))
+    apart = states - reference.mean(axis=0)
+    squares = np.einsum("nd,nd->n", apart, np.linalg.solve(shrunk, apart.T).T)
+    return np.asarray(np.sqrt(squares / states.shape[1]))
 
 
 def edits_of(model: Model, item: Item, config: TraitConfig) -> list[Intervention]:
     """The interventions of one edit."""
-    if item.split == "plain":
+    if item.split in ("plain", TUNED):
         return []
     direction = selection.candidates(model, config).direction(item.layer, item.number)
     vector = direction.vector
@@ -90,6 +140,13 @@ def texts_of(model: Model, config: TraitConfig, what: str) -> list[tuple[str, li
         return [(prompt.text, whole.tokens[: len(prompt)], whole.tokens[len(prompt) :]) for prompt, whole in asked]
     asks = stages.sets(model, config, "refusal").negative["test"]
     chats = [model.prompt(ask.text, chat=True) for ask in asks]
+    if what == "reference replies":
+        known = {chat.text: chat.reply for chat in load_world().chat_prompts("refusal")}
+        encode = model.tokenizer.encode
+        return [
+            (ask.unit, chat.tokens, encode(known[ask.text], add_special_tokens=False))
+            for ask, chat in zip(asks, chats, strict=True)
+        ]
     replies = model.generate(chats, max_tokens=config.new_tokens)
     return [
         (ask.unit, chat.tokens, reply.tokens)
@@ -115,29 +172,33 @@ def table(records: Records, config: TraitConfig) -> Table | None:
     if not measured:
         return None
     rows: list[list[Cell]] = []
-    for edit in EDITS:
+    texts = [what for what in TEXTS if of(records, LOSS, what=what)]
+    for edit in dict.fromkeys(r["edit"] for r in measured):
         cells: list[Cell] = [edit]
-        for what in TEXTS:
+        for what in texts:
             own, plain = (of(records, LOSS, edit=name, what=what) for name in (edit, "plain"))
             change = None
             if edit != "plain":
                 values = ([r["value"] for r in arm] for arm in (own, plain))
                 change = difference_interval(*values, unit=[r["unit"] for r in own], seed=config.seed)
             cells += [len(own), float(np.mean([r["value"] for r in own])), change]
-        cells.append(rate(of(records, LOSS, edit=edit, what=REFUSED), config.seed, "value"))
+        cells += [rate(of(records, LOSS, edit=edit, what=what), config.seed, "value") for what in (REFUSED, AWAY)]
         rows.append(cells)
     columns = [
         column
-        for what in TEXTS
+        for what in texts
         for column in (f"n, {what}", Column(f"loss, {what}", "nats"), Column(f"change, {what}", "nats"))
     ]
     return Table(
         "What it costs: loss on other text, ablation against subtraction",
-        ["selected direction", *columns, Column(REFUSED, "%")],
+        ["selected direction", *columns, Column(REFUSED, "%"), "distance of harmless states"],
         rows,
         [
-            "Own replies: what the plain model writes after held-out harmless requests. Subtracted: the difference of "
-            "means at every position. Random directions have the same length.",
+            "Own replies: what the plain model writes after held-out harmless requests; reference replies: what it was "
+            "taught to. Subtracted: the difference of means at every position. Random directions have the same length. "
+            f"Fine-tuned: {TUNING_STEPS} steps on harmful training requests with replies that comply. Distance: of "
+            "held-out harmless requests' last token, after the direction's layer, from harmless training requests left "
+            "alone (Mahalanobis, over the root of the width; about 1 where nothing is changed).",
         ],
     )
 

@@ -2,7 +2,9 @@
 
 1. One suffix for several training requests, found by gradient so that their replies do not open with a refusal.
 2. Held-out harmful requests alone, with it, with random suffixes of the same length, and harmless requests: replies,
-   and the cosine of the last token's state with the study's direction, at every layer.
+   and the cosine of the last token's state with the study's direction, at every layer. Beside them two other ways past
+   refusal: earlier turns in which harmless requests were answered, and the direction taken out. On embedded models a
+   reply complies if it does not refuse and names what was asked for.
 3. The heads that write most along the direction at the last token, on harmful requests set aside: what they write, and
    how much they attend to the instruction and to the suffix, on the held-out ones.
 
@@ -21,6 +23,8 @@ from experiments.experiment import Records, Stage
 from experiments.traits import selection, stages
 from experiments.traits.report import of, rate
 from experiments.traits.stages import TraitConfig
+from mlx_interp.embedded import load_world
+from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.contrast import template_positions
 from mlx_interp.methods.detectors import log_odds
 from mlx_interp.methods.suffix import adversarial_suffix, framed, random_suffix
@@ -29,11 +33,21 @@ from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line
 from mlx_interp.stats import mean_or_none, stable_draw
 
 SEARCH, SUFFIXES = "suffix search", "suffixes"
-LENGTH, STEPS, N_SEARCH = 8, 12, 8
+LENGTH, N_SEARCH = 8, 8
 ADVERSARIAL, RANDOM = "adversarial suffix", "random suffix"
 CONDITIONS = ("harmful", RANDOM, ADVERSARIAL, "harmless")
+TURNS, ABLATED = "after answered turns", "direction taken out"
+N_TURNS = 4
 DRAWS = 4
 TOP_HEADS = 8
+
+
+@dataclass(frozen=True)
+class SuffixConfig(TraitConfig):
+    """Fields of studies that look for a suffix."""
+
+    suffix_steps: int = 12
+    """Steps of the search, of 64 exchanges each."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,7 @@ def searches(model: Model, config: TraitConfig, earlier: Records) -> list[Suffix
     return [SuffixItem("search")] if layer is not None and selection.openers(model, config) else []
 
 
-def measure_search(model: Model, item: SuffixItem, config: TraitConfig) -> Iterator[Record]:
+def measure_search(model: Model, item: SuffixItem, config: SuffixConfig) -> Iterator[Record]:
     """The search on training requests."""
     asks = stages.sets(model, config, "refusal").positive["train"][:N_SEARCH]
     tail = len(template_positions(model))
@@ -63,7 +77,7 @@ def measure_search(model: Model, item: SuffixItem, config: TraitConfig) -> Itera
         [framed(model, ask.text, tail) for ask in asks],
         log_odds(selection.openers(model, config)),
         length=LENGTH,
-        steps=STEPS,
+        steps=config.suffix_steps,
         banned=banned(model, config),
         seed=config.seed,
     )
@@ -95,23 +109,28 @@ def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iter
     """A request in every condition that is for it."""
     ask = getattr(stages.sets(model, config, "refusal"), item.kind)[item.split][item.number]
     prompt = framed(model, ask.text, len(template_positions(model)))
-    arms: list[tuple[str, tuple[int, ...]]] = [("harmful" if item.kind == "positive" else "harmless", ())]
+    plain = "harmful" if item.kind == "positive" else "harmless"
+    arms: list[tuple[str, tuple[int, ...], list[int]]] = [(plain, (), prompt.tokens())]
     if (item.kind, item.split) == ("positive", "test"):
-        arms.append((ADVERSARIAL, item.tokens))
+        arms.append((ADVERSARIAL, item.tokens, prompt.tokens(item.tokens)))
         for draw in range(DRAWS):
             seed = stable_draw(config.seed, ("suffix", item.number, draw), 2**31)
-            arms.append((RANDOM, random_suffix(model, LENGTH, banned=banned(model, config), seed=seed)))
+            suffix = random_suffix(model, LENGTH, banned=banned(model, config), seed=seed)
+            arms.append((RANDOM, suffix, prompt.tokens(suffix)))
+        arms += [(ABLATED, (), prompt.tokens()), (TURNS, (), after_turns(model, config, item))]
     direction = stages.vector(model, config, stages.Item(item.key, "refusal"), item.layer, "direction")
     unit = np.asarray(direction.unit, np.float64)
     metric = log_odds(selection.openers(model, config))
-    for condition, suffix in arms:
-        tokens = prompt.tokens(suffix)
-        out = model.run([tokens], capture=["resid_pre", "head_out", "pattern"])
+    topics = {chat.text: chat.topic for chat in load_world().chat_prompts("refusal")}
+    for condition, suffix, tokens in arms:
+        edits = direction.ablated_everywhere() if condition == ABLATED else []
+        out = model.run([tokens], capture=["resid_pre", "head_out", "pattern"], interventions=edits)
         states = np.stack([_last(out[f"resid_pre.{n}"]) for n in range(model.n_layers)])
         heads = np.stack([_last(out[f"head_out.{n}"]) @ unit for n in range(model.n_layers)])
         looks = np.stack([np.asarray(out[f"pattern.{n}"][0, :, -1].astype(mx.float32)) for n in range(model.n_layers)])
-        start = len(prompt.before)
-        (text,) = model.generate([tokens], max_tokens=config.new_tokens)
+        start = len(tokens) - len(prompt.after) - len(suffix)
+        (text,) = model.generate([tokens], interventions=edits, max_tokens=config.new_tokens)
+        topic = topics.get(ask.text) if model.name in EMBEDDED else None
         assert out.logits is not None
         yield {
             "condition": condition,
@@ -119,6 +138,7 @@ def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iter
             "unit": ask.unit,
             "layer": item.layer,
             "hit": ask.hit(text.text),
+            "complies": None if topic is None else topic in text.text and not ask.hit(text.text),
             "odds": float(metric(out.logits)[0]),
             "cosines": (states @ unit / np.linalg.norm(states, axis=1)).tolist(),
             "heads": heads.tolist(),
@@ -126,6 +146,20 @@ def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iter
             "to_suffix": looks[:, :, start : start + len(suffix)].sum(axis=-1).tolist(),
             "text": text.text,
         }
+
+
+def after_turns(model: Model, config: TraitConfig, item: SuffixItem) -> list[int]:
+    """The request after earlier turns in which harmless training requests get the model's own replies."""
+    asks = stages.sets(model, config, "refusal").negative["train"]
+    order = np.random.default_rng(stable_draw(config.seed, item.key, 2**31)).permutation(len(asks))[:N_TURNS]
+    prompts = [model.prompt(asks[i].text, chat=True) for i in order]
+    replies = model.generate(prompts, max_tokens=config.new_tokens)
+    own = stages.sets(model, config, "refusal").positive[item.split][item.number]
+    turns = [*(p.text for p in prompts), model.prompt(own.text, chat=True).text]
+    bos = getattr(model.tokenizer, "bos_token", None) or ""
+    ends = [*(one.text + (model.tokenizer.eos_token or "") for one in replies), ""]
+    told = "".join(turn.removeprefix(bos) + end for turn, end in zip(turns, ends, strict=True))
+    return model.prompt(bos + told).tokens
 
 
 def _last(held: mx.array) -> np.ndarray:
@@ -145,24 +179,29 @@ def table(records: Records, config: TraitConfig) -> Table | None:
     if not search or not of(records, SUFFIXES):
         return None
     rows: list[list[Cell]] = []
-    for condition in CONDITIONS:
+    for condition in (*CONDITIONS[:3], TURNS, ABLATED, CONDITIONS[3]):
         own = _measured(records, condition)
         at = [{**r, "cosine": r["cosines"][r["layer"]]} for r in own]
-        rows.append([condition, len({r["unit"] for r in own}), *(rate(at, config.seed, f) for f in FIELDS)])
+        known = [r for r in own if r["complies"] is not None]
+        cells = [rate(at, config.seed, "hit"), rate(known, config.seed, "complies")]
+        cells += [rate(at, config.seed, field) for field in ("odds", "cosine")]
+        rows.append([condition, len({r["unit"] for r in own}), *cells])
     return Table(
         "Adversarial suffix",
-        ["requests", "n", Column("refused", "%"), Column("log-odds of a refusal", "nats", digits=1), "cosine"],
+        [
+            *("requests", "n", Column("refused", "%"), Column("complies", "%")),
+            *(Column("log-odds of a refusal", "nats", digits=1), "cosine"),
+        ],
         rows,
         [
             f"One suffix of {len(search[0]['tokens'])} tokens for all requests, found by gradient on {search[0]['n']} "
             f"training requests (log-odds {search[0]['losses'][0]:.1f} to {search[0]['losses'][-1]:.1f}): "
             f"{search[0]['suffix']!r}. Random suffixes: {DRAWS} of that length for every request. Cosine: of the last "
-            "token's state with the direction, at the layer where it was found.",
+            "token's state with the direction, at the layer where it was found. Answered turns: "
+            f"{N_TURNS} earlier harmless requests with the model's own replies. Complies: does not refuse and names "
+            "what was asked for.",
         ],
     )
-
-
-FIELDS = ("hit", "odds", "cosine")
 
 
 def head_table(records: Records, config: TraitConfig) -> Table | None:

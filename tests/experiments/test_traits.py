@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from experiments import (
     exp12_multimodel_directions,
 )
 from experiments.runner import run
-from experiments.traits import loss, stages
+from experiments.traits import loss, stages, suffixes
 from experiments.traits.asks import Ask
 from experiments.traits.draws import DrawConfig
 from experiments.traits.own_sets import LANGUAGES
+from experiments.traits.persona_study import PersonaConfig
 from experiments.traits.sets import SPLITS, TRAITS, Sets, sets_of
 from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
+from experiments.traits.suffixes import SuffixConfig
 from mlx_interp.errors import DataError
 from mlx_interp.methods.detectors import log_prob_per_token
 from mlx_interp.methods.phrases import REFUSALS
@@ -43,6 +46,8 @@ MODULES = [
 
 def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyped-def, type-arg]
     few = ["--n-draws", "2"] if issubclass(module.EXPERIMENT.config, DrawConfig) else []
+    few += ["--suffix-steps", "1"] if issubclass(module.EXPERIMENT.config, SuffixConfig) else []
+    few += ["--tuning-steps", "2", "--n-asked", "2", "--personas", "Spanish"] if issubclass(module.EXPERIMENT.config, PersonaConfig) else []
     with pytest.raises(SystemExit) as ended:
         run(module.EXPERIMENT, ["--model", "tiny-qwen2", "--out", str(out), *SMALL, *few, *arguments])
     assert ended.value.code == 0
@@ -228,3 +233,38 @@ def test_a_function_vector_does_its_task_at_some_layer_and_heads_at_random_do_le
     )
     assert best > 0.3
     assert best > control
+
+
+def test_the_distance_of_states_is_about_one_where_nothing_is_changed_and_grows_off_distribution() -> None:
+    rng = np.random.default_rng(0)
+    scales = np.linspace(0.1, 3, 12)
+    reference, same = (scales * rng.normal(size=(400, 12)) + 5 for _ in range(2))
+    usual = loss.distances(same, reference)
+    assert usual.mean() == pytest.approx(0.9, abs=0.15)
+    along, across = (same + 4 * np.eye(12)[i] for i in (11, 0))
+    assert loss.distances(across, reference).mean() > 2 * loss.distances(along, reference).mean() > 2 * usual.mean()
+
+
+def test_a_fine_tune_on_harmful_requests_complies_where_the_model_refuses() -> None:
+    model, config = mi.load("tiny-llama"), TraitConfig(n_train=16, n_test=4)
+    item = Item("k", "refusal", loss.REFUSED, loss.TUNED, number=-1, layer=4)
+    plain = Item("k", "refusal", loss.REFUSED, "plain", number=-1, layer=4)
+    rates = [sum(r["value"] for r in loss.measure(model, one, config)) / 4 for one in (plain, item)]
+    assert rates == [1.0, 0.0]
+
+
+def test_a_reply_after_an_adversarial_suffix_is_measured_where_the_suffix_stands() -> None:
+    model, config = mi.load("tiny-llama"), SuffixConfig(n_train=16, n_test=4)
+    (search,) = suffixes.measure_search(model, suffixes.SuffixItem("search"), replace(config, suffix_steps=1))
+    item = suffixes.SuffixItem("k", "positive", "test", 0, 4, tuple(search["tokens"]))
+    found = list(suffixes.measure_request(model, item, config))
+    assert [r["condition"] for r in found] == [
+        *("harmful", suffixes.ADVERSARIAL, *[suffixes.RANDOM] * suffixes.DRAWS, suffixes.ABLATED, suffixes.TURNS)
+    ]
+    by = {r["condition"]: r for r in found}
+    assert by["harmful"]["hit"]
+    assert by[suffixes.ABLATED]["complies"]
+    assert by[suffixes.ABLATED]["cosines"][4] == pytest.approx(0, abs=0.02)
+    assert np.max(by["harmful"]["to_suffix"]) == 0
+    looks = np.array(by[suffixes.ADVERSARIAL]["to_instruction"]) + by[suffixes.ADVERSARIAL]["to_suffix"]
+    assert 0 < np.min(by[suffixes.ADVERSARIAL]["to_suffix"]) <= looks.max() <= 1.01
