@@ -69,7 +69,18 @@ def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(random_sae(f"resid_post.{layer}", 128, layer), out / "saes" / str(layer), model_name="tiny-llama")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(figures, "DPI", 50)
-        chosen = ["--tasks", "toxic", "--parts", "acdc", "--edge-nodes", "3", "--saes", str(out / "saes")]
+        chosen = [
+            "--tasks",
+            "toxic",
+            "--parts",
+            "acdc,clusters",
+            "--n-clusters",
+            "2",
+            "--edge-nodes",
+            "3",
+            "--saes",
+            str(out / "saes"),
+        ]
         run(
             EXPERIMENT,
             [
@@ -92,6 +103,7 @@ def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_edges_between_features_are_in_table_figure_data_and_page(with_features: Path) -> None:
     table = (with_features / "table.md").read_text()
     for title in (
+        "Prompts clustered by",
         "ACDC beside edge attribution",
         "Edges between features: estimates",
         "Edges between features\n",
