@@ -6,8 +6,9 @@ Data       the synthetic world's requests in six languages; it was taught to ref
            Italian, which is the control. Other models: the project's own requests in five languages, or published sets
            (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
 Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
-           requests of every language, added at every position of harmless ones with the least strength that suffices
-           on English prompts set aside; a refusal is read with that language's phrases.
+           requests of every language, added at every position of harmless ones with the strength that brings most
+           refusals beyond those of random directions, on English prompts set aside; a refusal is read with that
+           language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
 Control    random directions of the same length in every language, each drawn many times, evenly from the sphere and at
            right angles to the found one: at most 5 points from the plain rate on average; harmless prompts under
@@ -39,7 +40,8 @@ from mlx_interp.stats import Estimate
 TRAIT = "refusal"
 TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
 EDITS = ("plain", "taken out", "random taken out", "added", "random added")
-SUFFICES = 0.95
+CHOOSING = 1_000
+"""First number of the random directions that strengths are chosen with."""
 REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
     "gemma-2-2b": ("100", "100", "100", "100", "100", "0"),
     "llama-3.2-3b": ("0", "0", "0", "0", "0", "0"),
@@ -53,7 +55,7 @@ class Config(draws.DrawConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
     doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
-    """Strengths to add with, of which the smallest that suffices in English is taken, in every language."""
+    """Strengths to add with, of which the one best in English is taken, in every language."""
 
 
 def languages(model: Model, config: Config) -> list[str]:
@@ -72,23 +74,28 @@ def dose_items(model: Model, config: Config, earlier: Records) -> list[Item]:
 
 
 def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
-    """English harmless requests set aside for choosing, with the direction added at every position."""
+    """English harmless requests set aside for choosing, with the direction added at every position, or random ones.
+
+    The random directions are others than those of the table: what is chosen by is not what is reported.
+    """
     asks = stages.sets(model, config, TRAIT).negative["choose"]
-    edits = [stages.vector(model, config, item, item.layer, "direction").added(item.value)]
-    texts = model.generate(
-        [model.prompt(ask.text, chat=True) for ask in asks], interventions=edits, max_tokens=config.new_tokens
-    )
-    for ask, text in zip(asks, texts, strict=True):
-        yield {"dose": item.value, "unit": ask.unit, "hit": ask.hit(text.text)}
+    prompts = [model.prompt(ask.text, chat=True) for ask in asks]
+    found = stages.vector(model, config, item, item.layer, "direction")
+    others = [draws.drawn(found, draws.RANDOM, CHOOSING + n, config.seed) for n in range(min(config.n_draws, 8))]
+    for arm, direction in [("direction", found), *(("random", other) for other in others)]:
+        texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
+        for ask, text in zip(asks, texts, strict=True):
+            yield {"dose": item.value, "arm": arm, "unit": ask.unit, "hit": ask.hit(text.text)}
 
 
 def chosen_dose(records: Records) -> float:
-    """The smallest strength that brings a refusal to 95 % of the choosing prompts; if none does, the one with most."""
-    hits: dict[float, list[bool]] = {}
+    """The strength whose direction brings most beyond the mean of random ones, on the choosing prompts; ties: least."""
+    hits: dict[tuple[float, str], list[bool]] = {}
     for r in report.of(records, DOSE):
-        hits.setdefault(r["dose"], []).append(bool(r["hit"]))
-    rates = {dose: sum(found) / len(found) for dose, found in hits.items()}
-    return next((dose for dose in sorted(rates) if rates[dose] >= SUFFICES), max(rates, key=lambda x: (rates[x], -x)))
+        hits.setdefault((r["dose"], r["arm"]), []).append(bool(r["hit"]))
+    rates = {cell: sum(found) / len(found) for cell, found in hits.items()}
+    margins = {dose: rates[dose, "direction"] - rates.get((dose, "random"), 0.0) for dose, _ in hits}
+    return max(margins, key=lambda dose: (round(margins[dose], 9), -dose))
 
 
 def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
@@ -205,8 +212,8 @@ def english_table(records: Records, config: Config) -> Table:
         [
             "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out.",
             *(
-                f"Added at every position, {dose:g} times the difference of means: the least strength that suffices on "
-                "English prompts set aside for choosing."
+                f"Added at every position, {dose:g} times the difference of means: the strength that brings most beyond "
+                "random directions (others than those below), on English prompts set aside for choosing."
                 for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
             ),
         ],
