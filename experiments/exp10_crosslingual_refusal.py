@@ -212,8 +212,8 @@ def english_table(records: Records, config: Config) -> Table:
         [
             "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out.",
             *(
-                f"Added at every position, {dose:g} times the difference of means: the strength that brings most beyond "
-                "random directions (others than those below), on English prompts set aside for choosing."
+                f"Added at every position, {dose:g} times the difference of means: the strength that brings most "
+                "beyond random directions (others than those below), on English prompts set aside for choosing."
                 for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
             ),
         ],
