@@ -1,8 +1,8 @@
 """Edges between autoencoder features in exp18: estimated, checked by patching single edges, drawn.
 
 Edges lead into the strongest nodes of each site, and into the logits; those whose upstream node is among the strongest
-too are kept. Beside the estimate stand one gradient, what the stream alone hands on, and, as control, the estimate of
-another edge from the same upstream node.
+too are kept. Beside the estimate, by one gradient, stand integrated ones, what the stream alone hands on, and, as
+control, the estimate of another edge from the same upstream node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mlx_interp.stats import Estimate, mean_or_none
 
 STABLE_EDGES = 40
 """Edges of the circuit whose stability is measured and that are drawn."""
-METHODS = ("integrated", "one gradient", "stream alone", "control: another target")
+METHODS = ("one gradient", "integrated", "stream alone", "control: another target")
 INTO = ("features", "logits")
 
 
@@ -36,14 +36,14 @@ def measure(
 ) -> Iterator[Record]:
     """Edges into the strongest nodes of every site, and their check on some of the pairs."""
     kept = [np.argsort(-np.abs(mine.mean(0)))[: config.edge_nodes].tolist() for mine in scores]
-    found = feature_edges(model, pairs, saes, kept, steps=config.steps)
+    found = feature_edges(model, pairs, saes, kept)
     base: Record = {"task": task, "dictionary": "trained"}
     yield {**base, **_circuit(saes, kept, found, config), "n": len(pairs)}
     some = pairs[: config.n_checked]
-    single = feature_edges(model, some, saes, kept, method="attribution")
+    integrated = feature_edges(model, some, saes, kept, method="ig-activations", steps=config.steps)
     for row, pair in enumerate(some):
-        for edges, one in zip(found, single, strict=True):
-            yield from _checked(model, saes, pair, row, edges, one, config, base)
+        for edges, other in zip(found, integrated, strict=True):
+            yield from _checked(model, saes, pair, row, edges, other, config, base)
 
 
 def _circuit(
@@ -85,7 +85,7 @@ def _checked(
     pair: Pair,
     row: int,
     edges: FeatureEdges,
-    single: FeatureEdges,
+    integrated: FeatureEdges,
     config: CircuitConfig,
     base: Record,
 ) -> Iterator[Record]:
@@ -100,7 +100,7 @@ def _checked(
     made = [(edges.link[0], source, edges.link[1], edges.targets[column]) for column, source in cells]
     exact = feature_edge_effects(model, [pair], saes, made)[0]
     turned = np.roll(values, 1, axis=0)  # the next target's estimate, of the same upstream node
-    estimates = dict(zip(METHODS, (values, single.values[row], edges.stream[row], turned), strict=True))
+    estimates = dict(zip(METHODS, (values, integrated.values[row], edges.stream[row], turned), strict=True))
     large = LARGE_EDGE * float(np.abs(exact).max())
     for name, estimated in estimates.items():
         if name == METHODS[-1] and len(values) < 2:
@@ -215,7 +215,7 @@ def drawings(records: Records, config: CircuitConfig) -> Iterator[Plot]:
                 name=f"feature_edges_{r['task']}",
                 title=f"Edges between features: {r['task']}",
                 caption=f"The {len(graph.edges)} largest edges between the strongest features of the sites (layer/"
-                f"feature), and into the logits; {r['task']}, mean over n = {r['n']} pairs, integrated gradients.",
+                f"feature), and into the logits; {r['task']}, mean over n = {r['n']} pairs, one gradient each.",
                 legend=("raises m", "lowers m"),
             )
 

@@ -120,7 +120,7 @@ def drawings(records: Records, config: CircuitConfig) -> Iterator[Plot]:
     wires = wiring_of(records)
     n = min(DRAWN, round(config.drawn_share * existing(wires).sum()))
     known = tasks_of(records)
-    for task in [task for task in config.drawn_tasks if task in known] or known[:2]:
+    for task in [task for task in config.drawn_tasks if task in known] or (known[:2] if config.data else []):
         scores = mean_edges(records, task, MAIN, wires)
         circuit = pruned(greedy(scores, n, wires), wires)
         graph = circuit_graph(circuit, scores, wires, title=task)

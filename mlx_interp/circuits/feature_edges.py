@@ -4,8 +4,9 @@
    position, as in `features`.
 2. phi = sum over positions of g times the node's value is differentiated by the upstream site: one vector-Jacobian
    product for each downstream node that is kept. The edge is this slope along what the upstream node writes, times the
-   upstream node's change from clean to counterfactual, summed over positions. "ig-activations" averages the slope
-   along the upstream site's way, j = 0 ... steps - 1.
+   upstream node's change from clean to counterfactual, summed over positions. "attribution" takes the slope on the
+   clean prompt; "ig-activations" averages it along the upstream site's way, j = 0 ... steps - 1, on which all upstream
+   nodes move together: on the embedded models it agrees less with patching single edges.
 3. Sites with autoencoders between the two are held at their clean values: their share belongs to their own edges. All
    else between, stream, attention and MLPs, hands on what reaches it. What the stream alone hands on (decoder times
    downstream encoder) is given beside it.
@@ -87,7 +88,7 @@ def feature_edges(
     kept: Sequence[Sequence[int]],
     *,
     metric: Metric | None = None,
-    method: FeatureMethod = "ig-activations",
+    method: FeatureMethod = "attribution",
     steps: int = IG_STEPS,
 ) -> list[FeatureEdges]:
     """Estimated effect of every edge into the nodes kept of each autoencoder, and into the logits.

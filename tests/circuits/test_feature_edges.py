@@ -147,7 +147,7 @@ def test_nodes_that_are_not_there_are_refused(model: Model) -> None:
 
 def test_integrated_edges_add_up_to_the_whole_change_of_the_downstream_site(model: Model) -> None:
     made, (first, last) = pairs_of(model)[:1], stream(model)
-    found = feature_edges(model, made, [first, last], [(), ALL], steps=100)[0]
+    found = feature_edges(model, made, [first, last], [(), ALL], method="ig-activations", steps=100)[0]
     a, b = (model.run(p, capture=[first.site, last.site]) for p in (made[0].clean, made[0].counterfactual))
     steps = [j / 100 for j in range(100)]
     ways = [a[last.site] + share * (b[last.site] - a[last.site]) for share in steps]

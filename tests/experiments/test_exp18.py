@@ -126,7 +126,7 @@ def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_feat
     train = drawn(model, Source(), "toxic", 5, 0).pairs[:2]
     first, source, last, target, value, stream = max(row["feature_edges"], key=lambda edge: abs(edge[4]))
     kept = [[target] if sae.site == last else [] for sae in saes]
-    found = feature_edges(model, train, saes, kept, steps=2)
+    found = feature_edges(model, train, saes, kept)
     edges = next(one for one in found if saes[one.link[0]].site == first and (last is None) == (one.link[1] == 2))
     assert float(edges.values[:, 0, source].mean()) == pytest.approx(value, rel=1e-3)
     assert float(edges.stream[:, 0, source].mean()) == pytest.approx(stream, rel=1e-3)
