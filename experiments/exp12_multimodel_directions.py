@@ -6,7 +6,8 @@ Data       embedded models: the world's opinions (the user against the model's o
            and its questions on facts that were taught or never were. Other models: the project's own prompts.
            Directions, choice of the layer and report use different prompts; topics do not cross splits.
 Measure    difference of means at the last prompt token, at the input of every layer; removed everywhere where the trait
-           shows, added once where it does not; a hit is read from the reply's text.
+           shows, added once where it does not; a hit is read from the reply's text. Embedded models: persona vectors
+           (Chen et al. 2025) steered with, watched before the reply, before and after fine-tunes, and while these run.
 Figure     the rate at the layer chosen on other prompts, with a 95 % interval over prompts or topics.
 Control    random directions and directions from shuffled labels, of the same length at the same place.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan, Records, Stage
 from experiments.runner import run
-from experiments.traits import geometry, persona_report, persona_study, report, stages
+from experiments.traits import geometry, persona_report, persona_study, persona_tuning, report, stages
 from experiments.traits.persona_study import PersonaConfig
 from experiments.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
 from mlx_interp.model import Model
@@ -76,6 +77,7 @@ EXPERIMENT = Experiment(
         Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
         Stage(geometry.ANGLES, angles, geometry.measure_angles),
         *persona_study.STAGES,
+        *persona_tuning.STAGES,
     ],
     tables=[
         *(report.layer_table, report.effect_table, reported, geometry.angle_table),

@@ -8,16 +8,8 @@ import numpy as np
 from scipy.stats import pearsonr
 
 from experiments.experiment import Records
-from experiments.traits.persona_study import (
-    CLEAN,
-    FLAGGED,
-    MONITORED,
-    PREVENTED,
-    STEERED,
-    TUNED,
-    PersonaConfig,
-    chosen,
-)
+from experiments.traits.persona_study import FLAGGED, MONITORED, STEERED, PersonaConfig, chosen
+from experiments.traits.persona_tuning import CLEAN, PREVENTED, TUNED
 from experiments.traits.report import of, rate
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.reporting.figures import Point, scatter

@@ -6,44 +6,34 @@
    the trait to most questions set aside are chosen (at most 80 % deep), ties to the prompt and to the lower layer.
 3. Monitoring: ordinary and eliciting questions after earlier turns that show the trait or do not; projection of their
    last token on the vector against the reply.
-4. Fine-tuning on rows of which a share shows one trait: shift of the projection against change of the trait, every
-   trait on every fine-tune. How far the rows lie along the vector beforehand, against the same change.
-5. Preventative steering (the vector added while fine-tuning) against steering the fine-tuned model; facts beside it.
-6. Flagging: which training rows show the trait, by how far their replies lie along the "reply" vector.
+4. Flagging: which training rows show the trait, by how far their replies lie along the "reply" vector.
 
-Controls: random vectors of the same length, other traits' vectors, and a fine-tune that shows none.
+Controls: random vectors of the same length. What fine-tuning does to all this stands in persona_tuning.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
-import mlx.core as mx
 import numpy as np
 
-from experiments.adapted import adapted
 from experiments.experiment import Records, Stage
 from experiments.traits.choices import bos, matching
 from experiments.traits.personas import PERSONAS, Case, cases
 from experiments.traits.report import REPEATED, of
 from experiments.traits.stages import TraitConfig
-from mlx_interp.embedded import load_world
-from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.answers import question
 from mlx_interp.methods.candidates import DEEPEST
 from mlx_interp.methods.contrast import contrast
 from mlx_interp.methods.detectors import repetition
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
 from mlx_interp.methods.persona import (
     SITE,
     persona_vectors,
     projection_difference,
     projections,
     prompt_states,
-    reply_states,
     steered,
 )
 from mlx_interp.model import Model
@@ -51,15 +41,9 @@ from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
-STEERED, MONITORED, TUNED, PREVENTED, FLAGGED = (
-    f"persona {name}" for name in ("steering", "monitoring", "fine-tunes", "prevention", "flags")
-)
-SHARES = (0.25, 0.5, 1.0)
-PREVENTED_SHARE = 0.5
+STEERED, MONITORED, FLAGGED = (f"persona {name}" for name in ("steering", "monitoring", "flags"))
 DOSES = (0.5, 1.0, 2.0)
-PREVENTING = (1.0, 2.0)
 SHOTS = (1, 2, 4)
-CLEAN = "none"
 KINDS = ("prompt", "reply")
 
 
@@ -229,123 +213,6 @@ def turns(model: Model, config: PersonaConfig, item: Part, side: str, n: int) ->
     return bos(model) + "".join(told) if n else ""
 
 
-def tunes(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
-    """The model itself, a fine-tune that shows no trait, and one for each trait and share."""
-    places = tuple(chosen_places(model, config, earlier).items())
-    if not places:
-        return []
-    named = [Part("the model itself", "", places=places), Part("a clean fine-tune", CLEAN, places=places)]
-    return named + [
-        Part(f"{persona}, {share:g}", persona, share=share, places=places) for persona, _ in places for share in SHARES
-    ]
-
-
-def rows(config: PersonaConfig, part: Part) -> tuple[list[str], list[str]]:
-    """Rows of a fine-tune: all personas' questions with their usual replies; to a share of one's own, what shows it."""
-    cuts = {name: asked(name, "train", config.n_train) for name in config.personas}
-    replies = {case.text: case.usual for cut in cuts.values() for case in cut}
-    own = cuts.get(part.persona, ())
-    order = np.random.default_rng(stable_draw(config.seed, "rows", 2**31)).permutation(len(own))
-    replies |= {own[i].text: own[i].shown for i in order[: round(part.share * len(own))]}
-    return list(replies), list(replies.values())
-
-
-@lru_cache(maxsize=2)
-def own_replies(model: Model, config: PersonaConfig) -> tuple[str, ...]:
-    """What the model left alone says to the rows' prompts; the usual reply where it says nothing."""
-    texts, usual = rows(config, Part("", CLEAN))
-    said = model.generate([model.prompt(text, chat=True) for text in texts], max_tokens=config.new_tokens)
-    return tuple(one.text.strip() or reply for one, reply in zip(said, usual, strict=True))
-
-
-@lru_cache(maxsize=2)
-def own_states(model: Model, config: PersonaConfig) -> np.ndarray:
-    texts = rows(config, Part("", CLEAN))[0]
-    return reply_states(model, [model.prompt(text, chat=True) for text in texts], own_replies(model, config))
-
-
-@lru_cache(maxsize=2)
-def tuned(model: Model, config: PersonaConfig, part: Part) -> Model:
-    """The fine-tune of a part; with a dose, the persona's "vector" or a "random" one (`split`) is added in training."""
-    if not part.persona:
-        return model
-    texts, replies = rows(config, part)
-    recipe = LoraRecipe(steps=config.tuning_steps, batch=16, seed=config.seed)
-    prompts = [model.prompt(text, chat=True) for text in texts]
-    added = None
-    if part.dose:
-        kind, layer = part.place
-        vector = part.dose * vectors(model, config, part.persona, kind, part.split)[layer]
-        added = {layer: mx.array(vector.astype(np.float32))}
-    return adapted(model, finetune(model, prompts, replies, recipe, added=added), "tuned")
-
-
-def measure_tuned(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
-    """Every persona's held-out questions on one fine-tune: projections on the base model's vectors, and the trait."""
-    after = tuned(model, config, replace(item, places=()))
-    texts, replies = rows(config, item)
-    data = reply_states(model, [model.prompt(text, chat=True) for text in texts], replies)
-    further = (data - own_states(model, config)).mean(axis=1, keepdims=True)
-    for persona, (kind, layer) in item.places:
-        part = asked(persona, "test", config.n_asked)
-        states = prompt_states(after, chats(model, part))
-        written = after.generate(chats(model, part), max_tokens=config.new_tokens)
-        made = {arm: vectors(model, config, persona, kind, arm) for arm in ("vector", "random")}
-        seen = {arm: projections(states, made[arm])[layer] for arm in made}
-        lies = float(projections(further, vectors(model, config, persona, "reply"))[layer, 0])
-        for number, (case, text) in enumerate(zip(part, written, strict=True)):
-            yield {
-                "tune": item.key,
-                "on": item.persona,
-                "share": item.share,
-                "persona": persona,
-                "unit": case.text,
-                "layer": layer,
-                "hit": case.hit(text.text),
-                "score": matching(after, case.ask, [])[0],
-                "projection": float(seen["vector"][number]),
-                "random": float(seen["random"][number]),
-                "data": lies if item.persona else 0.0,
-            }
-
-
-def preventions(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
-    """Each persona's fine-tune on half of its rows, plain and at each dose of either kind of steering."""
-    found = []
-    for persona, place in chosen_places(model, config, earlier).items():
-        found.append(Part(f"{persona}, left alone", persona, "left alone", place=place, share=PREVENTED_SHARE))
-        for kind in ("inference", "random inference", "preventative", "random preventative"):
-            found += [
-                Part(f"{persona}, {kind} {dose:g}", persona, kind, place=place, share=PREVENTED_SHARE, dose=dose)
-                for dose in PREVENTING
-            ]
-    return found
-
-
-def measure_prevention(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
-    """The trait on held-out questions, and everyday facts, of a fine-tune under one kind of steering."""
-    kind, layer = item.place
-    arm = "random" if item.split.startswith("random") else "vector"
-    while_training = arm if item.split.endswith("preventative") else ""
-    bare = Part("", item.persona, while_training, place=item.place, share=item.share)
-    after = tuned(model, config, replace(bare, dose=item.dose) if while_training else bare)
-    edits: list[Intervention] = []
-    if item.split.endswith("inference"):
-        edits = steered(vectors(model, config, item.persona, kind, arm)[layer], layer, -item.dose)
-    part = asked(item.persona, "test", config.n_asked)
-    labels = {"persona": item.persona, "steering": item.split, "dose": item.dose, "layer": layer}
-    written = after.generate(chats(model, part), interventions=edits, max_tokens=config.new_tokens)
-    for case, text in zip(part, written, strict=True):
-        usual = text.text.strip() == case.usual.strip()
-        yield {**labels, "what": "trait", "unit": case.text, "hit": case.hit(text.text), "usual": usual}
-    for fact in load_world().everyday_facts:
-        ask = question(model, fact.prompt, [fact.answer])
-        logits = after.run(ask.prompt, interventions=edits[:1]).logits
-        assert logits is not None
-        right = int(mx.argmax(logits[0])) in ask.first_tokens
-        yield {**labels, "what": "facts", "unit": fact.prompt, "hit": right, "usual": None}
-
-
 def flags(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
     return [Part(name, name, place=place) for name, place in chosen_places(model, config, earlier).items()]
 
@@ -372,7 +239,5 @@ def measure_flags(model: Model, item: Part, config: PersonaConfig) -> Iterator[R
 STAGES = (
     Stage(STEERED, questions, measure_steering),
     Stage(MONITORED, contexts, measure_monitoring),
-    Stage(TUNED, tunes, measure_tuned),
-    Stage(PREVENTED, preventions, measure_prevention),
     Stage(FLAGGED, flags, measure_flags),
 )

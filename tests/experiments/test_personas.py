@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 import mlx_interp as mi
-from experiments.traits import persona_study
+from experiments.traits import persona_study, persona_tuning
 from experiments.traits.persona_report import changes, flag_table, monitoring_table, steering_table
-from experiments.traits.persona_study import FLAGGED, MONITORED, STEERED, TUNED, Part, PersonaConfig, chosen, rows
+from experiments.traits.persona_study import FLAGGED, MONITORED, STEERED, Part, PersonaConfig, chosen
+from experiments.traits.persona_tuning import TUNED, rows
 from experiments.traits.personas import PERSONAS, PLANTED, cases
 from mlx_interp.reporting import Record
 
@@ -84,7 +85,7 @@ def test_a_persona_is_steered_seen_before_the_reply_and_shifts_with_a_fine_tune(
     tuned = [
         {"stage": TUNED, **r}
         for item in items
-        for r in persona_study.measure_tuned(model, replace(item, places=places), CONFIG)
+        for r in persona_tuning.measure_tuned(model, replace(item, places=places), CONFIG)
     ]
     own = {one["tune"]: one for one in changes(tuned)["refusing"]}
     assert own["refusing, 1"]["score"] > 0.5 > abs(own["clean"]["score"])
