@@ -3,7 +3,8 @@
 Question   Does attribution (EAP, EAP-IG) find what exhaustive patching finds; is the circuit it finds faithful,
            complete, minimal and stable; and do safe and toxic requests run through the same one?
 Data       embedded models: two-hop queries, in-context tasks, refusals; pairs of a clean and a counterfactual prompt of
-           equal length that differ in what matters. Circuits are discovered on some pairs and scored on others.
+           equal length that differ in what matters; any model: a file of pairs (--data), or toxic and safe prompts that
+           are matched (--toxic, --safe). Circuits are discovered on some pairs and scored on others.
 Measure    m, log-odds of the right answer. Every node's and edge's effect on m by gradients, through the weights as
            they are; the same by real patching: all nodes, samples of node-positions and edges.
            f(C) = (m(C) - m(0)) / (m(M) - m(0)), edges outside the circuit carrying the counterfactual run, over sizes
@@ -11,9 +12,11 @@ Measure    m, log-odds of the right answer. Every node's and edge's effect on m 
            features: the same with latents of autoencoders and their errors as nodes, and edges between these, where
            --saes names some.
            tracing: noise on the subject, one clean state put back (ROME); --parts tracing alone is the preset.
+           acdc, clusters: where named among the parts; every edge removed in turn, and prompts grouped by features.
 Figure     estimates against real effects; f over circuit size; tasks' overlap; the circuits; heat maps of tracing.
 Control    random circuits of equal size, and of equal size between each two layers; circuits of other tasks; circuits
-           found for random answers; the circuit's complement; precision by chance; states of another prompt.
+           found for random answers; the circuit's complement; precision by chance; states of another prompt; a bag of
+           words that tells clean from counterfactual prompts.
 """
 
 from __future__ import annotations
