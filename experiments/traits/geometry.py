@@ -21,7 +21,7 @@ from experiments.traits.report import of, rate
 from experiments.traits.stages import Item, TraitConfig
 from mlx_interp.embedded import trained_refusal_direction
 from mlx_interp.methods.contrast import cosines
-from mlx_interp.methods.probes import states_of
+from mlx_interp.methods.states import states_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, auroc, stable_draw

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_interp.errors import DataError, DirectionError
-from mlx_interp.methods.directions import Direction, rounding
+from mlx_interp.errors import DataError
+from mlx_interp.methods.directions import Direction
+from mlx_interp.methods.states import refuse_noise, rounding
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
 
@@ -70,11 +71,7 @@ class Contrast:
         """The candidate of one layer and position. Raises DirectionError if it is no longer than the floor."""
         at = self.positions.index(position)
         length, floor = float(self.norms[layer, at]), float(self.floor[layer, at])
-        if not length > floor:
-            raise DirectionError(
-                f"{self.site}.{layer} at position {position}: the classes differ by {length:.3g}, random halves of one "
-                f"class by {floor:.3g}: this position does not carry the contrast; read it after the texts diverge"
-            )
+        refuse_noise(length, floor, f"{self.site}.{layer} at position {position}")
         return Direction(
             vector=mx.array(self.vectors[layer, at]),
             site=f"{self.site}.{layer}",

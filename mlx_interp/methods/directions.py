@@ -25,12 +25,11 @@ from safetensors.numpy import save
 from mlx_interp import sites
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Ablate, Add, Intervention, Positions
+from mlx_interp.methods.states import floor_of, states_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
 FORMAT = "mlx_interp direction 1"
-ROUNDING = 4
-"""Units in the last place that another order of summation may bring; averaging over prompts only lowers it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,21 +88,15 @@ def diff_of_means(
     """Mean of one site over the positive prompts minus that over the negative ones, in float32.
 
     Raises DirectionError if the difference is no longer than what random halves of one class differ by, and
-    DataError for fewer than four prompts in a class, from which no such floor can be told.
+    DataError for fewer than four prompts in a class, from which no such floor can be told, and for a position that a
+    prompt does not have.
     """
     if min(len(positive), len(negative)) < 4:
         raise DataError(f"four prompts of each class or more are needed, found {len(positive)} and {len(negative)}")
     where = str(sites.parse_one(site, model.n_layers))
-    above, below = (_activations(model, prompts, where, position) for prompts in (positive, negative))
+    above, below = (states_of(model, prompts, where, position=position) for prompts in (positive, negative))
+    floor = floor_of(model, above, below, f"{where} at position {position}", seed=seed)
     vector = above.mean(axis=0) - below.mean(axis=0)
-    stream = float(np.linalg.norm(np.concatenate([above, below]), axis=1).mean())
-    floor = max(*(_halves_apart(rows, seed) for rows in (above, below)), rounding(model) * stream)
-    length = float(np.linalg.norm(vector))
-    if not length > floor:
-        raise DirectionError(
-            f"{where} at position {position}: the classes differ by {length:.3g}, random halves of one class by "
-            f"{floor:.3g}: this position does not carry the contrast; read it after the texts diverge"
-        )
     made = f"difference of means of {len(positive)} and {len(negative)} prompts"
     return Direction(
         vector=mx.array(vector.astype(np.float32)),
@@ -157,11 +150,6 @@ def load_direction(path: Path | str, model: Model | None = None) -> Direction:
     return direction
 
 
-def rounding(model: Model) -> float:
-    """Share of an activation's norm by which equal texts may differ when they are computed in other batches."""
-    return ROUNDING * float(mx.finfo(model.network.dtype).eps)
-
-
 def _refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None:
     width = int(direction.vector.shape[0])
     if width != model.d_model or direction.n_layers != model.n_layers:
@@ -175,28 +163,3 @@ def _refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None
             f"{path}: made on other weights: {direction.model_id}, {direction.quantization or 'unquantised'} ({kept}), "
             f"not {model.model_id}, {model.quantization or 'unquantised'} ({here}); make it anew on this model"
         )
-
-
-def _activations(model: Model, prompts: Sequence[AnyPrompt], site: str, position: int) -> np.ndarray:
-    """(n_prompts, d_model) in float64, read in batches."""
-    chosen = model.prompts(prompts)
-    rows: list[np.ndarray] = []
-    for out in model.batches(chosen, capture=site):
-        held = np.asarray(out[site].astype(mx.float32))
-        for row, length in enumerate(out.lengths):
-            if not -length <= position < length:
-                text = chosen[len(rows)].text
-                raise DirectionError(f"position {position} does not exist in {text!r}, of {length} tokens")
-            rows.append(held[row, position % length].astype(np.float64))
-    return np.stack(rows)
-
-
-def _halves_apart(rows: np.ndarray, seed: int, draws: int = 20) -> float:
-    """The 95th percentile of the distance between the means of random halves of one class."""
-    rng = np.random.default_rng(seed)
-    distances = []
-    for _ in range(draws):
-        order = rng.permutation(len(rows))
-        first, second = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
-        distances.append(float(np.linalg.norm(first.mean(axis=0) - second.mean(axis=0))))
-    return float(np.percentile(distances, 95))

@@ -24,10 +24,11 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from mlx_interp import sites
-from mlx_interp.errors import ConfigError, DataError, DirectionError, nearest
-from mlx_interp.methods.directions import Direction, rounding
+from mlx_interp.errors import ConfigError, DataError, nearest
+from mlx_interp.methods.directions import Direction
+from mlx_interp.methods.states import floor_of, states_of
 from mlx_interp.model import Model
-from mlx_interp.prompts import AnyPrompt, Prompt
+from mlx_interp.prompts import AnyPrompt
 
 Method: TypeAlias = Literal["difference", "pca", "logistic", "mass_mean"]
 PENALTY = 1e-2
@@ -35,7 +36,6 @@ PENALTY = 1e-2
 SHRINKAGE = 0.1
 """Share of the mean variance in the covariance, which has no inverse with fewer prompts than dimensions."""
 LEAST = 4
-DRAWS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,31 +52,6 @@ class Probe:
     def accuracy(self, positive: np.ndarray, negative: np.ndarray) -> float:
         """Balanced accuracy on states (n, d_model) of either class, 0.5 for a guess; for prompts not used before."""
         return float((self.scores(positive) > 0).mean() + (self.scores(negative) <= 0).mean()) / 2
-
-
-def states_of(
-    model: Model,
-    prompts: Sequence[AnyPrompt],
-    site: str,
-    *,
-    position: int = -1,
-    responses_from: Sequence[int] | None = None,
-) -> np.ndarray:
-    """(n_prompts, d_model) in float64: one site at one position, or its mean from a position to the end.
-
-    responses_from: for each prompt where its response begins, counted from the prompt's start; `position` is not used.
-    Raises DataError for a position that a prompt does not have.
-    """
-    where = str(sites.parse_one(site, model.n_layers))
-    chosen = model.prompts(prompts)
-    spans = _spans(chosen, position, responses_from)
-    rows: list[np.ndarray] = []
-    for out in model.batches(chosen, capture=where):
-        held = np.asarray(out[where].astype(mx.float32)).astype(np.float64)
-        for row in held:
-            start, stop = spans[len(rows)]
-            rows.append(row[start:stop].mean(axis=0))
-    return np.stack(rows)
 
 
 def probe(
@@ -107,7 +82,7 @@ def probe(
         for prompts, begin in zip((positive, negative), begins, strict=True)
     )
     where = str(sites.parse_one(site, model.n_layers))
-    floor = _floor(model, above, below, where, seed)
+    floor = floor_of(model, above, below, where, seed=seed)
     vector = _towards(METHODS[method](above, below), above, below)
     direction = Direction(
         vector=mx.array(vector.astype(np.float32)),
@@ -173,35 +148,3 @@ def _towards(vector: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.nda
     """Along a vector, as long as the means are apart there, towards the positive class."""
     unit = vector / np.linalg.norm(vector)
     return np.asarray((unit @ _difference(above, below)) * unit)
-
-
-def _floor(model: Model, above: np.ndarray, below: np.ndarray, where: str, seed: int) -> float:
-    """What random halves of one class are apart, or rounding; raises DirectionError if the classes are no further."""
-    rng = np.random.default_rng(seed)
-    apart = []
-    for rows in (above, below):
-        halves = [np.array_split(rng.permutation(rows), 2) for _ in range(DRAWS)]
-        apart.append(np.percentile([np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)) for a, b in halves], 95))
-    stream = float(np.linalg.norm(np.concatenate([above, below]), axis=1).mean())
-    floor = max(*map(float, apart), rounding(model) * stream)
-    length = float(np.linalg.norm(_difference(above, below)))
-    if not length > floor:
-        raise DirectionError(
-            f"{where}: the classes differ by {length:.3g}, random halves of one class by {floor:.3g}: this position "
-            "does not carry the contrast; read it after the texts diverge"
-        )
-    return floor
-
-
-def _spans(prompts: Sequence[Prompt], position: int, begins: Sequence[int] | None) -> list[tuple[int, int]]:
-    """First and last-but-one position that is read of each prompt."""
-    if begins is not None and len(begins) != len(prompts):
-        raise DataError(f"{len(begins)} beginnings of responses for {len(prompts)} prompts: give one for each")
-    spans = []
-    for number, prompt in enumerate(prompts):
-        start = position if begins is None else begins[number]
-        if not -len(prompt) <= start < len(prompt):
-            raise DataError(f"position {start} does not exist in {prompt.text!r}, of {len(prompt)} tokens")
-        start %= len(prompt)
-        spans.append((start, start + 1 if begins is None else len(prompt)))
-    return spans

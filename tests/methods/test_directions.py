@@ -127,5 +127,5 @@ def test_a_damaged_file_is_refused(refusal: Direction, tmp_path: Path) -> None:
 def test_too_few_prompts_and_positions_that_are_not_there_are_errors(llama: Model) -> None:
     with pytest.raises(DataError, match="four prompts"):
         diff_of_means(llama, PROMPTS[0][:3], PROMPTS[1], "resid_post.1")
-    with pytest.raises(DirectionError, match="position 3 does not exist"):
+    with pytest.raises(DataError, match="position 3 does not exist"):
         diff_of_means(llama, *PROMPTS, "resid_post.1", position=3)

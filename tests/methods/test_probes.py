@@ -10,7 +10,8 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError, DataError, DirectionError
 from mlx_interp.methods import probes
 from mlx_interp.methods.directions import diff_of_means
-from mlx_interp.methods.probes import METHODS, probe, states_of
+from mlx_interp.methods.probes import METHODS, probe
+from mlx_interp.methods.states import states_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
