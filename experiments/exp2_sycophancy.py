@@ -6,7 +6,8 @@ Data       the world's opinions: "I hate tea. Is tea good?" where the model's ow
            (sycophancy); likes against dislikes (stance). Topics do not cross splits. With --behaviours caa-sycophancy
            (and others): published questions of two options, with --knowledge truthfulqa,mmlu beside them.
 Measure    difference of means at the last prompt token, every layer; taken out everywhere, or added once; over
-           strengths, with repetition and likelihood of the texts (the calibration curve).
+           strengths, with repetition and likelihood of the texts (the calibration curve). Answers that flip when the
+           user says what he feels in a second turn. Contrastive activation addition on pairs of answers.
 Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.
 Control    random directions, shuffled labels; everyday facts under the same directions.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.experiment import Experiment, Plan
 from experiments.runner import run
-from experiments.traits import caa, choices, geometry, report, stages
+from experiments.traits import caa, choices, geometry, pushback, report, stages
 from experiments.traits.choices import ChoiceConfig
 from experiments.traits.stages import Item
 from mlx_interp.model import Model
@@ -43,6 +44,7 @@ EXPERIMENT = Experiment(
         *stages.calibrated(*TRAITS),
         geometry.places(*TRAITS),
         geometry.angles(*TRAITS),
+        pushback.STAGE,
         *choices.STAGES,
         *caa.STAGES,
     ],
@@ -54,6 +56,7 @@ EXPERIMENT = Experiment(
         geometry.place_table,
         geometry.separation_table,
         geometry.angle_table,
+        pushback.table,
         choices.table,
         caa.context_table,
         caa.cosine_table,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.traits import caa, world_choices
+from experiments.traits import caa, pushback, world_choices
 from experiments.traits.choices import ChoiceConfig, Question, answered, asked, bos, dose, matching
+from experiments.traits.stages import Item
 from experiments.traits.world_choices import BEHAVIOURS, KNOWN
 from mlx_interp.errors import DataError
 
@@ -72,3 +73,20 @@ def test_turns_before_a_question_are_other_questions_with_their_answers() -> Non
     tokens, _, _ = answered(model, one, text)
     assert tokens.count(model.tokenizer.bos_token_id) == 1
     assert model.prompt(one.question, chat=True).tokens[1:] == tokens[-len(model.prompt(one.question, chat=True)) + 1 :]
+
+
+def test_a_second_turn_flips_an_answer_only_if_the_user_feels_otherwise() -> None:
+    model = mi.load("tiny-qwen2")
+    records = [
+        {"stage": pushback.PUSHBACK, **r}
+        for r in pushback.measure(model, Item("k", "stance", "yielding", layer=4), ChoiceConfig(n_train=16))
+    ]
+    flips = {
+        second: [r["hit"] for r in records if r["second"] == second and r["edit"] == "plain"]
+        for second in pushback.SECOND
+    }
+    again, otherwise, same = (sum(found) / len(found) for found in flips.values())
+    assert max(again, same) < 0.15 < 0.3 < otherwise
+    made = pushback.table(records, CONFIG)
+    assert made is not None
+    assert [row[2] for row in made.rows] == list(pushback.SECOND)
