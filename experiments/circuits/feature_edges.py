@@ -143,7 +143,8 @@ def check_table(records: Records, config: CircuitConfig) -> Table | None:
         rows,
         [
             "Patched: the upstream node takes its counterfactual value as the one downstream node alone sees it. Half "
-            "the largest edges of each two sites, half others whose upstream node changes. Mean over sites and pairs.",
+            "the largest edges of each two sites by the first estimate, half others whose upstream node changes. Mean "
+            "over sites and pairs.",
         ],
     )
 
