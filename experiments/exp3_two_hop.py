@@ -91,11 +91,25 @@ def headline(records: Records, config: Config) -> str:
 
 
 def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
-    if not items:
-        return Plan(config.n_texts, 0, float(config.n_texts + config.n_train_texts), mx.get_active_memory())
-    longest = max(items, key=lambda query: len(query.two_hop))
-    memory = model.memory(longest.two_hop, capture="resid_post")
-    return Plan(len(items), 0, float(PASSES * len(items)), mx.get_active_memory() + memory)
+    """The two-hop queries, and what the other parts patch: at most a pass for each counterfactual."""
+    variants = counterfactuals(model, config)
+    others = config.n_texts + config.n_train_texts if set(config.parts) - {"two_hop"} else 0
+    longest = max((query.two_hop for query in items), key=len, default="")
+    memory = model.memory(longest, capture="resid_post") if longest else 0
+    passes = float(PASSES * len(items) + variants + others)
+    return Plan(len(items) + others, variants, passes, mx.get_active_memory() + memory)
+
+
+def counterfactuals(model: Model, config: Config) -> int:
+    """Variants of all sweeps, by what each part holds against each other."""
+    layers = model.n_layers
+    of: dict[Part, int] = {
+        "basis": len(basis.layers(model)) * len(basis.ARMS) * config.n_directions * config.n_basis_texts,
+        "token_identity": 4 * layers * config.n_texts,
+        "reader": 4 * layers * config.n_texts,
+        "attributes": 12 * len(attributes.ARMS) * config.n_subjects * len(attributes.layer_pairs(layers)),
+    }
+    return sum(n for part, n in of.items() if part in config.parts)
 
 
 EXPERIMENT = Experiment(

@@ -143,7 +143,7 @@ def fine_tuned(model: Model, config: DepthConfig) -> FineTuned:
         path = write_adapter(Path(folder) / "compositions", found.weights, found.config, base=model.weights_hash)
         tuned = load(model.path, adapter=path)
     states = read_states(tuned, split_texts(model, config)[0])
-    lens = train_on_states(tuned, states, steps=config.lens_steps, batch=128, seed=config.seed)
+    lens = train_on_states(tuned, states, steps=config.lens_steps, batch=64, seed=config.seed)
     return FineTuned(tuned, {query.key: _from_when(looks, row) for row, query in enumerate(chosen)}, lens)
 
 

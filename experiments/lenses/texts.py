@@ -200,7 +200,7 @@ def training_states(model: Model, config: TextConfig) -> mx.array:
 @lru_cache(maxsize=3)
 def text_lens(model: Model, config: TextConfig) -> TunedLens:
     """The tuned lens of a run, the embedding's translator included."""
-    return train_on_states(model, training_states(model, config), steps=config.lens_steps, batch=128, seed=config.seed)
+    return train_on_states(model, training_states(model, config), steps=config.lens_steps, batch=64, seed=config.seed)
 
 
 @lru_cache(maxsize=2)

@@ -161,13 +161,16 @@ def _trained(
     parameters = {"weight": lens.weight, "bias": lens.bias}
     optimizer = optim.Adam(learning_rate=optim.linear_schedule(rate, 0.0, steps))
 
-    def loss(at: dict[str, mx.array], states: mx.array) -> mx.array:
-        found = model.unembed(TunedLens(at["weight"], at["bias"]).translated(states))
-        return kl_to_last(found).mean(axis=1).sum()
+    def loss(at: dict[str, mx.array], early: mx.array, final: mx.array) -> mx.array:
+        """The divergence but for the entropy of the final distribution, which no translator changes."""
+        found = model.unembed(early + early @ at["weight"] + at["bias"][:, None]).astype(mx.float32)
+        return (mx.logsumexp(found, axis=-1) - (found * final).sum(axis=-1)).mean(axis=1).sum()
 
     slopes_of = mx.value_and_grad(loss)
     for _ in track(range(steps), f"{model.name}: tuned lens", disable=not progress):
-        _, slopes = slopes_of(parameters, draw(rng))
+        states = draw(rng)
+        final = mx.softmax(model.unembed(states[-1]).astype(mx.float32), axis=-1)
+        _, slopes = slopes_of(parameters, states[:-1].astype(mx.float32), final)
         parameters = optimizer.apply_gradients(slopes, parameters)
         mx.eval(parameters, optimizer.state)
     return TunedLens(parameters["weight"], parameters["bias"], identity_of(model))

@@ -67,6 +67,13 @@ def test_the_names_own_embedding_at_the_placeholder_is_the_prompt_that_names_it(
     row = found[pairs.index((-1, -1))]
     assert row[0] == 0
     assert row[2] == 1
+    deep = pairs.index((2, 1))
+    tokens = model().prompt(f"{TARGET.text} {answer}").tokens[len(model().prompt(TARGET.text)) :]
+    logits = model().run(TARGET.text, interventions=[Patch("resid_post.1", source[2], TARGET.position(model()))]).logits
+    assert logits is not None
+    assert len(tokens) == 1
+    log_prob = float(logits[0, tokens[0]] - mx.logsumexp(logits[0]))
+    assert found[deep, 1] == pytest.approx(log_prob, abs=1e-2)
     without = np.asarray(attribute_scores(model(), TARGET, answer, mx.zeros_like(source), [(-1, -1)]))[0]
     assert without[2] == 0
 
@@ -76,8 +83,8 @@ def test_a_probe_tells_classes_on_states_it_was_not_fitted_on_and_not_where_ther
     means = {"a": [4, 0, 0], "b": [0, 4, 0], "c": [0, 0, 4]}
     labels = [name for name in means for _ in range(20)]
     draw = lambda: np.array([means[name] for name in labels]) + rng.normal(size=(60, 3))  # noqa: E731
-    fitted = fit_state_classifier(50 * draw() + 7, labels)
-    assert np.mean([told == label for told, label in zip(fitted.told(50 * draw() + 7), labels, strict=True)]) > 0.9
+    fitted = fit_state_classifier(50 * draw() + 700, labels)
+    assert np.mean([told == label for told, label in zip(fitted.told(50 * draw() + 700), labels, strict=True)]) > 0.9
     noise = fit_state_classifier(rng.normal(size=(60, 3)), labels)
     told = noise.told(rng.normal(size=(60, 3)))
     assert np.mean([a == b for a, b in zip(told, labels, strict=True)]) < 0.6

@@ -75,5 +75,8 @@ def test_mahalanobis_counts_standard_deviations_along_what_varies() -> None:
     rows = rng.normal(size=(4000, 2)) * [1.0, 10.0] + [5.0, -3.0]
     found = mahalanobis(rows, [[5.0, -3.0], [7.0, -3.0], [5.0, 17.0]])
     np.testing.assert_allclose(found, [0, 2, 2], atol=0.15)
+    lean = rng.normal(size=(4000, 1)) + 0.1 * rng.normal(size=(4000, 2))  # both columns say nearly the same
+    along, across = mahalanobis(lean, [[1.0, 1.0], [1.0, -1.0]])
+    assert across > 3 * along
     with pytest.raises(DataError, match="one width"):
         mahalanobis(rows, [[1.0]])
