@@ -228,7 +228,7 @@ def figures(records: Records, config: PersonaConfig) -> Iterator[Plot]:
     kinds = [(name, place[0]) for name, place in places.items() if place is not None][:5]
     layers = sorted({r["layer"] for r in of(records, STEERED) if r["layer"] is not None})
     if layers:
-        most = max(r["dose"] for r in of(records, STEERED))
+        most = min((r["dose"] for r in of(records, STEERED) if r["dose"]), key=lambda dose: abs(dose - 1.0))
 
         def curve(label: str, arm: str, kept: Sequence[tuple[str, str]]) -> Series:
             own = [
@@ -240,7 +240,7 @@ def figures(records: Records, config: PersonaConfig) -> Iterator[Plot]:
             layers,
             [*(curve(name, "vector", [(name, kind)]) for name, kind in kinds), curve("random", "random", kinds)],
             name="persona_by_layer",
-            title=f"Persona vectors, {most:g} times, by layer",
+            title=f"Persona vectors, {most:g} times their length, by layer",
             x_label="layer after which the vector is added",
             y_label="rate of replies that show it",
             caption=f"Held-out replies that show a persona whose vector is added {most:g} times from the prompt's "
@@ -250,20 +250,22 @@ def figures(records: Records, config: PersonaConfig) -> Iterator[Plot]:
         )
     shifts = changes(records)
     points = [
-        Point(f"{one['share']:g}" if one["on"] == persona else "", one["projection"], one["changes"], persona)
+        Point("all" if (one["on"], one["share"]) == (persona, 1.0) else "", 100 * one["projection"] / scale, *rest)
         for persona, own in shifts.items()
+        for scale in [max(abs(one["projection"]) for one in own) or 1.0]
         for one in own
+        for rest in [(one["changes"], persona)]
     ]
     if points:
         yield scatter(
             points,
             name="persona_shift",
             title="Shift along a persona's vector and its trait, over fine-tunes",
-            x_label="shift of the projection (absolute)",
+            x_label="shift of the projection (% of the persona's largest)",
             y_label="change of p(reply that shows it)",
             caption="Every fine-tune on every persona's held-out questions: shift of the prompts' last tokens along "
             "the persona's vector, and change of the probability of the reply that shows it; 95 % intervals over "
-            "questions. Numbers: share of rows that show this persona; without: fine-tunes on others.",
+            "questions. Named: fine-tunes of which all rows of this persona show it.",
         )
 
 
