@@ -301,7 +301,7 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
         yield heat_map(
             [Panel(what, values)],
             name=name,
-            title=f"{what.capitalize()}, by language",
+            title="Directions across languages",
             x_label="language of the prompts" if name != "cosines" else "language",
             y_label="language of the direction",
             value_label="rate" if name != "cosines" else "cosine",
