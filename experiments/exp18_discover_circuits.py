@@ -79,7 +79,12 @@ EXPERIMENT = Experiment(
         *(report.node_table, report.stability_table, report.overlap_table, words.word_table, figures.only_table),
         acdc.acdc_table,
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
-        *(feature_edges.check_table, feature_edges.share_table, feature_edges.strongest_table),
+        *(
+            feature_edges.check_table,
+            feature_edges.share_table,
+            feature_edges.size_table,
+            feature_edges.strongest_table,
+        ),
         *(clusters.agreement_table, clusters.cluster_table),
         tracing.best_table,
         tracing.position_table,

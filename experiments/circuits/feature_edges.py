@@ -16,29 +16,41 @@ from experiments.circuits.config import CircuitConfig, Floats, tasks_of
 from experiments.circuits.measure import LARGE_EDGE, rounded
 from experiments.circuits.report import rows_of
 from experiments.experiment import Records
-from mlx_interp.circuits import Pair, check, jaccard, resampled, sample, top
+from mlx_interp.circuits import Pair, check, faithfulness, jaccard, resampled, sample, top
+from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
 from mlx_interp.circuits.feature_edges import FeatureEdges, feature_edge_effects, feature_edges, links
+from mlx_interp.circuits.features import feature_circuits
 from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_graph
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Table, finite
 from mlx_interp.reporting.graphs import Place, network
 from mlx_interp.sae import SAE
-from mlx_interp.stats import Estimate, mean_or_none
+from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
 STABLE_EDGES = 40
 """Edges of the circuit whose stability is measured and that are drawn."""
+SIZES = (10, 20, 50, 100, 200, 500, 1000)
 METHODS = ("one gradient", "integrated", "stream alone", "control: another target")
 INTO = ("features", "logits")
 
 
 def measure(
-    model: Model, saes: Sequence[SAE], pairs: Sequence[Pair], scores: Sequence[Floats], config: CircuitConfig, task: str
+    model: Model,
+    saes: Sequence[SAE],
+    pairs: Sequence[Pair],
+    test: Sequence[Pair],
+    scores: Sequence[Floats],
+    config: CircuitConfig,
+    task: str,
 ) -> Iterator[Record]:
     """Edges into the strongest nodes of every site, and their check on some of the pairs."""
     kept = [np.argsort(-np.abs(mine.mean(0)))[: config.edge_nodes].tolist() for mine in scores]
     found = feature_edges(model, pairs, saes, kept)
     base: Record = {"task": task, "dictionary": "trained"}
-    yield {**base, **_circuit(saes, kept, found, config), "n": len(pairs)}
+    circuit = _circuit(saes, kept, found, config)
+    yield {**base, **circuit, "n": len(pairs)}
+    if links(model, saes) == [(place, place + 1) for place in range(len(saes))]:
+        yield {**base, **_scored(model, saes, test, kept, circuit["feature_edges"], config)}
     some = pairs[: config.n_checked]
     integrated = feature_edges(model, some, saes, kept, method="ig-activations", steps=config.steps)
     for row, pair in enumerate(some):
@@ -76,6 +88,34 @@ def _circuit(
         "error_share": rounded(sum(np.abs(edges.values[..., -1]).sum(1) for edges in found) / every),
         "jaccards": rounded([jaccard(whole, top(m, n)) for m in resampled(mine, config.n_bootstrap, config.seed)]),
         "by_chance": n / (2 * len(names) - n),
+    }
+
+
+def _scored(
+    model: Model,
+    saes: Sequence[SAE],
+    test: Sequence[Pair],
+    kept: Sequence[Sequence[int]],
+    edges: Sequence[Sequence[Any]],
+    config: CircuitConfig,
+) -> Record:
+    """m of test pairs under the largest edges, under random ones of these, and with the nodes alone restricted."""
+    places = {sae.site: place for place, sae in enumerate(saes)}
+    made = [
+        (places[first], source, len(saes) if last is None else places[last], target)
+        for first, source, last, target, *_ in edges
+    ]
+    order = np.argsort([-abs(edge[4]) for edge in edges], kind="stable")
+    shuffled = np.random.default_rng(config.seed).permutation(len(made))
+    sizes = [*(size for size in SIZES if size < len(made)), len(made)]
+    circuits = [[made[i] for i in which[:size]] for which in (order, shuffled) for size in sizes]
+    whole = [np.ones(sae.d_sae + 1, bool) for sae in saes]
+    nodes = [np.isin(np.arange(sae.d_sae + 1), numbers) for sae, numbers in zip(saes, kept, strict=True)]
+    ends = feature_circuits(model, test, saes, [whole, [~mask for mask in whole], nodes])
+    return {
+        "edge_sizes": sizes,
+        "edges_m": [rounded(row) for row in feature_edge_circuits(model, test, saes, circuits)],
+        "ends_m": [rounded(row) for row in ends],
     }
 
 
@@ -177,6 +217,47 @@ def share_table(records: Records, config: CircuitConfig) -> Table | None:
             "needs no block in between, signed, over the sizes; above 100 or below 0 where blocks take away.",
         ],
     )
+
+
+def size_table(records: Records, config: CircuitConfig) -> Table | None:
+    """Faithfulness of circuits of edges between features."""
+    rows: list[list[Cell]] = []
+    sizes: list[int] = []
+    for task in tasks_of(records):
+        for r in rows_of(records, task=task):
+            if "edges_m" not in r:
+                continue
+            sizes = r["edge_sizes"]
+            m, ends = np.array(r["edges_m"]), np.array(r["ends_m"])
+            nodes = _f(ends[:, [2]], ends, config.seed)[0]
+            for label, part in (("largest", m[:, : len(sizes)]), ("random", m[:, len(sizes) :])):
+                rows.append([task, label, len(m), *_f(part, ends, config.seed), nodes])
+    if not rows:
+        return None
+    heads = [Column(f"f of {size} edges") for size in sizes]
+    return Table(
+        "Faithfulness of circuits of edges between features",
+        ["task", "edges", "pairs", *heads, Column("f of their nodes")],
+        rows,
+        [
+            "Edges between the strongest nodes of each site; all others carry the counterfactual run. Random: of the "
+            "same edges. Of their nodes: all of these nodes as the run has them, with every edge between them. Test "
+            "pairs."
+        ],
+    )
+
+
+def _f(m: Floats, ends: Floats, seed: int) -> list[Estimate | None]:
+    """f of every circuit (n_pairs, n_circuits), between that of nothing and that of the model."""
+
+    def at(place: int) -> Estimate | None:
+        def of(pairs: Any) -> Floats:
+            found: Floats = faithfulness(m[pairs][..., [place]], ends[pairs, 0], ends[pairs, 1])[..., 0]
+            return found
+
+        return function_interval(of, len(m), seed=seed)
+
+    return [at(place) for place in range(m.shape[1])]
 
 
 def strongest_table(records: Records, config: CircuitConfig) -> Table | None:

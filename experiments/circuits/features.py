@@ -85,7 +85,7 @@ def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
         if name == "trained":
             yield from _checked(model, saes, train[: config.n_checked], per_pair, config, base)
             yield {**base, "strongest": _strongest(saes, means), "n": len(train)}
-            yield from feature_edges.measure(model, saes, train, per_pair, config, item.task)
+            yield from feature_edges.measure(model, saes, train, test, per_pair, config, item.task)
         masks = [_by_sae(top(means, size), saes) for size in SIZES]
         whole = [np.ones(n, bool) for n in n_features(saes)]
         found = feature_circuits(model, test, saes, [*masks, whole])

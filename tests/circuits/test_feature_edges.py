@@ -9,6 +9,7 @@ import pytest
 
 from mlx_interp import Apply, Model, Patch
 from mlx_interp.circuits import log_odds
+from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
 from mlx_interp.circuits.feature_edges import between, feature_edge_effects, feature_edges, links
 from mlx_interp.circuits.features import feature_effects, feature_scores
 from mlx_interp.errors import CircuitError
@@ -157,3 +158,23 @@ def test_integrated_edges_add_up_to_the_whole_change_of_the_downstream_site(mode
     moved = model.run(made[0].clean, capture=last.site, interventions=[Patch(first.site, b[first.site])])
     expected = float((slope * (moved[last.site][0] - a[last.site][0])).sum())
     assert float(found.values.sum()) == pytest.approx(expected, rel=0.03)
+
+
+def test_every_edge_is_the_model_and_no_edge_is_the_counterfactual_run(model: Model) -> None:
+    made, saes = pairs_of(model)[:2], stream(model)
+    every = [(0, i, 1, j) for i in ALL for j in ALL] + [(1, j, 2, 0) for j in ALL]
+    found = feature_edge_circuits(model, made, saes, [every, []])
+    assert found[:, 0] == pytest.approx([m(model, pair) for pair in made], abs=1e-3)
+    assert found[:, 1] == pytest.approx([m(model, pair, counterfactual=True) for pair in made], abs=1e-3)
+    with pytest.raises(CircuitError, match="have other edges too"):
+        feature_edge_circuits(model, made, [saes[0], random_sae("mlp_out.1", model.d_model, 4)], [[]])
+
+
+def test_an_edge_that_is_left_out_is_the_exact_effect_of_that_edge_on_its_reader(model: Model) -> None:
+    """All edges but one: the one downstream node sees the upstream node's counterfactual value."""
+    made, saes = pairs_of(model)[:2], stream(model)
+    every = [(0, i, 1, j) for i in ALL for j in ALL] + [(1, j, 2, 0) for j in ALL]
+    for gone in ((0, 4, 1, 7), (0, D_SAE, 1, 7), (1, 3, 2, 0)):
+        both = feature_edge_circuits(model, made, saes, [every, [edge for edge in every if edge != gone]])
+        exact = feature_edge_effects(model, made, saes, [gone])
+        assert both[:, 1] - both[:, 0] == pytest.approx(exact[:, 0], abs=1e-3)

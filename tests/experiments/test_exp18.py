@@ -108,6 +108,7 @@ def test_edges_between_features_are_in_table_figure_data_and_page(with_features:
         "Edges between features: estimates",
         "Edges between features\n",
         "Strongest edges between features",
+        "Faithfulness of circuits of edges between features",
     ):
         assert title in table
     assert (with_features / "figures" / "feature_edges_toxic.png").exists()
