@@ -139,7 +139,7 @@ def figure(records: Records, config: ExitConfig) -> Iterator[Plot]:
         for lens in (TUNED, LOGIT):
             own = of_stage(records, STAGE, labels=arm, lens=lens)
             places = range(len(own[0]["right"]))
-            series.append(Series(f"{arm}, {lens}", [_share(own, row, config) for row in places]))
+            series.append(Series(f"{arm.split()[0]}, {lens.split()[0]}", [_share(own, row, config) for row in places]))
     yield line_with_band(
         [row - 1 for row in places],
         series,
@@ -149,6 +149,6 @@ def figure(records: Records, config: ExitConfig) -> Iterator[Plot]:
         y_label="answer on top, share of queries",
         limits=(0, 1.02),
         caption=f"Share of {len(own)} in-context queries whose answer is on top of a layer's lens, behind "
-        f"{config.n_shots} examples with their own labels, with these shuffled, and with labels of other tasks; 95 % "
-        "intervals over tasks.",
+        f"{config.n_shots} examples with their own labels, with these shuffled, and with labels of other tasks (foreign); "
+        "95 % intervals over tasks.",
     )
