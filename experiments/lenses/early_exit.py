@@ -149,6 +149,6 @@ def figure(records: Records, config: ExitConfig) -> Iterator[Plot]:
         y_label="answer on top, share of queries",
         limits=(0, 1.02),
         caption=f"Share of {len(own)} in-context queries whose answer is on top of a layer's lens, behind "
-        f"{config.n_shots} examples with their own labels, with these shuffled, and with labels of other tasks (foreign); "
-        "95 % intervals over tasks.",
+        f"{config.n_shots} examples with their own labels, with these shuffled, and with labels of other tasks "
+        "(foreign); 95 % intervals over tasks.",
     )
