@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr
+from scipy.stats import pearsonr, spearmanr
 
 from experiments.experiment import Records
 from experiments.traits.persona_study import FLAGGED, MONITORED, STEERED, PersonaConfig, chosen
@@ -108,7 +108,9 @@ def tuning_table(records: Records, config: PersonaConfig) -> Table | None:
     for persona in names(records, TUNED):
         own = shifts[persona]
         trait = [one["score"] for one in own]
-        cells: list[Cell] = [_pearson([one[f] for one in own], trait) for f in ("projection", "data", "random")]
+        moved = [one["projection"] for one in own]
+        cells: list[Cell] = [float(spearmanr(moved, trait).statistic) if np.ptp(moved) and np.ptp(trait) else None]
+        cells += [_pearson([one[f] for one in own], trait) for f in ("projection", "data", "random")]
         others = [_pearson([one["projection"] for one in shifts[q]], trait) for q in shifts if q != persona]
         crossed = [value for value in others if value is not None]
         most = max(own, key=lambda one: (one["on"] == persona, one["share"]))
@@ -120,7 +122,8 @@ def tuning_table(records: Records, config: PersonaConfig) -> Table | None:
     return Table(
         "Persona vectors: shift after fine-tuning against the trait after it",
         [
-            *("persona", "layer", "n", "n, fine-tunes", "r, shift of the projection", "r, shift of the data"),
+            *("persona", "layer", "n", "n, fine-tunes", "rank correlation, shift of the projection"),
+            *("r, shift of the projection", "r, shift of the data"),
             *("r, random vector", "r, other personas' vectors"),
             *(Column(f"shows it, {what}", "%") for what in ("clean fine-tune", "fine-tuned to")),
         ],
@@ -129,7 +132,8 @@ def tuning_table(records: Records, config: PersonaConfig) -> Table | None:
             "Every fine-tune shows one persona in a quarter, half or all of its questions, or none. Shift: mean "
             "projection of held-out questions' last token, less that of the model itself. Data: how much further the "
             "rows' replies lie along the persona's vector of replies than the model's own, before any training. r: "
-            "Pearson's, over fine-tunes, with the change of the probability of the reply that shows the persona.",
+            "Pearson's, over fine-tunes, with the change of the probability of the reply that shows the persona; where it is far from "
+            "the rank correlation, it hangs on the fine-tune of which all rows show the persona.",
         ],
     )
 
