@@ -146,8 +146,8 @@ def text_table(records: Records, config: TextConfig) -> Table | None:
         ],
         rows,
         [
-            f"Lens trained on {config.n_train_texts} other texts or fewer, {config.lens_steps} steps; the model has "
-            "seen all of them. Embedded world: read where the model was trained to predict."
+            f"Lens trained on {config.n_train_texts} other texts or fewer, {config.lens_steps} steps. Texts of the "
+            "embedded world: the model has seen all of them, and is read where it was trained to predict."
         ],
     )
 
