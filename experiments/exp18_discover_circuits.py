@@ -26,7 +26,19 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from experiments.circuits import acdc, clusters, feature_edges, features, figures, measure, report, tracing, words
+from experiments.circuits import (
+    acdc,
+    clusters,
+    feature_edges,
+    features,
+    figures,
+    headline,
+    measure,
+    overlap,
+    report,
+    tracing,
+    words,
+)
 from experiments.circuits.config import (
     ATTRIBUTION,
     NODE_SHARES,
@@ -76,7 +88,7 @@ EXPERIMENT = Experiment(
     ],
     tables=[
         *(report.task_table, report.check_table, report.truth_table, report.area_table, report.complete_table),
-        *(report.node_table, report.stability_table, report.overlap_table, words.word_table, figures.only_table),
+        *(report.node_table, overlap.stability_table, overlap.overlap_table, words.word_table, figures.only_table),
         acdc.acdc_table,
         *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
         *(
@@ -94,7 +106,7 @@ EXPERIMENT = Experiment(
         feature_edges.drawings,
         tracing.heat_maps,
     ],
-    headline=report.headline,
+    headline=headline.headline,
     plan=plan,
     group=lambda item: item.task,
     scaling=report.metrics,

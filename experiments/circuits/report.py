@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from experiments.circuits.config import (
 )
 from experiments.circuits.measure import LARGE_CELL, LARGE_EDGE, LARGE_NODE
 from experiments.experiment import Metric, Records
-from mlx_interp.circuits import METHODS, SHARES, cmd, cpr, faithfulness, jaccard, top, weighted_jaccard
+from mlx_interp.circuits import METHODS, SHARES, cmd, cpr, faithfulness
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
@@ -243,62 +243,6 @@ def complete_table(records: Records, config: CircuitConfig) -> Table | None:
     return Table("Completeness", ["task", "edges", "pairs", *heads], rows, [note]) if rows else None
 
 
-def stability_table(records: Records, config: CircuitConfig) -> Table:
-    """Would other pairs have given this circuit?"""
-    rows: list[list[Cell]] = []
-    for task in tasks_of(records):
-        for level in ("node", "edge"):
-            for r in rows_of(records, task=task, level=level):
-                if "jaccards" in r:
-                    low, high = np.quantile(r["jaccards"], [0.025, 0.975])
-                    mean = Estimate(float(np.mean(r["jaccards"])), float(low), float(high), r["n"])
-                    rows.append([task, level, r["method"], r["n"], r["size"], mean, r["halves"]])
-    return Table(
-        "Stability",
-        ["task", "of", "method", "pairs", "size", Column("Jaccard, resampled pairs"), Column("scores of two halves")],
-        rows,
-        [
-            "Jaccard of the circuit with those found on pairs drawn with replacement; mean and middle 95 % of them. "
-            "Halves: weighted Jaccard of the scores from every other pair with those of the rest."
-        ],
-    )
-
-
-def overlap_table(records: Records, config: CircuitConfig) -> Table | None:
-    """Do tasks share edges, and does one's circuit serve the other?"""
-    rows: list[list[Cell]] = []
-    for first, second in _pairs_of_tasks(tasks_of(records)):
-        a, b = (np.array(rows_of(records, level="edge", task=t, method=MAIN)[0]["values"]) for t in (first, second))
-        n = max(1, round(config.drawn_share * len(a)))
-        shared = jaccard(top(a, n), top(b, n))
-        log_cpr: Curve = lambda f: cpr(f, log=True)  # noqa: E731
-        crossed: list[Cell] = []
-        for own, other in ((first, second), (second, first)):
-            crossed += [
-                curve(records, own, "edge", MAIN, log_cpr, config.seed),
-                curve(records, own, "edge", f"circuit of {other}", log_cpr, config.seed),
-            ]
-        rows.append([first, second, weighted_jaccard(a, b), shared, n / (2 * len(a) - n), *crossed])
-    if not rows:
-        return None
-    return Table(
-        "Overlap of tasks",
-        [
-            *("A", "B", Column("weighted Jaccard of scores"), Column(f"Jaccard, {config.drawn_share:.0%} of edges")),
-            *(Column("by chance"), Column("A's circuit on A"), Column("B's on A"), Column("B's on B")),
-            Column("A's on B"),
-        ],
-        rows,
-        ["Last four: area under f over log k on test pairs. The stability table has a task's overlap with itself."],
-    )
-
-
-def _pairs_of_tasks(tasks: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for number, first in enumerate(tasks):
-        for second in tasks[number + 1 :]:
-            yield first, second
-
-
 def metrics(records: Records, config: CircuitConfig) -> list[Metric]:
     """What models are compared by."""
     found = []
@@ -308,7 +252,7 @@ def metrics(records: Records, config: CircuitConfig) -> list[Metric]:
     return found
 
 
-def headline(records: Records, config: CircuitConfig) -> str:
+def headlines(records: Records, config: CircuitConfig) -> list[str]:
     parts = []
     table = check_table(records, config)
     if table is not None:
@@ -321,4 +265,4 @@ def headline(records: Records, config: CircuitConfig) -> str:
         )
         if own is not None and other is not None:
             parts.append(f"{task}: 10 % of the edges keep f {own} (random {other})")
-    return "; ".join(parts) or "attribution alone"
+    return parts
