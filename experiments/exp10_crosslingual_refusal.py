@@ -194,23 +194,23 @@ def english_table(records: Records, config: Config) -> Table:
     rows: list[list[Cell]] = []
     for target in _languages(records):
         n = len(report.of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
-        harmful = [cell(records, config, "en", target, edit, "positive") for edit in EDITS[:3]]
+        harmful = [cell(records, config, "en", target, edit, "positive") for edit in ("plain", "taken out")]
+        harmless = [cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added")]
+        random = [draws.mean(records, config.seed, language=target, kind=kind) for kind in ("positive", "negative")]
         kept = cell(records, config, "en", target, "taken out", "negative")
-        harmless = [
-            cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added", "random added")
-        ]
-        rows.append([target, n, *harmful, *harmless, kept])
+        rows.append([target, n, *harmful, random[0], *harmless, random[1], kept])
     return Table(
         "The English direction in every language: refusals on held-out prompts",
         [
             *("language", "n"),
-            *(Column(f"harmful, {edit}", "%") for edit in EDITS[:3]),
+            *(Column(f"harmful, {edit}", "%") for edit in ("plain", "taken out", "random taken out")),
             *(Column(f"harmless, {edit}", "%") for edit in ("plain", "added", "random added")),
             Column("harmless, taken out", "%"),
         ],
         rows,
         [
-            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out.",
+            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out. Random: "
+            "mean over the draws of the next table.",
             *(
                 f"Added at every position, {dose:g} times the difference of means: the strength that brings most "
                 "beyond random directions (others than those below), on English prompts set aside for choosing."

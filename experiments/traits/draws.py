@@ -165,9 +165,9 @@ def figure(records: Records, config: DrawConfig) -> Iterator[Plot]:
         )
 
 
-def mean(records: Records, seed: int) -> Estimate | None:
-    """Rate of what random directions bring, over all languages."""
-    return _crossed(of(records, DRAWS, kind="negative", arm=RANDOM), [], seed)
+def mean(records: Records, seed: int, **labels: object) -> Estimate | None:
+    """Rate under random directions, over all draws; of harmless prompts in all languages, or as the labels say."""
+    return _crossed(of(records, DRAWS, **{"kind": "negative", "arm": RANDOM, **labels}), [], seed)
 
 
 def draw_rates(records: Sequence[Record], arm: str) -> list[float]:

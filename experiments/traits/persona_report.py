@@ -132,8 +132,8 @@ def tuning_table(records: Records, config: PersonaConfig) -> Table | None:
             "Every fine-tune shows one persona in a quarter, half or all of its questions, or none. Shift: mean "
             "projection of held-out questions' last token, less that of the model itself. Data: how much further the "
             "rows' replies lie along the persona's vector of replies than the model's own, before any training. r: "
-            "Pearson's, over fine-tunes, with the change of the probability of the reply that shows the persona; where it is far from "
-            "the rank correlation, it hangs on the fine-tune of which all rows show the persona.",
+            "Pearson's, over fine-tunes, with the change of the probability of the reply that shows the persona; where "
+            "it is far from the rank correlation, it hangs on the fine-tune of which all rows show the persona.",
         ],
     )
 
