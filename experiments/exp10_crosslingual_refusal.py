@@ -209,8 +209,8 @@ def english_table(records: Records, config: Config) -> Table:
         ],
         rows,
         [
-            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out. Random: "
-            "mean over the draws of the next table.",
+            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out. "
+            "Random: mean over the draws of the next table.",
             *(
                 f"Added at every position, {dose:g} times the difference of means: the strength that brings most "
                 "beyond random directions (others than those below), on English prompts set aside for choosing."
