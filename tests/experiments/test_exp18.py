@@ -196,8 +196,8 @@ def own_file(path: Path) -> Path:
 def test_a_file_of_own_pairs_makes_a_circuit_of_each_category(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(figures, "DPI", 50)
-        chosen = ["--data", str(own_file(tmp_path / "own.jsonl")), "--parts", "tracing", "--noise-samples", "1"]
-        few = ["--n-train", "2", "--n-test", "2", "--n-checked", "1", "--n-traced", "2", "--steps", "1"]
+        chosen = ["--data", str(own_file(tmp_path / "own.jsonl")), "--parts", "clusters"]  # none without autoencoders
+        few = ["--n-train", "2", "--n-test", "2", "--n-checked", "1", "--n-bootstrap", "2", "--steps", "1"]
         run(EXPERIMENT, ["--model", "tiny-gemma2", *few, *chosen, "--no-validate", "--out", str(tmp_path)])
     assert ended.value.code in (0, None)
     table = (tmp_path / EXPERIMENT.name / "tiny-gemma2" / "table.md").read_text()
