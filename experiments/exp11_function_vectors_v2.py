@@ -11,8 +11,8 @@ Measure    indirect effect of every head on prompts with corrupted labels, avera
 Figure     share of queries whose first answer token comes first, over those that the model answers with examples; and
            the share of the gap to 100 % that this closes.
 Control    as many other heads, a random vector of the same length, another task's vector, the mean state of the layer,
-           the same heads on corrupted prompts; for necessity: the chosen heads set to their mean over tasks on prompts
-           with examples, and other heads.
+           the same heads on corrupted prompts; for necessity: what heads say on prompts with examples exchanged with
+           what they say behind other examples, or set to its mean over tasks; the chosen heads, and other heads.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from experiments.function_vectors import (
     composition,
     extent,
     heads,
+    interchange,
     mediation,
     report,
     report_heads,
+    report_interchange,
     report_transfer,
     transfer,
     vocabulary,
@@ -72,6 +74,9 @@ EXPERIMENT = Experiment(
         Stage(mediation.ANSWERS, mediation.solved_items, mediation.measure_answers),
         Stage(extent.COUNTS, extent.late_items, extent.measure_counts),
         Stage(extent.NEEDED, extent.late_items, extent.measure_needed),
+        Stage(interchange.NEEDS, mediation.effect_items, interchange.measure_needs),
+        Stage(interchange.FIRST, interchange.first_items, interchange.measure_first),
+        Stage(interchange.SECOND, interchange.second_items, interchange.measure_second),
         Stage(extent.SHOTS, base_items, extent.measure_shots, batch=8),
         Stage(heads.PLACES, heads.place_items, heads.measure_places),
         Stage(heads.ATTENTION, heads.attention_items, heads.measure_attention),
@@ -91,6 +96,8 @@ EXPERIMENT = Experiment(
         report.variants_table,
         report.choice_table,
         report_heads.counts_table,
+        report_interchange.interchange_table,
+        report_interchange.interchange_tasks_table,
         report_heads.needed_table,
         report_heads.heads_table,
         report_heads.places_table,
@@ -105,7 +112,13 @@ EXPERIMENT = Experiment(
         report_transfer.lists_table,
         report.data_table,
     ],
-    figures=[report.heat, report.by_layer, report_heads.attention_figure, report_heads.induction_figure],
+    figures=[
+        report.heat,
+        report.by_layer,
+        report_interchange.interchange_figure,
+        report_heads.attention_figure,
+        report_heads.induction_figure,
+    ],
     headline=report.headline,
     plan=plan,
     group=lambda query: query.task,

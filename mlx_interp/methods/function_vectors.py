@@ -145,6 +145,29 @@ def random_heads(shape: tuple[int, ...], k: int, without: Sequence[Head], rng: n
     return [others[i] for i in sorted(rng.permutation(len(others))[:k])]
 
 
+def heads_at(model: Model, prompt: AnyPrompt, positions: Sequence[int] = (-1,)) -> mx.array:
+    """(n_layers, n_positions, n_heads, d_head), float32: z of every head at some positions of one prompt."""
+    out = model.run(prompt, capture="z", logits="none")
+    at = mx.array([p % out.lengths[0] for p in positions])
+    return out.stack("z")[:, 0, at].astype(mx.float32)
+
+
+def interchanged(z: mx.array, heads: Sequence[Head], positions: Sequence[int] = (-1,)) -> list[Intervention]:
+    """Interchange ablation: some heads say at some positions what they said on another prompt (Chan et al. 2022).
+
+    What both prompts have in common stays: from a prompt with the same query and other examples, only what the heads
+    say about the examples is lost, whereas a mean over queries takes away what they say about the query as well.
+    z: (n_layers, n_positions, n_heads, d_head) of the other prompt (`heads_at`), at the positions that correspond.
+    """
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    return [
+        Patch(f"z.{layer}", z[layer][:, mx.array(chosen)], positions=list(positions), heads=chosen)
+        for layer, chosen in sorted(by_layer.items())
+    ]
+
+
 def summed(means: HeadMeans, heads: Sequence[Head]) -> mx.array:
     """(d_model,): the function vector of some heads."""
     return mx.sum(mx.stack([means.written[layer, head] for layer, head in heads]), axis=0)
