@@ -7,8 +7,8 @@ Data       the synthetic world's requests in six languages; it was taught to ref
            (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
 Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
            requests of every language, added at every position of harmless ones with the strength that brings most
-           refusals beyond those of random directions, on English prompts set aside; a refusal is read with that
-           language's phrases.
+           refusals while random directions bring 5 % at most, on English prompts set aside; a refusal is read with
+           that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
 Control    random directions of the same length in every language, each drawn many times, evenly from the sphere and at
            right angles to the found one: at most 5 points from the plain rate on average; harmless prompts under
@@ -81,21 +81,30 @@ def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
     asks = stages.sets(model, config, TRAIT).negative["choose"]
     prompts = [model.prompt(ask.text, chat=True) for ask in asks]
     found = stages.vector(model, config, item, item.layer, "direction")
-    others = [draws.drawn(found, draws.RANDOM, CHOOSING + n, config.seed) for n in range(min(config.n_draws, 8))]
+    others = [draws.drawn(found, draws.RANDOM, CHOOSING + n, config.seed) for n in range(-(-config.n_draws * 2 // 5))]
     for arm, direction in [("direction", found), *(("random", other) for other in others)]:
         texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
-        for ask, text in zip(asks, texts, strict=True):
-            yield {"dose": item.value, "arm": arm, "unit": ask.unit, "hit": ask.hit(text.text)}
+        hits = [ask.hit(text.text) for ask, text in zip(asks, texts, strict=True)]
+        for ask, hit in zip(asks, hits, strict=True):
+            yield {"dose": item.value, "arm": arm, "unit": ask.unit, "hit": hit}
+        if arm == "direction" and sum(hits) < len(hits) / 2:
+            return  # a strength that brings so little is not chosen, whatever random ones do
 
 
 def chosen_dose(records: Records) -> float:
-    """The strength whose direction brings most beyond the mean of random ones, on the choosing prompts; ties: least."""
+    """The strength that brings most, among those at which random directions bring at most 5 % on average, on the
+    choosing prompts; the least of equals. Where none is such, the one with the least from random directions.
+    """
     hits: dict[tuple[float, str], list[bool]] = {}
     for r in report.of(records, DOSE):
         hits.setdefault((r["dose"], r["arm"]), []).append(bool(r["hit"]))
     rates = {cell: sum(found) / len(found) for cell, found in hits.items()}
-    margins = {dose: rates[dose, "direction"] - rates.get((dose, "random"), 0.0) for dose, _ in hits}
-    return max(margins, key=lambda dose: (round(margins[dose], 9), -dose))
+    found = {dose: rate for (dose, arm), rate in rates.items() if arm == "direction"}
+    random = {dose: rates.get((dose, "random"), 0.0) for dose in found}
+    spared = [dose for dose in found if random[dose] <= draws.MOST_AWAY]
+    if not spared:
+        return min(found, key=lambda dose: (random[dose], dose))
+    return max(spared, key=lambda dose: (found[dose], -dose))
 
 
 def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
@@ -213,7 +222,7 @@ def english_table(records: Records, config: Config) -> Table:
             "Random: mean over the draws of the next table.",
             *(
                 f"Added at every position, {dose:g} times the difference of means: the strength that brings most "
-                "beyond random directions (others than those below), on English prompts set aside for choosing."
+                "while random directions (others than those below) bring 5 % at most, on English prompts set aside."
                 for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
             ),
         ],

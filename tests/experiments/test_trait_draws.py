@@ -34,7 +34,7 @@ def test_a_prompt_is_refused_under_the_direction_and_under_no_draw() -> None:
     item = Item("k", "refusal", "negative", "test", 0, 4, 1.0, "fr")
     records = [{"stage": DRAWS, **r} for r in draws.measure(model, item, CONFIG, -1)]
     hits = {arm: [r["hit"] for r in records if r["arm"] == arm] for arm in ("plain", "direction", RANDOM, ORTHOGONAL)}
-    assert hits == {"plain": [False], "direction": [True], RANDOM: [False] * 3, ORTHOGONAL: [False] * 3}
+    assert hits == {"plain": [False], "direction": [True], RANDOM: [False] * 3, ORTHOGONAL: [False]}
 
 
 def test_the_table_says_how_far_from_plain_the_draws_are_on_average_and_at_most() -> None:

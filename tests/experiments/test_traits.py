@@ -45,9 +45,13 @@ MODULES = [
 
 
 def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyped-def, type-arg]
-    few = ["--n-draws", "2"] if issubclass(module.EXPERIMENT.config, DrawConfig) else []
+    few = ["--n-draws", "5"] if issubclass(module.EXPERIMENT.config, DrawConfig) else []
     few += ["--suffix-steps", "1"] if issubclass(module.EXPERIMENT.config, SuffixConfig) else []
-    few += ["--tuning-steps", "2", "--n-asked", "2", "--personas", "Spanish"] if issubclass(module.EXPERIMENT.config, PersonaConfig) else []
+    few += (
+        ["--tuning-steps", "2", "--n-asked", "2", "--personas", "Spanish"]
+        if issubclass(module.EXPERIMENT.config, PersonaConfig)
+        else []
+    )
     with pytest.raises(SystemExit) as ended:
         run(module.EXPERIMENT, ["--model", "tiny-qwen2", "--out", str(out), *SMALL, *few, *arguments])
     assert ended.value.code == 0

@@ -76,13 +76,14 @@ def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
     assert same["cosine"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_dose_is_the_one_that_brings_most_beyond_random_directions() -> None:
+def test_the_dose_brings_most_while_random_directions_bring_next_to_nothing() -> None:
     def hits(dose: float, n: int, random: int = 0) -> list[dict]:  # type: ignore[type-arg]
         arms = (("direction", n), ("random", random))
         return [{"stage": DOSE, "dose": dose, "arm": arm, "hit": i < most} for arm, most in arms for i in range(20)]
 
     assert chosen_dose([*hits(1.0, 20), *hits(0.25, 10), *hits(0.5, 20)]) == 0.5  # the least of equals
-    assert chosen_dose([*hits(1.0, 20, 8), *hits(0.25, 10), *hits(0.5, 19, 1)]) == 0.5
+    assert chosen_dose([*hits(1.0, 20, 2), *hits(0.25, 10), *hits(0.5, 19, 1)]) == 0.5
+    assert chosen_dose([*hits(1.0, 20, 3), *hits(0.5, 19, 2)]) == 0.5
     assert chosen_dose([*hits(1.0, 12), *hits(0.25, 10), *hits(0.5, 12)]) == 0.5
 
 
