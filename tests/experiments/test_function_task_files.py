@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -64,3 +65,12 @@ def test_no_file_repeats_or_contradicts_itself() -> None:
 def test_a_task_and_its_inverse_agree(one: str, other: str) -> None:
     back = {y: x for x, y in read_task(FILES / f"{other}.json").pairs}
     assert dict(read_task(FILES / f"{one}.json").pairs) == back
+
+
+def test_a_person_is_a_word_of_the_sentence_and_topics_are_four_of_equal_share() -> None:
+    for sentence, person in read_task(FILES / "person_in_sentence.json").pairs:
+        assert person in sentence.split(), sentence
+        assert sum(word[0].isupper() for word in sentence.split()[1:]) <= 2, sentence
+    topics = Counter(topic for _, topic in read_task(FILES / "topic.json").pairs)
+    assert set(topics) == {"Sports", "Business", "Science", "Politics"}
+    assert len(set(topics.values())) == 1
