@@ -81,7 +81,7 @@ def run_clean(net: Network, layout: Layout, entries: Sequence[Entry], captures: 
     needed = {(entry.layer, entry.join) for entry in entries}
     # Keys and values are read where a variant starts late, everything else up to where the last one enters.
     deepest = max(entry.layer for entry in entries)
-    through = whole or captures or any(entry.start for entry in entries)
+    through = whole or cached or captures or any(entry.start for entry in entries)
     x = layout.embed(net)
     for layer in range(net.n_layers):
         if layer > deepest and not through:

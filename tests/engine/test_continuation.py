@@ -48,6 +48,16 @@ def test_each_variant_writes_what_it_writes_alone(model: Model) -> None:
     assert len({tuple(completion.tokens) for completion in together}) > 2
 
 
+def test_variants_that_all_change_the_first_layers_input_go_on_writing(model: Model) -> None:
+    """Nothing of the clean run is left in any of them."""
+    variants: list[list[Intervention]] = [
+        [Scale("resid_pre.0", 0.5)],
+        [Scale("resid_pre.0", 2.0), Scale("attn_out", 0.5)],
+    ]
+    together = model.sweep_generate(TOKENS, variants, max_tokens=4)
+    assert [c.tokens for c in together] == [recomputed(model, TOKENS, variant, 4) for variant in variants]
+
+
 def test_it_is_generate_with_a_list_for_each_prompt_samples_included(model: Model) -> None:
     variants = grid(model)
     settings = {"max_tokens": 5, "temperature": 1.0, "top_p": 0.9, "seed": 3}
