@@ -75,8 +75,19 @@ def entries_of(plan: EditPlan, n_variants: int, n_layers: int, length: int) -> l
     ]
 
 
-def run_clean(net: Network, layout: Layout, entries: Sequence[Entry], captures: frozenset[Site], whole: bool) -> Clean:
-    """The clean pass, as far as the variants need it. `whole`: also the last layer at every position."""
+def run_clean(
+    net: Network,
+    layout: Layout,
+    entries: Sequence[Entry],
+    captures: frozenset[Site],
+    whole: bool,
+    *,
+    cached: bool = False,
+) -> Clean:
+    """The clean pass, as far as the variants need it.
+
+    whole: also the last layer at every position. cached: keys and values of every layer, for a decode that follows.
+    """
     clean = Clean()
     needed = {(entry.layer, entry.join) for entry in entries}
     # Keys and values are read where a variant starts late, everything else up to where the last one enters.
