@@ -10,10 +10,10 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp1_refusal_direction, exp4_confidence, exp10_crosslingual_refusal
-from experiments.exp10_crosslingual_refusal import DOSE, chosen_dose
 from experiments.runner import run
 from experiments.traits import geometry, judged, selection, stages
 from experiments.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
+from experiments.traits.languages import DOSE, chosen_dose
 from experiments.traits.report import strength_table
 from experiments.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
 from mlx_interp.embedded import load_world, trained_refusal_direction
