@@ -6,9 +6,8 @@ Data       the synthetic world's requests in six languages; it was taught to ref
            Italian, which is the control. Other models: the project's own requests in five languages, or published sets
            (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
 Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
-           requests of every language, added at every position of harmless ones with the strength that brings most
-           refusals while random directions bring 5 % at most, on English prompts set aside; a refusal is read with
-           that language's phrases.
+           requests of every language, added at every position of harmless ones with the least strength that suffices
+           on prompts of every language set aside; a refusal is read with that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
 Control    random directions of the same length in every language, each drawn many times, evenly from the sphere and at
            right angles to the found one: at most 5 points from the plain rate on average; harmless prompts under

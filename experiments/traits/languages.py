@@ -23,8 +23,8 @@ from mlx_interp.reporting import Record
 TRAIT = "refusal"
 TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
 EDITS = ("plain", "taken out", "random taken out", "added", "random added")
-CHOOSING = 1_000
-"""First number of the random directions that strengths are chosen with."""
+SUFFICES = 0.95
+"""Refusals that a strength has to bring on prompts set aside."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Config(draws.DrawConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
     doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
-    """Strengths to add with, of which the one best in English is taken, in every language."""
+    """Strengths to add with, of which the least that suffices in every language is taken."""
 
 
 def languages(model: Model, config: Config) -> list[str]:
@@ -45,43 +45,38 @@ def languages(model: Model, config: Config) -> list[str]:
 
 
 def dose_items(model: Model, config: Config, earlier: Records) -> list[Item]:
-    """Every strength at the layer chosen in English."""
+    """Every strength in every language, at the layer chosen in English."""
     layer = stages.chosen_layer(earlier, TRAIT)
-    return [] if layer is None else [Item(f"{dose:g}", TRAIT, layer=layer, value=dose) for dose in config.doses]
+    if layer is None:
+        return []
+    return [
+        Item(f"{dose:g} in {language}", TRAIT, split=language, layer=layer, value=dose)
+        for language in languages(model, config)
+        for dose in config.doses
+    ]
 
 
 def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
-    """English harmless requests set aside for choosing, with the direction added at every position, or random ones.
-
-    The random directions are others than those of the table: what is chosen by is not what is reported.
-    """
-    asks = stages.sets(model, config, TRAIT).negative["choose"]
+    """The English direction added at every position of one language's harmless requests set aside for choosing."""
+    asks = stages.sets(model, config, TRAIT, item.split).negative["choose"]
     prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-    found = stages.vector(model, config, item, item.layer, "direction")
-    others = [draws.drawn(found, draws.RANDOM, CHOOSING + n, config.seed) for n in range(-(-config.n_draws * 2 // 5))]
-    for arm, direction in [("direction", found), *(("random", other) for other in others)]:
-        texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
-        hits = [ask.hit(text.text) for ask, text in zip(asks, texts, strict=True)]
-        for ask, hit in zip(asks, hits, strict=True):
-            yield {"dose": item.value, "arm": arm, "unit": ask.unit, "hit": hit}
-        if arm == "direction" and sum(hits) < len(hits) / 2:
-            return  # a strength that brings so little is not chosen, whatever random ones do
+    direction = stages.vector(model, config, item, item.layer, "direction")
+    texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
+    for ask, text in zip(asks, texts, strict=True):
+        yield {"dose": item.value, "target": item.split, "unit": ask.unit, "hit": ask.hit(text.text)}
 
 
 def chosen_dose(records: Records) -> float:
-    """The strength that brings most, among those at which random directions bring at most 5 % on average, on the
-    choosing prompts; the least of equals. Where none is such, the one with the least from random directions.
+    """The least strength that suffices in every language in which any does; what random directions do has no say.
+
+    Where none suffices in all of them at once, the one whose worst language is best; the least of equals.
     """
-    hits: dict[tuple[float, str], list[bool]] = {}
+    hits: dict[str, dict[float, list[bool]]] = {}
     for r in report.of(records, DOSE):
-        hits.setdefault((r["dose"], r["arm"]), []).append(bool(r["hit"]))
-    rates = {cell: sum(found) / len(found) for cell, found in hits.items()}
-    found = {dose: rate for (dose, arm), rate in rates.items() if arm == "direction"}
-    random = {dose: rates.get((dose, "random"), 0.0) for dose in found}
-    spared = [dose for dose in found if random[dose] <= draws.MOST_AWAY]
-    if not spared:
-        return min(found, key=lambda dose: (random[dose], dose))
-    return max(spared, key=lambda dose: (found[dose], -dose))
+        hits.setdefault(r["target"], {}).setdefault(r["dose"], []).append(bool(r["hit"]))
+    rates = [{dose: sum(found) / len(found) for dose, found in by_dose.items()} for by_dose in hits.values()]
+    reached = [by_dose for by_dose in rates if max(by_dose.values()) >= SUFFICES] or rates
+    return max(reached[0], key=lambda dose: (min(min(by_dose[dose], SUFFICES) for by_dose in reached), -dose))
 
 
 def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
@@ -97,7 +92,7 @@ def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
 
 
 def drawn_at(model: Model, config: draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
-    """Every language, at the strength chosen in English."""
+    """Every language, at the chosen strength."""
     assert isinstance(config, Config)
     return languages(model, config), chosen_dose(earlier)
 

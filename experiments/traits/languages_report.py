@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from experiments.experiment import Metric, Records
 from experiments.traits import draws, report
-from experiments.traits.languages import PARALLEL, TRANSFER, Config
+from experiments.traits.languages import PARALLEL, SUFFICES, TRANSFER, Config
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
 
@@ -46,8 +46,8 @@ def english_table(records: Records, config: Config) -> Table:
             "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out. "
             "Random: mean over the draws of the next table.",
             *(
-                f"Added at every position, {dose:g} times the difference of means: the strength that brings most "
-                "while random directions (others than those below) bring 5 % at most, on English prompts set aside."
+                f"Added at every position, {dose:g} times the difference of means: the least strength that "
+                f"brings {SUFFICES:.0%} of the refusals in every language in which any does, on prompts set aside."
                 for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
             ),
         ],

@@ -76,15 +76,20 @@ def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
     assert same["cosine"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_dose_brings_most_while_random_directions_bring_next_to_nothing() -> None:
-    def hits(dose: float, n: int, random: int = 0) -> list[dict]:  # type: ignore[type-arg]
-        arms = (("direction", n), ("random", random))
-        return [{"stage": DOSE, "dose": dose, "arm": arm, "hit": i < most} for arm, most in arms for i in range(20)]
+def test_the_dose_is_the_least_that_suffices_in_every_language_in_which_any_does() -> None:
+    def hits(target: str, **by_dose: int) -> list[dict]:  # type: ignore[type-arg]
+        return [
+            {"stage": DOSE, "target": target, "dose": int(dose[1:]) / 100, "hit": i < n}
+            for dose, n in by_dose.items()
+            for i in range(20)
+        ]
 
-    assert chosen_dose([*hits(1.0, 20), *hits(0.25, 10), *hits(0.5, 20)]) == 0.5  # the least of equals
-    assert chosen_dose([*hits(1.0, 20, 2), *hits(0.25, 10), *hits(0.5, 19, 1)]) == 0.5
-    assert chosen_dose([*hits(1.0, 20, 3), *hits(0.5, 19, 2)]) == 0.5
-    assert chosen_dose([*hits(1.0, 12), *hits(0.25, 10), *hits(0.5, 12)]) == 0.5
+    english, german = hits("en", d25=10, d50=19, d75=20), hits("de", d25=10, d50=18, d75=19)
+    never = hits("it", d25=0, d50=1, d75=0)
+    assert chosen_dose(english) == 0.5
+    assert chosen_dose([*english, *german, *never]) == 0.75
+    assert chosen_dose([*english, *hits("de", d25=20, d50=10, d75=12)]) == 0.75  # not at once: the best worst
+    assert chosen_dose(never) == 0.5
 
 
 def test_another_language_than_english_has_no_place_as_what_others_are_compared_with(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
