@@ -293,9 +293,9 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         prompt = original(tokenizer, text, **kwargs)
         return prompts_module.Prompt(prompt.text, [prompt.tokens[0], *prompt.tokens], prompt.spans, tokenizer)
 
-    from mlx_interp import model as model_module
+    from mlx_interp import wrapped
 
-    wrap(patch, model_module, "make_prompt", doubled)
+    wrap(patch, wrapped, "make_prompt", doubled)
 
 
 @fault("BOS left out of chats", "one BOS")
@@ -305,9 +305,9 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         cut = slice(1, None) if chat else slice(None)
         return prompts_module.Prompt(prompt.text, prompt.tokens[cut], prompt.spans[cut], tokenizer)
 
-    from mlx_interp import model as model_module
+    from mlx_interp import wrapped
 
-    wrap(patch, model_module, "make_prompt", without)
+    wrap(patch, wrapped, "make_prompt", without)
 
 
 @fault("an infinite weight", "all activations are finite")

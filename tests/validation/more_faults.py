@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_interp import architectures
+from mlx_interp import architectures, wrapped
 from mlx_interp import model as model_module
 from mlx_interp.engine import decode, edits
 from mlx_interp.engine.forward import Pass
@@ -128,7 +128,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("chats are asked without their template", "chat template present")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, model_module, "make_prompt", lambda make, tokenizer, text, **_: make(tokenizer, text))
+    wrap(patch, wrapped, "make_prompt", lambda make, tokenizer, text, **_: make(tokenizer, text))
 
 
 @fault("the tokenizer's wrapper is called instead of the tokenizer", "words are found where they stand")
@@ -136,7 +136,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     def uncallable(*_: Any, **__: Any) -> Any:
         raise TypeError("'TokenizerWrapper' object is not callable")
 
-    patch.setattr(model_module, "make_prompt", uncallable)
+    patch.setattr(wrapped, "make_prompt", uncallable)
 
 
 @fault("positions of words forget the BOS token", "words are found where they stand")
