@@ -16,11 +16,11 @@ from rich.table import Table
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.cache_folder import cache_folder
-from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, estimated_speed, free_disk, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
-from mlx_interp.loading.load import folder_of, load
+from mlx_interp.loading.load import load, place_of
 from mlx_interp.loading.names import resolve
+from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.profile import gigabytes
 from mlx_interp.loading.speed import Speed
 from mlx_interp.methods import steering_chat
@@ -189,7 +189,7 @@ def _counted(path: Path, about: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def download(console: Console, name: str) -> None:
-    checkpoint = read_checkpoint(folder_of(resolve(name)))
+    checkpoint = open_checkpoint(place_of(resolve(name)))
     check_published_hashes(checkpoint.files)
     console.print(f"{name} is at {checkpoint.path} ({gigabytes(checkpoint.n_bytes)}, files whole)", soft_wrap=True)
 

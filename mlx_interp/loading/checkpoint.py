@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.configs import normalised
@@ -27,6 +30,14 @@ class Checkpoint:
     """The safetensors files, sorted."""
     tensors: dict[str, TensorInfo]
     """Every stored tensor, by the name it has in the files."""
+    tokenizer: Path | None = None
+    """The folder of the tokenizer, where it is not `path` itself."""
+    arrays: Callable[[], dict[str, mx.array]] | None = None
+    """Reads the weights, under the names of mlx-lm's model, where the files are no safetensors."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.tokenizer or self.path
 
     @property
     def n_bytes(self) -> int:

@@ -17,9 +17,9 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.blas import blas_status, install_hint
-from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.hub import cached_folder
 from mlx_interp.loading.names import EMBEDDED, MODELS, Source, resolve
+from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.profile import SHARE_OF_FREE_MEMORY, gigabytes, on_cpu
 from mlx_interp.loading.speed import MATMUL, READING, Speed, measured_speeds
 
@@ -123,7 +123,7 @@ def need_of(name: str) -> Need:
     """What a model takes, from its files where they are here, else from the table. Raises UnknownModel."""
     source = resolve(name)
     folder = source.path if source.kind != "hub" else cached_folder(source)
-    if folder is not None and folder.is_dir():
+    if folder is not None and folder.exists():
         return _need_of_folder(source, folder)
     known, bits = source.known, source.bits
     return Need(
@@ -140,7 +140,7 @@ def need_of(name: str) -> Need:
 def _need_of_folder(source: Source, folder: Path) -> Need:
     where = source.model_id if source.kind == "hub" else source.kind
     try:
-        checkpoint = read_checkpoint(folder)
+        checkpoint = open_checkpoint(folder)
     except CheckpointError:
         return Need(source.name, None, cached=False, stored_bytes=None, dense_bytes=None, where=where)
     words = {name: tensor for name, tensor in checkpoint.tensors.items() if tensor.dtype == "U32"}

@@ -18,15 +18,21 @@ PUBLISHED_NAME = re.compile("[0-9a-f]{64}")
 def weights_hash(folder: Path, files: Iterable[Path]) -> str:
     """sha256 (hex) over the bytes of config.json and of every tensor file, with their names but not their folder.
 
+    folder: that of the files, or a GGUF file, which is all of a checkpoint: then the sha256 of its bytes.
     Files that have not changed (path, size, modification time) since they were last hashed are not read again.
     """
     known = read_cache(CACHE)
     before = len(known)
-    total = hashlib.sha256()
-    for path in sorted([folder / "config.json", *files]):
-        total.update(f"{path.name}\0{file_hash(path, known)}\n".encode())
+    found = file_hash(folder, known) if folder.is_file() else _hash_of_all([folder / "config.json", *files], known)
     if len(known) != before:
         write_cache(CACHE, known)
+    return found
+
+
+def _hash_of_all(files: Iterable[Path], known: dict[str, str]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(f"{path.name}\0{file_hash(path, known)}\n".encode())
     return total.hexdigest()
 
 

@@ -10,10 +10,10 @@ import mlx.core as mx
 from mlx_interp.architectures import family_of
 from mlx_interp.errors import UnknownModel
 from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter
-from mlx_interp.loading.checkpoint import read_checkpoint
 from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
+from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer
@@ -28,7 +28,8 @@ def load(
     dequantize: Dequantize = "auto",
     check: bool = True,
 ) -> Model:
-    """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id or local folder.
+    """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
+    or GGUF file.
 
     adapter: a folder with a LoRA adapter in mlx-lm's layout; the model is then called `name+folder`, and files made on
         one do not fit the other. An adapter of another model is refused with both shapes.
@@ -41,12 +42,12 @@ def load(
     source = resolve(name)
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
-    checkpoint = read_checkpoint(folder_of(source))
+    checkpoint = open_checkpoint(place_of(source))
     family_of(checkpoint.config)
     if check:
         check_published_hashes(checkpoint.files)
     network, config = load_network(checkpoint)
-    tokenizer = load_tokenizer(checkpoint.path, config.get("eos_token_id"))
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
@@ -75,10 +76,10 @@ def _with(name: str, adapter: Adapter | None) -> str:
     return name if adapter is None else f"{name}+{adapter.path.resolve().name}"
 
 
-def folder_of(source: Source) -> Path:
-    """The folder a name leads to, downloaded first where it is the Hub's."""
+def place_of(source: Source) -> Path:
+    """The folder or GGUF file a name leads to, downloaded first where it is the Hub's."""
     if source.path is None:
         return snapshot(source)
-    if not source.path.is_dir():
-        raise UnknownModel(f"{source.name}: its folder {source.path} is not there: reinstall the package")
+    if not source.path.exists():
+        raise UnknownModel(f"{source.name}: {source.path} is not there: reinstall the package")
     return source.path

@@ -80,13 +80,13 @@ VARIANTS: dict[str, float] = {"4bit": 4.5, "8bit": 8.5, "bf16": 16}
 class Source:
     """Where a name leads."""
 
-    kind: Literal["embedded", "folder", "hub"]
+    kind: Literal["embedded", "folder", "gguf", "hub"]
     name: str
     """As given, for messages and result folders."""
     model_id: str
-    """The Hub id, the embedded name, or the folder's path."""
+    """The Hub id, the embedded name, or the path of the folder or GGUF file."""
     path: Path | None = None
-    """The folder, where the kind alone decides it."""
+    """The folder or GGUF file, where the kind alone decides it."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     known: KnownModel | None = None
@@ -95,7 +95,8 @@ class Source:
 
 
 def resolve(name: str | Path) -> Source:
-    """What a name means: an embedded model, a short name (`gemma-2-9b`, `gemma-2-9b:8bit`), a folder, or a Hub id.
+    """What a name means: an embedded model, a short name (`gemma-2-9b`, `gemma-2-9b:8bit`), a folder, a GGUF file,
+    or a Hub id.
 
     `@revision` pins a branch, tag or commit of the Hub. Nothing is read or downloaded here.
     Raises UnknownModel with the nearest names.
@@ -106,6 +107,8 @@ def resolve(name: str | Path) -> Source:
     if text and Path(text).expanduser().is_dir():
         folder = Path(text).expanduser().resolve()
         return Source("folder", folder.name, str(folder), folder)
+    if text.lower().endswith(".gguf"):
+        return gguf_file(text)
     base, _, revision = text.partition("@")
     base, _, variant = base.partition(":")
     if base in MODELS:
@@ -116,8 +119,17 @@ def resolve(name: str | Path) -> Source:
         return Source("hub", text, base, revision=revision or None)
     raise UnknownModel(
         f"no model {text!r}: {nearest(base, [*EMBEDDED, *MODELS])}give an embedded model ({', '.join(EMBEDDED)}), "
-        "a short name (`python -m mlx_interp models` lists them), a Hub id (owner/name), or an existing folder"
+        "a short name (`python -m mlx_interp models` lists them), a Hub id (owner/name), an existing folder, or a "
+        "GGUF file (model.gguf)"
     )
+
+
+def gguf_file(text: str) -> Source:
+    """A GGUF file, called by its name without the ending. Raises UnknownModel for one that is not there."""
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise UnknownModel(f"no GGUF file {text!r}: give the path of one that is there")
+    return Source("gguf", path.stem, str(path), path)
 
 
 def variant_of(known: KnownModel, variant: str) -> tuple[str, float]:

@@ -34,6 +34,8 @@ def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
     Raises CheckpointError when tensors are missing, unexpected or of a shape that does not fit the config.
     """
     try:
+        if checkpoint.arrays is not None:
+            return built(checkpoint.config, checkpoint.arrays()), dict(checkpoint.config)
         model, config = load_model(
             checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config, get_model_classes=_classes
         )
@@ -42,7 +44,25 @@ def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
     return model, dict(config)
 
 
-def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+def built(config: dict[str, Any], weights: dict[str, mx.array]) -> nn.Module:
+    """mlx-lm's model of a config with weights that are in memory; quantised where a weight has scales."""
+    model_class, arguments = _classes(config)
+    model = model_class(arguments.from_dict(config))
+    weights = model.sanitize(weights)
+    settings = config.get("quantization") or {}
+    if settings:
+        nn.quantize(
+            model,
+            group_size=settings["group_size"],
+            bits=settings["bits"],
+            class_predicate=lambda path, module: settings.get(path, False) if f"{path}.scales" in weights else False,
+        )
+    model.eval()
+    model.load_weights(list(weights.items()), strict=True)
+    return model
+
+
+def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer."."""
     model_class, arguments = _get_classes(config)
     if config.get("model_type") != "gpt2":
