@@ -2,7 +2,8 @@
 
 Each row says what was done there, which module and option does it here, and on which model families results exist;
 and what is still open. The rows are data (experiments/data/coverage/*.yaml); what counts as a result is read from the
-run folders: a complete, validated run whose tables have the one that the row names. Written to results/COVERAGE.md.
+published run folders: a complete, validated run whose tables have the one that the row names. Printed; with --write,
+and whenever something is published, also written to results/COVERAGE.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.table import Table as ScreenTable
 from experiments import registry
 from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.reporting.files import write_atomically
+from mlx_interp.reporting.folders import PUBLISHED
 from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_index
 from mlx_interp.reporting.tables import grid
 
@@ -133,6 +135,13 @@ def coverage_text(studies: Sequence[Study], out: Path) -> str:
     return "\n".join(parts)
 
 
+def write_coverage(out: Path, studies: Sequence[Study] | None = None) -> Path:
+    """Rewrite COVERAGE.md of a folder of published results, and the index beside it; returns its path."""
+    write_atomically(out / COVERAGE_FILE, coverage_text(studies or read_studies(), out))
+    write_index(out)
+    return out / COVERAGE_FILE
+
+
 def _cells(one: Standing, out: Path) -> list[str]:
     links = ", ".join(f"[{family}]({path.relative_to(out)}/table.md)" for family, path in one.results.items())
     module = f"{one.row.by} `{one.row.options}`" if one.row.options else one.row.by
@@ -160,22 +169,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.coverage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where the run folders are")
+    parser.add_argument("--out", type=Path, default=PUBLISHED, metavar="DIR", help="where the run folders are")
+    parser.add_argument("--write", action="store_true", help="also write COVERAGE.md and the index there")
     parser.add_argument("--open", action="store_true", help="on screen, only what is not covered")
     options = parser.parse_args(arguments)
     try:
         studies = read_studies()
         if not options.out.is_dir():
             raise DataError(f"{options.out}: no such folder; give the one with the run folders with --out DIR")
-        write_atomically(options.out / COVERAGE_FILE, coverage_text(studies, options.out))
-        write_index(options.out)
+        written = write_coverage(options.out, studies) if options.write else None
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console()
     for table in screen_tables(studies, options.out, only_open=options.open):
         console.print(table)
-    print(options.out / COVERAGE_FILE)
+    if written is not None:
+        print(written)
     return 0
 
 

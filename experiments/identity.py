@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import gc
 import hashlib
@@ -11,22 +10,15 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.code import code_digest
 from experiments.experiment import Experiment, ExperimentConfig
 from experiments.options import as_values
-from mlx_interp.reporting.files import files_digest
 
 DECIDING = ("mlx-interp", "mlx", "mlx-lm")
 """Packages whose version can change a measured number."""
-ROOT = Path(__file__).resolve().parents[1]
-MEASURING = ("mlx_interp.", "experiments.")
-RUNNING = (
-    *("experiments.runner", "experiments.options", "experiments.fields", "experiments.report", "experiments.identity"),
-    *("experiments.experiment", "mlx_interp.reporting", "mlx_interp.loading", "mlx_interp.errors"),
-)
 RECORDED = (*DECIDING, "numpy", "scipy", "transformers", "matplotlib", "pyarrow")
 
 
@@ -42,45 +34,6 @@ def identity_of(experiment: Experiment, config: ExperimentConfig, model: Any, it
         "code": code_digest(experiment.source),
         "items": f"{len(items)}, {_digest(items)}",
     }
-
-
-def code_digest(source: Path) -> str:
-    """A hash over a module and everything of this project that it imports, as far as it measures and reports.
-
-    What only runs an experiment (options, resuming, files) is left out: a change there changes no number.
-    """
-    return files_digest(code_files(source), ROOT)[:16]
-
-
-def code_files(source: Path) -> list[Path]:
-    """The module and all modules of this project that it leads to, sorted."""
-    found: set[Path] = set()
-    waiting = [source.resolve()]
-    while waiting:
-        path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        waiting += [file for name in _imports(path) for file in _files_of(name)]
-    return sorted(found)
-
-
-def _imports(path: Path) -> Iterator[str]:
-    """Every dotted name that a module imports from this project; "from a.b import c" also as a.b.c."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.startswith(MEASURING) and not name.startswith(RUNNING))
-
-
-def _files_of(name: str) -> Iterator[Path]:
-    base = ROOT.joinpath(*name.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.is_file() and path != ROOT / "mlx_interp" / "__init__.py":  # the front door leads everywhere
-            yield path
 
 
 def model_facts(model: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from experiments.experiment import Experiment, ExperimentConfig
 from experiments.fields import ConfigField, config_fields, from_text, from_value
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 
 SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
 
@@ -26,7 +27,7 @@ class Options:
 
     models: tuple[str, ...]
     config: ExperimentConfig
-    out: Path = Path("results")
+    out: Path = RUNS
     fresh: bool = False
     validate: bool = True
     dry_run: bool = False
@@ -65,7 +66,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
     return Options(
         models=tuple(dict.fromkeys(given.model or named or DEFAULT_MODELS)),
         config=config,
-        out=Path(given.out),
+        out=writable(Path(given.out)),
         fresh=given.fresh,
         validate=not given.no_validate,
         dry_run=given.dry_run,
@@ -95,8 +96,13 @@ def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> P
     _add_field(shared, fields["seed"], "N")
     shared.add_argument("--config", metavar="FILE.yaml", help="fields of this experiment, as `name: value` lines")
     shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one field; may be repeated")
-    shared.add_argument("--out", default="results", metavar="DIR", help="where run folders go (default: results)")
-    shared.add_argument("--fresh", action="store_true", help="do not resume: start over in this run's folder")
+    shared.add_argument(
+        "--out",
+        default=str(RUNS),
+        metavar="DIR",
+        help=f"where run folders go (default: {RUNS})",
+    )
+    shared.add_argument("--fresh", action="store_true", help="do not resume: start over, the earlier run kept aside")
     shared.add_argument(
         "--no-validate", action="store_true", help="skip the gate; the result is marked UNVALIDATED wherever shown"
     )
@@ -132,7 +138,10 @@ def _examples(experiment: Experiment, fields: Mapping[str, ConfigField]) -> str:
             ("a field of its own, elsewhere", f" --set {own.name}={shlex.quote(own.default_text)} --out elsewhere")
         )
     examples = "\n".join(f"  {command}{options}\n      {what}" for what, options in lines)
-    return f"examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given again."
+    return (
+        f"examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given again; "
+        f"`python -m experiments.publish {experiment.name.partition('_')[0]}` puts a finished one into {PUBLISHED}/."
+    )
 
 
 def _assignment(text: str, fields: Mapping[str, ConfigField]) -> tuple[str, Any]:

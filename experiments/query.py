@@ -1,7 +1,8 @@
 """SQL over all results: `python -m experiments.query "SELECT model, count(*) FROM exp9_back_patching GROUP BY model"`.
 
 Every experiment is a table of its records, over all models that have a finished run; the columns are the fields of the
-records, with `model` and `validated` added. `runs` is a table with one row a run. DuckDB's SQL, in memory: nothing is
+records, with `model` and `validated` added. `runs` is a table with one row a run. Read are the published results and,
+for models that have none, runs/; `--out runs` reads what was run here instead. DuckDB's SQL, in memory: nothing is
 written.
 """
 
@@ -20,7 +21,8 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 
 from mlx_interp.errors import DataError, MlxInterpError, nearest
-from mlx_interp.reporting.index import runs
+from mlx_interp.reporting.folders import PUBLISHED, RUNS
+from mlx_interp.reporting.index import Run, runs
 from mlx_interp.reporting.tables import grid
 
 EXAMPLES = """examples:
@@ -34,23 +36,27 @@ EXAMPLES = """examples:
 Rows = list[tuple[object, ...]]
 
 
-def connect(out: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory with a table for each experiment of a results folder. Raises DataError if there is none."""
+def connect(*folders: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory with a table for each experiment of some folders of runs. Raises DataError if none has any.
+
+    Where several folders have a run of one experiment on one model, the first folder's counts.
+    """
     connection = duckdb.connect()
     facts = []
-    for folder in sorted(path for path in out.glob("*") if path.is_dir() and not path.name.startswith(".")):
+    for experiment, chosen in chosen_runs(folders).items():
         parts = []
-        for path, run in runs(folder).items():
+        for path, run in chosen.items():
             name, validated = str(run["model"]["name"]), bool(run["validated"])
             facts.append(
                 {
-                    "experiment": folder.name,
+                    "experiment": experiment,
                     "model": name,
                     "validated": validated,
                     "status": run["status"],
                     "headline": run.get("headline"),
                     "finished": run.get("finished"),
                     "seconds": run.get("measuring_seconds"),
+                    "folder": str(path),
                 }
             )
             if (path / "records.parquet").is_file():
@@ -61,11 +67,22 @@ def connect(out: Path) -> duckdb.DuckDBPyConnection:
                     table = table.add_column(0, column, pa.array([value] * len(table)))
                 parts.append(table)
         if parts:
-            connection.register(folder.name, _together(parts))
+            connection.register(experiment, _together(parts))
     if not facts:
-        raise DataError(f"{out}: no run there; give the results folder with --out DIR, or run an experiment first")
+        where = " and ".join(map(str, folders))
+        raise DataError(f"{where}: no run there; give the folder with --out DIR, or run an experiment first")
     connection.register("runs", pa.Table.from_pylist(facts))
     return connection
+
+
+def chosen_runs(folders: Sequence[Path]) -> dict[str, dict[Path, Run]]:
+    """By experiment, the run that counts of each model."""
+    found: dict[str, dict[str, tuple[Path, Run]]] = {}
+    for out in folders:
+        for folder in sorted(path for path in out.glob("*") if path.is_dir() and not path.name.startswith(".")):
+            for path, run in runs(folder).items():
+                found.setdefault(folder.name, {}).setdefault(str(run["model"]["name"]), (path, run))
+    return {name: dict(found[name].values()) for name in sorted(found)}
 
 
 def _together(parts: Sequence[pa.Table]) -> pa.Table:
@@ -108,7 +125,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("sql", metavar="SQL", help="one statement, in quotes")
-    options.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="the results folder")
+    options.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"this folder alone (default: {PUBLISHED}, {RUNS} for the rest)",
+    )
     shape = options.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="comma-separated, for other programs")
     shape.add_argument("--markdown", action="store_true", help="a markdown table")
@@ -119,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake that the message explains."""
     options = parser().parse_args(arguments)
     try:
-        names, rows = ask(connect(options.out), options.sql)
+        names, rows = ask(connect(*([options.out] if options.out else (PUBLISHED, RUNS))), options.sql)
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 Each model is loaded once and goes through all experiments; what fails is reported at the end, and all else is
 measured. Run again, the same command goes on where it stopped. Tables and figures over all models lie in
-results/<experiment>/. Several processes or machines share the work under MLX's launcher:
+runs/<experiment>/. Several processes or machines share the work under MLX's launcher:
 `mlx.launch -n 2 --env OMP_NUM_THREADS=4 python -m experiments.run_all ...`.
 """
 
@@ -29,6 +29,7 @@ from experiments.runner import Gate, Load, plan_of, run_model
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
+from mlx_interp.reporting.folders import RUNS
 from mlx_interp.reporting.index import write_overviews
 from validation import gate as validation_gate
 
@@ -61,7 +62,7 @@ def run_experiment_suite(
     model_name: str,
     experiments: Sequence[str] = (),
     *,
-    out: Path | str = "results",
+    out: Path | str = RUNS,
     limit: int | None = None,
     seed: int = 0,
     fresh: bool = False,
@@ -141,8 +142,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--experiments", default="", metavar="A,B", help=f"exp9 or in full (default: all: {there})")
     options.add_argument("--limit", type=int, metavar="N", help="fewer prompts in every experiment, for a look")
     options.add_argument("--seed", type=int, default=0, metavar="N", help="everything random follows from it")
-    options.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="where run folders go")
-    options.add_argument("--fresh", action="store_true", help="do not resume: start over")
+    options.add_argument(
+        "--out", type=Path, default=RUNS, metavar="DIR", help=f"where run folders go (default: {RUNS})"
+    )
+    options.add_argument("--fresh", action="store_true", help="do not resume: start over, earlier runs kept aside")
     options.add_argument("--no-validate", action="store_true", help="skip the gate; results are marked UNVALIDATED")
     options.add_argument("--dry-run", action="store_true", help="print what would be done, its time and memory")
     return options

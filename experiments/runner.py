@@ -3,9 +3,9 @@
     if __name__ == "__main__":
         run(EXPERIMENT)
 
-For each model: load it, lock its run folder, see that the folder holds this very run or none, pass the gate, measure
+For each model: load it, lock its run folder, pass the gate, keep aside what the folder holds of another run, measure
 item by item (what is already in records.jsonl is not measured again), then make all files from the records as they
-stand on disk. So a resumed run ends with the same files as one that was never stopped.
+stand on disk. So a resumed run ends with the same files as one that was never stopped, and a complete one is shown.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NoReturn, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.code import report_digest
 from experiments.experiment import Experiment, Plan, Stage, limited
 from experiments.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.options import Options, parse
@@ -29,8 +30,9 @@ from experiments.ranks import Ranks, launched, said
 from experiments.report import plan_table, print_paths, print_table, write_latex, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
+from mlx_interp.loading.names import resolve
 from mlx_interp.reporting import Record
-from mlx_interp.reporting.folders import RunFolder, clear, locked, open_folder, run_folder
+from mlx_interp.reporting.folders import RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.reporting.records import RecordFile, open_records, plain
 from validation import gate as validation_gate
@@ -83,6 +85,9 @@ def run_experiment(
     """
     folders = []
     ranks = launched()
+    if load is None:
+        for name in options.models:
+            resolve(name)  # a misspelled name is said before the models before it have run for hours
     for name in options.models:
         model = (load or load_model)(name)
         if options.dry_run:
@@ -119,14 +124,16 @@ def run_model(
         _help(experiment, options, model, items, ranks)
         return None
     path = run_folder(options.out, experiment.name, model.name)
+    if ranks.size == 1 and (shown := shown_if_complete(experiment, options, path, identity)):
+        return shown
     with locked_by(path, ranks):
         try:
             folder = open_folder(path, identity, fresh=options.fresh)
             state = _first_state(experiment, options, model, identity, folder)
             if options.validate:
                 state |= {"validated": True, "validation": _passed(gate, model, options.out)}
+            _tell(make_room(folder))
             if options.fresh:
-                clear(path)
                 experiment.start_over(model, options.config)
             file = open_records(folder.records_path)
             if file.discarded:
@@ -154,6 +161,37 @@ def run_model(
             else:
                 _try_write(folder, state)
     return path
+
+
+def shown_if_complete(experiment: Experiment, options: Options, path: Path, identity: Mapping[str, Any]) -> Path | None:
+    """The folder of a run that is complete already, here or kept aside; None where there is something to measure.
+
+    Its report is made anew from its records where the code of tables and figures has changed since.
+    """
+    folder = open_folder(path, identity, fresh=options.fresh)
+    missing_gate = options.validate and not folder.earlier.get("validated")
+    report = report_digest(experiment.source)
+    outdated = folder.earlier.get("report_code") != report
+    if not folder.complete or missing_gate or (outdated and not _records_of(folder).is_file()):
+        return None
+    with locked(path):
+        _tell(make_room(folder))
+        state = dict(folder.earlier)
+        if outdated:
+            write_report(experiment, options.config, folder, open_records(folder.records_path), state)
+            folder.write_run(state | {"report_code": report})
+    made = "its tables made anew from its records" if outdated else "nothing is measured"
+    _tell([f"{path}: complete since {state['finished']}, {made}; --fresh measures it again"])
+    return path
+
+
+def _records_of(folder: RunFolder) -> Path:
+    return (folder.back or folder.path) / RECORDS_FILE
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 @contextmanager
@@ -272,7 +310,7 @@ def _check_known(stage: Stage, work: Mapping[str, Any], file: RecordFile) -> Non
     if gone:
         raise RunError(
             f"{file.path}: holds {len(gone)} items of stage {stage.name!r} that this run does not have "
-            f"(the first is {gone[0]!r}); start over with --fresh"
+            f"(the first is {gone[0]!r}); start over with --fresh, which keeps them aside"
         )
 
 
@@ -289,6 +327,7 @@ def _first_state(
         "validation": earlier.get("validation"),
         "model": model_facts(model),
         "identity": dict(identity),
+        "report_code": report_digest(experiment.source),
         "versions": versions(),
         "command": ["python", "-m", f"experiments.{experiment.name}", *sys.argv[1:]],
         "started": earlier.get("started") or _now(),

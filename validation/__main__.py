@@ -18,6 +18,7 @@ from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting import Table
 from mlx_interp.reporting.files import make_folder, write_atomically
+from mlx_interp.reporting.folders import RUNS, writable
 from validation.check import LEVELS
 from validation.suite import Report, validate
 
@@ -36,13 +37,20 @@ def parser() -> argparse.ArgumentParser:
         "--level", choices=LEVELS, default="standard", help="quick (seconds) gates every run; full looks at every layer"
     )
     parsed.add_argument("--json", metavar="FILE", type=Path, help="also write the findings as JSON")
-    parsed.add_argument("--out", metavar="DIR", type=Path, default=Path("results"), help="reports go to DIR/validation")
+    parsed.add_argument(
+        "--out", metavar="DIR", type=Path, default=RUNS, help="for reports, in DIR/validation (default: runs)"
+    )
     return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if everything that applies passed, 1 if a check failed, 2 if a model could not be looked at."""
     options = parser().parse_args(arguments)
+    try:
+        writable(options.out)
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     console = Console()
     reports, refused = [], 0
     for name in options.model or DEFAULT_MODELS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -64,3 +65,31 @@ def make_folder(path: Path) -> None:
     """Create a folder and its parents. Raises RunError where that is not possible."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def swap_folders(new: Path, old: Path) -> None:
+    """Exchange two folders in one step of the file system: each name always leads to one of them, whole.
+
+    Where the file system cannot, `old` is moved out of the way first; should the second step fail, it comes back.
+    """
+    if _exchanged(new, old):
+        return
+    aside = old.with_name(f".{old.name}.old")
+    os.rename(old, aside)
+    try:
+        os.rename(new, old)
+    except BaseException:
+        os.rename(aside, old)
+        raise
+    os.rename(aside, new)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the system's own exchange of two names (Linux renameat2, macOS renamex_np) was there and did it."""
+    system, exchange, here = ctypes.CDLL(None), 2, -100  # RENAME_EXCHANGE and RENAME_SWAP are both 2; AT_FDCWD
+    names = [os.fsencode(path.absolute()) for path in (one, other)]
+    if hasattr(system, "renameat2"):
+        return bool(system.renameat2(here, names[0], here, names[1], exchange) == 0)
+    if hasattr(system, "renamex_np"):
+        return bool(system.renamex_np(names[0], names[1], exchange) == 0)
+    return False

@@ -1,24 +1,28 @@
-"""Run folders, results/<experiment>/<model>/: one run each, owned by one process at a time.
+"""Run folders, runs/<experiment>/<model>/: one run each, owned by one process at a time.
 
 run.json         what was run and on what, its state, and its tables as data
 records.jsonl    every measured item (records.py)
 records.parquet, table.md, figures/, files/    written when the run is complete
+
+A folder that holds another run is kept aside, whole, as runs/earlier/<experiment>/<model>-<date>-<code>, and comes back
+when that very run is asked for again. Published results lie in a tree of the same shape (experiments/publish.py).
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
-import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_interp.errors import RunError
+from mlx_interp.errors import ConfigError, RunError
 from mlx_interp.reporting.files import make_folder, write_atomically, writing
 
 FORMAT = 1
@@ -26,13 +30,25 @@ FORMAT = 1
 
 RUN_FILE, RECORDS_FILE, TABLE_FILE, LOCK_FILE = "run.json", "records.jsonl", "table.md", ".lock"
 LATEX_FILE, FILES_FOLDER = "table.tex", "files"
-# run.json last: where removing them is interrupted, no records are left without what says whose they are.
-OWN_FILES = (RECORDS_FILE, "records.parquet", TABLE_FILE, LATEX_FILE, RUN_FILE)
-OWN_FIGURES = (".png", ".pdf", ".md")
+EARLIER = "earlier"
+"""The folder of runs that were kept aside, beside those of the experiments."""
+ROOT = Path(__file__).resolve().parents[2]
+RUNS, PUBLISHED = Path("runs"), Path("results")
+"""Where runs go unless told otherwise, and where what is quoted lies; only publishing writes there."""
+
+
+def writable(out: Path) -> Path:
+    """A folder for runs. Raises ConfigError for one among this project's published results, which no run may touch."""
+    if out.resolve().is_relative_to(ROOT / PUBLISHED):
+        raise ConfigError(
+            f"--out {out}: published results lie there, and no run writes to them; run into {RUNS} or another folder, "
+            f"then publish with `python -m experiments.publish EXPERIMENT --from DIR --to {out}`"
+        )
+    return out
 
 
 def run_folder(out: Path, experiment: str, model: str) -> Path:
-    """results/<experiment>/<model>, the model's name made fit for a file name."""
+    """runs/<experiment>/<model>, the model's name made fit for a file name."""
     return out / experiment / (re.sub(r"[^\w.+-]+", "--", model).strip(".-") or "model")
 
 
@@ -41,14 +57,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder: a second process that asks for it gets a RunError that names the first.
 
     The lock belongs to the open file, so it ends with the process, however that ends; a lock file that a killed
-    process left behind locks nothing.
+    process left behind locks nothing. It lies beside the folder, which may be moved aside while it is held.
     """
     make_folder(folder)
-    path = folder / LOCK_FILE
-    descriptor = _acquire(path, block=False)
+    path = folder.with_name(f".{folder.name}{LOCK_FILE}")
+    descriptor = _acquire(path, folder, block=False)
     try:
-        os.ftruncate(descriptor, 0)
         with writing(path):
+            os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
         yield
     finally:
@@ -61,7 +77,7 @@ def waiting_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for a moment, waiting for whoever holds it: for files that several runs rewrite."""
     make_folder(folder)
     path = folder / LOCK_FILE
-    descriptor = _acquire(path, block=True)
+    descriptor = _acquire(path, folder, block=True)
     try:
         yield
     finally:
@@ -69,7 +85,7 @@ def waiting_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(path: Path, *, block: bool) -> int:
+def _acquire(path: Path, folder: Path, *, block: bool) -> int:
     while True:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -79,7 +95,7 @@ def _acquire(path: Path, *, block: bool) -> int:
             owner = os.read(descriptor, 20).decode(errors="replace").strip()
             os.close(descriptor)
             raise RunError(
-                f"{path.parent}: another run{f' (process {owner})' if owner else ''} is writing there; "
+                f"{folder}: another run{f' (process {owner})' if owner else ''} is writing there; "
                 "wait for it to end, or give another folder with --out DIR"
             ) from error
         # The holder before us removed the file on leaving: what we locked may no longer be what others will open.
@@ -93,11 +109,19 @@ def _acquire(path: Path, *, block: bool) -> int:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder whose run.json, if there is one, is of the same run."""
+    """Where a run starts or goes on."""
 
     path: Path
     earlier: Mapping[str, Any]
-    """run.json as found; empty for a new run."""
+    """run.json of this very run as found, here or kept aside; empty for a new run."""
+    in_the_way: str = ""
+    """What the folder holds instead, in words; empty where it is free or this run's own."""
+    back: Path | None = None
+    """Where this run was kept aside before."""
+
+    @property
+    def complete(self) -> bool:
+        return self.earlier.get("status") == "complete"
 
     @property
     def records_path(self) -> Path:
@@ -110,24 +134,80 @@ class RunFolder:
 
 
 def open_folder(path: Path, identity: Mapping[str, Any], *, fresh: bool) -> RunFolder:
-    """A folder to start or resume the run that `identity` describes; with fresh=True, whatever it holds now.
+    """A folder to start or resume the run that `identity` describes. Reads only: `make_room` then does what it says.
 
-    Reads only: `clear` removes an earlier run, once it is certain that the new one will start.
-    Raises RunError when the folder holds another run, naming each difference, or files of an unknown format.
+    Where the folder holds another run, a broken one, or any with fresh=True, that run is to be kept aside; a run of
+    this very identity that was kept aside before is to come back in its place.
     """
-    earlier = None if fresh else read_run(path)
+    in_the_way = "start over, as asked" if fresh and (path / RUN_FILE).exists() else _in_the_way(path, identity)
+    if not in_the_way and (path / RUN_FILE).exists():
+        return RunFolder(path, read_run(path) or {})
+    back = None if fresh else _kept_before(path, identity)
+    if back is not None and not in_the_way and path.is_dir() and any(path.iterdir()):
+        in_the_way = "files of no run"
+    return RunFolder(path, (back and read_run(back)) or {}, in_the_way, back)
+
+
+def _in_the_way(path: Path, identity: Mapping[str, Any]) -> str:
+    """Why a folder cannot be used for this run; empty where it can."""
+    try:
+        earlier = read_run(path)
+    except RunError as error:
+        return " ".join(str(error).split())
     if earlier is None:
-        if not fresh and (path / RECORDS_FILE).exists():
-            raise RunError(f"{path}: holds records but no {RUN_FILE} that says of which run; start over with --fresh")
-        return RunFolder(path, {})
-    differences = list(_differences(earlier.get("identity", {}), identity))
-    if differences:
-        raise RunError(
-            f"{path}: holds another run, which this one does not mix with:\n"
-            + "".join(f"  {line}\n" for line in differences)
-            + "start over with --fresh, or give another folder with --out DIR"
-        )
-    return RunFolder(path, earlier)
+        return f"records without a {RUN_FILE} that says of which run" if (path / RECORDS_FILE).exists() else ""
+    return "; ".join(_differences(earlier.get("identity", {}), identity))
+
+
+def _kept_before(path: Path, identity: Mapping[str, Any]) -> Path | None:
+    """The newest run of this identity that was kept aside."""
+    named = re.compile(re.escape(path.name) + r"-\d{4}-\d\d-\d\d-\d{6}-.*")
+    for folder in sorted(_earlier(path).glob("*"), reverse=True):
+        if not named.fullmatch(folder.name):
+            continue
+        try:
+            run = read_run(folder)
+        except RunError:
+            continue
+        if run is not None and not any(_differences(run.get("identity", {}), identity)):
+            return folder
+    return None
+
+
+def make_room(folder: RunFolder) -> list[str]:
+    """Keep aside what is in the way of a run and bring back what was kept of it; a line for each, for the user.
+
+    Folders are renamed whole, so a kill in between leaves each run in one of two places, and the next command goes on.
+    """
+    lines = []
+    if folder.in_the_way:
+        aside = keep_aside(folder.path)
+        lines.append(f"{folder.path}: held another run ({folder.in_the_way}); it is kept as {aside}")
+    if folder.back is not None:
+        with writing(folder.path):
+            os.rename(folder.back, folder.path)
+        lines.append(f"{folder.path}: goes on with {folder.back}, which is this run")
+    make_folder(folder.path)
+    return lines
+
+
+def keep_aside(path: Path) -> Path:
+    """Move a run folder to <out>/earlier/<experiment>/<model>-<date>-<code>; returns the new place."""
+    try:
+        code = str((read_run(path) or {})["identity"]["code"])[:8]
+    except (RunError, KeyError, TypeError):
+        code = "unknown"
+    name = f"{path.name}-{time.strftime('%Y-%m-%d-%H%M%S')}-{code}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    target = next(target for target in map(_earlier(path).joinpath, names) if not target.exists())
+    make_folder(target.parent)
+    with writing(path):
+        os.rename(path, target)
+    return target
+
+
+def _earlier(path: Path) -> Path:
+    return path.parent.parent / EARLIER / path.parent.name
 
 
 def read_run(path: Path) -> dict[str, Any] | None:
@@ -138,26 +218,11 @@ def read_run(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; start over with --fresh") from error
+        raise RunError(f"{file}: cannot be read: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
-        raise RunError(
-            f"{file}: is of format {found}, this version reads {FORMAT}; start over with --fresh, "
-            "or give another folder with --out DIR"
-        )
+        raise RunError(f"{file}: is of format {found}, this version reads {FORMAT}")
     return dict(content)
-
-
-def clear(path: Path) -> None:
-    """Remove the files that a run writes (all of files/), and nothing else that may lie in the folder."""
-    with writing(path):
-        for name in OWN_FILES:
-            (path / name).unlink(missing_ok=True)
-        for file in sorted((path / "figures").glob("*")):
-            if file.suffix in OWN_FIGURES:
-                file.unlink()
-        if (path / FILES_FOLDER).is_dir():
-            shutil.rmtree(path / FILES_FOLDER)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -64,11 +64,13 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, message: str) -> None:
         read_studies(tmp_path)
 
 
-def test_the_command_writes_the_table_and_the_index_links_it(
+def test_the_command_prints_and_with_write_the_index_links_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert coverage.main(["--out", str(tmp_path), "--open"]) == 0
     assert "Hopping Too Late" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert coverage.main(["--out", str(tmp_path), "--write"]) == 0
     assert "| study" in (tmp_path / "COVERAGE.md").read_text()
     assert "(COVERAGE.md)" in (tmp_path / "README.md").read_text()
     assert coverage.main(["--out", str(tmp_path / "missing")]) == 2

@@ -26,7 +26,7 @@ def test_defaults_are_the_embedded_models_and_the_fields_own():
     options = parse(EXPERIMENT, [])
     assert options.models == DEFAULT_MODELS
     assert options.config == Config()
-    assert options.out == Path("results")
+    assert options.out == Path("runs")
     assert (options.fresh, options.validate, options.dry_run) == (False, True, False)
 
 

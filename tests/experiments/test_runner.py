@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,10 @@ import pytest
 from tests.experiments.conftest import Setting, Study
 
 RUN = Path("exp0_numbers/tiny-llama")
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +37,9 @@ def test_a_run_folder_holds_what_the_design_names(results: Path):
 def test_further_files_are_made_from_the_records_and_go_with_them(results: Path, study: Study, tmp_path: Path):
     first = (results / RUN / "files" / "lists" / "counting.txt").read_text().splitlines()
     assert len(first) == 19
-    (tmp_path / RUN / "files").mkdir(parents=True)
-    (tmp_path / RUN / "files" / "of_an_earlier_run.txt").touch()
-    assert study("--model", "tiny-llama", "--limit", "4", "--fresh", "--out", str(tmp_path)).code == 0
+    for options in ([], ["--fresh"]):
+        assert study("--model", "tiny-llama", "--limit", "4", "--out", str(tmp_path), *options).code == 0
+        (tmp_path / RUN / "files" / "of_an_earlier_run.txt").touch() if not options else None
     assert [path.name for path in (tmp_path / RUN / "files").rglob("*.txt")] == ["counting.txt"]
 
 
@@ -138,16 +143,47 @@ def test_a_failed_gate_stops_the_run_with_what_failed(study: Study, tmp_path: Pa
         ([], Setting(weights="xyz"), 'weights: "abc" there, "xyz" now'),
     ],
 )
-def test_a_run_of_something_else_does_not_mix(
-    study: Study, results: Path, options: list[str], setting: Setting, named: str
+def test_a_run_of_something_else_is_kept_aside_and_named(
+    study: Study, results: Path, tmp_path: Path, options: list[str], setting: Setting, named: str
 ):
-    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    refused = study("--model", "tiny-llama", "--out", str(results), *options, setting=setting)
-    assert refused.code == 2
-    for part in ("error: ", named, "--fresh", "--out DIR"):
-        assert part in refused.err
-    assert "Traceback" not in refused.err
-    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+    out = tmp_path / "runs"
+    shutil.copytree(results, out)
+    before = files_of(out / RUN)
+    done = study("--model", "tiny-llama", "--out", str(out), *options, setting=setting)
+    assert done.code == 0, done.err
+    (aside,) = (out / "earlier" / "exp0_numbers").iterdir()
+    (line,) = (line for line in done.err.splitlines() if named in line)
+    assert str(aside) in line
+    assert files_of(aside) == before
+    again = study("--model", "tiny-llama", "--out", str(out), setting=Setting(n_figures=2))
+    assert again.code == 0, again.err
+    assert {
+        path.relative_to(out / RUN): path.read_bytes() for path in (out / RUN).rglob("*") if path.is_file()
+    } == before
+
+
+def test_a_complete_run_is_shown_and_nothing_is_measured_or_written(study: Study, results: Path):
+    before = {path: path.stat().st_mtime_ns for path in (results / RUN).rglob("*") if path.is_file()}
+    shown = study("--model", "tiny-llama", "--out", str(results), setting=Setting(pause=9, gate_passes=False))
+    assert shown.code == 0, shown.err
+    assert "complete since 20" in shown.err
+    assert "nothing is measured" in shown.err
+    assert "| capital " in shown.out
+    assert "tiny-llama: grid" not in shown.err
+    assert {path: path.stat().st_mtime_ns for path in (results / RUN).rglob("*") if path.is_file()} == before
+
+
+def test_tables_of_older_report_code_are_made_anew_from_the_records(study: Study, tmp_path: Path):
+    command = ["--model", "tiny-llama", "--out", str(tmp_path)]
+    assert study(*command).code == 0
+    table = (tmp_path / RUN / "table.md").read_text()
+    run = json.loads((tmp_path / RUN / "run.json").read_text())
+    (tmp_path / RUN / "run.json").write_text(json.dumps(run | {"report_code": "of last year"}))
+    (tmp_path / RUN / "table.md").write_text("of last year")
+    shown = study(*command, setting=Setting(pause=9, gate_passes=False))
+    assert "its tables made anew from its records" in shown.err
+    assert (tmp_path / RUN / "table.md").read_text() == table
+    assert json.loads((tmp_path / RUN / "run.json").read_text()) == run
 
 
 def test_edited_data_of_the_same_name_is_other_data(study: Study, tmp_path: Path):
@@ -156,10 +192,10 @@ def test_edited_data_of_the_same_name_is_other_data(study: Study, tmp_path: Path
     data.write_text("a b c d e f g h")
     assert study(*command).code == 0
     data.write_text("a b c d e f g other")
-    refused = study(*command)
-    assert refused.code == 2
-    assert "items: " in refused.err
-    assert study(*command, "--fresh").code == 0
+    other = study(*command)
+    assert other.code == 0
+    assert "items: " in other.err
+    assert "kept as" in other.err
 
 
 def test_an_item_that_occurs_twice_is_named(study: Study, tmp_path: Path):
