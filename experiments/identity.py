@@ -46,6 +46,7 @@ def model_facts(model: Any) -> dict[str, Any]:
         "family": getattr(model, "family", None),
         "layers": getattr(model, "n_layers", None),
         "parameters": getattr(model, "n_parameters", None),
+        "ignored_config": list(getattr(model, "ignored_config", ())),
     }
 
 

@@ -106,6 +106,9 @@ def print_doctor(console: Console, name: str | None) -> None:
     if need:
         console.print(model_table([need]))
         console.print(readiness(need, speeds), markup=False, soft_wrap=True)
+        if need.ignored:
+            kept = ", ".join(need.ignored)
+            console.print(f"config.json, bookkeeping that changes no number: {kept}", markup=False, soft_wrap=True)
 
 
 def readiness(need: Need, speeds: list[Speed]) -> str:

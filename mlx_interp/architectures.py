@@ -2,8 +2,9 @@
 registering one from outside: docs/adding_a_family.md.
 
 mlx-lm's modules already carry weights, scales, RoPE and norms; a family says where they are and which of the few
-known forms of attention, MLP and logits they have. A config key that a family does not understand stops the load,
-unless its value is the one that changes nothing: a silent default would be a wrong number.
+known forms of attention, MLP and logits they have. A config key that means something (`authority.py`: transformers'
+class of that model type knows it) and that a family does not understand stops the load, unless its value is the one
+that changes nothing: a silent default would be a wrong number. Keys that mean nothing there are listed, never refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import mlx.core as mx
 from mlx_lm.utils import MODEL_REMAPPING
 
+from mlx_interp.authority import NO_MEANING, foreign_code, known_keys, unread_settings
 from mlx_interp.errors import UnsupportedModel, nearest
 
 Config = Mapping[str, Any]
@@ -99,32 +101,16 @@ class Family:
     """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
     refuses: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
+    needs: frozenset[str] = frozenset()
+    """Config keys for which null means something else than being absent, and that mlx-lm's class needs a number for."""
     fixed: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     """Config keys that mlx-lm's class does not read, with the values that mean what it computes."""
     objection: Callable[[Config], str | None] = lambda config: None
     """What else in a config mlx-lm's class cannot compute; None if nothing."""
 
 
-# Keys of bookkeeping, training and generation: they do not enter a forward pass.
-IGNORED = frozenset(
-    """_name_or_path architectures attention_dropout auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
-    diversity_penalty do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label
-    initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length max_position_embeddings
-    min_length model_file model_type n_ctx no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type pruned_heads quantization
-    quantization_config remove_invalid_values repetition_penalty resid_pdrop attn_pdrop return_dict
-    return_dict_in_generate sep_token_id summary_activation summary_first_dropout summary_proj_to_labels
-    summary_type summary_use_proj suppress_tokens task_specific_params temperature tf_legacy_loss tokenizer_class
-    top_k top_p torch_dtype torchscript transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
-    use_cache use_return_dict use_flash_attn gradient_checkpointing layer_norm_epsilon embd_layer_norm_eps
-    mlx_interp reorder_and_upcast_attn""".split()
-)
-
 # A key that nothing reads is harmless at these values.
 HARMLESS: dict[str, frozenset[Any]] = {
-    "pretraining_tp": frozenset({1}),
     "hidden_act": frozenset({"silu"}),
     "mlp_bias": frozenset({False}),
     "attention_bias": frozenset({False}),
@@ -133,15 +119,16 @@ HARMLESS: dict[str, frozenset[Any]] = {
     "tie_encoder_decoder": frozenset({False}),
     "scale_attn_by_inverse_layer_idx": frozenset({False}),
     "scale_attn_weights": frozenset({True}),
-    "use_mrope": frozenset({False}),
-    "is_llama_config": frozenset({True}),
-    "rope_interleaved": frozenset({False}),
+    "is_causal": frozenset({True}),
+    "partial_rotary_factor": frozenset({1.0}),
 }
 
 COMMON = frozenset(
     """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
-    rope_theta rope_traditional rope_scaling rope_parameters tie_word_embeddings""".split()
+    rope_theta rope_traditional rope_scaling rope_parameters original_max_position_embeddings
+    tie_word_embeddings""".split()
 )
+"""RoPE's settings are read, and put right where mlx-lm's class is not told of them, by `loading/rope.py`."""
 
 
 def root_of_width(args: Any) -> float:
@@ -184,6 +171,7 @@ GEMMA2 = Family(
     softcap_logits="final_logit_softcapping",
     unread={"sliding_window": "attends to the whole prompt in every layer"},
     refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+    needs=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
     fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},  # `hidden_act` is an older name that nobody reads
 )
 
@@ -202,17 +190,19 @@ QWEN3 = Family(
 
 GEMMA = Family(
     model_type="gemma",
-    understands=COMMON | {"head_dim", "hidden_activation", "hidden_act", "use_bidirectional_attention"},
+    understands=COMMON | {"head_dim", "use_bidirectional_attention"},
     tied=_only(True),
     activation="geglu",
     embed_scale=root_of_width,
+    # transformers reads "gelu" as the tanh approximation too: Gemma's first configs said it and meant that.
+    fixed=dict.fromkeys(("hidden_act", "hidden_activation"), frozenset({"gelu", "gelu_pytorch_tanh"})),
     unread={"hidden_activation": "computes the exact GELU, not its tanh approximation: 2e-4 in the logits"},
     refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
 )
 
 PHI3 = Family(
     model_type="phi3",
-    understands=COMMON | {"original_max_position_embeddings", "partial_rotary_factor", "sliding_window"},
+    understands=COMMON | {"partial_rotary_factor", "sliding_window"},
     qkv="fused",
     activation="fused_swiglu",
     tied=lambda config: bool(config.get("tie_word_embeddings", False)),
@@ -280,7 +270,10 @@ def _other_width(config: Config) -> str | None:
 
 GPT2 = Family(
     model_type="gpt2",
-    understands=frozenset({"n_embd", "n_head", "n_layer", "n_positions", "vocab_size", "tie_word_embeddings"}),
+    understands=frozenset(
+        """n_embd n_head n_layer n_positions vocab_size layer_norm_epsilon tie_word_embeddings hidden_size
+        num_attention_heads num_hidden_layers""".split()
+    ),
     sizes=Sizes("n_layer", "n_head", "num_key_value_heads", "n_embd", None),
     embed="wte",
     positions="wpe",
@@ -351,6 +344,11 @@ def _mlx_lm_has(model_type: str) -> bool:
 
 def _refuse_unknown_keys(config: Config, family: Family) -> None:
     where = PACKAGE_FILE if family.model_type in PACKAGED else f"its Family ({PAGE})"
+    if code := foreign_code(family.model_type, config.get("auto_map")):
+        raise UnsupportedModel(
+            f"config key 'auto_map' names {code!r}, which is none of transformers' classes for {family.model_type}: "
+            "the model is what code that comes with it computes, and such code is never run"
+        )
     for key, value in config.items():
         if not _may_be_left_out(key, value, config, family):
             raise UnsupportedModel(
@@ -359,17 +357,44 @@ def _refuse_unknown_keys(config: Config, family: Family) -> None:
             )
 
 
+def ignored_keys(config: Config) -> tuple[str, ...]:
+    """Keys of a config that mean nothing to transformers' class of its model type, in order of name; not null ones."""
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        return ()
+    inner = config.get(family.text_config) if family.text_config is not None else None
+    if not isinstance(inner, dict):
+        return _without_meaning(config, family)
+    outside = {key: value for key, value in config.items() if key not in (known_keys(family.model_type) or ())}
+    return tuple(sorted({*_without_meaning(outside, family), *_without_meaning(inner, family)}))
+
+
+def _without_meaning(config: Config, family: Family) -> tuple[str, ...]:
+    keys = [key for key, value in config.items() if value is not None and not _means_something(key, family)]
+    return tuple(sorted([*keys, *unread_settings(config)]))
+
+
+def _means_something(key: str, family: Family) -> bool:
+    """Whether a key may change a forward pass; everything may where transformers knows no such model."""
+    model_type = family.model_type if family.text_config is None else f"{family.model_type}_text"
+    known = known_keys(model_type)
+    described = key in family.refuses or key in family.fixed or key == "rope_traditional"
+    return known is None or described or key in known or key in NO_MEANING
+
+
 def _may_be_left_out(key: str, value: Any, config: Config, family: Family) -> bool:
     """Whether mlx-lm's class reads the key, or computes the same without it."""
-    if value is None or value in ({}, []):
+    if value is None:
+        return key not in family.needs
+    if value in ({}, []) or key in NO_MEANING or not _means_something(key, family):
         return True
     if isinstance(value, (dict, list)):
-        return key in family.understands or key in IGNORED
+        return key in family.understands
     if key in family.refuses:
         return value not in family.refuses[key]
     if key in family.fixed:
         return value in family.fixed[key]
-    if key in family.understands or key in IGNORED or value in HARMLESS.get(key, ()):
+    if key in family.understands or value in HARMLESS.get(key, ()):
         return True
     # Newer configs spell out what older ones leave to be derived.
     if key == "n_inner":

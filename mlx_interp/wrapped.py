@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mlx_interp.architectures import family_of
+from mlx_interp.architectures import family_of, ignored_keys
 from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.errors import PromptError
@@ -74,6 +74,11 @@ class Wrapped:
         """Weights of the whole model; a packed word counts as the numbers it holds."""
         return self.network.n_parameters
 
+    @property
+    def ignored_config(self) -> tuple[str, ...]:
+        """Keys of config.json that mean nothing to transformers' class of the model type, and change nothing here."""
+        return ignored_keys(self.config)
+
     def __repr__(self) -> str:
         shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"
         return f"Model({self.name!r}, {self.family}, {shape}, {self.quantization or 'unquantised'})"
@@ -98,13 +103,17 @@ class Wrapped:
         refuse_too_large(needed, what, "capture fewer sites, give fewer rows at a time, or read them by `batches`")
 
     def _check_lengths(self, lengths: Sequence[int], new: int = 0) -> None:
-        """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out."""
+        """Raises PromptError for positions that the model does not have; warns of a window that mlx-lm leaves out.
+
+        new: tokens that are read after the prompts, one at a time.
+        """
         limit = self.network.max_positions
         if limit is not None and max(lengths) + new > limit:
             generated = f" and {new} new ones" if new else ""
             raise PromptError(
                 f"{self.name}: a prompt of {max(lengths)} tokens{generated} does not fit its {limit} learned positions"
             )
+        self.network.refuse_rereading(lengths, new)
         self._warn_of_unread_window(lengths)
 
     def _warn_of_unread_window(self, lengths: Sequence[int]) -> None:

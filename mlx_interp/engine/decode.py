@@ -129,6 +129,7 @@ class Stream:
         interventions: of all rows. Raises what planning them raises, NeverFired in `check_fired`.
         """
         lengths = [len(tokens) for tokens in prompts]
+        net.refuse_rereading(lengths, room - 1)
         plan = plan_edits(net, [interventions] * len(lengths), lengths, shared=True, decodes=True)
         rows = [length for length in lengths for _ in range(each)]
         self._plan = plan_edits(net, [interventions] * len(rows), rows, shared=True, decodes=True)

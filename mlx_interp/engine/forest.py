@@ -98,14 +98,18 @@ class _Prompts:
 
     @cached_property
     def marks(self) -> list[list[Hashable]]:
-        """For each position of each prompt, where it stands in every list of positions that a variant names."""
+        """For each position of each prompt, where it stands in every list of positions that a variant names.
+
+        And the regime of a RoPE that depends on a prompt's length: equal beginnings are not the same under two.
+        """
         named = {length: _named(plan) for length, plan in self.plans.items()}
         names = dict.fromkeys(name for by_name in named.values() for name in by_name)
         families = dict.fromkeys(tuple(by_name.get(name, ()) for by_name in named.values()) for name in names)
         of_length: dict[int, list[Hashable]] = {}
         for number, length in enumerate(named):
             places = [{position: place for place, position in enumerate(family[number])} for family in families]
-            of_length[length] = [tuple(place.get(position) for place in places) for position in range(length)]
+            regime = self.net.rope_regime(length)
+            of_length[length] = [(regime, *(place.get(position) for place in places)) for position in range(length)]
         return [of_length[len(prompt)] for prompt in self.prompts]
 
     def packs(self) -> Iterator[list[int]]:

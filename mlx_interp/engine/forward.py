@@ -92,7 +92,7 @@ def attention_over_prompts(run: Pass, layer: int, x: mx.array) -> mx.array:
     """Residual stream (batch, pos, d_model) -> z (batch, pos, head, d_head)."""
     net, length = run.network, x.shape[1]
     q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
-    q, k = net.rotate(layer, q), net.rotate(layer, k)
+    q, k = net.rotate(layer, q, 0, run.lengths), net.rotate(layer, k, 0, run.lengths)
     q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
     if run.keep is not None:
         run.keep(layer, k, v)

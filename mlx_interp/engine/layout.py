@@ -28,6 +28,8 @@ class Layout:
     """The columns of the prompts' last tokens, each once, in order."""
     sees: np.ndarray | None = None
     """bool (query column, key column); None for one prompt, in which each column sees those before it."""
+    lengths: np.ndarray | None = None
+    """(column,) tokens of a prompt that goes through it: RoPE may depend on that; None for one prompt."""
 
     @property
     def length(self) -> int:
@@ -47,7 +49,8 @@ class Layout:
             return net.rotate(layer, x, first)
         n_rows, n_heads, n_columns, d_head = x.shape
         each = x.transpose(2, 0, 1, 3).reshape(n_columns, n_rows * n_heads, 1, d_head)
-        turned = net.rotate(layer, each, mx.array(self.positions[first:]))
+        lengths = None if self.lengths is None else mx.array(self.lengths[first:])
+        turned = net.rotate(layer, each, mx.array(self.positions[first:]), lengths)
         return turned.reshape(n_columns, n_rows, n_heads, d_head).transpose(1, 2, 0, 3)
 
     def clean_mask(self, net: Network, layer: int) -> Mask:
@@ -95,10 +98,12 @@ def together(prompts: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable
                 positions.append(position)
             path.append(column_of[node])
     sees = np.zeros((len(tokens), len(tokens)), dtype=bool)
+    lengths = np.zeros(len(tokens), dtype=int)
     for path in paths:
+        lengths[path] = len(path)
         for i, column in enumerate(path):
             sees[column, path[: i + 1]] = True
-    return Layout(np.array(tokens), np.array(positions), np.unique([path[-1] for path in paths]), sees), paths
+    return Layout(np.array(tokens), np.array(positions), np.unique([path[-1] for path in paths]), sees, lengths), paths
 
 
 def n_shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:

@@ -7,7 +7,7 @@ position by itself, so `sweep` may call them on rows of any prompt and position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,8 @@ from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask
 
 from mlx_interp.architectures import PAGE, Family
-from mlx_interp.errors import UnsupportedModel
+from mlx_interp.engine.rope import LengthRoPE
+from mlx_interp.errors import PromptError, UnsupportedModel
 
 Mask = mx.array | str | None
 
@@ -166,12 +167,46 @@ class Network:
             q, k = attention.q_norm(q), attention.k_norm(k)
         return q, k, v
 
-    def rotate(self, layer: int, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """RoPE on (batch, head, pos, d_head), whose first position is `offset` in its prompt."""
+    def rotate(
+        self,
+        layer: int,
+        x: mx.array,
+        offset: int | mx.array = 0,
+        lengths: Sequence[int] | mx.array | None = None,
+    ) -> mx.array:
+        """RoPE on (batch, head, pos, d_head), whose first position is `offset` in its prompt.
+
+        lengths: tokens of each row's prompt, where padding makes x longer; None where the prompt ends with x.
+        """
         if not self.family.rope:
             return x
-        rotated: mx.array = self._attention(layer).rope(x, offset=offset)
+        rope = self._attention(layer).rope
+        rotated: mx.array = (
+            rope(x, offset=offset, lengths=lengths) if isinstance(rope, LengthRoPE) else rope(x, offset=offset)
+        )
         return rotated
+
+    @cached_property
+    def length_ropes(self) -> list[LengthRoPE]:
+        """The layers' RoPEs that depend on the number of tokens; mostly none."""
+        ropes = [getattr(self._attention(layer), "rope", None) for layer in range(self.n_layers)]
+        return list({id(rope): rope for rope in ropes if isinstance(rope, LengthRoPE)}.values())
+
+    def rope_regime(self, length: int) -> Hashable:
+        """Equal for prompts whose equal beginnings have equal activations: RoPE may depend on a prompt's length."""
+        return tuple(rope.regime(length) for rope in self.length_ropes)
+
+    def refuse_rereading(self, lengths: Sequence[int], new: int) -> None:
+        """Raises PromptError if `new` tokens read one at a time would take a prompt to where its RoPE becomes another.
+
+        transformers then reads the whole text anew (Phi-3), for which a cache of edited keys has no counterpart.
+        """
+        for beyond in {rope.rereads_beyond for rope in self.length_ropes if rope.rereads_beyond is not None}:
+            if crossing := [length for length in lengths if length <= beyond < length + new]:
+                raise PromptError(
+                    f"a prompt of {crossing[0]} tokens and {new} new ones go beyond {beyond}, where this model's RoPE "
+                    f"changes and the text would be read anew: max_tokens is at most {beyond - crossing[0] + 1} here"
+                )
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
         """Attention as the family computes it: (batch, head, pos, d_head) each -> z, of q's shape."""

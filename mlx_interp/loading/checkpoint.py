@@ -15,6 +15,7 @@ from mlx_interp.loading.configs import normalised
 from mlx_interp.loading.safetensors_header import TensorInfo, read_header
 
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 OTHER_WEIGHTS = ("*.safetensors", "*.npz", "*.bin", "*.pt", "*.pth", "*.gguf")
 
@@ -71,7 +72,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if twice:
             raise CheckpointError(f"{file}: {twice[0]!r} is in another file too: remove the files of an older download")
         tensors.update(found)
-    return Checkpoint(path, normalised(config, tensors.keys()), files, tensors)
+    fields = normalised(config, tensors.keys())
+    if (stops := _stop_tokens(path)) is not None:
+        fields["eos_token_id"] = stops
+    return Checkpoint(path, fields, files, tensors)
+
+
+def _stop_tokens(path: Path) -> list[int] | None:
+    """The ids that end a text by generation_config.json, which count more than config.json's; None if it names none.
+
+    Raises CheckpointError for a file that cannot be read, and for what is no token id.
+    """
+    if not (path / GENERATION).is_file():
+        return None
+    given = read_json(path / GENERATION).get("eos_token_id")
+    if given is None:
+        return None
+    ids = given if isinstance(given, list) else [given]
+    if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
+        raise CheckpointError(f"{path / GENERATION}: 'eos_token_id' is {given!r}: token ids are needed")
+    return ids or None
 
 
 def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mlx_interp.architectures import FAMILIES
+from mlx_interp.authority import standard
+from mlx_interp.errors import CheckpointError
+from mlx_interp.loading.contradictions import refuse_contradictions
+
 NOT_SCALING = {"rope_theta", "partial_rotary_factor"}
 """Entries of `rope_parameters` that mlx-lm reads from the top level of the config."""
-
-TRANSFORMERS_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_ctx": 1024, "n_positions": 1024, "layer_norm_epsilon": 1e-5},
-    "granite": {"rope_theta": 10000.0, "attention_bias": False, "mlp_bias": False},
-    "phi3": {"original_max_position_embeddings": 4096},
-}
-"""Fields that mlx-lm demands and a config may lack, with the value that transformers gives them."""
-
+READ_BY_MLX_LM = ("linear", "llama3", "yarn")
+"""Scaled RoPEs that mlx-lm's classes are told of; others they refuse or get wrong: `loading/rope.py` puts them in."""
 SLIDING_PATTERN = "_sliding_window_pattern"
 
 
@@ -26,20 +25,55 @@ def normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict
     """A config with the same meaning, in the fields mlx-lm reads; what was already there is kept.
 
     tensor_names: names in the weight files; a separate head among them decides when the config does not say.
+    Raises CheckpointError for a value that transformers' class does not take, or that contradicts another.
     """
+    family = FAMILIES.get(str(config.get("model_type", "")))
+    if family is None or family.text_config is None:
+        return _normalised(config, tensor_names)
+    inner = config.get(family.text_config)
+    if not isinstance(inner, dict):
+        raise CheckpointError(
+            f"config.json: a {family.model_type} keeps its language model under "
+            f"{family.text_config!r}, which is {type(inner).__name__} here"
+        )
+    named = {"model_type": f"{family.model_type}_text", "tie_word_embeddings": config.get("tie_word_embeddings")}
+    text = _normalised({**named, **inner}, tensor_names)
+    return {**config, family.text_config: text, "vocab_size": text["vocab_size"]}
+
+
+def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, Any]:
     fields = dict(config)
     model_type = str(fields.get("model_type", ""))
-    flatten_rope(fields)
-    for name, value in TRANSFORMERS_DEFAULTS.get(model_type, {}).items():
-        if fields.get(name) is None:
+    if "model_type" in fields:
+        refuse_contradictions(fields)
+    means = standard(model_type, fields) if model_type in FAMILIES else None
+    for name, value in (means or {}).items():
+        if fields.get(name) is None and name not in ("tie_word_embeddings", "rope_parameters"):
             fields[name] = value
+    if means and means.get("rope_parameters"):
+        fields["rope_parameters"] = means["rope_parameters"]
+    flatten_rope(fields)
+    scaling = fields.get("rope_scaling")
+    if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
+        fields["rope_scaling"] = None
     if model_type == "gpt2":
         fields["n_ctx"] = fields["n_positions"]
-    if SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:
+    if model_type == "gemma3_text":
+        _one_pattern(fields)
+    elif SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:
         fields["sliding_window_pattern"] = fields[SLIDING_PATTERN]
     if fields.get("tie_word_embeddings") is None and fields.get("vocab_size"):
-        fields["tie_word_embeddings"] = not any(name.startswith("lm_head.") for name in tensor_names)
+        head = any(name.split(".")[-2:-1] == ["lm_head"] for name in tensor_names)
+        tied = bool(means and means.get("tie_word_embeddings"))
+        fields["tie_word_embeddings"] = tied or not head
     return fields
+
+
+def _one_pattern(fields: dict[str, Any]) -> None:
+    """mlx-lm knows layers with and without window by their distance alone; transformers by a list."""
+    kinds = fields.get("layer_types") or []
+    if fields.get("sliding_window_pattern") is None and "full_attention" in kinds:
+        fields["sliding_window_pattern"] = kinds.index("full_attention") + 1
 
 
 def flatten_rope(fields: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from mlx_interp.architectures import ignored_keys
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.blas import blas_status, install_hint
@@ -44,6 +45,8 @@ class Need:
     quantized: bool = True
     where: str = ""
     """The Hub id, or what kind of name it is."""
+    ignored: tuple[str, ...] = ()
+    """Keys of its config.json that mean nothing to transformers' class of its type, and nothing here."""
 
     def fits(self) -> str:
         """ "yes", "slowly" (on CPU with layers kept quantised), "no", or "?" when the size is not known."""
@@ -158,6 +161,7 @@ def _need_of_folder(source: Source, folder: Path) -> Need:
         dense_bytes=dense,
         quantized=bool(words),
         where=where,
+        ignored=ignored_keys(checkpoint.config),
     )
 
 

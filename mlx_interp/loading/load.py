@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_interp.architectures import family_of
+from mlx_interp.engine.network import Network
 from mlx_interp.errors import UnknownModel
 from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter
 from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
@@ -16,7 +18,8 @@ from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
 from mlx_interp.loading.proofs import check_once
-from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer
+from mlx_interp.loading.rope import put_ropes_right
+from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer, refuse_two_heads
 from mlx_interp.model import Model
 
 
@@ -43,10 +46,12 @@ def load(
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
     checkpoint = open_checkpoint(place_of(source))
-    family_of(checkpoint.config)
+    family = family_of(checkpoint.config)
     if check:
         check_published_hashes(checkpoint.files)
+    refuse_two_heads(checkpoint)
     network, config = load_network(checkpoint)
+    changed = put_ropes_right(Network(network, family, config))
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
@@ -67,6 +72,12 @@ def load(
         quantization=checkpoint.quantization,
         weights_hash=own_hash if added is None else hashlib.sha256(f"{own_hash} {added.hash}".encode()).hexdigest(),
     )
+    if changed:
+        warnings.warn(
+            f"{model.name}: RoPE of type {changed} is computed as transformers does; mlx-lm's class computes another",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if check:
         check_once(model)
     return model

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.tokenizer_utils import load as load_mlx_tokenizer
 from mlx_lm.utils import _get_classes, load_model
 
+from mlx_interp.architectures import FAMILIES, ignored_keys
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import Checkpoint
 
@@ -41,11 +43,12 @@ def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
         )
     except LOAD_FAULTS as error:
         raise CheckpointError(f"{checkpoint.path}: weights and config.json do not fit: {shortened(error)}") from error
-    return model, dict(config)
+    return model, {**checkpoint.config, **config}
 
 
 def built(config: dict[str, Any], weights: dict[str, mx.array]) -> nn.Module:
     """mlx-lm's model of a config with weights that are in memory; quantised where a weight has scales."""
+    config = copy.deepcopy(config)
     model_class, arguments = _classes(config)
     model = model_class(arguments.from_dict(config))
     weights = model.sanitize(weights)
@@ -63,8 +66,14 @@ def built(config: dict[str, Any], weights: dict[str, mx.array]) -> nn.Module:
 
 
 def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
-    """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer."."""
+    """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer.".
+
+    config: what mlx-lm is about to read; loses the keys that it would take a meaning from and transformers does not
+    (`layer_types` of a Mistral), and RoPE in the form that only some of its classes know.
+    """
     model_class, arguments = _get_classes(config)
+    for key in (*ignored_keys(config), "rope_parameters"):
+        config.pop(key, None)
     if config.get("model_type") != "gpt2":
         return model_class, arguments
 
@@ -82,6 +91,27 @@ def load_tokenizer(path: Path, eos_token_ids: Any) -> TokenizerWrapper:
         return load_mlx_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=eos_token_ids)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot parse
         raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {shortened(error)}") from error
+
+
+def refuse_two_heads(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if the config ties the unembedding to the embedding, and the files hold another one."""
+    family = FAMILIES[checkpoint.config["model_type"]]
+    config = checkpoint.config.get(family.text_config, {}) if family.text_config else checkpoint.config
+    heads = [name for name in checkpoint.tensors if name.split(".")[-2:-1] == [family.head]]
+    if not config.get("tie_word_embeddings") or not heads or checkpoint.arrays is not None:
+        return
+    arrays: dict[str, Any] = {}
+    for file in checkpoint.files:
+        arrays |= cast(dict[str, Any], mx.load(str(file)))
+    for head in heads:
+        part = head.rsplit(".", 1)[-1]
+        embedding = next((n for n in arrays if n.split(".")[-2:] == [family.embed, part]), None)
+        if embedding is None or not mx.array_equal(arrays[head], arrays[embedding]):
+            raise CheckpointError(
+                f"{checkpoint.path}: config.json means tie_word_embeddings = True, and the tensor {head!r} "
+                f"differs from {embedding or f'{family.embed}.{part}, which is not there'}: "
+                "set it to false, or remove the tensor"
+            )
 
 
 def check_finite(model: nn.Module, path: Path) -> None:
