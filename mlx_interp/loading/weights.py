@@ -51,7 +51,8 @@ def built(config: dict[str, Any], weights: dict[str, mx.array]) -> nn.Module:
     config = copy.deepcopy(config)
     model_class, arguments = _classes(config)
     model = model_class(arguments.from_dict(config))
-    weights = model.sanitize(weights)
+    if hasattr(model, "sanitize"):  # not every class of mlx-lm has one
+        weights = model.sanitize(weights)
     settings = config.get("quantization") or {}
     if settings:
         nn.quantize(
