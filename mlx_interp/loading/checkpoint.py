@@ -64,6 +64,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no tokenizer: one of {', '.join(TOKENIZER_FILES)} must be there")
     if (path / "tokenizer.json").is_file():
         read_json(path / "tokenizer.json")
+    refuse_two_quantisations(path, config)
     files = weight_files(path)
     tensors: dict[str, TensorInfo] = {}
     for file in files:
@@ -94,6 +95,18 @@ def _stop_tokens(path: Path) -> list[int] | None:
     return ids or None
 
 
+def refuse_two_quantisations(path: Path, config: dict[str, Any]) -> None:
+    """Raises CheckpointError where `quantization` and `quantization_config` say different bits or groups."""
+    first, second = config.get("quantization"), config.get("quantization_config")
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in ("bits", "group_size", "mode"):
+            if key in first and key in second and first[key] != second[key]:
+                raise CheckpointError(
+                    f"{path}: config.json says quantization.{key} {first[key]!r} and quantization_config.{key} "
+                    f"{second[key]!r}: one of them is wrong"
+                )
+
+
 def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError when it is missing, not JSON, or not an object."""
     try:
@@ -122,6 +135,14 @@ def weight_files(path: Path) -> tuple[Path, ...]:
                 "download or copy the folder again"
             )
         there.update({name: path / name for name in listed})
+    gguf = [file.name for file in sorted(path.glob("*.gguf"))]
+    if there and gguf:
+        raise CheckpointError(
+            f"{path}: holds {min(there)} and {gguf[0]}, two statements of the weights: give the path of the GGUF file, "
+            "or take it out of the folder"
+        )
+    if gguf:
+        raise CheckpointError(f"{path}: no model*.safetensors, but {gguf[0]}: give the path of that file instead")
     if not there:
         others = sorted({file.name for pattern in OTHER_WEIGHTS for file in path.glob(pattern)})
         found = f"found {', '.join(others[:3])}; only safetensors are read: convert with `mlx_lm.convert`"

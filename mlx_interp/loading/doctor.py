@@ -21,6 +21,7 @@ from mlx_interp.loading.blas import blas_status, install_hint
 from mlx_interp.loading.hub import cached_folder
 from mlx_interp.loading.names import EMBEDDED, MODELS, Source, resolve
 from mlx_interp.loading.open import open_checkpoint
+from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.loading.profile import SHARE_OF_FREE_MEMORY, gigabytes, on_cpu
 from mlx_interp.loading.speed import MATMUL, READING, Speed, measured_speeds
 
@@ -125,6 +126,8 @@ def advice(speeds: Iterable[Speed]) -> list[str]:
 def need_of(name: str) -> Need:
     """What a model takes, from its files where they are here, else from the table. Raises UnknownModel."""
     source = resolve(name)
+    if source.kind == "package":
+        return _need_of_package(source)
     folder = source.path if source.kind != "hub" else cached_folder(source)
     if folder is not None and folder.exists():
         return _need_of_folder(source, folder)
@@ -137,6 +140,18 @@ def need_of(name: str) -> Need:
         dense_bytes=known.gigabytes(DENSE_BITS) * 1e9 if known else None,
         quantized=bits is not None and bits < 16,
         where=source.model_id if source.kind == "hub" else source.kind,
+    )
+
+
+def _need_of_package(source: Source) -> Need:
+    known, packaged = source.known, PACKAGED_MODELS[source.name]
+    return Need(
+        name=source.name,
+        n_layers=known.n_layers if known else None,
+        cached=True,
+        stored_bytes=float(sum(part.stat().st_size for part in packaged.installed() or ())),
+        dense_bytes=known.gigabytes(DENSE_BITS) * 1e9 if known else None,
+        where=packaged.file,
     )
 
 

@@ -16,6 +16,7 @@ from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
+from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
@@ -89,6 +90,8 @@ def _with(name: str, adapter: Adapter | None) -> str:
 
 def place_of(source: Source) -> Path:
     """The folder or GGUF file a name leads to, downloaded first where it is the Hub's."""
+    if source.kind == "package":
+        return packaged_file(PACKAGED_MODELS[source.name])
     if source.path is None:
         return snapshot(source)
     if not source.path.exists():

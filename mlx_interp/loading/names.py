@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_interp.errors import UnknownModel, nearest
+from mlx_interp.loading.packaged import PACKAGED_MODELS
 
 EMBEDDED_ROOT = Path(__file__).resolve().parents[1] / "embedded" / "checkpoints"
 EMBEDDED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2", "tiny-mistral", "tiny-gpt2")
@@ -46,7 +47,8 @@ MODELS: dict[str, KnownModel] = {
         _community("gemma-2-2b", "gemma-2-2b-it-4bit", 26, 2.6),
         _community("gemma-2-9b", "gemma-2-9b-it-4bit", 42, 9.2),
         _community("gemma-2-27b", "gemma-2-27b-it-4bit", 46, 27.2),
-        _community("gemma-3-270m", "gemma-3-270m-it-4bit", 18, 0.27),
+        KnownModel("gemma-3-270m", "google/gemma-3-270m", 18, 0.27),  # base model; gated, bfloat16
+        _community("gemma-3-270m-it", "gemma-3-270m-it-4bit", 18, 0.27),
         _community("gemma-3-1b", "gemma-3-1b-it-4bit", 26, 1.0),
         _community("gemma-3-4b", "gemma-3-text-4b-it-4bit", 34, 3.9),
         _community("gemma-3-12b", "gemma-3-text-12b-it-4bit", 48, 11.8),
@@ -68,6 +70,7 @@ MODELS: dict[str, KnownModel] = {
         _community("qwen-3-14b", "Qwen3-14B-4bit", 40, 14.8),
         _community("mistral-7b", "Mistral-7B-Instruct-v0.3-4bit", 32, 7.2),
         _community("phi-3-mini", "Phi-3-mini-4k-instruct-4bit", 32, 3.8),
+        KnownModel("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 30, 0.135),  # bfloat16
         KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base model, float32
     )
 }
@@ -80,11 +83,11 @@ VARIANTS: dict[str, float] = {"4bit": 4.5, "8bit": 8.5, "bf16": 16}
 class Source:
     """Where a name leads."""
 
-    kind: Literal["embedded", "folder", "gguf", "hub"]
+    kind: Literal["embedded", "folder", "gguf", "package", "hub"]
     name: str
     """As given, for messages and result folders."""
     model_id: str
-    """The Hub id, the embedded name, or the path of the folder or GGUF file."""
+    """The Hub id, the embedded name, the name of a package's file, or the path of the folder or GGUF file."""
     path: Path | None = None
     """The folder or GGUF file, where the kind alone decides it."""
     revision: str | None = None
@@ -96,7 +99,7 @@ class Source:
 
 def resolve(name: str | Path) -> Source:
     """What a name means: an embedded model, a short name (`gemma-2-9b`, `gemma-2-9b:8bit`), a folder, a GGUF file,
-    or a Hub id.
+    or a Hub id. A short name whose model is installed as a package is that package's.
 
     `@revision` pins a branch, tag or commit of the Hub. Nothing is read or downloaded here.
     Raises UnknownModel with the nearest names.
@@ -113,6 +116,9 @@ def resolve(name: str | Path) -> Source:
     base, _, variant = base.partition(":")
     if base in MODELS:
         known = MODELS[base]
+        packaged = PACKAGED_MODELS.get(base)
+        if packaged and text == base and packaged.installed():
+            return Source("package", base, packaged.file, known=known)
         hub_id, bits = variant_of(known, variant)
         return Source("hub", text, hub_id, revision=revision or None, known=known, bits=bits)
     if not variant and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):

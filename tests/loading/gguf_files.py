@@ -16,8 +16,14 @@ from tests.tiny import FAMILY_CONFIGS, random_mlx_model
 
 N_TOKENS = 320
 ARCHITECTURES = {
-    **{"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2"},
-    **{"gemma3_text": "gemma3", "phi3": "phi3", "gpt2": "gpt2"},
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
 }
 """Family -> name in general.architecture."""
 # Gemma's scale of queries is the head's; a GGUF file has no key for another one.
@@ -41,8 +47,11 @@ KEYS = {
     "sliding_window": "attention.sliding_window",
     "sliding_window_pattern": "attention.sliding_window_pattern",
     "rope_local_base_freq": "rope.freq_base_swa",
-    **{"n_layer": "block_count", "n_embd": "embedding_length", "n_head": "attention.head_count"},
-    **{"n_positions": "context_length", "layer_norm_epsilon": "attention.layer_norm_epsilon"},
+    "n_layer": "block_count",
+    "n_embd": "embedding_length",
+    "n_head": "attention.head_count",
+    "n_positions": "context_length",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
 }
 FLOATS = ("epsilon", "freq_base", "softcapping", "freq_base_swa", "factor")
 
@@ -70,9 +79,14 @@ def byte_level(pre: str = "qwen2") -> dict[str, Any]:
     control = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
     tokens += [f"[PAD{n}]" for n in range(N_TOKENS - len(tokens) - len(control))] + control
     return {
-        **{"model": "gpt2", "pre": pre, "tokens": tokens, "merges": merges},
+        "model": "gpt2",
+        "pre": pre,
+        "tokens": tokens,
+        "merges": merges,
         "token_type": [5 if token.startswith("[PAD") else 3 if token in control else 1 for token in tokens],
-        **{"eos_token_id": N_TOKENS - 2, "bos_token_id": N_TOKENS - 1, "padding_token_id": N_TOKENS - 1},
+        "eos_token_id": N_TOKENS - 2,
+        "bos_token_id": N_TOKENS - 1,
+        "padding_token_id": N_TOKENS - 1,
     }
 
 
@@ -85,8 +99,15 @@ def sentencepiece(**changed: Any) -> dict[str, Any]:
     types = [2, 3, 3, *[6] * 256, *[1] * len(pieces)]
     types += [3] * (N_TOKENS - len(types))
     return {
-        **{"model": "llama", "pre": "default", "tokens": tokens, "scores": scores, "token_type": types},
-        **{"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, **changed},
+        "model": "llama",
+        "pre": "default",
+        "tokens": tokens,
+        "scores": scores,
+        "token_type": types,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+        **changed,
     }
 
 
@@ -171,5 +192,3 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, float(value))
     else:
         writer.add_uint32(key, value)
-
-

@@ -148,6 +148,6 @@ def test_a_truncated_shard_in_the_cache_is_named(client: Client) -> None:
 
 def test_the_list_of_models_says_what_is_downloaded(client: Client) -> None:
     client.hub.folders["mlx-community/gemma-3-270m-it-4bit"] = client.hub.folders[MODEL]
-    assert client.download("gemma-3-270m")[0] == 0
-    _, output, _ = client.run("-m", "mlx_interp", "doctor", "--model", "gemma-3-270m")
+    assert client.download("gemma-3-270m-it")[0] == 0
+    _, output, _ = client.run("-m", "mlx_interp", "doctor", "--model", "gemma-3-270m-it")
     assert "yes yes" in output
