@@ -100,13 +100,13 @@ def standard(model_type: str, config: Config) -> dict[str, Any] | None:
     known = known_keys(model_type)
     if known is None:
         return None
-    meant = (known - NO_MEANING) | READ_WHILE_LOADING
+    meant = (known - NO_MEANING - READ_BY_NAME) | READ_WHILE_LOADING
     given = {key: copy.deepcopy(value) for key, value in config.items() if key in meant}
     for rope in (given.get("rope_scaling"), given.get("rope_parameters")):
         if model_type == "phi3" and isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in OLD_LONGROPE:
             rope |= {"type": "longrope", "rope_type": "longrope"}
     made = _made(config_class(model_type), given)
-    return {key: getattr(made, key) for key in sorted(meant - READ_BY_NAME) if hasattr(made, key)}
+    return {key: getattr(made, key) for key in sorted(meant) if hasattr(made, key)}
 
 
 def _made(found: Any, given: dict[str, Any]) -> Any:

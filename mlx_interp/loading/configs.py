@@ -52,6 +52,7 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
             fields[name] = value
     if means and means.get("rope_parameters"):
         fields["rope_parameters"] = means["rope_parameters"]
+        _refuse_words(fields["rope_parameters"])
     flatten_rope(fields)
     scaling = fields.get("rope_scaling")
     if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
@@ -67,6 +68,15 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
         tied = bool(means and means.get("tie_word_embeddings"))
         fields["tie_word_embeddings"] = tied or not head
     return fields
+
+
+def _refuse_words(rope: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a setting of RoPE that must be a number and is none: mlx-lm would compute with it."""
+    for name, value in rope.items():
+        if isinstance(value, dict):
+            _refuse_words(value)
+        elif isinstance(value, str) and name not in ("rope_type", "type"):
+            raise CheckpointError(f"config.json: RoPE's {name!r} is {value!r}, a positive number is needed")
 
 
 def _one_pattern(fields: dict[str, Any]) -> None:

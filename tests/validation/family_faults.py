@@ -68,3 +68,16 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return q, v, k
 
     wrap(patch, Network, "qkv", swapped)
+
+
+LENGTHS = "random-llama, LongRoPE"
+
+
+@fault("RoPE of a padded batch by its longest prompt", "padding is invisible", LENGTHS)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, Network, "rotate", lambda rotate, net, layer, x, offset=0, lengths=None: rotate(net, layer, x, offset))
+
+
+@fault("RoPE of prompts that begin alike by the longest of them", "prompts swept together are each alone", LENGTHS)
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    patch.setattr(Network, "rope_regime", lambda net, length: None)

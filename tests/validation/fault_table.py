@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlx_interp
 import validation
+from mlx_interp.engine.rope import LongRoPE
 from mlx_interp.model import Model
 from mlx_interp.reporting.tables import grid
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
@@ -41,15 +43,24 @@ def loaded(name: str) -> Model:
     return mlx_interp.load(name, **({"dtype": dtype} if dtype else {}))
 
 
-def random_of(family: str) -> Model:
-    """A random model of a family, with the tokenizer of an embedded one, so that it can be asked in words."""
+def random_of(name: str) -> Model:
+    """A random model of a family, with the tokenizer of an embedded one, so that it can be asked in words.
+
+    name: the family; "llama, LongRoPE" turns the texts beyond the shortest of them otherwise.
+    """
     known = loaded("tiny-llama")
+    family, _, rope = name.partition(", ")
     config = {**FAMILY_CONFIGS[family], "vocab_size": known.d_vocab}
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], "vocab_size": known.d_vocab}
     if "n_positions" in config:
         config |= {"n_positions": 256, "n_ctx": 256}
-    return Model(random_mlx_model(config), known.tokenizer, config=config, path=Path(RANDOM + family))
+    model = Model(random_mlx_model(config), known.tokenizer, config=config, path=Path(RANDOM + name))
+    if rope:
+        plain = (1e4 ** -(np.arange(0, model.d_head, 2) / model.d_head)).astype(np.float32)
+        for layer in model.network.layers:
+            layer.self_attn.rope = LongRoPE(plain, plain / 4, 1.1, original=8)
+    return model
 
 
 def caught(fault: Fault, patch: pytest.MonkeyPatch) -> Result:

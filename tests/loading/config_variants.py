@@ -1,0 +1,199 @@
+"""Keys of config.json as published checkpoints have them, around a small random model of each family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+GPT2 = {"vocab_size": 64, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
+GEMMA3 = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 7}
+SHORT, LONG = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 4.0, 8.0]
+OFF: dict[str, Any] = {"sliding_window": None}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A published form: the class it is of, how the weights were made, and what its config.json says otherwise."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the configuration class that the weights are made with."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """Keys that config.json then has as well."""
+    without: tuple[str, ...] = ()
+    """Keys that it lacks."""
+    ignored: tuple[str, ...] = ()
+    """Keys that must be listed as bookkeeping."""
+
+
+def old(theta: float, **rope: Any) -> dict[str, Any]:
+    """RoPE as transformers 4 wrote it."""
+    return {"rope_theta": theta, "rope_scaling": rope or None, "torch_dtype": "bfloat16"}
+
+
+NEW = ("rope_parameters", "dtype", "layer_types")
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+    "rope_type": "llama3",
+}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+LONGROPE = {"type": "longrope", "short_factor": SHORT, "long_factor": LONG}
+BOOKKEEPING = {
+    "_name_or_path": "somebody/something",
+    "auto_map": {
+        "AutoConfig": "configuration_phi3.Phi3Config",
+        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    },
+}
+
+VARIANTS: dict[str, Variant] = {
+    "llama, transformers 4": Variant("Llama", {}, {**old(5e5), "pretraining_tp": 1}, NEW),
+    "llama, products split in training": Variant("Llama", {}, {**old(1e4), "pretraining_tp": 2}, NEW),
+    "llama 3.1": Variant("Llama", {}, {**old(5e5, **LLAMA3), "mlp_bias": False}, NEW),
+    "llama, wrapped by Unsloth": Variant(
+        "Llama",
+        {},
+        {"unsloth_fixed": True, "unsloth_version": "2024.9", "_attn_implementation_autoset": True, "unk_token_id": 0},
+        ignored=("_attn_implementation_autoset", "unk_token_id", "unsloth_fixed", "unsloth_version"),
+    ),
+    "llama, a model for browsers": Variant(
+        "Llama",
+        {},
+        {
+            "transformers.js_config": {"dtype": "q4", "kv_cache_dtype": {"q4f16": "float16"}},
+            "is_llama_config": True,
+            "rope_interleaved": False,
+        },
+        ignored=("is_llama_config", "rope_interleaved", "transformers.js_config"),
+    ),
+    "llama, lengths beside": Variant(
+        "Llama",
+        {},
+        {"max_sequence_length": 2048, "seq_length": 2048, "_flash_attn_2_enabled": True, "use_scaled_rope": False},
+        ignored=("_flash_attn_2_enabled", "max_sequence_length", "seq_length", "use_scaled_rope"),
+    ),
+    "llama, named": Variant("Llama", {}, {"model_name": "x", "name": "y", "mask_token_id": 3}, ignored=("model_name",)),
+    "llama, original length at the top": Variant(
+        "Llama",
+        {"max_position_embeddings": 64},
+        {**old(1e4, **{**YARN, "original_max_position_embeddings": 16}), "original_max_position_embeddings": 16},
+        NEW,
+    ),
+    "llama, another implementation of attention": Variant(
+        "Llama",
+        {},
+        {"_attn_implementation": "sdpa", "_pre_quantization_dtype": "bfloat16"},
+        ignored=("_pre_quantization_dtype",),
+    ),
+    "llama, least": Variant(
+        "Llama",
+        {"num_key_value_heads": 6},
+        {},
+        (*NEW, "head_dim", "num_key_value_heads", "attention_bias", "mlp_bias", "tie_word_embeddings", "hidden_act"),
+    ),
+    "llama, tied without a word": Variant("Llama", {"tie_word_embeddings": True}, {}, ("tie_word_embeddings",)),
+    "llama, nulls": Variant(
+        "Llama", {"num_key_value_heads": 6}, {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None}
+    ),
+    "llama, a window that its class does not know": Variant(
+        "Llama",
+        {},
+        {"sliding_window": 4, "layer_types": ["sliding_attention"] * 3},
+        ignored=("layer_types", "sliding_window"),
+    ),
+    "llama, yarn with attention factor": Variant(
+        "Llama", {"max_position_embeddings": 64}, old(1e4, **YARN, attention_factor=0.7, finetuned=True), NEW
+    ),
+    "llama, yarn with mscale": Variant(
+        "Llama", {"max_position_embeddings": 64}, old(1e4, **YARN, mscale=0.7, mscale_all_dim=1.4, beta_fast=16), NEW
+    ),
+    "llama, yarn without rounding": Variant(
+        "Llama", {"max_position_embeddings": 64, "head_dim": 32}, old(1e4, **YARN, truncate=False), NEW
+    ),
+    "llama, dynamic NTK": Variant(
+        "Llama", {"max_position_embeddings": 16}, old(1e4, type="dynamic", factor=2.0), NEW
+    ),
+    "mistral": Variant("Mistral", OFF, {**old(1e6), "sliding_window": None}, NEW),
+    "mistral, a bias that its class does not know": Variant(
+        "Mistral", OFF, {"attention_bias": False}, (), ("attention_bias",)
+    ),
+    "mistral, yarn": Variant("Mistral", {**OFF, "max_position_embeddings": 64}, old(1e6, **YARN), NEW),
+    "qwen2.5": Variant(
+        "Qwen2", {}, {**old(1e6), "use_sliding_window": False, "sliding_window": 4, "max_window_layers": 2}, NEW
+    ),
+    "qwen2, router left over": Variant("Qwen2", {}, {"output_router_logits": False}, (), ("output_router_logits",)),
+    "qwen2.5, yarn": Variant("Qwen2", {"max_position_embeddings": 64}, {**old(1e6, **YARN), "use_mrope": False}, NEW),
+    "qwen3": Variant("Qwen3", {"head_dim": 10}, old(1e6), NEW),
+    "qwen3, llama 3's RoPE": Variant("Qwen3", {"head_dim": 10, "max_position_embeddings": 64}, old(1e6, **LLAMA3), NEW),
+    "gemma": Variant("Gemma", {"head_dim": 10}, {**old(1e4), "hidden_act": "gelu", "hidden_activation": None}, NEW),
+    "gemma, dynamic NTK": Variant(
+        "Gemma", {"head_dim": 10, "max_position_embeddings": 16}, old(1e4, type="dynamic", factor=2.0), NEW
+    ),
+    "gemma 2": Variant("Gemma2", {"head_dim": 10}, {**old(1e4), "cache_implementation": "hybrid"}, NEW),
+    "gemma 2, linear": Variant("Gemma2", {"head_dim": 10}, old(1e4, type="linear", factor=4.0), NEW),
+    "gemma 2, llama 3's RoPE": Variant("Gemma2", {"head_dim": 10}, old(1e4, **LLAMA3), NEW),
+    "gemma 3, transformers 4": Variant(
+        "Gemma3Text",
+        {**GEMMA3, "head_dim": 10, "sliding_window": 8},
+        {**old(1e6, rope_type="linear", factor=8.0), "rope_local_base_freq": 300.0, "sliding_window_pattern": 6},
+        (*NEW, "_sliding_window_pattern"),
+    ),
+    "phi 3": Variant("Phi3", OFF, {**old(1e4), **BOOKKEEPING, "attention_bias": False}, NEW, ("attention_bias",)),
+    "phi 3.5, short of its original length": Variant(
+        "Phi3",
+        {**OFF, "max_position_embeddings": 128},
+        {**old(1e4, **LONGROPE), "original_max_position_embeddings": 64},
+        NEW,
+    ),
+    "phi 3.5, beyond its original length": Variant(
+        "Phi3",
+        {**OFF, "max_position_embeddings": 128},
+        {**old(1e4, **LONGROPE), "original_max_position_embeddings": 16},
+        NEW,
+    ),
+    "phi 4 mini": Variant(
+        "Phi3",
+        {**OFF, "max_position_embeddings": 128},
+        {
+            **old(1e4, type="longrope", short_factor=SHORT[:3], long_factor=LONG[:3]),
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 16,
+            "interpolate_factor": 1,
+        },
+        NEW,
+    ),
+    "granite": Variant("Granite", {"embedding_multiplier": 1.7, "logits_scaling": 2.3}, old(1e7), NEW),
+    "granite, least": Variant(
+        "Granite",
+        {},
+        {},
+        (*NEW, "attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+    ),
+    "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
+}  # fmt: skip
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Mistral": OFF,
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 10},
+    "Gemma": {"head_dim": 10},
+    "Gemma2": {"head_dim": 10},
+    "Phi3": OFF,
+    "Granite": {},
+}
+"""Families whose RoPE has one base: each is written as transformers 4 and as transformers 5 write it."""
