@@ -36,7 +36,7 @@ def read_gguf(path: Path) -> Checkpoint:
         config=normalised(published, tensors.keys()),
         files=(path,),
         tensors=tensors,
-        tokenizer=described_folder(file, published),
+        tokenizer=tokenizer_folder(file),
         arrays=lambda: dict(arrays(file)),
     )
 
@@ -58,8 +58,12 @@ def info_of(tensor: StoredTensor) -> TensorInfo:
     return TensorInfo(dtype, tensor.shape, stored_bytes(tensor), tensor.start)
 
 
-def described_folder(file: GGUFFile, config: dict[str, Any]) -> Path:
-    """A folder with the file's config and tokenizer, as other programs read them; made once, kept in the cache."""
+def tokenizer_folder(file: GGUFFile) -> Path:
+    """A folder with the file's tokenizer, as transformers reads it; made once, kept in the cache.
+
+    Without config.json: by its model_type transformers takes a class that cuts text by a rule of its own, whatever
+    tokenizer.json says.
+    """
     known = read_cache(CACHE)
     before = len(known)
     folder = cache_folder() / "gguf" / f"{file_hash(file.path, known)[:32]}-{_code()}"
@@ -67,7 +71,7 @@ def described_folder(file: GGUFFile, config: dict[str, Any]) -> Path:
         write_cache(CACHE, known)
     if (folder / "tokenizer.json").is_file():
         return folder
-    contents = {"config.json": config, **tokenizer_files(file)}
+    contents = tokenizer_files(file)
     with suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_folder(folder, contents)

@@ -37,8 +37,7 @@ def convert(source: Path, target: Path, *, shard_bytes: int = SHARD_BYTES) -> Pa
         raise CheckpointError(f"{target}: cannot be written: {error.strerror or error}") from error
     try:
         for file in checkpoint.tokenizer_folder.iterdir():
-            if file.name != "config.json":
-                shutil.copyfile(file, temporary / file.name)
+            shutil.copyfile(file, temporary / file.name)
         write_json(temporary / "config.json", checkpoint.config)
         write_weights(temporary, source, shard_bytes)
         temporary.chmod(0o755)  # mkdtemp's folders are for one user alone
