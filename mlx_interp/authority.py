@@ -49,6 +49,7 @@ OLDER_NAMES: dict[str, frozenset[str]] = {
 }
 """By model type: names that are no field of the class any more, and that published configs mean something by."""
 
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 OLD_LONGROPE = ("su", "yarn")
 """What Phi-3 called LongRoPE at first; transformers 5 means to read it, and refuses it for a missing length."""
 
@@ -105,11 +106,12 @@ def standard(model_type: str, config: Config) -> dict[str, Any] | None:
     for rope in (given.get("rope_scaling"), given.get("rope_parameters")):
         if model_type == "phi3" and isinstance(rope, dict) and rope.get("rope_type", rope.get("type")) in OLD_LONGROPE:
             rope |= {"type": "longrope", "rope_type": "longrope"}
-    made = _made(config_class(model_type), given)
+    sizes = [key for key in SIZES if key in known and key not in given]
+    made = _made(config_class(model_type), given, f" (without {', '.join(sizes)}, its defaults)" if sizes else "")
     return {key: getattr(made, key) for key in sorted(meant) if hasattr(made, key)}
 
 
-def _made(found: Any, given: dict[str, Any]) -> Any:
+def _made(found: Any, given: dict[str, Any], lacking: str) -> Any:
     from transformers.utils import logging
 
     loudness = logging.get_verbosity()
@@ -121,7 +123,9 @@ def _made(found: Any, given: dict[str, Any]) -> Any:
         return made
     except Exception as error:  # validators raise what they like
         text = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"config.json: transformers' {found.__name__} does not take it: {text}") from error
+        raise CheckpointError(
+            f"config.json: its values do not fit: transformers' {found.__name__} does not take it{lacking}: {text}"
+        ) from error
     finally:
         logging.set_verbosity(loudness)
 

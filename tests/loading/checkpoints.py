@@ -25,6 +25,9 @@ SIZES = {
     "vocab_size": 64,
     "eos_token_id": 1,
     "tie_word_embeddings": True,
+    # Where mlx-lm has other defaults than transformers: a config that does not say means transformers'.
+    "rope_theta": 10000.0,
+    "query_pre_attn_scalar": 256,
 }
 # Widths that groups of 32 divide, where weights are quantised.
 PACKABLE = {"hidden_size": 192, "intermediate_size": 256, "head_dim": 32}
