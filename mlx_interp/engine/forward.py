@@ -50,12 +50,18 @@ class Pass:
         """A site of (batch, pos, head, d_head) on an array that attention holds with head before pos."""
         if not self.touched(name, layer):
             return x
-        return self.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+        edited = self.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+        # Rotated arrays lie in memory head by head. A BLAS may sum in another order where the rows of a matrix lie
+        # further apart, so that an edit that changes nothing would change the last bit.
+        return mx.contiguous(edited) if name in ROTATED and self.network.family.rope else edited
 
     def touched(self, name: str, layer: int) -> bool:
         site = Site(name, layer)
         return site in self.wanted or bool(self.plan.at(site))
 
+
+ROTATED = ("q", "k")
+"""Sites that are read after RoPE."""
 
 Attention = Callable[[Pass, int, mx.array], mx.array]
 """(pass, layer, residual stream) -> z (batch, pos, head, d_head)."""
