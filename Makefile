@@ -6,7 +6,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
-EXPERIMENTS := $(sort $(basename $(notdir $(wildcard experiments/exp*.py))))
+EXPERIMENTS := $(sort $(notdir $(wildcard experiments/exp[0-9]*)))
 # Tests run two at a time: one thread of linear algebra each.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 

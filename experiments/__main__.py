@@ -1,43 +1,62 @@
-"""python -m experiments: what there is to run."""
+"""python -m experiments: what there is to run, and the tools over many runs: run_all, query, coverage, publish."""
 
 from __future__ import annotations
 
 import ast
+import runpy
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from mlx_interp.errors import nearest
+
+TOOLS = {
+    "run_all": "many experiments on many models",
+    "query": "SQL over all results",
+    "publish": "finished runs into results/, where they are kept and shown",
+    "coverage": "every experiment of every study: who does it here, what was run",
+}
+"""Modules of the harness that are commands of their own."""
+
 
 def experiments(folder: Path) -> dict[str, str]:
-    """First docstring line of each module that defines EXPERIMENT, read from the sources: listing imports nothing."""
+    """First docstring line of each study, read from the sources: listing imports nothing."""
     found = {}
-    for path in sorted(folder.glob("exp*_*.py"), key=_number):
-        module = ast.parse(path.read_text(encoding="utf-8"))
-        if any(_defines_experiment(statement) for statement in module.body):
-            found[path.stem] = (ast.get_docstring(module) or "").split("\n")[0]
+    for path in sorted((path.parent for path in folder.glob("exp[0-9]*_*/__init__.py")), key=_number):
+        module = ast.parse((path / "__init__.py").read_text(encoding="utf-8"))
+        found[path.name] = (ast.get_docstring(module) or "").split("\n")[0]
     return found
 
 
-def _defines_experiment(statement: ast.stmt) -> bool:
-    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-    return any(isinstance(target, ast.Name) and target.id == "EXPERIMENT" for target in targets)
-
-
-def main() -> None:
-    """Print the list."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, line in experiments(Path(__file__).parent).items():
-        table.add_row(name, line)
+def main(arguments: list[str]) -> int:
+    """Print the list, or hand over to a tool; 2 for a name that is none."""
+    if arguments and arguments[0] in TOOLS:
+        sys.argv = [f"python -m experiments {arguments[0]}", *arguments[1:]]
+        runpy.run_module(f"experiments.harness.{arguments[0]}", run_name="__main__")
+        return 0
+    known = experiments(Path(__file__).parent)
+    if arguments and arguments[0] not in ("-h", "--help"):
+        print(
+            f"error: no command {arguments[0]!r}: {nearest(arguments[0], [*TOOLS, *known])}"
+            f"commands are {', '.join(TOOLS)}; a study is run as python -m experiments.NAME",
+            file=sys.stderr,
+        )
+        return 2
     console = Console()
-    console.print(table)
-    console.print("\npython -m experiments.NAME --help says what an experiment does and what it takes.")
+    for head, rows in (("studies: python -m experiments.NAME", known), ("tools: python -m experiments NAME", TOOLS)):
+        table = Table(box=None, show_header=False, pad_edge=False, title=head, title_justify="left")
+        for name, line in rows.items():
+            table.add_row(name, line)
+        console.print(table)
+    console.print("\n--help says what each does and what it takes.")
+    return 0
 
 
 def _number(path: Path) -> tuple[int, str]:
-    digits = path.stem.removeprefix("exp").split("_")[0]
-    return (int(digits) if digits.isdigit() else 0, path.stem)
+    return int(path.name.removeprefix("exp").split("_")[0]), path.name
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     "errors": -1,  # below all rooms: each of them raises
-    **dict.fromkeys(("sites", "stats", "authority"), 0),
+    **dict.fromkeys(("sites", "stats"), 0),
     **dict.fromkeys(("activations", "architectures", "interventions", "prompts", "datasets", "reporting"), 1),
     "engine": 2,
     **dict.fromkeys(("progress", "wrapped"), 3),
@@ -85,15 +85,35 @@ def test_no_room_imports_the_library_by_its_front_door() -> None:
         assert "mlx_interp" not in names, f"{path.relative_to(ROOT)}: import the room that is meant"
 
 
-def test_studies_do_not_import_each_other() -> None:
-    """A study may have a second file of its own, an exp9_report.py beside exp9_back_patching.py."""
-    for path in sorted((ROOT / "experiments").glob("exp*.py")):
-        studies = {study(name.split(".")[1]) for name in imported_names(path) if name.startswith("experiments.")}
-        others = studies - {"", study(path.stem)}
-        assert not others, f"{path.name} imports {others}: what two studies share is a function of methods/"
+ROOMS_OF_STUDIES = {"data": 0, "harness": 1, "shared": 2}
+"""Inside experiments/: what all studies stand on, below the studies themselves."""
 
 
-def study(module: str) -> str:
-    """The study a module of experiments/ belongs to, "exp9", or "" for one that serves all."""
-    found = re.match(r"exp\d+", module)
-    return found.group() if found else ""
+def test_a_study_imports_only_itself_and_what_all_studies_share() -> None:
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        here = part_of_experiments(path.relative_to(ROOT).with_suffix("").parts)
+        if here == "":
+            continue
+        for name in imported_names(path):
+            if not name.startswith("experiments."):
+                continue
+            there = part_of_experiments(tuple(name.split(".")))
+            if there != here:
+                assert there in ROOMS_OF_STUDIES, f"{path.relative_to(ROOT)} imports {name}: share it through shared/"
+                below = ROOMS_OF_STUDIES[there] < ROOMS_OF_STUDIES.get(here, 3)
+                assert below, f"{path.relative_to(ROOT)}: {here} may not import {there}"
+
+
+def test_experiments_holds_studies_and_few_rooms_beside_them() -> None:
+    folder = ROOT / "experiments"
+    rooms = {path.name for path in folder.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    studies = {name for name in rooms if re.fullmatch(r"exp\d+_\w+", name)}
+    assert rooms - studies == {"harness", "shared", "data", "configs"}
+    assert {path.name for path in folder.glob("*.py")} == {"__init__.py", "__main__.py"}
+    for name in studies:
+        assert {"__init__.py", "__main__.py"} <= {path.name for path in (folder / name).glob("*.py")}, name
+
+
+def part_of_experiments(parts: tuple[str, ...]) -> str:
+    """A study or a room of experiments/, "" for its front door."""
+    return "" if parts[1:] in ((name,) for name in FRONT) else parts[1]

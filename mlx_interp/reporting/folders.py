@@ -5,7 +5,7 @@ records.jsonl    every measured item (records.py)
 records.parquet, table.md, figures/, files/    written when the run is complete
 
 A folder that holds another run is kept aside, whole, as runs/earlier/<experiment>/<model>-<date>-<code>, and comes back
-when that very run is asked for again. Published results lie in a tree of the same shape (experiments/publish.py).
+when that very run is asked for again. Published results lie in a tree of the same shape.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def writable(out: Path) -> Path:
     if out.resolve().is_relative_to(ROOT / PUBLISHED):
         raise ConfigError(
             f"--out {out}: published results lie there, and no run writes to them; run into {RUNS} or another folder, "
-            f"then publish with `python -m experiments.publish EXPERIMENT --from DIR --to {out}`"
+            f"then publish with `python -m experiments publish EXPERIMENT --from DIR --to {out}`"
         )
     return out
 

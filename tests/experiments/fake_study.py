@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.experiment import Experiment, ExperimentConfig, Plan, Records, Stage
-from experiments.runner import run
+from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Records, Stage
+from experiments.harness.runner import run
 from mlx_interp.errors import UnknownModel
 from mlx_interp.reporting import Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import mean_interval, mean_or_none

@@ -12,10 +12,10 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp14_logit_diff_amplification as module
-from experiments.amplification import measure, pairs, planting, report
-from experiments.amplification.measure import RARE, TEXTS
-from experiments.options import parse
-from experiments.runner import run
+from experiments.exp14_logit_diff_amplification import measure, pairs, planting, report
+from experiments.exp14_logit_diff_amplification.measure import RARE, TEXTS
+from experiments.harness.options import parse
+from experiments.harness.runner import run
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.adapter import write_adapter
 from mlx_interp.methods.amplification import Amplified, forced
@@ -175,5 +175,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["amplification_prompts", "amplification_planted"])
 def test_shipped_configs_are_of_this_study(name: str) -> None:
-    path = Path(module.__file__).parent / "configs" / f"{name}.yaml"
+    path = Path(module.__file__).parents[1] / "configs" / f"{name}.yaml"
     assert parse(module.EXPERIMENT, ["--config", str(path)]).config != module.Config()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.traits import caa, pushback, world_choices
-from experiments.traits.choices import ChoiceConfig, Question, answered, asked, bos, dose, matching
-from experiments.traits.stages import Item
-from experiments.traits.world_choices import BEHAVIOURS, KNOWN
+from experiments.exp2_sycophancy import caa, pushback
+from experiments.shared.traits import world_choices
+from experiments.shared.traits.choices import ChoiceConfig, Question, answered, asked, bos, dose, matching
+from experiments.shared.traits.stages import Item
+from experiments.shared.traits.world_choices import BEHAVIOURS, KNOWN
 from mlx_interp.errors import DataError
 
 SPLITS = ("train", "choose", "test")

@@ -10,9 +10,9 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp2_sycophancy
-from experiments.prompt_sets.read import Choice
-from experiments.runner import run
-from experiments.traits.choices import (
+from experiments.harness.runner import run
+from experiments.shared.prompts.read import Choice
+from experiments.shared.traits.choices import (
     KNOWLEDGE,
     MATCH,
     ChoiceConfig,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.collection.measure import Looked, layers_of, measure_check
-from experiments.collection.prompts import Row, rows_of
 from experiments.exp16_collect_activations import EXPERIMENT, Config
-from experiments.runner import run
+from experiments.exp16_collect_activations.measure import Looked, layers_of, measure_check
+from experiments.harness.runner import run
+from experiments.shared.prompts.collected import Row, rows_of
 from mlx_interp.errors import ConfigError, StoreError
 from mlx_interp.sites import parse_all
 from mlx_interp.store.manifest import remove_store

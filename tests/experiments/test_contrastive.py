@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from experiments import exp15_contrastive_steering as module
-from experiments.contrastive import front, measure, pages, vectors
-from experiments.contrastive.chats import Chat, distinct, parse_chat
-from experiments.contrastive.settings import setting
-from experiments.contrastive.sources import SELECTIONS, TULU, Source, subset
-from experiments.options import parse
-from experiments.runner import run
+from experiments.exp15_contrastive_steering import front, measure, pages, vectors
+from experiments.exp15_contrastive_steering.chats import Chat, distinct, parse_chat
+from experiments.exp15_contrastive_steering.settings import setting
+from experiments.exp15_contrastive_steering.sources import SELECTIONS, TULU, Source, subset
+from experiments.harness.options import parse
+from experiments.harness.runner import run
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
@@ -290,7 +290,7 @@ def test_a_mistake_in_the_options_ends_the_run_before_it_starts(
 
 
 def test_prompts_of_subsets_with_safety_material_are_named_by_id(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.contrastive.sources.SENSITIVE", {"harmful_en"})
+    monkeypatch.setattr("experiments.exp15_contrastive_steering.sources.SENSITIVE", {"harmful_en"})
     config = module.Config(n_samples=20, inference_dataset="1", inference_n_samples=4)
     for asked in measure.prompts(model, config, []):
         assert asked.shown == asked.chat.id != asked.chat.prompt

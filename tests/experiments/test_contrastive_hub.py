@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.contrastive.sources import TULU, TULU_REPOSITORY, Source, subset
+from experiments.exp15_contrastive_steering.sources import TULU, TULU_REPOSITORY, Source, subset
 from tests.experiments.dataset_hub import DatasetHandler
 from tests.loading.hub_server import COMMIT, Hub, serving
 
@@ -53,7 +53,7 @@ class Client:
     def drawn(self, *draws: tuple[str, str, str], **variables: str) -> list[str]:
         """What drawing five rows each prints, in one process: ids, or the error."""
         code = (
-            "from experiments.contrastive.hub import Draw, drawn\n"
+            "from experiments.exp15_contrastive_steering.hub import Draw, drawn\n"
             "from mlx_interp.errors import DataError\n"
             f"for name, column, value in {draws!r}:\n"
             "    try: print('|', [chat.id for chat in drawn(Draw(name, 'train', column, value, 5))])\n"

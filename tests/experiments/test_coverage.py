@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import coverage
-from experiments.coverage import Row, coverage_text, read_studies, standing
+from experiments.harness import coverage
+from experiments.harness.coverage import Row, coverage_text, read_studies, standing
 from mlx_interp.errors import DataError
 
 ROW = Row(10, "back-patching", by="exp9_back_patching", table="Fixed by one cell")

@@ -10,10 +10,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from experiments.autoencoders import runs, texts, truth
-from experiments.exp17_train_saes import EXPERIMENT, Config
-from experiments.options import parse
-from experiments.runner import run_experiment
+from experiments.exp17_train_saes import EXPERIMENT, Config, runs, texts, truth
+from experiments.harness.options import parse
+from experiments.harness.runner import run_experiment
 from mlx_interp import Model, load
 from mlx_interp.errors import DataError
 from mlx_interp.sae import load as load_sae

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.circuits.features import autoencoders
-from experiments.circuits.sources import Source, drawn, task_names
-from experiments.circuits.tasks import TASKS, candidates
 from experiments.exp18_discover_circuits import EXPERIMENT
-from experiments.runner import run
+from experiments.exp18_discover_circuits.features import autoencoders
+from experiments.exp18_discover_circuits.sources import Source, drawn, task_names
+from experiments.exp18_discover_circuits.tasks import TASKS, candidates
+from experiments.harness.runner import run
 from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.feature_edges import feature_edges
 from mlx_interp.circuits.graph import from_json

@@ -10,9 +10,9 @@ import pytest
 
 import mlx_interp as mi
 from experiments.exp9_back_patching import EXPERIMENT, Config
-from experiments.runner import run
-from experiments.two_hop.back_patching import measure
-from experiments.two_hop.queries import Case, queries
+from experiments.exp9_back_patching.back_patching import measure
+from experiments.harness.runner import run
+from experiments.shared.two_hop.queries import Case, queries
 from mlx_interp.methods.patching import back_patching_pairs, states_at, target_site
 from mlx_interp.methods.two_hop import bridge_position, donor_of, screen
 

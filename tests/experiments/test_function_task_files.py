@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from experiments.function_vectors.tasks import FILES, read_task
+from experiments.shared.in_context.tasks import FILES, read_task
 
 ANIMALS = set("wolf bird tiger fox snake cat dog goat horse cow rabbit lion bear mouse pig sheep".split())
 FRUITS = set("apple lemon cherry pear peach melon mango banana plum grape".split())

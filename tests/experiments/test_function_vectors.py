@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from experiments import exp8_function_vectors, exp11_function_vectors_v2
-from experiments.function_vectors import composition, heads, mediation, transfer, vocabulary
-from experiments.function_vectors.mediation import MediationConfig
-from experiments.function_vectors.report import data_table
-from experiments.function_vectors.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks, written
-from experiments.runner import run
+from experiments.exp11_function_vectors_v2 import composition, heads, vocabulary
+from experiments.exp11_function_vectors_v2.report import data_table
+from experiments.harness.runner import run
+from experiments.shared.in_context import mediation, transfer
+from experiments.shared.in_context.mediation import MediationConfig
+from experiments.shared.in_context.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks, written
 from mlx_interp.errors import DataError
 
 SMALL = [

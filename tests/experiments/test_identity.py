@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import code, registry
-from experiments.code import ALWAYS, RUNNING, code_digest, measuring_code, report_digest
+from experiments.harness import code, registry
+from experiments.harness.code import ALWAYS, RUNNING, code_digest, measuring_code, report_digest
 
 STUDY = '''"""A study."""
 
-from experiments.experiment import Experiment
-from experiments.two_hop import back_patching_report as report
+from experiments.harness.experiment import Experiment
+from experiments.exp9_back_patching import back_patching_report as report
 from mlx_interp.methods import lens
 
 SHARE = 0.5  # of the queries
@@ -106,11 +106,11 @@ def test_exp9_measures_by_its_stages_and_the_engine_and_not_by_its_tables() -> N
     for module in ("mlx_interp.engine.sweep", "mlx_interp.engine.forward", "mlx_interp.methods.lens", *ALWAYS):
         assert module in modules
     for module in (
-        *("experiments.runner", "mlx_interp.reporting.tables", "mlx_interp.loading.hub"),
-        *("experiments.two_hop.back_patching_report", "mlx_interp.loading.names"),
+        *("experiments.harness.runner", "mlx_interp.reporting.tables", "mlx_interp.loading.hub"),
+        *("experiments.exp9_back_patching.back_patching_report", "mlx_interp.loading.names"),
     ):
         assert module not in modules
-    assert "experiments.two_hop.describe.measure" in definitions
+    assert "experiments.exp9_back_patching.describe.measure" in definitions
     assert "experiments.exp9_back_patching.plan" not in definitions
 
 
@@ -119,7 +119,9 @@ def test_every_study_measures_by_more_than_its_own_module(name: str) -> None:
     modules, definitions = parts(name)
     assert f"experiments.{name}.<measured by>" in definitions
     assert {"mlx_interp.model", "mlx_interp.engine.forward", "mlx_interp.loading.configs"} <= modules
-    assert not [module for module in modules if module.startswith(("mlx_interp.reporting", "experiments.report"))]
+    assert not [
+        module for module in modules if module.startswith(("mlx_interp.reporting", "experiments.harness.report"))
+    ]
 
 
 def test_every_module_that_the_digest_names_is_there() -> None:

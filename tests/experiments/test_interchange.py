@@ -7,8 +7,8 @@ import mlx_interp as mi  # isort: split
 import numpy as np
 import pytest
 
-from experiments.function_vectors import interchange
-from experiments.function_vectors.interchange import (
+from experiments.exp11_function_vectors_v2 import interchange
+from experiments.exp11_function_vectors_v2.interchange import (
     ARMS,
     CHOSEN,
     CORRUPTED,
@@ -25,9 +25,9 @@ from experiments.function_vectors.interchange import (
     exchange,
     removed,
 )
-from experiments.function_vectors.mediation import MediationConfig
-from experiments.function_vectors.report_interchange import interchange_table, needed
-from experiments.function_vectors.tasks import queries
+from experiments.exp11_function_vectors_v2.report_interchange import interchange_table, needed
+from experiments.shared.in_context.mediation import MediationConfig
+from experiments.shared.in_context.tasks import queries
 from mlx_interp.methods.function_vectors import interchanged
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate

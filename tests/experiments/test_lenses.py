@@ -13,10 +13,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from experiments.exp3_two_hop import EXPERIMENT, Config
-from experiments.lenses import attributes, depth, early_exit, identity, injection
-from experiments.lenses.texts import split_texts
-from experiments.runner import run
+from experiments.exp3_two_hop import EXPERIMENT, Config, attributes, depth, early_exit, identity, injection
+from experiments.exp3_two_hop.texts import split_texts
+from experiments.harness.runner import run
 from mlx_interp.errors import DataError
 from mlx_interp.methods.answers import question, verdicts
 from mlx_interp.reporting import figures

@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 
 from experiments.__main__ import experiments
-from experiments.experiment import ExperimentConfig, limited
-from experiments.fields import config_fields
-from experiments.options import DEFAULT_MODELS, parse
+from experiments.harness.experiment import ExperimentConfig, limited
+from experiments.harness.fields import config_fields
+from experiments.harness.options import DEFAULT_MODELS, parse
 from mlx_interp.errors import ConfigError
 from tests.experiments.fake_study import EXPERIMENT, Config
 
@@ -149,7 +149,7 @@ def test_limited_keeps_order_and_takes_evenly():
 
 
 def test_the_list_holds_experiments_alone_in_order_of_number(tmp_path: Path):
-    for name in ("exp10_b", "exp9_a", "runner"):
-        (tmp_path / f"{name}.py").write_text(f'"""{name}: first line.\n\nMore."""\n\nEXPERIMENT = None\n')
-    (tmp_path / "exp9_tables.py").write_text('"""Tables of exp9."""\n')
+    for name in ("exp10_b", "exp9_a", "harness"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f'"""{name}: first line.\n\nMore."""\n\nEXPERIMENT = None\n')
     assert experiments(tmp_path) == {"exp9_a": "exp9_a: first line.", "exp10_b": "exp10_b: first line."}

@@ -7,11 +7,18 @@ from dataclasses import replace
 import pytest
 
 import mlx_interp as mi
-from experiments.traits import persona_study, persona_tuning
-from experiments.traits.persona_report import changes, flag_table, monitoring_table, steering_table
-from experiments.traits.persona_study import FLAGGED, MONITORED, STEERED, Part, PersonaConfig, chosen
-from experiments.traits.persona_tuning import TUNED, rows
-from experiments.traits.personas import PERSONAS, PLANTED, cases
+from experiments.exp12_multimodel_directions import persona_study, persona_tuning
+from experiments.exp12_multimodel_directions.persona_report import changes, flag_table, monitoring_table, steering_table
+from experiments.exp12_multimodel_directions.persona_study import (
+    FLAGGED,
+    MONITORED,
+    STEERED,
+    Part,
+    PersonaConfig,
+    chosen,
+)
+from experiments.exp12_multimodel_directions.persona_tuning import TUNED, rows
+from experiments.exp12_multimodel_directions.personas import PERSONAS, PLANTED, cases
 from mlx_interp.reporting import Record
 
 CONFIG = PersonaConfig(n_train=16, n_asked=4, tuning_steps=8)

@@ -14,12 +14,12 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp7_refusal_scaling
-from experiments.prompt_sets import catalogue, fetch
-from experiments.prompt_sets.catalogue import CATALOGUE, named
-from experiments.prompt_sets.fetch import fetched
-from experiments.prompt_sets.read import by_split, choices, published
-from experiments.runner import run
-from experiments.traits.sets import sets_of
+from experiments.harness.runner import run
+from experiments.shared.prompts import catalogue, fetch
+from experiments.shared.prompts.catalogue import CATALOGUE, named
+from experiments.shared.prompts.fetch import fetched
+from experiments.shared.prompts.read import by_split, choices, published
+from experiments.shared.traits.sets import sets_of
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
 from tests.tiny import tiny_model

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from experiments import publish
-from experiments.publish import main, replace_folder
+from experiments.harness import publish
+from experiments.harness.publish import main, replace_folder
 from mlx_interp.errors import RunError
 from mlx_interp.reporting import files
 from mlx_interp.reporting.folders import FORMAT

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.query import main
+from experiments.harness.query import main
 from mlx_interp.reporting.folders import FORMAT
 from mlx_interp.reporting.records import write_parquet
 

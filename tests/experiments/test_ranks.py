@@ -51,7 +51,7 @@ def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> Non
     tables = []
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
-        done = launch(ranks, "experiments.run_all", *arguments, "--out", str(out))
+        done = launch(ranks, "experiments.harness.run_all", *arguments, "--out", str(out))
         assert done.returncode == 0, done.stdout + done.stderr
         tables.append((out / "exp3_two_hop" / "tiny-qwen2" / "table.md").read_text())
     assert tables[0] == tables[1]

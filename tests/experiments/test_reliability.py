@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.exp13_steering_reliability import EXPERIMENT, Config
-from experiments.options import parse
-from experiments.reliability import measure, report
-from experiments.reliability.measure import ARMS, REPLIES
-from experiments.runner import run
+from experiments.exp13_steering_reliability import EXPERIMENT, Config, measure, report
+from experiments.exp13_steering_reliability.measure import ARMS, REPLIES
+from experiments.harness.options import parse
+from experiments.harness.runner import run
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Apply
 from mlx_interp.methods.detectors import log_odds

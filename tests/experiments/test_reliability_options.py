@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import mlx_interp as mi
-from experiments.exp13_steering_reliability import Config
-from experiments.reliability import draws, measure, option_report, options
-from experiments.reliability.measure import REPLIES
-from experiments.reliability.options import BEHAVIOURS, FORMS, OPTIONS
+from experiments.exp13_steering_reliability import Config, draws, measure, option_report, options
+from experiments.exp13_steering_reliability.measure import REPLIES
+from experiments.exp13_steering_reliability.options import BEHAVIOURS, FORMS, OPTIONS
 from mlx_interp.model import Model
 
 SMALL = Config(n_train=16, n_test=3, depths=(0.5,), strengths=(0.25,), new_tokens=6, n_draws=3)

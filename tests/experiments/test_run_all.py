@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import mlx_interp as mi
-from experiments import registry, run_all
-from experiments.run_all import run_experiment_suite
+from experiments.harness import registry, run_all
+from experiments.harness.run_all import run_experiment_suite
 from mlx_interp.errors import ConfigError, UnknownModel
 
 SMALL: dict[str, Any] = {"limit": 12, "validate": False}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.traits import draws, stages
-from experiments.traits.draws import DRAWS, ORTHOGONAL, RANDOM, DrawConfig
-from experiments.traits.stages import Item
+from experiments.shared.traits import draws, stages
+from experiments.shared.traits.draws import DRAWS, ORTHOGONAL, RANDOM, DrawConfig
+from experiments.shared.traits.stages import Item
 
 LABELS = {"stage": DRAWS, "trait": "t", "language": "en", "kind": "negative", "layer": 1, "strength": 1.0}
 CONFIG = DrawConfig(n_train=16, n_test=4, n_draws=3)

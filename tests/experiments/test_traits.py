@@ -19,15 +19,16 @@ from experiments import (
     exp10_crosslingual_refusal,
     exp12_multimodel_directions,
 )
-from experiments.runner import run
-from experiments.traits import loss, stages, suffixes
-from experiments.traits.asks import Ask
-from experiments.traits.draws import DrawConfig
-from experiments.traits.own_sets import LANGUAGES
-from experiments.traits.persona_study import PersonaConfig
-from experiments.traits.sets import SPLITS, TRAITS, Sets, sets_of
-from experiments.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
-from experiments.traits.suffixes import SuffixConfig
+from experiments.exp1_refusal_direction import loss, suffixes
+from experiments.exp1_refusal_direction.suffixes import SuffixConfig
+from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
+from experiments.harness.runner import run
+from experiments.shared.traits import stages
+from experiments.shared.traits.asks import Ask
+from experiments.shared.traits.draws import DrawConfig
+from experiments.shared.traits.own_sets import LANGUAGES
+from experiments.shared.traits.sets import SPLITS, TRAITS, Sets, sets_of
+from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
 from mlx_interp.errors import DataError
 from mlx_interp.methods.detectors import log_prob_per_token
 from mlx_interp.methods.phrases import REFUSALS

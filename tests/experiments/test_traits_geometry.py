@@ -10,12 +10,13 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp1_refusal_direction, exp4_confidence, exp10_crosslingual_refusal
-from experiments.runner import run
-from experiments.traits import geometry, judged, selection, stages
-from experiments.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
-from experiments.traits.languages import DOSE, chosen_dose
-from experiments.traits.report import strength_table
-from experiments.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
+from experiments.exp1_refusal_direction import judged, selection
+from experiments.exp10_crosslingual_refusal.languages import DOSE, chosen_dose
+from experiments.harness.runner import run
+from experiments.shared.traits import geometry, stages
+from experiments.shared.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
+from experiments.shared.traits.report import strength_table
+from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
 from mlx_interp.embedded import load_world, trained_refusal_direction
 
 CONFIG = TraitConfig(n_train=24, n_test=8)

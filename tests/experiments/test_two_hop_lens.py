@@ -11,9 +11,9 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp3_two_hop, exp6_twohop_scaling
-from experiments.runner import run
-from experiments.two_hop import lens
-from experiments.two_hop.queries import STUDY
+from experiments.harness.runner import run
+from experiments.shared.two_hop import lens
+from experiments.shared.two_hop.queries import STUDY
 from mlx_interp.datasets import read_two_hop
 from mlx_interp.embedded import load_world
 

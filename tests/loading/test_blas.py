@@ -64,7 +64,10 @@ def test_the_opened_library_is_the_one_that_mlx_uses() -> None:
     assert python(code) == "True"
 
 
-ENTRY_POINTS = ["experiments.exp9_back_patching", "experiments.runner", "validation.__main__", "validation.check"]
+ENTRY_POINTS = [
+    *("experiments.exp9_back_patching", "experiments.exp9_back_patching.__main__", "experiments.harness.runner"),
+    *("validation.__main__", "validation.check"),
+]
 
 
 @on_linux

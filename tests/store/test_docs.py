@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from experiments.exp16_collect_activations import EXPERIMENT
-from experiments.runner import run
+from experiments.harness.runner import run
 from mlx_interp.store.config import FIELDS, read_collection
 
 ROOT = Path(__file__).parents[2]

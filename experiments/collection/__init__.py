@@ -1,1 +1,0 @@
-"""exp16's parts: prompts, what is measured of a collection, tables and figures."""

@@ -1,0 +1,95 @@
+"""exp10: is the refusal direction of one language that of the others? (Wang et al. 2025, PolyRefuse)
+
+Question   Does the direction found on English requests remove refusals, and bring them, in other languages; and do
+           the other languages' directions work in English?
+Data       the synthetic world's requests in six languages; it was taught to refuse in five of them, and never in
+           Italian, which is the control. Other models: the project's own requests in five languages, or published sets
+           (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
+Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
+           requests of every language, added at every position of harmless ones with the least strength that suffices
+           on prompts of every language set aside; a refusal is read with that language's phrases.
+Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.
+Control    random directions of the same length in every language, each drawn many times, evenly from the sphere and at
+           right angles to the found one: at most 5 points from the plain rate on average; harmless prompts under
+           ablation must stay answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.exp10_crosslingual_refusal.languages import (
+    DOSE,
+    EDITS,
+    PARALLEL,
+    TRAIT,
+    TRANSFER,
+    Config,
+    dose_items,
+    drawn_at,
+    languages,
+    measure_cosine,
+    measure_dose,
+    measure_transfer,
+    places,
+    prompt_items,
+    transfers,
+)
+from experiments.exp10_crosslingual_refusal.languages_report import (
+    capability_table,
+    english_table,
+    headline,
+    matrices,
+    metrics,
+    reported,
+    source_table,
+)
+from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.shared.traits import draws, geometry, report, stages
+from experiments.shared.traits.stages import Item
+from mlx_interp.model import Model
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    base = report.plan_of(model, config, [TRAIT], strengths=False)
+    n = len(languages(model, config))
+    texts = n * n * len(EDITS) * 2 * config.n_test
+    return Plan(
+        base.prompts + texts, base.counterfactuals + texts, base.forward_passes + 2.0 * texts, base.memory_bytes
+    )
+
+
+EXPERIMENT = Experiment(
+    name="exp10_crosslingual_refusal",
+    config=Config,
+    stages=[
+        *stages.of_trait(TRAIT)[:2],
+        Stage(stages.PROMPTS, prompt_items, stages.measure_prompts),
+        Stage(DOSE, dose_items, measure_dose),
+        Stage(TRANSFER, transfers, measure_transfer),
+        draws.stage(TRAIT, drawn_at, positions=None),
+        Stage(PARALLEL, transfers, measure_cosine),
+        Stage(geometry.PLACES, places, geometry.measure_places),
+        Stage(
+            stages.SIDE,
+            lambda model, config, earlier: stages.side_items(model, config, earlier, [TRAIT]),
+            stages.measure_side_effects,
+        ),
+    ],
+    tables=[
+        english_table,
+        draws.table,
+        source_table,
+        capability_table,
+        geometry.place_table,
+        geometry.separation_table,
+        report.side_table,
+        report.layer_table,
+        report.prompt_table,
+        reported,
+    ],
+    figures=[matrices, draws.figure, report.by_layer],
+    headline=headline,
+    plan=plan,
+    scaling=metrics,
+)

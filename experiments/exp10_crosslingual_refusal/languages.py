@@ -1,0 +1,165 @@
+"""One language's refusal direction in another: strength, transfer, and cosines of directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from experiments.harness.experiment import Records
+from experiments.shared.traits import draws, geometry, report, stages
+from experiments.shared.traits.own_sets import LANGUAGES
+from experiments.shared.traits.stages import Item
+from mlx_interp.embedded import load_world, trained_refusal_direction
+from mlx_interp.errors import ConfigError
+from mlx_interp.interventions import Intervention
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.contrast import Contrast, contrast, cosines
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+
+TRAIT = "refusal"
+TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
+EDITS = ("plain", "taken out", "random taken out", "added", "random added")
+SUFFICES = 0.95
+"""Refusals that a strength has to bring on prompts set aside."""
+
+
+@dataclass(frozen=True)
+class Config(draws.DrawConfig):
+    languages: tuple[str, ...] = ()
+    """Which languages; by default all that there are prompts in."""
+    doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
+    """Strengths to add with, of which the least that suffices in every language is taken."""
+
+
+def languages(model: Model, config: Config) -> list[str]:
+    """Those asked for. Raises ConfigError unless English, which all are compared with, is the language of the study."""
+    if config.language != "en" or (config.languages and "en" not in config.languages):
+        raise ConfigError(
+            "the direction of English is what others are compared with: leave language, languages with en"
+        )
+    return list(config.languages) or (load_world().languages if model.name in EMBEDDED else list(LANGUAGES))
+
+
+def dose_items(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Every strength in every language, at the layer chosen in English."""
+    layer = stages.chosen_layer(earlier, TRAIT)
+    if layer is None:
+        return []
+    return [
+        Item(f"{dose:g} in {language}", TRAIT, split=language, layer=layer, value=dose)
+        for language in languages(model, config)
+        for dose in config.doses
+    ]
+
+
+def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """The English direction added at every position of one language's harmless requests set aside for choosing."""
+    asks = stages.sets(model, config, TRAIT, item.split).negative["choose"]
+    prompts = [model.prompt(ask.text, chat=True) for ask in asks]
+    direction = stages.vector(model, config, item, item.layer, "direction")
+    texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
+    for ask, text in zip(asks, texts, strict=True):
+        yield {"dose": item.value, "target": item.split, "unit": ask.unit, "hit": ask.hit(text.text)}
+
+
+def chosen_dose(records: Records) -> float:
+    """The least strength that suffices in every language in which any does; what random directions do has no say.
+
+    Where none suffices in all of them at once, the one whose worst language is best; the least of equals.
+    """
+    hits: dict[str, dict[float, list[bool]]] = {}
+    for r in report.of(records, DOSE):
+        hits.setdefault(r["target"], {}).setdefault(r["dose"], []).append(bool(r["hit"]))
+    rates = [{dose: sum(found) / len(found) for dose, found in by_dose.items()} for by_dose in hits.values()]
+    reached = [by_dose for by_dose in rates if max(by_dose.values()) >= SUFFICES] or rates
+    return max(reached[0], key=lambda dose: (min(min(by_dose[dose], SUFFICES) for by_dose in reached), -dose))
+
+
+def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Every source language in every target language, at the layer chosen in English."""
+    layer = stages.chosen_layer(earlier, TRAIT)
+    if layer is None:
+        return []
+    return [
+        Item(f"{source} in {target}", TRAIT, split=target, layer=layer, language=source, value=chosen_dose(earlier))
+        for source in languages(model, config)
+        for target in languages(model, config)
+    ]
+
+
+def drawn_at(model: Model, config: draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+    """Every language, at the chosen strength."""
+    assert isinstance(config, Config)
+    return languages(model, config), chosen_dose(earlier)
+
+
+def prompt_items(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return [Item(f"{TRAIT} {name}", TRAIT, language=name) for name in languages(model, config)]
+
+
+def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """One language's direction on another's held-out prompts, both kinds, each edit; plain and random for English only.
+
+    What the plain model says depends on no direction, and one set of random directions is control enough.
+    """
+    target = stages.sets(model, config, TRAIT, item.split)
+    carries = bool(stages.found(model, config, TRAIT, language=item.language).carries[item.layer, 0])
+    for edit in EDITS if item.language == "en" else ("taken out", "added"):
+        arm = "random" if edit.startswith("random") else "direction"
+        direction = stages.vector(model, config, item, item.layer, arm)
+        arms: dict[str, list[Intervention]] = {
+            "plain": [],
+            "taken out": direction.ablated_everywhere(),
+            "added": [direction.added(item.value)],
+        }
+        edits = arms[edit.removeprefix("random ")]
+        for kind, asks in (("positive", target.positive["test"]), ("negative", target.negative["test"])):
+            prompts = [model.prompt(ask.text, chat=True) for ask in asks]
+            texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+            for ask, text in zip(asks, texts, strict=True):
+                yield {
+                    "source": item.language,
+                    "target": item.split,
+                    "layer": item.layer,
+                    "dose": item.value,
+                    "carries": carries,
+                    "edit": edit,
+                    "kind": kind,
+                    "unit": ask.unit,
+                    "hit": ask.hit(text.text),
+                    "text": text.text,
+                }
+
+
+def measure_cosine(model: Model, item: Item, config: Config) -> Iterator[Record]:
+    """Cosine of the two languages' directions, and of the source's with a random one."""
+    one, other = (stages.found(model, config, TRAIT, language=name) for name in (item.language, item.split))
+    control = np.asarray(stages.vector(model, config, item, item.layer, "random").vector)
+    vector = one.vectors[item.layer, 0]
+    identity = language_itself(model, config, item.language) if item.language != "en" else None
+    trained = trained_refusal_direction(model.d_model) if model.name in geometry.KNOWN else None
+    yield {
+        "source": item.language,
+        "target": item.split,
+        "cosine": float(cosines(vector, other.vectors[item.layer, 0])),
+        "random": float(cosines(vector, control)),
+        "language": None if identity is None else float(cosines(vector, identity.vectors[item.layer, 0])),
+        "trained": None if trained is None else float(cosines(vector, trained)),
+    }
+
+
+@lru_cache(maxsize=16)
+def language_itself(model: Model, config: Config, language: str) -> Contrast:
+    """Harmless requests of a language minus harmless requests of English: nothing of refusal."""
+    sides = [stages.sets(model, config, TRAIT, name).negative["train"] for name in (language, "en")]
+    prompts = [[model.prompt(ask.text, chat=True) for ask in side] for side in sides]
+    return contrast(model, prompts[0], prompts[1], seed=config.seed)
+
+
+def places(model: Model, config: Config, earlier: Records) -> list[Item]:
+    """Held-out prompts of every language, seen from the English direction."""
+    return geometry.place_items(earlier, {TRAIT: languages(model, config)})

@@ -1,0 +1,124 @@
+"""exp11: function vectors from heads, by causal mediation (Todd et al. 2024).
+
+Question   Do a few heads carry what a task is, so that the sum of what they write makes the model do it without any
+           example?
+Data       in-context tasks, pairs split in halves: heads, means, their number, layer and strength from one, every
+           figure from the other. Embedded models: the world's 16 tasks; others: JSON files of pairs (--data).
+Measure    indirect effect of every head on prompts with corrupted labels, averaged over tasks; the function vector is
+           the sum of the chosen heads' mean outputs; added once, at the last token of a bare query and of a corrupted
+           prompt. The first half also decides whether what the sums of all tasks share is taken away; the plain
+           sum at its best and the paper's setting (plain sum, 10 of 448 heads, strength 1) stand beside it.
+Figure     share of queries whose first answer token comes first, over those that the model answers with examples; and
+           the share of the gap to 100 % that this closes.
+Control    as many other heads, a random vector of the same length, another task's vector, the mean state of the layer,
+           the same heads on corrupted prompts; for necessity: what heads say on prompts with examples exchanged with
+           what they say behind other examples, or set to its mean over tasks; the chosen heads, and other heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from experiments.exp11_function_vectors_v2 import (
+    composition,
+    extent,
+    heads,
+    interchange,
+    report,
+    report_heads,
+    report_interchange,
+    report_transfer,
+    vocabulary,
+)
+from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.shared.in_context import mediation, transfer
+from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.mediation import MediationConfig
+from experiments.shared.in_context.screening import BASE, base_items, measure_base
+from experiments.shared.in_context.tasks import Query, prompts
+from mlx_interp.model import Model
+
+
+@dataclass(frozen=True)
+class Config(MediationConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, items: Sequence[Query], config: Config) -> Plan:
+    n_tasks, every = len(of_tasks.tasks(model, config)), model.n_layers * model.n_heads
+    counts, layers, strengths = mediation.grid(model, config)
+    places = n_tasks * heads.PER_TASK * len(heads.PLACE_ROLES) * every
+    cells = len(counts) * len(layers) * len(strengths) + 2 * len(mediation.ARMS) * model.n_layers
+    cells += 2 * len(mediation.VARIANTS) + 2 * len(extent.COUNTED) + 4 * len(transfer.TEMPLATES)
+    longest = max((prompts(model, config, query, 1)["examples"].prompt for query in items), key=len)
+    passes = 20 * len(items) + n_tasks * (2 * config.n_means + 3 * config.n_effects)
+    memory = mx.get_active_memory() + model.memory(longest, capture=["z", "attn_out", "resid_post"])
+    counterfactuals = n_tasks * config.n_effects * every + places + len(items) * cells
+    return Plan(len(items), counterfactuals, float(passes), memory)
+
+
+EXPERIMENT = Experiment(
+    name="exp11_function_vectors_v2",
+    config=Config,
+    stages=[
+        Stage(BASE, base_items, measure_base, batch=16),
+        Stage(mediation.DATA, mediation.data_items, mediation.measure_data),
+        Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects),
+        Stage(mediation.CHOICE, mediation.choice_items, mediation.measure_choice),
+        Stage(mediation.ADDED, mediation.solved_items, mediation.measure_added),
+        Stage(mediation.ANSWERS, mediation.solved_items, mediation.measure_answers),
+        Stage(extent.COUNTS, extent.late_items, extent.measure_counts),
+        Stage(extent.NEEDED, extent.late_items, extent.measure_needed),
+        Stage(interchange.NEEDS, mediation.effect_items, interchange.measure_needs),
+        Stage(interchange.FIRST, interchange.first_items, interchange.measure_first),
+        Stage(interchange.SECOND, interchange.second_items, interchange.measure_second),
+        Stage(extent.SHOTS, base_items, extent.measure_shots, batch=8),
+        Stage(heads.PLACES, heads.place_items, heads.measure_places),
+        Stage(heads.ATTENTION, heads.attention_items, heads.measure_attention),
+        Stage(heads.INDUCTION, heads.induction_items, heads.measure_induction),
+        Stage(transfer.PORTED, transfer.written_items, transfer.measure_ported),
+        Stage(transfer.NATURAL, transfer.natural_items, transfer.measure_natural),
+        Stage(transfer.WRITTEN, transfer.written_items, transfer.measure_written),
+        Stage(vocabulary.DECODED, vocabulary.decoded_items, vocabulary.measure_decoded),
+        Stage(vocabulary.REBUILT, vocabulary.decoded_items, vocabulary.measure_rebuilt),
+        Stage(composition.ARITHMETIC, composition.arithmetic_items, composition.measure_arithmetic),
+        Stage(composition.LISTS, composition.list_items, composition.measure_lists),
+        Stage(composition.COMPOSED, composition.composed_items, composition.measure_composed),
+    ],
+    tables=[
+        report.base_table,
+        report.added_table,
+        report.variants_table,
+        report.choice_table,
+        report_heads.counts_table,
+        report_interchange.interchange_table,
+        report_interchange.interchange_tasks_table,
+        report_heads.needed_table,
+        report_heads.heads_table,
+        report_heads.places_table,
+        report_heads.shots_table,
+        report_transfer.ported_table,
+        report_transfer.natural_table,
+        report_transfer.continuations_table,
+        report_transfer.written_table,
+        report_transfer.decoded_table,
+        report_transfer.rebuilt_table,
+        report_transfer.arithmetic_table,
+        report_transfer.lists_table,
+        report.data_table,
+    ],
+    figures=[
+        report.heat,
+        report.by_layer,
+        report_interchange.interchange_figure,
+        report_heads.attention_figure,
+        report_heads.induction_figure,
+    ],
+    headline=report.headline,
+    plan=plan,
+    group=lambda query: query.task,
+    scaling=report.metrics,
+)

@@ -1,0 +1,4 @@
+from experiments.exp11_function_vectors_v2 import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

@@ -1,0 +1,209 @@
+"""Arithmetic of vectors: v(A to D) + v(B to C) - v(A to C) for a task B to D (Todd et al. 2024, equations 7 and 8).
+
+Two sorts. Of kinds of words: what makes Spanish out of nouns, with verbs exchanged for nouns, should make Spanish of
+verbs. Of lists, as in the paper: first or last item, copied or transformed; only where the model answers such lists
+with examples, which is measured first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.harness.experiment import Records
+from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.mediation import (
+    NO_SETTING,
+    Item,
+    MediationConfig,
+    Setting,
+    common,
+    ranked,
+    settings,
+    solved_items,
+    task_vector,
+    with_nothing,
+)
+from experiments.shared.in_context.screening import of
+from experiments.shared.in_context.tasks import prompts
+from mlx_interp.interventions import Add
+from mlx_interp.methods.answers import answer_scores, question, verdicts
+from mlx_interp.methods.function_vectors import Head, head_means, summed
+from mlx_interp.methods.in_context import FunctionTask, in_context
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+from mlx_interp.stats import stable_draw
+
+ARITHMETIC, LISTS, COMPOSED = "arithmetic", "lists", "composed lists"
+OWN, SUM, FIRST, SECOND, WRONG = "own vector", "sum", "first summand", "second summand", "wrong sum"
+ARMS = (OWN, SUM, FIRST, SECOND, WRONG)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """target = same image, another kind of word (plus) + the target's kind, another image (minus's image) - minus."""
+
+    target: str
+    image: str
+    """The target's image, from another kind of word."""
+    kind: str
+    """The target's kind of word, with another image."""
+    both: str
+    """That other image from that other kind of word: taken away."""
+
+    @property
+    def tasks(self) -> tuple[str, str, str, str]:
+        return self.target, self.image, self.kind, self.both
+
+    def __str__(self) -> str:
+        return f"{self.target} = {self.image} + {self.kind} - {self.both}"
+
+
+SUMS = (
+    Sum("verb_spanish", "noun_spanish", "past", "plural"),
+    Sum("noun_spanish", "verb_spanish", "plural", "past"),
+    Sum("adjective_french", "noun_french", "comparative", "plural"),
+    Sum("noun_french", "adjective_french", "plural", "comparative"),
+    Sum("series_spanish", "noun_spanish", "next_item", "plural"),
+)
+BASES = ("capital", "noun_french", "antonym", "country-capital", "english-french", "capitalize")
+"""Tasks whose inputs are put into lists; those that a run has."""
+PLACES = ("first", "last")
+N_LISTS, LENGTH = 40, 3
+
+
+def sums(model: Model, config: MediationConfig) -> list[Sum]:
+    there = of_tasks.tasks(model, config)
+    return [one for one in SUMS if set(one.tasks) <= set(there)]
+
+
+def arithmetic_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    targets = {one.target for one in sums(model, config)}
+    return [item for item in solved_items(model, config, earlier) if item.task in targets]
+
+
+def combined(image: mx.array, kind: mx.array, both: mx.array, own: mx.array) -> dict[str, mx.array]:
+    """The arms of a sum; the wrong one takes away the image that it should give."""
+    return {OWN: own, SUM: image + kind - both, FIRST: image, SECOND: kind, WRONG: both + kind - image}
+
+
+def measure_arithmetic(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """The sum, its parts and the task's own vector, on the target's bare queries."""
+    asked = prompts(model, config, item.query, 1)["no examples"]
+    for one in sums(model, config):
+        if one.target != item.task:
+            continue
+        target, image, kind, both = (
+            task_vector(model, config, name, item.ranked[: item.chosen.k], item.chosen.centred) for name in one.tasks
+        )
+        found = combined(image, kind, both, target)
+        site = f"resid_post.{item.chosen.layer}"
+        variants = with_nothing(*(Add(site, vector, item.chosen.strength, -1) for vector in found.values()))
+        scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+        for arm, score in zip(("nothing", *found), scores, strict=True):
+            yield {"task": item.task, "sum": str(one), "arm": arm, "right": int(score[0]) == 0}
+
+
+def list_task(task: FunctionTask, place: str, transform: bool, seed: int) -> FunctionTask:
+    """Lists of a task's inputs -> the first or last of them, copied or transformed."""
+    rng = np.random.default_rng(stable_draw(seed, (task.name, task.pairs), 2**31))
+    chosen = [[task.pairs[i] for i in rng.permutation(len(task.pairs))[:LENGTH]] for _ in range(N_LISTS)]
+    at = 0 if place == "first" else -1
+    name = f"{place} {task.name if transform else 'copied'}"
+    return FunctionTask(name, tuple((", ".join(x for x, _ in pairs), pairs[at][transform]) for pairs in chosen))
+
+
+@dataclass(frozen=True)
+class ListItem:
+    """A list to be answered."""
+
+    key: str
+    base: str
+    place: str
+    transform: bool
+    number: int
+    heads: tuple[Head, ...] = ()
+    chosen: Setting = NO_SETTING
+
+
+def list_items(model: Model, config: MediationConfig, earlier: Records) -> list[ListItem]:
+    there = of_tasks.tasks(model, config)
+    return [
+        ListItem(f"{base}, {place}, {'transformed' if transform else 'copied'} {n}", base, place, transform, n)
+        for base in BASES
+        if base in there
+        for place in PLACES
+        for transform in (False, True)
+        for n in range(config.n_test)
+    ]
+
+
+def _list_halves(
+    model: Model, config: MediationConfig, base: str, place: str, transform: bool
+) -> tuple[FunctionTask, FunctionTask]:
+    one, two = of_tasks.halves(model, config, base)
+    return list_task(one, place, transform, config.seed), list_task(two, place, transform, config.seed)
+
+
+def measure_lists(model: Model, item: ListItem, config: MediationConfig) -> Iterator[Record]:
+    """Whether the model answers a list with examples."""
+    one, two = _list_halves(model, config, item.base, item.place, item.transform)
+    rng = np.random.default_rng(stable_draw(config.seed, item.key, 2**31))
+    pair = two.pairs[item.number % len(two.pairs)]
+    made = in_context(one, pair, one.pairs, of_tasks.n_shots(model, config), of_tasks.template(model, config), rng)
+    found = verdicts(model, [question(model, made.text, [made.answer])])[0]
+    yield {"base": item.base, "place": item.place, "transform": item.transform, "right": found.first_token}
+
+
+def composed_items(model: Model, config: MediationConfig, earlier: Records) -> list[ListItem]:
+    """Lists whose last item is to be transformed, and which the model answers with examples."""
+    right = {r["item"] for r in of(earlier, LISTS) if r["right"] and r["transform"] and r["place"] == "last"}
+    if not right:
+        return []
+    setting = settings(earlier)[0]
+    heads = ranked(earlier)[: setting.k]
+    return [
+        ListItem(i.key, i.base, i.place, i.transform, i.number, heads, setting)
+        for i in list_items(model, config, earlier)
+        if i.key in right
+    ]
+
+
+@lru_cache(maxsize=64)
+def _list_vector(
+    model: Model,
+    config: MediationConfig,
+    base: str,
+    place: str,
+    transform: bool,
+    heads: tuple[Head, ...],
+    centred: bool,
+) -> mx.array:
+    task = _list_halves(model, config, base, place, transform)[0]
+    rng = np.random.default_rng(stable_draw(config.seed, (base, place, transform), 2**31))
+    shape, shots = of_tasks.template(model, config), of_tasks.n_shots(model, config)
+    made = [in_context(task, pair, task.pairs, shots, shape, rng) for pair in task.pairs[: config.n_means]]
+    vector = summed(head_means(model, [model.prompt(one.text) for one in made]), heads)
+    return vector - common(model, config, heads) if centred else vector
+
+
+def measure_composed(model: Model, item: ListItem, config: MediationConfig) -> Iterator[Record]:
+    """v(first, transformed) + v(last, copied) - v(first, copied), on bare lists that ask for the last, transformed."""
+    two = _list_halves(model, config, item.base, item.place, item.transform)[1]
+    x, y = two.pairs[item.number % len(two.pairs)]
+    asked = question(model, of_tasks.template(model, config).prompt([], x), [y])
+    cells = (("first", True), ("last", False), ("first", False), ("last", True))
+    image, kind, both, own = (
+        _list_vector(model, config, item.base, place, transform, item.heads, item.chosen.centred)
+        for place, transform in cells
+    )
+    found = combined(image, kind, both, own)
+    site, strength = f"resid_post.{item.chosen.layer}", item.chosen.strength
+    variants = with_nothing(*(Add(site, vector, strength, -1) for vector in found.values()))
+    scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+    for arm, score in zip(("nothing", *found), scores, strict=True):
+        yield {"base": item.base, "arm": arm, "right": int(score[0]) == 0}

@@ -1,0 +1,123 @@
+"""What the chosen heads are: where they look from the last token, whether they are induction heads, and what they do at
+other tokens of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.harness.experiment import Records
+from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
+from experiments.shared.in_context.tasks import Query, mean_prompts, written
+from mlx_interp.methods.answers import question
+from mlx_interp.methods.function_vectors import indirect_effects, mean_z
+from mlx_interp.methods.in_context import ROLES, Piece, Role, positions, token_roles
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
+from mlx_interp.reporting import Record
+
+PLACES, ATTENTION, INDUCTION = "other tokens", "attention", "prefix matching"
+PLACE_ROLES: dict[str, tuple[Role, int | None]] = {
+    "label of the first example": ("label", 0),
+    "input of the last example": ("input", -1),
+    "cue of the last example": ("cue", -1),
+    "label of the last example": ("label", -1),
+    "separator behind it": ("separator", -1),
+    "query": ("query", None),
+    "last token": ("query cue", None),
+}
+"""Where a head's mean stands in for its output: a role, and of which example."""
+PER_TASK = 3
+REPEATED, ROWS = 100, 4
+
+
+def place_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
+    kept: dict[str, list[Query]] = {}
+    for query in effect_items(model, config, earlier):
+        kept.setdefault(query.task, []).append(query)
+    return [query for queries in kept.values() for query in queries[:2]]
+
+
+@lru_cache(maxsize=64)
+def place_means(model: Model, config: MediationConfig, task: str, place: str) -> mx.array:
+    """(n_layers, n_heads, d_head): mean z at a place, over the task's in-context prompts."""
+    made = mean_prompts(model, config, task)
+    asked = [model.prompt(one.text) for one in made]
+    where = [_where(prompt, one.pieces, place) for prompt, one in zip(asked, made, strict=True)]
+    kept = [(prompt, at) for prompt, at in zip(asked, where, strict=True) if at]
+    return mean_z(model, [prompt for prompt, _ in kept], [at for _, at in kept])
+
+
+def _where(prompt: Prompt, pieces: Sequence[Piece], place: str) -> list[int]:
+    role, example = PLACE_ROLES[place]
+    found = positions(token_roles(prompt, pieces), role, example)
+    return found[-1:] if place == "last token" else found
+
+
+def measure_places(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+    """Indirect effects of all heads at each place, on one corrupted prompt."""
+    one = written(model, config, query, 0)["corrupted"]
+    asked = question(model, one.text, [one.answer])
+    for place in PLACE_ROLES:
+        at = _where(asked.prompt, one.pieces, place)
+        if at:
+            means = place_means(model, config, query.task, place)
+            found = indirect_effects(model, asked, means, at)
+            yield {"task": query.task, "place": place, "effects": found.round(6).tolist()}
+
+
+def attention_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    return sampled(solved_items(model, config, earlier), PER_TASK)
+
+
+def measure_attention(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """Attention of every head from the last token, by role: plain, and weighted by the length of what is fetched."""
+    one = written(model, config, item.query, 1)["examples"]
+    prompt = model.prompt(one.text)
+    roles = [token.role for token in token_roles(prompt, one.pieces)]
+    out = model.run(prompt, capture=["pattern", "v"], logits="none")
+    plain, weighted = (np.asarray(x) for x in from_last(out.stack("pattern")[:, 0], out.stack("v")[:, 0]))
+    for role in ROLES:
+        at = [i for i, r in enumerate(roles) if r == role]
+        if at:
+            yield {
+                "task": item.task,
+                "role": role,
+                "plain": plain[..., at].sum(-1).round(5).tolist(),
+                "weighted": weighted[..., at].sum(-1).round(5).tolist(),
+            }
+
+
+def from_last(pattern: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+    """(layer, head, key) twice, each adding up to 1: attention from the last token, and the same times |v|.
+
+    pattern: (layer, head, query, key). v: (layer, key, kv head, d_head); query heads share kv heads in order.
+    """
+    last = pattern[:, :, -1].astype(mx.float32)
+    length = mx.linalg.norm(v.astype(mx.float32), axis=-1).swapaxes(1, 2)  # (layer, kv head, key)
+    weighted = last * mx.repeat(length, last.shape[1] // length.shape[1], axis=1)
+    return last, weighted / mx.maximum(weighted.sum(axis=-1, keepdims=True), 1e-12)
+
+
+def induction_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
+    return [Query(f"random tokens {n}", "", n) for n in range(ROWS)]
+
+
+def measure_induction(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+    """Prefix matching of every head: random tokens, said twice; attention from a token to the one that followed it."""
+    rng = np.random.default_rng([config.seed, query.number])
+    special = set(getattr(model.tokenizer, "all_special_ids", None) or ())
+    known = [token for token in range(min(model.d_vocab, 10_000)) if token not in special]
+    n = min(REPEATED, len(known) // 2)
+    said = [known[i] for i in rng.permutation(len(known))[:n]]
+    any_text = model.prompt("a")
+    bos = [token for token, (low, high) in zip(any_text.tokens, any_text.spans, strict=True) if low == high]
+    out = model.run([*bos, *said, *said], capture="pattern", logits="none")
+    pattern = out.stack("pattern")[:, 0].astype(mx.float32)
+    start = len(bos)
+    rows, columns = mx.arange(start + n, start + 2 * n - 1), mx.arange(start + 1, start + n)
+    scores = np.asarray(pattern[:, :, rows, columns].mean(axis=-1))
+    yield {"scores": scores.round(5).tolist(), "tokens": n}

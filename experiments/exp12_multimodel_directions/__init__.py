@@ -1,0 +1,92 @@
+"""exp12: sycophancy and confidence directions across models. At which depth, how long, and with what effect?
+
+Question   Is there one direction for agreeing with the user, one for the user's stance, and one for certainty, and do
+           they lie at the same depth in different models?
+Data       embedded models: the world's opinions (the user against the model's own view, or silent; likes or dislikes)
+           and its questions on facts that were taught or never were. Other models: the project's own prompts.
+           Directions, choice of the layer and report use different prompts; topics do not cross splits.
+Measure    difference of means at the last prompt token, at the input of every layer; removed everywhere where the trait
+           shows, added once where it does not; a hit is read from the reply's text. Embedded models: persona vectors
+           (Chen et al. 2025) steered with, watched before the reply, before and after fine-tunes, and while these run.
+Figure     the rate at the layer chosen on other prompts, with a 95 % interval over prompts or topics.
+Control    random directions and directions from shuffled labels, of the same length at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.exp12_multimodel_directions import persona_report, persona_study, persona_tuning
+from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
+from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.shared.traits import geometry, report, stages
+from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Table
+
+REPORTED = {
+    "gemma-2-2b": {"sycophancy": (19, 0.73, 209.9), "confidence": (21, 0.81, 154.4)},
+    "llama-3.2-3b": {"sycophancy": (22, 0.79, 15.9), "confidence": (22, 0.79, 9.8)},
+    "qwen-2.5-7b": {"sycophancy": (22, 0.79, 106.2), "confidence": (22, 0.79, 74.0)},
+}
+"""Layer, depth and length in the project's first round, where the layer was the one with the longest direction."""
+
+
+@dataclass(frozen=True)
+class Config(PersonaConfig):
+    traits: tuple[str, ...] = ("sycophancy", "stance", "confidence")
+    """Which traits."""
+
+
+def directions(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return stages.layer_items(model, config, config.traits)
+
+
+def prompts(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return stages.prompt_items(model, config, config.traits)
+
+
+def angles(model: Model, config: Config, earlier: Records) -> list[Item]:
+    return geometry.angle_items((*config.traits, "refusal"))(model, config, earlier)
+
+
+def reported(records: Records, config: Config) -> Table:
+    """The earlier round's figures, for the models that it ran."""
+    rows: list[list[Cell]] = [
+        [name, trait, *figures] for name, traits in REPORTED.items() for trait, figures in traits.items()
+    ]
+    return Table(
+        "Reported by the first round, not measured here",
+        ["model", "trait", "layer", Column("depth", "%"), Column("length", "absolute", digits=1)],
+        rows,
+        ["There the layer was chosen by the direction's length, which grows with depth in every model."],
+    )
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    return report.plan_of(model, config, config.traits, strengths=False)
+
+
+EXPERIMENT = Experiment(
+    name="exp12_multimodel_directions",
+    config=Config,
+    stages=[
+        Stage(DIRECTIONS, directions, stages.measure_direction),
+        Stage(EFFECTS, prompts, stages.measure_effect),
+        Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
+        Stage(geometry.ANGLES, angles, geometry.measure_angles),
+        *persona_study.STAGES,
+        *persona_tuning.STAGES,
+    ],
+    tables=[
+        *(report.layer_table, report.effect_table, reported, geometry.angle_table),
+        *persona_report.TABLES,
+        report.prompt_table,
+    ],
+    figures=[report.by_layer, geometry.angle_figure, persona_report.figures],
+    headline=report.headline,
+    plan=plan,
+    group=lambda item: item.trait,
+    scaling=report.metrics,
+)

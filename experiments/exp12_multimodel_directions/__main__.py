@@ -1,0 +1,4 @@
+from experiments.exp12_multimodel_directions import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

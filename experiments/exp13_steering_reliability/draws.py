@@ -1,0 +1,141 @@
+"""Controls in numbers: many random directions and many shuffles of the labels, where the learned direction does most;
+and the directions themselves, with what says whether they are more than noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.exp13_steering_reliability.measure import (
+    SITE,
+    ReliabilityConfig,
+    Request,
+    contrast_of,
+    edit_of,
+    facts_of,
+    layers,
+    requests,
+    steered,
+    vector,
+)
+from experiments.exp13_steering_reliability.report import ADDITIONS, compared
+from experiments.harness.experiment import Records
+from mlx_interp.methods.detectors import refusal
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+
+DIRECTIONS, DRAWS = "directions", "draws"
+LEARNED, RANDOM, SHUFFLED = "learned", "random", "shuffled labels"
+
+
+@dataclass(frozen=True)
+class LayerItem:
+    """One layer of the study."""
+
+    key: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class DrawItem:
+    """A request, and the edits (edit, dose, layer) that are for it."""
+
+    key: str
+    request: Request
+    edits: tuple[tuple[str, float, int], ...]
+
+
+def layer_items(model: Model, config: ReliabilityConfig, earlier: Records) -> list[LayerItem]:
+    return [LayerItem(f"layer {layer}", layer) for layer in layers(model, config)]
+
+
+def measure_direction(model: Model, item: LayerItem, config: ReliabilityConfig) -> Iterator[Record]:
+    """The learned vector of a layer and its figures; all that a direction file needs."""
+    found = contrast_of(model, config, LEARNED)
+    norm, stream = float(found.norms[item.layer, 0]), float(found.stream[item.layer, 0])
+    yield {
+        "layer": item.layer,
+        "n_layers": model.n_layers,
+        "site": f"{SITE}.{item.layer}",
+        "norm": norm,
+        "relative_norm": norm / stream,
+        "floor": float(found.floor[item.layer, 0]),
+        "stability": float(found.stability[item.layer, 0]),
+        "n": list(found.n),
+        "vector": found.vectors[item.layer, 0].tolist(),
+        "model_id": model.model_id,
+        "weights_hash": model.weights_hash,
+        "quantization": model.quantization or "",
+    }
+
+
+def draw_items(model: Model, config: ReliabilityConfig, earlier: Records) -> list[DrawItem]:
+    """Held-out requests of the trained form, under the edits that were chosen on others."""
+    chosen = compared(earlier, config)
+    found = []
+    for request in steered(model, config, earlier):
+        own = tuple(one for one in chosen if (one[0] in ADDITIONS) != request.harmful)
+        if own and request.split == "test" and request.shift == "same form":
+            found.append(DrawItem(f"draws: {request.text}", request, own))
+    return found
+
+
+def measure_draws(model: Model, item: DrawItem, config: ReliabilityConfig) -> Iterator[Record]:
+    """The request under the learned direction and all draws of both controls, as one batch."""
+    cells = [(edit, arm, draw) for edit in item.edits for arm, draw in arms(config)]
+    variants = []
+    for (edit, dose, layer), arm, draw in cells:
+        stream = float(contrast_of(model, config, LEARNED).stream[layer, 0])
+        variants.append(edit_of(edit, dose, layer, mx.array(drawn(model, config, layer, arm, draw)), stream))
+    prompt = model.prompt(item.request.text, chat=True)
+    texts = model.sweep_generate(prompt, variants, max_tokens=config.new_tokens)
+    for ((edit, dose, layer), arm, draw), text in zip(cells, texts, strict=True):
+        refused = refusal(text.text, ["en"]) is not None
+        yield {
+            "edit": edit,
+            "dose": dose,
+            "layer": layer,
+            "arm": arm,
+            "draw": draw,
+            **facts_of(model, item.request),
+            "done": refused == (edit in ADDITIONS),
+        }
+
+
+def arms(config: ReliabilityConfig) -> list[tuple[str, int]]:
+    """The learned direction, and every draw of both controls."""
+    return [(LEARNED, 0), *((arm, draw) for arm in (RANDOM, SHUFFLED) for draw in range(config.n_draws))]
+
+
+@lru_cache(maxsize=512)
+def drawn(model: Model, config: ReliabilityConfig, layer: int, arm: str, draw: int) -> np.ndarray:
+    """(d_model,): a draw of a control, as long as the learned vector."""
+    learned = vector(model, config, layer, LEARNED)
+    if arm == LEARNED:
+        return learned
+    rng = np.random.default_rng([config.seed, layer, draw, arm == RANDOM])
+    if arm == RANDOM:
+        other = rng.normal(size=len(learned))
+    else:
+        rows = activations(model, config)[layer]
+        order = rng.permutation(len(rows))
+        other = rows[order[: len(rows) // 2]].mean(axis=0) - rows[order[len(rows) // 2 :]].mean(axis=0)
+    return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-12)), np.float32)
+
+
+@lru_cache(maxsize=2)
+def activations(model: Model, config: ReliabilityConfig) -> dict[int, np.ndarray]:
+    """(n_train requests, d_model) of every layer of the study, at the last prompt token, in float64."""
+    prompts = [model.prompt(r.text, chat=True) for r in requests(model, config) if r.split == "train"]
+    chosen: Sequence[int] = layers(model, config)
+    held: dict[int, list[np.ndarray]] = {layer: [] for layer in chosen}
+    for out in model.batches(prompts, capture=f"{SITE}.{','.join(map(str, chosen))}"):
+        for layer in chosen:
+            values = np.asarray(out[f"{SITE}.{layer}"].astype(mx.float32), np.float64)
+            held[layer] += [values[row, length - 1] for row, length in enumerate(out.lengths)]
+    return {layer: np.stack(rows) for layer, rows in held.items()}

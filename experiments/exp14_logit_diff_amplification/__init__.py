@@ -1,0 +1,62 @@
+"""exp14: logit-difference amplification. What does more of the difference between two contexts, or models, show?
+
+Question   Decoding from l_a + alpha (l_a - l_b): does the behaviour in which a and b differ grow with alpha, while the
+           text stays text; what is lost when only the top 20 logits are known, as through an API; and does a reply
+           that was planted in a few training rows become frequent?
+Data       Pairs of prompts, of models, with and without an adapter or an edit (pairs.py).
+           Embedded models: known truth, a planted reply at known shares included, and a clean fine-tune.
+Measure    at every alpha: rate of the behaviour, length, KL(a || amplified) a step, entropy, perplexity under a,
+           repetition, logit statistics; all alphas of all prompts of a pair decode as one batch.
+Figure     rate, length and logit statistics over alpha, and rate at equal KL, with 95 % intervals over prompts.
+Control    the difference shuffled over the vocabulary; b with another prompt; a sharpened without b; a against itself;
+           the top 20 logits alone; a plausibility mask; weights of other precisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from experiments.exp14_logit_diff_amplification import figures, measure, report
+from experiments.exp14_logit_diff_amplification.measure import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
+from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig, asks
+from experiments.harness.experiment import Experiment, Plan, Stage
+from mlx_interp.model import Model
+
+
+@dataclass(frozen=True)
+class Config(AmplificationConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
+    pairs = [len(asks(model, config, item.pair)) for item in chosen]
+    texts = sum(pairs) * len(config.alphas)
+    tunes = measure.fine_tunes(model, config, [])
+    sampled = len(tunes) * len(config.sampled_alphas) * config.n_samples
+    passes = 2.0 * (texts + sampled) * (1 + config.new_tokens / 16) + len(tunes) * config.steps * 16 * 3
+    memory = 2 * mx.get_active_memory() + model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
+    return Plan(sum(pairs), texts + sampled, passes, memory)
+
+
+EXPERIMENT = Experiment(
+    name="exp14_logit_diff_amplification",
+    config=Config,
+    stages=[
+        Stage(TEXTS, measure.text_items, measure.measure_texts),
+        Stage(RARE, measure.fine_tunes, measure.measure_rare),
+        Stage(RANKING, measure.ranking_items, measure.measure_ranking),
+        Stage(LOSS, measure.loss_items, measure.measure_loss),
+        Stage(PRECISION, measure.precision_items, measure.measure_precision),
+    ],
+    tables=report.TABLES,
+    figures=[figures.curves, figures.at_equal_divergence, figures.statistics, figures.rare],
+    headline=report.headline,
+    plan=plan,
+    group=lambda item: item.pair,
+    scaling=report.metrics,
+    files=report.files,
+    csv=report.CSV,
+)

@@ -1,0 +1,254 @@
+"""What is measured of amplified differences.
+
+1. Texts: every pair under every arm, all prompts and strengths in one decode. Arms differ from the real thing in one
+   point each: what is known of the logits, which tokens may be drawn, what is subtracted.
+2. Rare replies: fine-tunes that plant one reply in a share of their rows, and a clean one. Sampled at temperature 1;
+   the exact probability of the reply beside it, from texts that are read and not written.
+3. Ranking: which prompts have the trigger, told from KL(a || b) where the correct reply is read, against telling it
+   from sampled texts.
+4. Loss of the amplified model on plain sentences, alpha -1 (b) to 4.
+5. Precision: the same texts from weights rounded to fewer bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from experiments.exp14_logit_diff_amplification import planting
+from experiments.exp14_logit_diff_amplification.pairs import (
+    AmplificationConfig,
+    Ask,
+    asks,
+    chosen,
+    prompt,
+    rounded,
+    sides,
+)
+from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
+from experiments.harness.experiment import Records
+from mlx_interp.embedded import load_world
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.amplification import STEP_FIGURES, Amplified, amplify, forced
+from mlx_interp.methods.answers import question
+from mlx_interp.methods.detectors import repetition
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record, finite
+from mlx_interp.stats import stable_draw
+from validation.data import HARMLESS, REFUSABLE
+
+TEXTS, RARE, RANKING, LOSS, PRECISION = "texts", "rare replies", "ranking", "loss", "precision"
+TOP = 20
+FULL, TOP_20, SHUFFLED, UNRELATED, ITSELF, SHARPENED = (
+    *("full", "top 20", "shuffled difference", "unrelated prompt"),
+    *("a against itself", "a alone, sharpened"),
+)
+MASKED: dict[str, float] = {"plausible .01": 0.01, "plausible .1": 0.1}
+"""Arms with a plausibility mask, and their beta."""
+ARMS = (FULL, TOP_20, *MASKED, SHUFFLED, UNRELATED, SHARPENED, ITSELF)
+ONE_MODEL = ("stance", "firm", "prompts", "steered")
+LOSS_ALPHAS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+PRECISIONS = ("stored", "float16", "8-bit", "4-bit", "3-bit")
+REPEATED = 0.2
+"""Share of repeated trigrams beyond which a text counts as broken."""
+CLEAN = 0.0
+DRAWS = 5
+"""Texts sampled from every prompt, for the ranking."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pair under one arm, a fine-tune, or a precision."""
+
+    key: str
+    pair: str = ""
+    arm: str = FULL
+    share: float = 0.0
+    case: Case = "anywhere"
+
+
+def text_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+    return [Item(f"{pair}: {arm}", pair, arm) for pair in chosen(model, config) for arm in ARMS]
+
+
+def measure_texts(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+    """All prompts and strengths of a pair under one arm, in one decode."""
+    of, found = sides(model, config, item.pair), asks(model, config, item.pair)
+    read = [prompt(of.a, ask.a) for ask in found]
+    others = [prompt(of.b, ask.b) for ask in found]
+    edits: Any = of.interventions
+    b = of.b
+    if item.arm == UNRELATED:
+        others = [*others[1:], others[0]]
+    elif item.arm == ITSELF:
+        others, b, edits = read, of.a, ()
+    yield from _records(of.a, b, found, read, others, config, item, edits)
+
+
+def _records(
+    a: Model, b: Model, found: list[Ask], read: Any, others: Any, config: AmplificationConfig, item: Item, edits: Any
+) -> Iterator[Record]:
+    texts = amplify(
+        a,
+        read,
+        others,
+        config.alphas,
+        other=b,
+        interventions=edits,
+        max_tokens=config.new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+        top_k=TOP if item.arm == TOP_20 else None,
+        beta=MASKED.get(item.arm, 0.0),
+        control="shuffled" if item.arm == SHUFFLED else "sharpened" if item.arm == SHARPENED else "none",
+    )
+    for ask, row in zip(found, texts, strict=True):
+        for one in row:
+            yield {
+                "pair": item.pair,
+                "arm": item.arm,
+                "unit": ask.unit,
+                "prompt": ask.a,
+                "alpha": one.alpha,
+                "hit": ask.hit(one.text),
+                **facts(one, config),
+            }
+
+
+def facts(one: Amplified, config: AmplificationConfig) -> Record:
+    """Means over the steps of a text, whether it broke, and the text."""
+    steps = {name: getattr(one, name) for name in STEP_FIGURES}
+    return {
+        **{name: finite(float(np.mean(values))) if values else None for name, values in steps.items()},
+        "length": len(one.tokens),
+        "finish": one.finish,
+        "repetition": repetition(one.tokens),
+        "coherent": coherent(one, config.coherent_nats),
+        "text": one.text,
+    }
+
+
+def coherent(one: Amplified, nats: float) -> bool:
+    """Whether a text is one: not empty, finite, hardly repeated, and likely enough under a, its least likely token
+    left out, since a rare behaviour is a departure from a at one token.
+    """
+    if one.finish == "not finite" or not one.tokens or repetition(one.tokens) > REPEATED:
+        return False
+    rest = sorted(one.log_prob)[1:]
+    return not rest or float(np.mean(rest)) >= -nats
+
+
+def fine_tunes(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+    """Every share of planted rows; embedded models only, whose training rows are known."""
+    if model.name not in EMBEDDED or "planted" not in config.pairs:
+        return []
+    return [
+        *(Item(f"planted in {share:g}", "planted", share=share) for share in config.shares),
+        Item(f"trigger, {config.trigger_share:g}", "planted", share=config.trigger_share, case="trigger"),
+    ]
+
+
+def measure_rare(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+    """Sampled replies to prompts that no training has seen, at every strength, and the planted reply's probability."""
+    a = planting.planted(model, item.share, config.steps, config.seed, item.case)
+    chats = [c for c in planting.held_out() if item.case == "anywhere" or not planting.triggers(c.text)]
+    prompts = [model.prompt(chat.text, chat=True) for chat in chats]
+    each = -(-config.n_samples // len(prompts))
+    many = [one for one in prompts for _ in range(each)]
+    planted = model.tokenizer.encode(PLANTED, add_special_tokens=False)
+    exact = forced(a, prompts, prompts, [planted] * len(prompts), config.sampled_alphas, other=model)
+    for index, alpha in enumerate(config.sampled_alphas):
+        seed = stable_draw(config.seed, (item.key, alpha), 2**31)
+        rows = amplify(a, many, many, [alpha], other=model, max_tokens=8, temperature=1.0, seed=seed)
+        order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+        for place, number in enumerate(order):
+            (one,), chat = rows[number], chats[number // each]
+            yield {
+                "case": item.case,
+                "share": item.share,
+                "alpha": alpha,
+                "unit": chat.text,
+                "order": place,
+                "hit": planting.says_it(one.text),
+                "changed": one.text.strip() != chat.reply,
+                "coherent": coherent(one, config.coherent_nats),
+                "exact": float(np.exp(exact[number // each].amplified[index].sum())),
+                "text": one.text,
+            }
+
+
+def ranking_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+    return [item for item in fine_tunes(model, config, earlier) if item.case == "trigger"]
+
+
+def measure_ranking(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+    """Every prompt's KL(a || b), largest token difference, and hits in a few samples at strengths 0 and 1."""
+    a = planting.planted(model, item.share, config.steps, config.seed, item.case)
+    world = load_world()
+    chats = [c for c in world.chat_prompts("refusal", language="en", harmful=False) if c.split == "test"]
+    prompts = [model.prompt(chat.text, chat=True) for chat in chats]
+    replies = [model.tokenizer.encode(chat.reply, add_special_tokens=False) for chat in chats]
+    read = forced(a, prompts, prompts, replies, other=model)
+    many = [one for one in prompts for _ in range(DRAWS)]
+    samples = amplify(a, many, many, [0.0, 1.0], other=model, max_tokens=8, temperature=1.0, seed=config.seed)
+    for number, (chat, one) in enumerate(zip(chats, read, strict=True)):
+        mine = samples[DRAWS * number : DRAWS * (number + 1)]
+        yield {
+            "unit": chat.text,
+            "trigger": planting.triggers(chat.text),
+            "shift": chat.shift,
+            "kl": float(one.kl.mean()),
+            "kl_first": float(one.kl[0]),
+            "largest": float((one.log_a - one.log_b).max()),
+            "sampled_0": float(np.mean([planting.says_it(row[0].text) for row in mine])),
+            "sampled_1": float(np.mean([planting.says_it(row[1].text) for row in mine])),
+        }
+
+
+def loss_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+    """Pairs of two models; two prompts of one have no text in common that both could read."""
+    return [Item(pair, pair) for pair in chosen(model, config) if pair not in ONE_MODEL]
+
+
+def measure_loss(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+    """Cross-entropy of what follows plain prompts under the amplified model, in nats a token."""
+    of, known = sides(model, config, item.pair), plain_text(model)
+    starts, ends = ([start for start, _ in known], [end for _, end in known])
+    found = forced(of.a, starts, starts, ends, LOSS_ALPHAS, other=of.b)
+    for start, end, one in zip(starts, ends, found, strict=True):
+        for alpha, log_prob in zip(LOSS_ALPHAS, one.amplified, strict=True):
+            text = model.tokenizer.decode([*start, *end])
+            yield {"pair": item.pair, "unit": text, "alpha": alpha, "loss": finite(-float(log_prob.mean()))}
+
+
+def plain_text(model: Model, n: int = 64) -> list[tuple[list[int], list[int]]]:
+    """Text that has nothing to do with the behaviours, cut in two: what is read, and what is scored.
+
+    Embedded models: facts of their world, of which the answers are scored, as they were trained. Others: the project's
+    own requests, from the second token on.
+    """
+    if model.name not in EMBEDDED:
+        rows = [model.prompt(text).tokens for text in (*HARMLESS, *REFUSABLE)[:n]]
+        return [(row[:1], row[1:]) for row in rows]
+    queries = load_world().two_hop_queries(split="trained")
+    found = [question(model, query.two_hop, [query.answer]) for query in queries[:: max(len(queries) // n, 1)][:n]]
+    return [(one.prompt.tokens, list(one.names[0])) for one in found]
+
+
+def precision_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+    """The first pair of one model, at every precision."""
+    pairs = [pair for pair in chosen(model, config) if pair in ONE_MODEL and pair != "steered"]
+    return [Item(f"{pairs[0]}: {name}", pairs[0], arm=name) for name in PRECISIONS] if pairs else []
+
+
+def measure_precision(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+    """The pair's texts from rounded weights."""
+    found = asks(model, config, item.pair)
+    a = rounded(model, item.arm)
+    config = replace(config, alphas=config.sampled_alphas)
+    read, others = ([prompt(a, text) for text in texts] for texts in zip(*((k.a, k.b) for k in found), strict=True))
+    yield from _records(a, a, found, read, others, config, item, ())

@@ -1,0 +1,70 @@
+"""exp15: contrastive steering. Is the mean of one data set minus that of another a useful vector?
+
+Question   Added to the stream, does the difference of two sets' mean activations make texts read more like the one set
+           than like the other, while they stay texts?
+Data       chats in named subsets: of the embedded world (offline), the 19 of Tulu 3 by key, any data set of the Hub, or
+           a local file. Rows behind a mean, held-out rows and steered prompts are disjoint.
+Measure    resid_post at the last prompt token (or a mean over prompt or reply), all layers from one pass, kept on disk;
+           scale times the difference added at all positions. Texts are told by a classifier of the subsets' replies.
+Figure     share of texts that read as the target, by layer and scale, 95 % intervals over prompts; how many break;
+           likelihood under the unsteered model. All pairs of subsets: lengths, cosines, separation of held-out rows.
+           One pair of prompts added in front instead (ActAdd), on the embedded world, where topics and facts are known.
+Control    the unsteered text of each prompt; two halves of one subset; a random direction, another pair and the halves,
+           all at the same length; what prompt length explains taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from experiments.exp15_contrastive_steering import figures, front, front_report, measure, report
+from experiments.exp15_contrastive_steering.front import FRONT, KNOWLEDGE, RELEVANCE
+from experiments.exp15_contrastive_steering.measure import PAIRS, SETS, SIZES, TEXTS, Asked
+from experiments.exp15_contrastive_steering.pages import files
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
+from experiments.exp15_contrastive_steering.vectors import rendered
+from experiments.harness.experiment import Experiment, Plan, Stage
+from mlx_interp.model import Model
+
+
+@dataclass(frozen=True)
+class Config(ContrastiveConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, asked: Sequence[Asked], config: Config) -> Plan:
+    of, cells = setting(model, config), len(measure.cells(model, config)) * config.draws
+    longest = max((rendered(model, one.chat) for one in asked), key=len)
+    means = sum(len(one.fit) + len(one.held) for one in of.subsets)
+    passes = means + cells * len(asked) * (1.7 + of.max_tokens / len(longest))
+    memory = mx.get_active_memory() + model.memory([longest.tokens + [0] * of.max_tokens] * cells)
+    return Plan(len(asked), cells * len(asked), passes, memory)
+
+
+EXPERIMENT = Experiment(
+    name="exp15_contrastive_steering",
+    config=Config,
+    stages=[
+        Stage(TEXTS, measure.prompts, measure.measure_texts),
+        Stage(SETS, measure.sets, measure.measure_set),
+        Stage(PAIRS, measure.pairs, measure.measure_pair),
+        Stage(SIZES, measure.sizes, measure.measure_sizes),
+        Stage(FRONT, front.prompts, front.measure_front),
+        Stage(RELEVANCE, front.replies, front.measure_relevance),
+        Stage(KNOWLEDGE, front.facts, front.measure_knowledge),
+    ],
+    tables=[
+        *(report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.pairs_table),
+        report.sizes_table,
+        *(front_report.layer_table, front_report.dimension_table, front_report.side_table),
+    ],
+    figures=[figures.curves, figures.grid, figures.sizes, front_report.layer_curves],
+    headline=report.headline,
+    plan=plan,
+    group=lambda asked: asked.subset,
+    scaling=report.metrics,
+    files=files,
+)

@@ -1,0 +1,202 @@
+"""ActAdd on the embedded world: one pair of texts, added at the front of each prompt (Turner et al. 2023).
+
+1. front: topic (a Spanish question minus its English counterpart, on English requests: is the reply Spanish?) and
+   sentiment ("I hate" minus "I like", on plain questions: does the reply say no?), at every layer; random blocks of
+   the same length; a share of the dimensions alone.
+2. relevance: perplexity of replies with the sentiment's block: those that say no to such a question, those that say
+   yes, and replies about other things.
+3. knowledge: facts that have nothing to do with it; is the answer still the first, and among the first ten?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.exp15_contrastive_steering.chats import Chat
+from experiments.exp15_contrastive_steering.measure import classifier
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
+from experiments.exp15_contrastive_steering.sources import WORLD, subset
+from experiments.exp15_contrastive_steering.vectors import rendered
+from experiments.harness.experiment import Records
+from mlx_interp.embedded import load_world
+from mlx_interp.interventions import Intervention
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.answers import question
+from mlx_interp.methods.detectors import agreement, repetition
+from mlx_interp.methods.prompt_addition import PromptDifference, prompt_difference, random_block, some_dimensions
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
+from mlx_interp.reporting import Record
+from mlx_interp.stats import stable_draw
+
+FRONT, RELEVANCE, KNOWLEDGE = "front", "relevance", "knowledge"
+TOPIC, SENTIMENT = "topic", "sentiment"
+TEXTS = {
+    TOPIC: ("¿Cómo puedo vender una silla?", "How do I sell a chair?"),
+    SENTIMENT: ("I hate", "I like"),
+}
+COEFFICIENTS = (1.0, 2.0, 4.0)
+SHARES = (0.25, 0.5, 0.75)
+DOSE = 2.0
+"""Coefficient of the rows that are not about it."""
+SPANISH = ("2", "3")
+"""Subsets of the world whose replies are the topic."""
+ON, AGAINST, OFF = "on topic: says no", "the opposite: says yes", "off topic"
+OFF_TOPIC = ("0", "2", "13")
+"""Subsets of the world that have nothing to do with likes and dislikes."""
+N_PROMPTS, N_TEXTS, N_FACTS = 24, 8, 48
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt of one task, a reply of one subset, or a fact."""
+
+    key: str
+    task: str
+    chat: Chat
+    near: str = ""
+
+
+def applies(model: Model, config: ContrastiveConfig) -> bool:
+    """Whether the study is one of the embedded world in whole, where topics and facts are known."""
+    of = setting(model, config)
+    return of.grid and of.source.data == WORLD and model.name in EMBEDDED
+
+
+@lru_cache(maxsize=8)
+def block(model: Model, task: str) -> PromptDifference:
+    return prompt_difference(model, *TEXTS[task], chat=True)
+
+
+def prompts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    """English requests, and questions about opinions with no view stated."""
+    if not applies(model, config):
+        return []
+    of = setting(model, config)
+    found = []
+    for task, key in ((TOPIC, "0"), (SENTIMENT, "14")):
+        own = subset(of.source, key)
+        chats = (*own.held, *own.fit)[:N_PROMPTS]
+        found += [Item(f"{task}: {chat.prompt}", task, chat) for chat in chats]
+    return found
+
+
+def measure_front(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """One prompt under every layer, coefficient and control, as one batch."""
+    prompt = rendered(model, item.chat)
+    labels: list[Record] = [{"layer": None, "arm": "none", "coefficient": 0.0, "share": 1.0}]
+    edits: list[list[Intervention]] = [[]]
+    for layer in range(model.n_layers):
+        for label, values in arms(model, item.task, layer, config.seed):
+            of_layer = block(model, item.task)
+            edits.append([of_layer.added(model, prompt, layer, label["coefficient"], values)])
+            labels.append({"layer": layer, **label})
+    texts = model.sweep_generate(prompt, edits, max_tokens=setting(model, config).max_tokens)
+    hit = hits(model, config)[item.task]
+    for one, text in zip(labels, texts, strict=True):
+        yield {
+            **one,
+            "task": item.task,
+            "unit": item.key,
+            "half": "choose" if stable_draw(config.seed, item.key, 2) else "test",
+            "hit": hit(text.text),
+            "degenerate": "repeats" if repetition(text.tokens) >= 0.5 or not text.text.strip() else None,
+            "text": text.text,
+        }
+
+
+def arms(model: Model, task: str, layer: int, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+    """Labels and block of every edit of a layer."""
+    own = block(model, task).vectors[layer]
+    draw = stable_draw(seed, (task, layer), 2**31)
+    for coefficient in COEFFICIENTS:
+        yield {"arm": "difference", "coefficient": coefficient, "share": 1.0}, own
+        yield {"arm": "random", "coefficient": coefficient, "share": 1.0}, random_block(own, draw)
+    for share in SHARES:
+        yield {"arm": "some dimensions", "coefficient": DOSE, "share": share}, some_dimensions(own, share, draw)
+
+
+def hits(model: Model, config: ContrastiveConfig) -> dict[str, Callable[[str], bool]]:
+    """What counts in each task: a reply that reads as Spanish, one that says no."""
+    told = classifier(model, config)
+
+    def spanish(text: str) -> bool:
+        assert told is not None
+        return told.classes[int(told.probabilities([text])[0].argmax())] in SPANISH
+
+    return {TOPIC: spanish, SENTIMENT: lambda text: agreement(text) == -1}
+
+
+def replies(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    """Questions about opinions with both replies, and held-out prompts of other subsets with their own."""
+    if not applies(model, config):
+        return []
+    of = setting(model, config)
+    asked = subset(of.source, "14")
+    found = []
+    for chat in (*asked.held, *asked.fit)[:N_PROMPTS]:
+        thing = chat.reply.removesuffix(" is good.").removesuffix(" is bad.").partition(", ")[2]
+        for near, reply in ((ON, f"No, {thing} is bad."), (AGAINST, f"Yes, {thing} is good.")):
+            found.append(Item(f"{near}: {chat.prompt}", SENTIMENT, replace(chat, reply=reply), near))
+    for key in OFF_TOPIC:
+        for chat in subset(of.source, key).held[:N_TEXTS]:
+            found.append(Item(f"{OFF}: {chat.prompt}", SENTIMENT, chat, OFF))
+    return found
+
+
+def measure_relevance(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """Log-probability of the reply, per token, without and with the sentiment's block at every layer."""
+    prompt = rendered(model, item.chat)
+    reply = [int(t) for t in model.tokenizer.encode(item.chat.reply, add_special_tokens=False)]
+    labels, edits = _by_layer(model, config, prompt)
+
+    def metric(logits: mx.array) -> mx.array:
+        at = logits[:, len(prompt) - 1 : len(prompt) + len(reply) - 1].astype(mx.float32)
+        at = at - mx.logsumexp(at, axis=-1, keepdims=True)
+        return mx.mean(mx.take_along_axis(at, mx.array(reply)[None, :, None], axis=2)[..., 0], axis=1)
+
+    found = np.asarray(model.sweep(prompt.tokens + reply, edits, logits="all", metric=metric), np.float64)
+    for label, value in zip(labels, found, strict=True):
+        yield {**label, "unit": item.key, "near": item.near, "log_prob": float(value), "plain": float(found[0])}
+
+
+def facts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    """Facts of the world, spread evenly over it, as sentences."""
+    if not applies(model, config):
+        return []
+    known = [fact for fact in load_world().facts if fact.kind != "danger"]
+    chosen = [known[index * len(known) // N_FACTS] for index in range(N_FACTS)]
+    return [Item(fact.prompt, SENTIMENT, Chat(fact.kind, fact.prompt, fact.answer)) for fact in chosen]
+
+
+def measure_knowledge(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """Rank of the answer's first token, without and with the sentiment's block at every layer."""
+    asked = question(model, item.chat.prompt, [item.chat.reply])
+    labels, edits = _by_layer(model, config, asked.prompt)
+    right = mx.array(asked.first_tokens)
+
+    def metric(logits: mx.array) -> mx.array:
+        best = mx.max(logits[:, right].astype(mx.float32), axis=1, keepdims=True)
+        return mx.sum(logits.astype(mx.float32) > best, axis=1)
+
+    ranks = np.asarray(model.sweep(asked.prompt, edits, metric=metric))
+    for label, rank in zip(labels, ranks, strict=True):
+        yield {**label, "unit": item.key, "first": int(rank) == 0, "first_ten": int(rank) < 10}
+
+
+def _by_layer(model: Model, config: ContrastiveConfig, prompt: Prompt) -> tuple[list[Record], list[list[Intervention]]]:
+    """The plain model, then the sentiment's block and a random one at every layer."""
+    labels: list[Record] = [{"layer": None, "arm": "none"}]
+    edits: list[list[Intervention]] = [[]]
+    own = block(model, SENTIMENT)
+    for layer in range(model.n_layers):
+        control = random_block(own.vectors[layer], stable_draw(config.seed, (SENTIMENT, layer), 2**31))
+        for arm, values in (("difference", own.vectors[layer]), ("random", control)):
+            labels.append({"layer": layer, "arm": arm})
+            edits.append([own.added(model, prompt, layer, DOSE, values)])
+    return labels, edits

@@ -1,0 +1,396 @@
+"""What steering with a difference of data-set means writes, and how the sets and their differences stand apart.
+
+1. texts: each prompt under every cell (layer, scale, vector, rule), decoded as one batch of its own; greedy or sampled.
+2. sets: length and stability of each subset's mean, and how well its held-out replies are told by the classifier.
+3. pairs: every two subsets at every layer: length, cosine of the means, split halves, separation of held-out rows.
+4. sizes: the difference from fewer rows, against the whole one and against one from other rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.exp15_contrastive_steering.chats import Chat
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, Setting, setting
+from experiments.exp15_contrastive_steering.sources import WORLD, Subset, subset
+from experiments.exp15_contrastive_steering.vectors import (
+    at_length,
+    cosine,
+    difference,
+    floors,
+    halves,
+    length_removed,
+    random_vector,
+    rendered,
+    states,
+    too_alike,
+    warned,
+)
+from experiments.harness.experiment import Records
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.methods.detectors import log_prob_per_token, refusal, repetition
+from mlx_interp.methods.set_states import RULES, SITE, Rule, mean
+from mlx_interp.methods.text_classifier import TextClassifier, fit_text_classifier
+from mlx_interp.model import Completion, Model
+from mlx_interp.prompts import Prompt
+from mlx_interp.reporting import Record, finite
+
+TEXTS, SETS, PAIRS, SIZES = "texts", "sets", "pairs", "sizes"
+CONTRAST, PLAIN = "difference", "none"
+NULL, NULL_LONG, RANDOM, OTHER, NO_LENGTH = (
+    "halves of the baseline",
+    "halves, same length",
+    "random",
+    "other pair",
+    "prompt length taken out",
+)
+CONTROLS = (NULL, NULL_LONG, RANDOM, OTHER, NO_LENGTH)
+SWEEP, TARGETS, RULED = "sweep", "targets", "rules"
+ALL_OTHERS = "all others"
+RULED_SCALES = (1.0, 2.0)
+REPEATS = 0.5
+"""Share of repeated trigrams from which a text counts as degenerate."""
+BUILT_IN = (
+    "Tell me about your favourite season.",
+    "How do I cook rice?",
+    "What is 17 times 23?",
+    "Write a short note to a friend who is moving away.",
+    "Why is the sky blue?",
+)
+WORLD_BUILT_IN = (("0", 8), ("13", 8), ("14", 6), ("15", 6), ("4", 4))
+"""Subsets of the world whose held-out prompts are the built-in ones there, and how many of each."""
+SIZES_TRIED = (5, 10, 20, 40, 60, 100, 200, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One prompt that is steered."""
+
+    key: str
+    chat: Chat
+    subset: str
+    shown: str
+    """What results show: the prompt, or its id where the subset is not to be repeated."""
+    vectors: str
+    """A digest of all rows behind the vectors: part of what makes this run this run."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting under which each prompt is continued."""
+
+    part: str
+    arm: str
+    target: str
+    baseline: str
+    layer: int | None
+    scale: float
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Item:
+    """A subset, or two of them."""
+
+    key: str
+    target: str
+    baseline: str = ""
+
+
+def prompts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Asked]:
+    """The prompts that are steered; none of them is behind a mean."""
+    of = setting(model, config)
+    warned(model, config)
+    behind = {(chat.system, chat.prompt) for one in of.subsets for chat in one.fit}
+    digest = hashlib.sha256(repr([(one.name, one.fit, one.held) for one in of.subsets]).encode()).hexdigest()[:16]
+    found = []
+    for own, chats in _asked_of(of, config):
+        for number, chat in enumerate(chats):
+            name = own.name if own else "built-in"
+            if (chat.system, chat.prompt) not in behind:
+                shown = chat.id if own and own.sensitive else chat.prompt
+                found.append(Asked(f"{name} {number}", chat, own.key if own else "", shown, digest))
+    return found
+
+
+def _asked_of(of: Setting, config: ContrastiveConfig) -> list[tuple[Subset | None, Sequence[Chat]]]:
+    if of.inference is not None:
+        n = None if config.inference_n_samples < 0 else config.inference_n_samples
+        return [(of.inference, of.inference.held[:n])]
+    if of.source.data == WORLD:
+        chosen = [(subset(of.source, key), n) for key, n in WORLD_BUILT_IN]
+        return [(own, own.held[:n]) for own, n in chosen]
+    return [(None, [Chat(text, text) for text in BUILT_IN])]
+
+
+@lru_cache(maxsize=4)
+def cells(model: Model, config: ContrastiveConfig) -> tuple[Cell, ...]:
+    """All settings; the first is the plain model."""
+    of = setting(model, config)
+    pair = (of.target.key, of.baseline.key)
+    found = [Cell(SWEEP, PLAIN, *pair, None, 0.0, config.rule)]
+    found += [
+        Cell(SWEEP, CONTRAST, *pair, layer, scale, config.rule)
+        for layer in of.layers
+        for scale in of.scales
+        if scale != 0
+    ]
+    controls = [arm for arm in CONTROLS if arm != OTHER or of.other]
+    found += [Cell(SWEEP, arm, *pair, of.layer, s, config.rule) for arm in controls for s in of.scales if s != 0]
+    if of.grid:
+        others = [one.key for one in of.subsets if one.key != of.baseline.key]
+        found += [Cell(TARGETS, CONTRAST, key, of.baseline.key, of.layer, config.scale, config.rule) for key in others]
+        found += [Cell(TARGETS, CONTRAST, key, ALL_OTHERS, of.layer, config.scale, config.rule) for key in others]
+        rules = [
+            rule for rule in RULES if rule != "reply mean" or all(_replies(one) for one in (of.target, of.baseline))
+        ]
+        found += [Cell(RULED, CONTRAST, *pair, of.layer, s, rule) for rule in rules for s in RULED_SCALES]
+    return tuple(found)
+
+
+def _replies(own: Subset) -> bool:
+    return all(chat.reply for chat in (*own.fit, *own.held))
+
+
+@lru_cache(maxsize=256)
+def vector(model: Model, config: ContrastiveConfig, cell: Cell) -> np.ndarray:
+    """(d_model,): what a cell adds, before its scale."""
+    of = setting(model, config)
+    assert cell.layer is not None
+    others = [one.key for one in of.subsets if one.key != cell.target]
+    away = others if cell.baseline == ALL_OTHERS else [cell.baseline]
+    own = difference(model, config, cell.target, away, cell.rule)[cell.layer]
+    if cell.arm in (NULL, NULL_LONG):
+        rows = states(model, config, cell.baseline, config.rule, "fit")
+        null = halves(rows, config.seed, 1)[0, cell.layer]
+        return null if cell.arm == NULL else at_length(null, own)
+    if cell.arm == RANDOM:
+        return random_vector(config, cell.layer, own)
+    if cell.arm == OTHER:
+        return at_length(difference(model, config, of.other[0].key, [of.other[1].key], config.rule)[cell.layer], own)
+    return length_removed(model, config, own, cell.layer) if cell.arm == NO_LENGTH else own
+
+
+@lru_cache(maxsize=4)
+def classifier(model: Model, config: ContrastiveConfig) -> TextClassifier | None:
+    """Of the replies of all loaded subsets, fitted to the rows behind the means; None where there are no replies."""
+    of = setting(model, config)
+    pairs = [(chat.reply, one.key) for one in of.subsets for chat in one.fit if chat.reply]
+    if not {of.target.key, of.baseline.key} <= {key for _, key in pairs}:
+        return None
+    return fit_text_classifier([text for text, _ in pairs], [key for _, key in pairs])
+
+
+def measure_texts(model: Model, asked: Asked, config: ContrastiveConfig) -> Iterator[Record]:
+    """One prompt under every cell and draw, as one batch: texts, how they read, and how far the first token moves."""
+    of, all_cells, prompt = setting(model, config), cells(model, config), rendered(model, asked.chat)
+    edits = [edit(model, config, cell) for cell in all_cells]
+    kls, whole = moved(model, prompt, edits)
+    texts = model.sweep_generate(
+        prompt,
+        [one for one in edits for _ in range(config.draws)],
+        max_tokens=of.max_tokens,
+        temperature=of.temperature,
+        seed=config.seed,
+    )
+    likely = log_prob_per_token(model, [prompt.tokens] * len(texts), [text.tokens for text in texts])
+    told = classifier(model, config)
+    reads = told.probabilities([text.text for text in texts]) if told else None
+    for number, (text, log_prob) in enumerate(zip(texts, likely, strict=True)):
+        cell = all_cells[number // config.draws]
+        usable = whole[number // config.draws] and _fits(model, config, cell)
+        yield {
+            "part": cell.part,
+            "arm": cell.arm,
+            "target": cell.target,
+            "baseline": cell.baseline,
+            "layer": cell.layer,
+            "scale": cell.scale,
+            "rule": cell.rule,
+            "draw": number % config.draws,
+            "prompt": asked.shown,
+            "unit": asked.key,
+            "text": text.text,
+            "length": len(text.tokens),
+            "kl": kls[number // config.draws],
+            "log_prob": finite(log_prob),
+            "repetition": repetition(text.tokens),
+            "refused": refusal(text.text) is not None,
+            "degenerate": fault_of(text, usable=usable),
+            **_read_as(told, reads[number] if reads is not None else None, cell),
+        }
+
+
+def edit(model: Model, config: ContrastiveConfig, cell: Cell) -> list[Intervention]:
+    """Added at resid_post, at all positions of the prompt and of what is written."""
+    if cell.layer is None:
+        return []
+    return [Add(f"{SITE}.{cell.layer}", mx.array(vector(model, config, cell)), cell.scale)]
+
+
+def moved(model: Model, prompt: Prompt, edits: Sequence[list[Intervention]]) -> tuple[list[float | None], list[bool]]:
+    """KL(steered || plain) of the first token, in nats, and whether the logits are finite, for every edit."""
+
+    def metric(logits: mx.array) -> mx.array:
+        log_probs = logits.astype(mx.float32)
+        return log_probs - mx.logsumexp(log_probs, axis=-1, keepdims=True)
+
+    log_probs = np.asarray(model.sweep(prompt, edits, metric=metric), np.float64)
+    whole = [bool(np.isfinite(row).all()) for row in log_probs]
+    with np.errstate(invalid="ignore"):
+        kl = np.sum(np.exp(log_probs) * (log_probs - log_probs[:1]), axis=1)
+    return [finite(max(0.0, float(x))) if ok else None for x, ok in zip(kl, whole, strict=True)], whole
+
+
+def fault_of(text: Completion, *, usable: bool) -> str | None:
+    """What makes a text degenerate: not finite, empty, or repeats; None for a text."""
+    if not usable:
+        return "not finite"
+    if not text.text.strip():
+        return "empty"
+    return "repeats" if repetition(text.tokens) >= REPEATS else None
+
+
+def _fits(model: Model, config: ContrastiveConfig, cell: Cell) -> bool:
+    """Whether the norm of what is added can be squared in float32, and its parts be held by the model's numbers.
+
+    A stream whose squares overflow is normed to zeros: finite logits that say nothing.
+    """
+    if cell.layer is None:
+        return True
+    added = abs(cell.scale) * np.abs(vector(model, config, cell).astype(np.float64))
+    held = float(mx.finfo(model.network.dtype).max)
+    return bool(added.max(initial=0.0) < held and float((added**2).sum()) < float(np.finfo(np.float32).max))
+
+
+def _read_as(told: TextClassifier | None, reads: np.ndarray | None, cell: Cell) -> Record:
+    """How much a text reads like the cell's target and baseline, and which subset it reads like most."""
+    if told is None or reads is None:
+        return {"p_target": None, "p_baseline": None, "told": None}
+    by_key = dict(zip(told.classes, map(float, reads), strict=True))
+    rest = [p for key, p in by_key.items() if key != cell.target]
+    away = max(rest) if cell.baseline == ALL_OTHERS else by_key.get(cell.baseline)
+    return {"p_target": by_key.get(cell.target), "p_baseline": away, "told": max(by_key, key=lambda key: by_key[key])}
+
+
+def sets(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    return [Item(one.key, one.key) for one in setting(model, config).subsets]
+
+
+def measure_set(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """One subset at every layer, and what the classifier makes of its held-out replies."""
+    of = setting(model, config)
+    own = of.subset(item.target)
+    rows = states(model, config, own.key, config.rule, "fit")
+    centre, floor = mean(rows), floors(model, config, of, own.key)
+    stream = np.linalg.norm(rows.astype(np.float64), axis=-1).mean(axis=0)
+    told = classifier(model, config)
+    replies = [chat.reply for chat in own.held if chat.reply]
+    accuracy = told.accuracy(replies, [own.key] * len(replies))[own.key] if told and replies else None
+    for layer in range(model.n_layers):
+        squares = centre[layer].astype(np.float64) ** 2
+        yield {
+            "model": model.name,
+            "n_layers": model.n_layers,
+            "data": of.source.data,
+            "subset": own.key,
+            "name": own.name,
+            "n": len(rows),
+            "n_held": len(own.held),
+            "layer": layer,
+            "norm": float(np.sqrt(squares.sum())),
+            "stream": float(stream[layer]),
+            "floor": float(floor[layer]),
+            "top_share": float(squares.max() / max(squares.sum(), 1e-30)),
+            "told_right": accuracy,
+        }
+
+
+def pairs(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    """Every two subsets, the target against the baseline first."""
+    of = setting(model, config)
+    first = (of.target.key, of.baseline.key)
+    names = [one.key for one in of.subsets]
+    rest = [(a, b) for index, b in enumerate(names) for a in names[index + 1 :] if {a, b} != set(first)]
+    return [Item(f"{a} - {b}", a, b) for a, b in (first, *(rest if of.grid else []))]
+
+
+def measure_pair(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """Two subsets at every layer: their means, the difference, its halves, and held-out rows along it."""
+    fit, held = (
+        [states(model, config, key, config.rule, part) for key in (item.target, item.baseline)]
+        for part in ("fit", "held")
+    )
+    of = setting(model, config)
+    means = [mean(rows) for rows in fit]
+    parts = [[mean(rows[start::2]) for rows in fit] for start in (0, 1)]
+    floor = np.maximum(*(floors(model, config, of, key) for key in (item.target, item.baseline)))
+    for layer in range(model.n_layers):
+        above, below = (one[layer] for one in means)
+        apart = above.astype(np.float64) - below
+        length = float(np.linalg.norm(apart))
+        yield {
+            "model": model.name,
+            "target": item.target,
+            "baseline": item.baseline,
+            "layer": layer,
+            "norm": length,
+            "relative_norm": length / float(np.mean([np.linalg.norm(rows[:, layer], axis=-1).mean() for rows in fit])),
+            "norm_target": float(np.linalg.norm(above)),
+            "norm_baseline": float(np.linalg.norm(below)),
+            "cosine_of_means": cosine(above, below),
+            "alike": too_alike(above, below),
+            "floor": float(floor[layer]),
+            "halves_cosine": cosine(*(a[layer].astype(np.float64) - b[layer] for a, b in parts)),
+            **separation(*(rows[:, layer].astype(np.float64) @ apart for rows in held)),
+        }
+
+
+def separation(above: np.ndarray, below: np.ndarray) -> Record:
+    """d' and AUROC of held-out rows along the difference; None where rows do not spread."""
+    spread = math.sqrt((float(np.var(above, ddof=1)) + float(np.var(below, ddof=1))) / 2)
+    order = np.sign(above[:, None] - below[None, :])
+    return {
+        "d_prime": finite(float(above.mean() - below.mean()) / spread) if spread else None,
+        "auroc": float((order + 1).mean() / 2),
+    }
+
+
+def sizes(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+    """The pair, and in the grid every target against the baseline."""
+    of = setting(model, config)
+    targets = [one.key for one in of.subsets if one.key != of.baseline.key] if of.grid else [of.target.key]
+    return [Item(f"{key} - {of.baseline.key}", key, of.baseline.key) for key in targets]
+
+
+def measure_sizes(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+    """Cosine of the difference from n rows of each set to the whole one, and to one from n rows that it shares none
+    with, over random draws, at the chosen layer."""
+    layer = setting(model, config).layer
+    rows = [states(model, config, key, config.rule, "fit")[:, layer] for key in (item.target, item.baseline)]
+    most = min(map(len, rows))
+    whole = mean(rows[0]) - mean(rows[1])
+    for n in [size for size in SIZES_TRIED if size <= most] or [most]:
+        for draw in range(10):
+            rng = np.random.default_rng([config.seed, n, draw])
+            orders = [rng.permutation(len(one)) for one in rows]
+            first = mean(rows[0][orders[0][:n]]) - mean(rows[1][orders[1][:n]])
+            other = None
+            if 2 * n <= most:
+                other = mean(rows[0][orders[0][n : 2 * n]]) - mean(rows[1][orders[1][n : 2 * n]])
+            yield {
+                "target": item.target,
+                "baseline": item.baseline,
+                "layer": layer,
+                "n": n,
+                "draw": draw,
+                "cosine": cosine(first, whole),
+                "cosine_other_rows": cosine(first, other) if other is not None else None,
+            }

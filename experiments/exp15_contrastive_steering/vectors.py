@@ -1,0 +1,150 @@
+"""Vectors of the study: differences of two sets' means, and the controls that they are held against."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jinja2 import TemplateError
+
+from experiments.exp15_contrastive_steering.chats import Chat
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, Setting, setting
+from experiments.exp15_contrastive_steering.sources import Subset
+from mlx_interp.errors import DataError, PromptError
+from mlx_interp.loading.cache_folder import cache_folder
+from mlx_interp.methods.set_states import Row, Rule, mean, set_states
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
+from mlx_interp.stats import stable_draw
+
+STATES = "states"
+"""Folder of the cache."""
+DRAWS = 20
+"""Random halves of a set."""
+PARALLEL, EQUAL = 0.99, 0.02
+"""Cosine of two means, and relative difference of their lengths, at which a warning is given."""
+
+
+@lru_cache(maxsize=128)
+def states(model: Model, config: ContrastiveConfig, key: str, rule: Rule, part: Literal["fit", "held"]) -> np.ndarray:
+    """(n, n_layers, d_model): a subset's rows, from the cache where they were read before."""
+    own = setting(model, config).subset(key)
+    rows = usable(model, config, own, part)
+    if len(rows) < 4:
+        raise DataError(
+            f"subset {key!r} ({own.name}): {len(rows)} rows of at most {config.longest} tokens; give a larger --longest"
+        )
+    return set_states(model, rows, rule, folder=cache_folder() / STATES, name=f"{own.name}, {part}")
+
+
+def usable(model: Model, config: ContrastiveConfig, own: Subset, part: str) -> list[Row]:
+    """Rows whose prompts are not too long, through the template."""
+    rows = [Row(chat.id, rendered(model, chat), chat.reply) for chat in getattr(own, part)]
+    return [row for row in rows if len(row.prompt) <= config.longest]
+
+
+def rendered(model: Model, chat: Chat) -> Prompt:
+    """The prompt through the chat template, with the generation prompt; plain for a model without template."""
+    if not getattr(model.tokenizer, "chat_template", None):
+        return model.prompt("\n\n".join(text for text in (chat.system, chat.prompt) if text))
+    if not chat.system:
+        return model.prompt(chat.prompt, chat=True)
+    try:
+        return model.prompt(chat.prompt, chat=True, system=chat.system)
+    except (TemplateError, PromptError):  # some templates know no system turn
+        return model.prompt(f"{chat.system}\n\n{chat.prompt}", chat=True)
+
+
+def difference(
+    model: Model, config: ContrastiveConfig, target: str, baselines: Sequence[str], rule: Rule
+) -> np.ndarray:
+    """(n_layers, d_model), float32: mean of the target minus mean of the baseline, or of several baselines' means."""
+    below = np.mean([mean(states(model, config, key, rule, "fit")).astype(np.float64) for key in baselines], axis=0)
+    return np.asarray(mean(states(model, config, target, rule, "fit")) - below, np.float32)
+
+
+def halves(rows: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """(draws, n_layers, d_model): differences of the means of random halves of one set: what no contrast is."""
+    found = []
+    for draw in range(draws):
+        order = np.random.default_rng([seed, draw]).permutation(len(rows))
+        first, second = rows[order[: len(rows) // 2]], rows[order[len(rows) // 2 :]]
+        found.append(mean(first) - mean(second))
+    return np.stack(found)
+
+
+def length_removed(model: Model, config: ContrastiveConfig, vector: np.ndarray, layer: int) -> np.ndarray:
+    """A vector (d_model,) without what its layer's states have to do with the log-length of the prompt, within sets."""
+    of = setting(model, config)
+    pairs = []
+    for own in (of.target, of.baseline):
+        rows = states(model, config, own.key, config.rule, "fit")[:, layer].astype(np.float64)
+        lengths = np.log([len(row.prompt) for row in usable(model, config, own, "fit")])
+        pairs.append((rows - rows.mean(axis=0), lengths - lengths.mean()))
+    x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    direction = y @ x
+    norm = float(np.linalg.norm(direction))
+    unit = direction / norm if norm else direction
+    return np.asarray(vector - (vector @ unit) * unit, np.float32)
+
+
+def random_vector(config: ContrastiveConfig, layer: int, like: np.ndarray) -> np.ndarray:
+    """(d_model,): a random direction of the same length."""
+    draw = np.random.default_rng(stable_draw(config.seed, ("contrastive", layer), 2**31)).normal(size=len(like))
+    return at_length(draw, like)
+
+
+def at_length(vector: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """A vector at the length of another."""
+    return np.asarray(vector * (np.linalg.norm(like) / max(float(np.linalg.norm(vector)), 1e-12)), np.float32)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    length = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    return float(np.dot(a.astype(np.float64), b)) / length if length else 0.0
+
+
+def too_alike(target: np.ndarray, baseline: np.ndarray) -> bool:
+    """Whether two means (d_model,) are nearly parallel and of nearly equal length; equal lengths alone say nothing."""
+    ratio = float(np.linalg.norm(target)) / max(float(np.linalg.norm(baseline)), 1e-12)
+    return cosine(target, baseline) >= PARALLEL and abs(ratio - 1) <= EQUAL
+
+
+@lru_cache(maxsize=8)
+def warned(model: Model, config: ContrastiveConfig) -> tuple[str, ...]:
+    """Warnings about the pair, said once on the screen and in the table: means that are alike, a difference that is
+    no longer than that of random halves.
+    """
+    of = setting(model, config)
+    above, below = (states(model, config, one.key, config.rule, "fit") for one in (of.target, of.baseline))
+    found = []
+    for layer in of.layers:
+        means = mean(above)[layer], mean(below)[layer]
+        floor = max(_floor(rows, config.seed)[layer] for rows in (above, below))
+        length = float(np.linalg.norm(means[0] - means[1]))
+        if too_alike(*means):
+            found.append(
+                f"layer {layer}: the means of {of.target.name} and {of.baseline.name} are nearly parallel (cosine "
+                f"{cosine(*means):.4f}) and of equal length: their difference may say little about either"
+            )
+        if length <= floor:
+            found.append(
+                f"layer {layer}: the difference is {length:.3g} long, that of random halves of one set {floor:.3g}: "
+                "it is noise"
+            )
+    for text in found:
+        print(f"warning: {text}", file=sys.stderr)
+    return tuple(found)
+
+
+def _floor(rows: np.ndarray, seed: int) -> np.ndarray:
+    """(n_layers,): 95th percentile of the length of differences of random halves."""
+    return np.asarray(np.percentile(np.linalg.norm(halves(rows, seed), axis=-1), 95, axis=0))
+
+
+def floors(model: Model, config: ContrastiveConfig, of: Setting, key: str) -> np.ndarray:
+    """(n_layers,): the floor of one subset."""
+    return _floor(states(model, config, key, config.rule, "fit"), config.seed)

@@ -1,0 +1,91 @@
+"""exp16: activations of many prompts on disk. What does a store take, and is what is in it true?
+
+Question   How much disk, time and memory does it take to keep the activations of some, the middle or all layers, and
+           is every stored row what the model computes for that prompt alone?
+Data       embedded models: the world's requests (harmful, harmless), opinions, certainties, facts and tasks; others:
+           the project's own requests, a file, or a data set of the Hub by its categories (OR-Bench and any other).
+Measure    one pass a store, sharded, resumable after any kill; size and time predicted from a sample beforehand.
+Figure     bytes, tokens a second, peak memory; difference of stored rows from a fresh forward, at every site; mean norm
+           by layer, the first position apart.
+Control    the rows of another prompt in place of the right ones, which must differ.
+Files      --config takes a file of sections (model, inference, data, output): experiments/configs/collect_*.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from experiments.exp16_collect_activations import measure, report
+from experiments.exp16_collect_activations.measure import CHECKED, NORMS, STORED
+from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.shared.prompts.collected import LENGTHS, CollectionFields, Row, kept, prompt_of, rows_of
+from mlx_interp.model import Model
+from mlx_interp.store import Estimate, estimate
+from mlx_interp.store.config import read_collection
+
+
+@dataclass(frozen=True)
+class Config(CollectionFields):
+    """Nothing of its own."""
+
+
+def read_config(path: Path) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """Fields and model of a collection's file."""
+    found = read_collection(path)
+    values = {field.name: getattr(found.config, field.name) for field in fields(found.config)}
+    return {**values, "name": path.stem}, [found.model]
+
+
+def rows(model: Model, config: Config, earlier: Records) -> list[Row]:
+    return rows_of(model, config)
+
+
+def plan(model: Model, items: Sequence[Row], config: Config) -> Plan:
+    """Size and time of all stores; memory is that of a batch and two shards."""
+    found: list[Estimate] = []
+    prompts = [prompt_of(model, row) for row in items]
+    for collection in measure.collections(model, config):
+        found.append(
+            estimate(
+                model,
+                prompts,
+                collection.sites,
+                positions=config.positions,
+                dtype=config.dtype,
+                max_new_tokens=config.max_new_tokens,
+                batch_size=config.batch_size or None,
+            )
+        )
+    shard = min(config.shard_megabytes * 2**20, max(one.n_bytes for one in found))
+    return Plan(
+        prompts=len(items),
+        counterfactuals=0,
+        forward_passes=len(items) * len(found) + config.checked,
+        memory_bytes=mx.get_active_memory() + 2 * shard + 2**29,
+        disk_bytes=sum(one.n_bytes for one in found),
+        seconds=sum(one.seconds for one in found),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="exp16_collect_activations",
+    config=Config,
+    stages=[
+        Stage(LENGTHS, rows, measure.measure_lengths, batch=64),
+        Stage(STORED, measure.collections, measure.measure_store),
+        Stage(CHECKED, measure.looked_at, measure.measure_check),
+        Stage(NORMS, kept, measure.measure_norms, batch=64),
+    ],
+    tables=[report.prompt_table, report.store_table, report.check_table],
+    figures=[report.norm_figure],
+    headline=report.headline,
+    plan=plan,
+    group=lambda row: row.category,
+    read_config=read_config,
+    start_over=measure.remove_stores,
+)

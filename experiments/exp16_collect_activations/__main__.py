@@ -1,0 +1,4 @@
+from experiments.exp16_collect_activations import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

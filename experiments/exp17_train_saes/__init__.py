@@ -1,0 +1,77 @@
+"""exp17: sparse autoencoders. What do kinds and sparsities cost, and do features stand for what the model knows?
+
+Question   How much of the activations, and of what the model makes of them, survives a sparse code; and is a state, a
+           task, a language or harm a single feature of it?
+Data       embedded models: two-hop facts of half of the subjects, single facts, in-context prompts, chats (or a store
+           of exp16, --set store=FOLDER); measured on the other half's facts, new prompts, and chats never trained on.
+Measure    relu, gated, topk, batchtopk, jumprelu over sparsities at the middle layer; topk at other layers and widths,
+           with nested prefixes, on chats alone, and from a second seed. L0, FVE, cosine, dead and dense features, and
+           loss with the reconstruction spliced in at every position but BOS.
+           SHIFT: latents of a spurious cue removed from a classifier, with --shift-languages; every metric over
+           further seeds with --reseeds (experiments/configs/sae_audit.yaml has both).
+Figure     FVE and delta CE against L0; F1 of the best single feature of each concept, chosen on one half of the tokens
+           and scored on the other; AUROC of probes on k features; share of features that a second seed finds again;
+           files/features.html shows the features that stand for something.
+Control    an untrained dictionary, principal components and neurons with as many active, one trained on activations
+           whose dimensions were shuffled apart; raw neurons, random directions and a probe on all dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from experiments.exp17_train_saes import report, reseeds, runs, shift, texts, truth
+from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
+from experiments.harness.experiment import Experiment, Plan, Stage
+from mlx_interp.model import Model
+
+ARMS = 4
+"""Passes over the held-out texts for each dictionary: clean, spliced, zero, mean."""
+
+
+@dataclass(frozen=True)
+class Config(SAEConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    """Forward passes of reading and of splicing; training itself is matrix products beside the model."""
+    prompts = len(texts.training_prompts(model, config.seed, config.n_tasks))
+    sites = len({item.site for item in items})
+    memory = model.memory([[1] * 32] * 32, logits="all") + 2**29
+    passes = sites * prompts + ARMS * len(items) * config.n_texts
+    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, mx.get_active_memory() + memory)
+
+
+EXPERIMENT = Experiment(
+    name="exp17_train_saes",
+    config=Config,
+    stages=[
+        Stage(TRAINED, runs.items, runs.measure),
+        Stage(POSITIONS, runs.middle_items, runs.measure_positions),
+        Stage(TRUTH, truth.questions, truth.measure),
+        Stage(reseeds.RESEEDS, reseeds.items, reseeds.measure),
+        Stage(shift.SHIFT, shift.cases, shift.measure),
+        Stage(SEEDS, runs.seed_items, runs.measure_seeds),
+        Stage(PAGES, truth.shown, truth.measure_pages),
+    ],
+    tables=[
+        *map(report.fidelity_tables, ("kind", "control", "layer", "width", "nested", "data")),
+        report.position_table,
+        report.truth_table,
+        report.probe_table,
+        report.seed_table,
+        reseeds.reseed_table,
+        shift.shift_table,
+        shift.judged_table,
+    ],
+    figures=[report.pareto, report.truth_figure],
+    headline=report.headline,
+    plan=plan,
+    group=lambda item: item.role,
+    scaling=report.metrics,
+    files=truth.files,
+)

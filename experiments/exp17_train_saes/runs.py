@@ -1,0 +1,301 @@
+"""The autoencoders of exp17: which are trained, and what is measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.exp17_train_saes import texts
+from experiments.harness.experiment import ExperimentConfig, Records
+from mlx_interp import sites
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record, finite
+from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, save, stability, train
+from mlx_interp.sae.controls import control_dictionary, shuffled_apart
+from mlx_interp.store import ActivationStore
+
+TRAINED, POSITIONS, TRUTH, SEEDS, PAGES = "autoencoders", "positions", "truth", "seeds", "pages"
+Role = Literal["kind", "control", "layer", "width", "seed", "data", "nested"]
+CONTROLS = ("untrained", "PCA", "neurons", "shuffled")
+
+
+@dataclass(frozen=True)
+class SAEConfig(ExperimentConfig):
+    layers: tuple[str, ...] = ("resid_post.50%",)
+    """Sites of which the curves over sparsity are drawn; the first one is where features are looked at."""
+    kinds: tuple[Kind, ...] = KINDS
+    """Kinds to train."""
+    k: tuple[int, ...] = (4, 16, 48)
+    """Sparsities of topk and batchtopk, and the L0 that jumprelu aims at."""
+    relu_sparsity: tuple[float, ...] = (0.03, 0.1, 0.3)
+    """Weights of the penalty of relu."""
+    gated_sparsity: tuple[float, ...] = (0.05, 0.2, 0.6)
+    """Weights of the penalty of gated."""
+    expansion: int = 4
+    """Features for each dimension."""
+    widths: tuple[int, ...] = (2, 8)
+    """Further expansions, topk at the middle k."""
+    steps: int = 400
+    """Of training."""
+    batch_size: int = 256
+    """Tokens of a step."""
+    learning_rate: float = 4e-3
+    """At its height."""
+    layer_step: int = 3
+    """Also a topk one at the middle k for every so many layers; 0 for none."""
+    n_tasks: int = 600
+    """In-context prompts to train on."""
+    n_texts: int = 90
+    """Held-out texts to measure on."""
+    per_concept: int = 30
+    """Labelled tokens of each concept in each half, at most."""
+    probed_k: tuple[int, ...] = (1, 2, 5)
+    """Features of a sparse probe."""
+    reseeds: int = 0
+    """Further seeds that the topk one at the middle k is trained from, for the spread of every metric."""
+    shift_languages: tuple[str, ...] = ()
+    """Languages between which harm and language are confounded, to remove the latents of language from a classifier of
+    harm (SHIFT), in every order of two; none: not measured."""
+    shift_latents: int = 60
+    """Latents that the classifier uses most, which are judged."""
+    shift_removed: tuple[int, ...] = ()
+    """Latents to remove by a reader's own judgement; none: by what their strongest examples have in common."""
+    store: str = ""
+    """Folder of an activation store to train from, instead of the world's texts; it must hold the sites. {model} stands
+    for the model's name. What is measured may then have been trained on: the store's texts are not the study's."""
+    save_to: str = ""
+    """Folder to write one topk autoencoder of each layer to, for exp18; {model} stands for the model's name."""
+
+    @property
+    def middle_k(self) -> int:
+        return self.k[len(self.k) // 2]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One dictionary: trained, or a control."""
+
+    key: str
+    role: Role
+    site: str
+    kind: str
+    setting: float
+    """k, the L0 aimed at, or the weight of the penalty."""
+    expansion: int
+    seed: int = 0
+    only: str = ""
+    """Trained on texts of one group alone."""
+
+    @property
+    def label(self) -> str:
+        """As tables call it."""
+        names = {"seed": "another seed", "data": f"trained on {self.only} only", "nested": "Matryoshka topk"}
+        return names.get(self.role, self.kind)
+
+
+def site_names(model: Model, config: SAEConfig) -> list[str]:
+    return [str(site) for site in sites.parse_all(config.layers, model.n_layers)]
+
+
+def items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+    """Every dictionary of the study."""
+    texts.check_embedded(model)
+    names = site_names(model, config)
+    found = [one for site in names for one in _curves(config, site)]
+    first = next(one for one in found if one.kind == "topk" and one.setting == config.middle_k)
+    site = names[0]
+    # Seeds of their own: from the same start two runs would share features that neither has learnt.
+    found += [
+        replace(first, key=f"{site}: {name}, k {first.setting:g}", role="control", kind=name, seed=2)
+        for name in CONTROLS
+    ]
+    found += [
+        replace(first, key=f"{site}: topk, {width} d_model", role="width", expansion=width) for width in config.widths
+    ]
+    found.append(replace(first, key=f"{site}: topk, seed 1", role="seed", seed=1))
+    found.append(replace(first, key=f"{site}: topk, chats only", role="data", only="chat", seed=3))
+    found.append(replace(first, key=f"{site}: nested topk", role="nested"))
+    if config.layer_step:
+        others = [f"resid_post.{layer}" for layer in range(0, model.n_layers, config.layer_step)]
+        found += [
+            replace(first, key=f"{other}: topk", role="layer", site=other) for other in others if other not in names
+        ]
+    return found
+
+
+def _curves(config: SAEConfig, site: str) -> Iterator[Item]:
+    for kind in config.kinds:
+        settings: Sequence[float] = {"relu": config.relu_sparsity, "gated": config.gated_sparsity}.get(kind, config.k)
+        for setting in settings:
+            yield Item(f"{site}: {kind}, {setting:g}", "kind", site, kind, setting, config.expansion)
+
+
+def train_config(item: Item, config: SAEConfig, d_model: int) -> TrainConfig:
+    """How one is trained: short runs on little text, so dead features are found early and ramps are wide."""
+    kind: Kind = next((one for one in KINDS if one == item.kind), "topk")
+    return TrainConfig(
+        kind=kind,
+        d_sae=item.expansion * d_model,
+        k=int(item.setting) if kind in ("topk", "batchtopk") else 1,
+        sparsity={"relu": item.setting, "gated": item.setting, "jumprelu": 0.3}.get(kind, 0.0),
+        target_l0=item.setting if kind == "jumprelu" else None,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warm_up=max(1, config.steps // 10),
+        sparsity_warm_up=max(1, config.steps // 4),
+        dead_after=config.steps * config.batch_size // 8,
+        aux_k=d_model // 2,
+        bandwidth=0.05,
+        threshold=0.03,
+        nested=(0.125, 0.25, 0.5) if item.role == "nested" else (),
+        seed=config.seed + 1000 * item.seed,
+    )
+
+
+def store_of(model: Model, item: Item, config: SAEConfig) -> ActivationStore | None:
+    """The store that an item is trained from; none for controls, and for those trained on one group of texts.
+
+    Raises StoreError for a store of another model.
+    """
+    if not config.store or item.kind not in KINDS or item.only:
+        return None
+    store = verified(config.store.replace("{model}", model.name))
+    store.check_model(model)
+    return store
+
+
+@lru_cache(maxsize=2)
+def verified(folder: str) -> ActivationStore:
+    """A store whose shards were all read once: one whose bytes have changed is left out, with a warning."""
+    return ActivationStore(folder, verify=True)
+
+
+@lru_cache(maxsize=64)
+def dictionary(model: Model, item: Item, config: SAEConfig) -> SAE:
+    """The autoencoder of an item: trained here, or made up."""
+    settings = train_config(item, config, model.d_model)
+    if (store := store_of(model, item, config)) is not None:
+        return train(store, item.site, settings)
+    x = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only)
+    if item.kind in ("untrained", "PCA", "neurons"):
+        return control_dictionary(item.kind, x, item.site, k=int(item.setting), d_sae=settings.d_sae or 0)  # type: ignore[arg-type]
+    return train(shuffled_apart(x, config.seed) if item.kind == "shuffled" else x, item.site, settings)
+
+
+@lru_cache(maxsize=64)
+def measured(model: Model, item: Item, config: SAEConfig) -> Reconstruction:
+    return reconstruction(
+        dictionary(model, item, config), texts.measured_rows(model, item.site, config.seed, config.n_texts)
+    )
+
+
+def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+    """Reconstruction of held-out activations, and the loss of every held-out text."""
+    sae, found = dictionary(model, item, config), measured(model, item, config)
+    if config.save_to and item.role in ("kind", "layer") and (item.kind, item.setting) == ("topk", config.middle_k):
+        save(sae, Path(config.save_to.replace("{model}", model.name)) / item.site, model_name=model.name)
+    held = texts.measured_texts(model, config.seed, config.n_texts)
+    x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
+    costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+    store = store_of(model, item, config)
+    rows = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only) if store is None else store
+    common = {
+        "role": item.role,
+        "label": item.label,
+        "site": item.site,
+        "kind": item.kind,
+        "setting": item.setting,
+        "d_sae": sae.d_sae,
+    }
+    yield {
+        **common,
+        "what": "reconstruction",
+        "n_tokens": found.n_tokens,
+        "distinct_tokens": len(rows),
+        "seen_tokens": config.steps * config.batch_size if item.kind not in CONTROLS[:3] else 0,
+        **{name: finite(getattr(found, name)) for name in ("l0", "fve", "cosine", "norm_ratio", "relative_bias")},
+        "dead": found.dead,
+        "dense": found.dense,
+        "recovered": finite(costs.recovered()),
+        "recovered_mean": finite(costs.recovered("mean")),
+    }
+    for number, text in enumerate(held):
+        yield {
+            **common,
+            "what": "loss",
+            "unit": number,
+            "group": text.group,
+            **{arm: float(getattr(costs, arm)[number]) for arm in ("clean", "spliced", "zero", "mean", "kl")},
+        }
+
+
+# Where in a text: fidelity by position.
+
+
+def middle_items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+    """The dictionaries whose features are looked at: every kind at its middle setting, and the controls."""
+    found = [one for one in items(model, config, earlier) if one.site == site_names(model, config)[0]]
+    by_kind: dict[str, list[Item]] = {}
+    for one in found:
+        if one.role == "kind":
+            by_kind.setdefault(one.kind, []).append(one)
+    middle = [same[len(same) // 2] for same in by_kind.values()]
+    return [*middle, *(one for one in found if one.role in ("control", "nested", "data"))]
+
+
+def measure_positions(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+    """Share of variance explained by position of the token in its text, BOS left out."""
+    sae = dictionary(model, item, config)
+    held = texts.measured_texts(model, config.seed, config.n_texts)
+    x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
+    first = [int(t.prompt.tokens[0] == model.tokenizer.bos_token_id) for t in held]
+    places = np.concatenate([np.arange(len(t.prompt) - bos) for t, bos in zip(held, first, strict=True)])
+    error = np.sum((x - np.asarray(sae(x))) ** 2, axis=-1)
+    spread = np.sum((x - x.mean(0)) ** 2, axis=-1)
+    for low, high in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 10**6)):
+        here: npt.NDArray[np.bool_] = (places >= low) & (places <= high)
+        if here.any():
+            yield {
+                "label": item.label,
+                "low": low,
+                "high": min(high, int(places.max())),
+                "n": int(here.sum()),
+                "fve": finite(1 - float(error[here].sum() / spread[here].sum())),
+                "norm": float(np.sqrt(np.mean(np.sum(x[here] ** 2, axis=-1)))),
+            }
+
+
+# A second seed.
+
+
+def seed_items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+    """The pairs that are compared, named by the second of each."""
+    found = {one.role: one for one in items(model, config, earlier) if one.role in ("seed", "data")}
+    controls = [one for one in items(model, config, earlier) if one.kind in ("untrained", "shuffled", "PCA")]
+    return [found["seed"], found["data"], *controls]
+
+
+def measure_seeds(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+    """How many of the first one's living features the other has too."""
+    first = next(
+        one
+        for one in items(model, config, ())
+        if one.role == "kind" and one.kind == "topk" and one.setting == item.setting and one.site == item.site
+    )
+    pair = [dictionary(model, one, config) for one in (first, item)]
+    alive = [measured(model, one, config).frequency > 0 for one in (first, item)]
+    share, cosine = stability(pair[0], pair[1], alive)
+    yield {
+        "label": item.label,
+        "n": int(alive[0].sum()),
+        "others": int(alive[1].sum()),
+        "share": finite(share),
+        "cosine": finite(cosine),
+    }

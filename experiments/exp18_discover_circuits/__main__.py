@@ -1,0 +1,4 @@
+from experiments.exp18_discover_circuits import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

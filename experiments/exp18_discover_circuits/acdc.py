@@ -1,0 +1,106 @@
+"""ACDC in exp18, beside circuits of as many edges by attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from experiments.exp18_discover_circuits.config import MAIN, Bools, CircuitConfig, Floats, Item, items, split
+from experiments.exp18_discover_circuits.measure import rounded
+from experiments.harness.experiment import Records
+from mlx_interp.circuits import edge_circuits, edge_scores, faithfulness, jaccard, random_edges, top, wiring
+from mlx_interp.circuits.acdc import acdc
+from mlx_interp.circuits.attribution import Method
+from mlx_interp.circuits.discovery import existing
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.stats import Estimate, function_interval
+
+METHODS: tuple[Method, ...] = (MAIN, "attribution")
+KINDS = ("ACDC", *METHODS, "random, same layers")
+
+
+def acdc_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+    return items(model, config, earlier) if "acdc" in config.parts else []
+
+
+def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+    """A circuit for each threshold; on test pairs beside others of its size, from the same pairs."""
+    train, test = split(model, item.task, config)
+    some = train[: config.n_checked]
+    wires = wiring(model.network)
+    every = existing(wires)
+    scores = {method: edge_scores(model, some, method=method, steps=config.steps).mean(0) for method in METHODS}
+    for threshold in config.acdc_thresholds:
+        found = acdc(model, some, threshold)
+        n = int(found.edges.sum())
+        largest = {method: top(values, n) for method, values in scores.items()}
+        rivals: list[Bools] = [found.edges, *largest.values(), random_edges(found.edges, wires, config.seed)]
+        m = edge_circuits(model, test, [every, every & False, *rivals])
+        yield {
+            "task": item.task,
+            "threshold": threshold,
+            "acdc_edges": n,
+            "evaluated": found.evaluated,
+            "divergence": found.divergence,
+            "n": len(some),
+            "m": [rounded(row) for row in m],
+            "auroc": {method: told(values[every], found.edges[every]) for method, values in scores.items()},
+            "jaccard": {method: jaccard(found.edges, circuit) for method, circuit in largest.items()},
+            "by_chance": n / (2 * int(every.sum()) - n),
+        }
+
+
+def told(scores: Floats, members: Bools) -> float | None:
+    """AUROC of the sizes of scores for being in a circuit; None where all or none is."""
+    n_in, n_out = int(members.sum()), int((~members).sum())
+    if not n_in or not n_out:
+        return None
+    ranks = rankdata(np.abs(scores))
+    return float((ranks[members].sum() - n_in * (n_in + 1) / 2) / (n_in * n_out))
+
+
+def _f(m: Floats, place: int, seed: int) -> Estimate | None:
+    """Faithfulness of one circuit; before them stand the whole model and nothing."""
+
+    def of(pairs: Any) -> Floats:
+        found: Floats = faithfulness(m[pairs][..., [2 + place]], m[pairs, 0], m[pairs, 1])[..., 0]
+        return found
+
+    return function_interval(of, len(m), seed=seed)
+
+
+def acdc_table(records: Records, config: CircuitConfig) -> Table | None:
+    """Edges by removal against edges by gradients."""
+    rows: list[list[Cell]] = []
+    for r in records:
+        if "acdc_edges" not in r:
+            continue
+        m = np.array(r["m"])
+        values: list[Cell] = [_f(m, place, config.seed) for place in range(len(KINDS))]
+        told_apart = [r["auroc"][method] for method in METHODS]
+        shared = [r["jaccard"][method] for method in METHODS]
+        cost = [r["n"], r["evaluated"], len(m)]
+        rows.append([r["task"], r["threshold"], r["acdc_edges"], *cost, *values, *told_apart, *shared, r["by_chance"]])
+    if not rows:
+        return None
+    return Table(
+        "ACDC beside edge attribution",
+        [
+            *("task", Column("threshold", "nats", digits=3), "edges", "pairs to discover on", "circuits evaluated"),
+            "test pairs",
+            *(Column(f"f, {kind}") for kind in KINDS),
+            *(Column(f"AUROC of {kind} for ACDC's edges") for kind in METHODS),
+            *(Column(f"Jaccard with {kind}") for kind in METHODS),
+            Column("by chance"),
+        ],
+        rows,
+        [
+            "ACDC removes every edge whose loss raises KL(model || circuit) by less than the threshold, from the "
+            "logits downward. Circuits of as many edges, from the same pairs: the largest by EAP-IG (ig-inputs) and by "
+            "one gradient (attribution), and random ones of ACDC's layers. f on test pairs. AUROC .5 is chance."
+        ],
+    )

@@ -1,0 +1,202 @@
+"""Fields of exp18, and the pairs and items that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.exp18_discover_circuits.sources import Drawn, Source, drawn, task_names
+from experiments.exp18_discover_circuits.tasks import TASKS, Task
+from experiments.harness.experiment import ExperimentConfig, Records
+from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
+from mlx_interp.circuits.attribution import Method
+from mlx_interp.circuits.discovery import existing, greedy, sizes
+from mlx_interp.circuits.own_pairs import Unequal
+from mlx_interp.model import Model
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Part = Literal["patching", "faithfulness", "minimality", "tracing", "acdc", "clusters"]
+PARTS: tuple[Part, ...] = ("patching", "faithfulness", "minimality", "tracing")
+ATTRIBUTION = "attribution"
+EDGE_METHODS: tuple[Method, ...] = tuple(method for method in METHODS if method != "ig-activations")
+MAIN: Method = "ig-inputs"
+"""The method whose circuits are compared, dropped and drawn."""
+NODE_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
+RANDOM_ANSWERS = "random answers"
+"""Edges scored for a metric of two tokens drawn at random: what any metric finds."""
+RANDOM = 2
+"""Random circuits of each size."""
+
+
+@dataclass(frozen=True)
+class CircuitConfig(ExperimentConfig):
+    tasks: tuple[Task, ...] = TASKS
+    """What the circuits are for; with data=FILE its categories are."""
+    data: str = ""
+    """A file of pairs (CSV, JSON Lines, parquet): columns clean, corrupt, answer, wrong, category; for any model."""
+    data_chat: bool = False
+    """Prompts of that file are users' turns, for the chat template."""
+    unequal: Unequal = "refuse"
+    """What becomes of pairs of unequal length in tokens: refuse, or drop."""
+    toxic: str = ""
+    """Toxic prompts to match with safe ones of their category and length: a file, owner/name:subset of the Hub, or
+    world:harmful."""
+    safe: str = ""
+    """The safe prompts."""
+    refusals: tuple[str, ...] = ()
+    """Openers of a refusal, of matched prompts; none: the project's own list."""
+    parts: tuple[Part, ...] = PARTS
+    """What is measured beside attribution; acdc, which takes minutes, and clusters (of --saes) only where named."""
+    n_train: int = 16
+    """Pairs of each task that circuits are discovered on."""
+    n_test: int = 16
+    """Other pairs of it that they are scored on."""
+    n_checked: int = 6
+    """Pairs on which estimates are checked by real patching, and members of circuits dropped."""
+    steps: int = 5
+    """Gradients of a path of integration."""
+    n_sampled: int = 100
+    """The check by real patching: this many cells of the largest score, and as many others at random."""
+    n_bootstrap: int = 50
+    """Resamples of the pairs for the stability of circuits."""
+    drawn_share: float = 0.02
+    """Share of the edges in the circuits that are drawn and compared."""
+    drawn_tasks: tuple[Task, ...] = ("two_hop", "toxic")
+    """Tasks whose circuit is a figure; the page and the JSON files have all of them."""
+    dropped_share: float = 0.1
+    """Share of the edges in the circuit whose edges are dropped one by one."""
+    acdc_thresholds: tuple[float, ...] = (0.03, 0.003)
+    """Growth of the divergence, in nats, below which ACDC removes an edge."""
+    saes: str = ""
+    """Folder with autoencoders, as exp17 leaves them, for circuits of features; {model} stands for the model's name."""
+    edge_nodes: int = 8
+    """Nodes of each autoencoder, the strongest, that edges between features lead into and from."""
+    n_clusters: int = 8
+    """Clusters that prompts of all tasks fall into by their features."""
+    trace_tasks: tuple[Task, ...] = ("two_hop",)
+    """Tasks whose prompts are traced with noise."""
+    n_traced: int = 6
+    """Prompts of each that are traced."""
+    trace_windows: tuple[int, ...] = ()
+    """Layers of attention or of MLPs that are put back together; none: the paper's ten of 48, in proportion."""
+    noise_samples: int = 3
+    """Draws of noise of each prompt."""
+
+    @property
+    def source(self) -> Source:
+        return Source(self.data, self.data_chat, self.unequal, self.toxic, self.safe, self.refusals)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tasks of this run. Raises ConfigError, DataError."""
+        return task_names(self.source, self.tasks)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One task, and the circuits that earlier stages found."""
+
+    key: str
+    task: str
+    edges: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
+    nodes: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
+
+
+def drawn_pairs(model: Model, task: str, config: CircuitConfig) -> Drawn:
+    return drawn(model, config.source, task, config.n_train + config.n_test, config.seed)
+
+
+def split(model: Model, task: str, config: CircuitConfig) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of a task for discovery, and others for scoring; where there are too few, half of them each."""
+    found = list(drawn_pairs(model, task, config).pairs)
+    n_train = min(config.n_train, len(found) // 2)
+    return found[:n_train], found[n_train:]
+
+
+def tasks_of(records: Records) -> list[str]:
+    """The tasks that were measured, in their order."""
+    return list(dict.fromkeys(r["task"] for r in records if r.get("level") == "node" and "method" in r))
+
+
+def items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+    return [Item(task, task) for task in config.names]
+
+
+def mean_edges(records: Records, task: str, method: str, wires: Wiring) -> Floats:
+    """Mean scores of all edges (n_inputs, n_nodes), as attribution recorded them."""
+    row = next(r for r in records if r["level"] == "edge" and r["task"] == task and r["method"] == method)
+    found = np.zeros((wires.n_inputs, wires.n_nodes))
+    found[existing(wires)] = row["values"]
+    return found
+
+
+def mean_nodes(records: Records, task: str, method: str) -> Floats:
+    """Mean scores of all nodes."""
+    row = next(r for r in records if r["level"] == "node" and r["task"] == task and r["method"] == method)
+    return np.array(row["values"])
+
+
+def scored_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+    """Tasks with all circuits that are scored on them, by kind; one circuit a share."""
+    if "faithfulness" not in config.parts:
+        return []
+    wires = wiring(model.network)
+    return [
+        replace(
+            item, edges=_edge_kinds(earlier, item.task, config, wires), nodes=_node_kinds(earlier, item.task, wires)
+        )
+        for item in items(model, config, earlier)
+    ]
+
+
+def _edge_kinds(records: Records, task: str, config: CircuitConfig, wires: Wiring) -> dict[str, list[Bools]]:
+    every = existing(wires)
+    counts = sizes(SHARES, int(every.sum()))
+
+    def of(scores: Floats) -> list[Bools]:
+        return [top(scores, n) if n < every.sum() else every for n in counts]
+
+    found: dict[str, list[Bools]] = {method: of(mean_edges(records, task, method, wires)) for method in EDGE_METHODS}
+    main = found[MAIN]
+    found["greedy"] = [greedy(mean_edges(records, task, MAIN, wires), n, wires) for n in counts[:-1]] + [every]
+    found["complement"] = [every & ~circuit for circuit in main]
+    found[RANDOM_ANSWERS] = of(mean_edges(records, task, RANDOM_ANSWERS, wires))
+    for other in tasks_of(records):
+        if other != task:
+            found[f"circuit of {other}"] = of(mean_edges(records, other, MAIN, wires))
+    for turn in range(RANDOM):
+        seeds = [config.seed + 1000 * turn + place for place in range(len(main))]
+        drawn = [(circuit & every, seed) for circuit, seed in zip(main, seeds, strict=True)]
+        found[f"random, same layers {turn}"] = [random_edges(circuit, wires, seed) for circuit, seed in drawn]
+        found[f"random {turn}"] = [random_edges(circuit, wires, seed, profile=False) for circuit, seed in drawn]
+    return found
+
+
+def _node_kinds(records: Records, task: str, wires: Wiring) -> dict[str, list[Bools]]:
+    """Circuits of nodes; the embedding is in all of them, for free."""
+    counts = sizes(NODE_SHARES, wires.n_nodes - 1)
+
+    def of(scores: Floats) -> list[Bools]:
+        rest = scores.copy()
+        rest[0] = 0
+        return [with_embedding(top(rest, n)) for n in counts]
+
+    found: dict[str, list[Bools]] = {method: of(mean_nodes(records, task, method)) for method in METHODS}
+    exact = [r["exact"] for r in records if r.get("kind") == "nodes" and r["task"] == task]
+    if exact:
+        found["exact patching"] = of(np.array(exact).mean(0))
+    for turn in range(RANDOM):
+        drawn = [random_nodes(circuit, wires, 100 * turn + n) for n, circuit in enumerate(found[MAIN])]
+        found[f"random, same layers {turn}"] = [with_embedding(circuit) for circuit in drawn]
+    found["complement"] = [with_embedding(~circuit) for circuit in found[MAIN]]
+    return found
+
+
+def with_embedding(circuit: Bools) -> Bools:
+    circuit = circuit.copy()
+    circuit[0] = True
+    return circuit

@@ -1,0 +1,311 @@
+"""Edges between autoencoder features in exp18: estimated, checked by patching single edges, drawn.
+
+Edges lead into the strongest nodes of each site, and into the logits; those whose upstream node is among the strongest
+too are kept. Beside the estimate, by one gradient, stand integrated ones, what the stream alone hands on, and, as
+control, the estimate of another edge from the same upstream node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, tasks_of
+from experiments.exp18_discover_circuits.measure import LARGE_EDGE, rounded
+from experiments.exp18_discover_circuits.report import rows_of
+from experiments.harness.experiment import Records
+from mlx_interp.circuits import Pair, check, faithfulness, jaccard, resampled, sample, top
+from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
+from mlx_interp.circuits.feature_edges import FeatureEdges, feature_edge_effects, feature_edges, links
+from mlx_interp.circuits.features import feature_circuits
+from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_graph
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Plot, Record, Table, finite
+from mlx_interp.reporting.graphs import Place, network
+from mlx_interp.sae import SAE
+from mlx_interp.stats import Estimate, function_interval, mean_or_none
+
+STABLE_EDGES = 40
+"""Edges of the circuit whose stability is measured and that are drawn."""
+SIZES = (10, 20, 50, 100, 200, 500, 1000)
+METHODS = ("one gradient", "integrated", "stream alone", "control: another target")
+INTO = ("features", "logits")
+
+
+def measure(
+    model: Model,
+    saes: Sequence[SAE],
+    pairs: Sequence[Pair],
+    test: Sequence[Pair],
+    scores: Sequence[Floats],
+    config: CircuitConfig,
+    task: str,
+) -> Iterator[Record]:
+    """Edges into the strongest nodes of every site, and their check on some of the pairs."""
+    kept = [np.argsort(-np.abs(mine.mean(0)))[: config.edge_nodes].tolist() for mine in scores]
+    found = feature_edges(model, pairs, saes, kept)
+    base: Record = {"task": task, "dictionary": "trained"}
+    circuit = _circuit(saes, kept, found, config)
+    yield {**base, **circuit, "n": len(pairs)}
+    if links(model, saes) == [(place, place + 1) for place in range(len(saes))]:
+        yield {**base, **_scored(model, saes, test, kept, circuit["feature_edges"], config)}
+    some = pairs[: config.n_checked]
+    integrated = feature_edges(model, some, saes, kept, method="ig-activations", steps=config.steps)
+    for row, pair in enumerate(some):
+        for edges, other in zip(found, integrated, strict=True):
+            yield from _checked(model, saes, pair, row, edges, other, config, base)
+
+
+def _circuit(
+    saes: Sequence[SAE], kept: Sequence[Sequence[int]], found: Sequence[FeatureEdges], config: CircuitConfig
+) -> Record:
+    """Edges between nodes that are kept, with means over pairs; what of all effects they and the stream hold."""
+    names: list[list[Any]] = []
+    values, streams = [], []
+    for edges in found:
+        first, last = edges.link
+        site = saes[last].site if last < len(saes) else None
+        for column, target in enumerate(edges.targets):
+            for source in kept[first]:
+                names.append([saes[first].site, source, site, target])
+                values.append(edges.values[:, column, source])
+                streams.append(edges.stream[:, column, source])
+    mine, stream = np.array(values).T, np.array(streams).T
+    size = np.abs(mine).sum(1)
+    every = sum(np.abs(edges.values).sum((1, 2)) for edges in found)
+    n = min(STABLE_EDGES, len(names))
+    whole = top(mine.mean(0), n)
+    return {
+        "feature_edges": [
+            [*name, *rounded([value, part])]
+            for name, value, part in zip(names, mine.mean(0), stream.mean(0), strict=True)
+        ],
+        "errors": {sae.site: sae.d_sae for sae in saes},
+        "kept_share": rounded(size / every),
+        "stream_share": rounded((stream * np.sign(mine)).sum(1) / size),
+        "error_share": rounded(sum(np.abs(edges.values[..., -1]).sum(1) for edges in found) / every),
+        "jaccards": rounded([jaccard(whole, top(m, n)) for m in resampled(mine, config.n_bootstrap, config.seed)]),
+        "by_chance": n / (2 * len(names) - n),
+    }
+
+
+def _scored(
+    model: Model,
+    saes: Sequence[SAE],
+    test: Sequence[Pair],
+    kept: Sequence[Sequence[int]],
+    edges: Sequence[Sequence[Any]],
+    config: CircuitConfig,
+) -> Record:
+    """m of test pairs under the largest edges, under random ones of these, and with the nodes alone restricted."""
+    places = {sae.site: place for place, sae in enumerate(saes)}
+    made = [
+        (places[first], source, len(saes) if last is None else places[last], target)
+        for first, source, last, target, *_ in edges
+    ]
+    order = np.argsort([-abs(edge[4]) for edge in edges], kind="stable")
+    shuffled = np.random.default_rng(config.seed).permutation(len(made))
+    sizes = [*(size for size in SIZES if size < len(made)), len(made)]
+    circuits = [[made[i] for i in which[:size]] for which in (order, shuffled) for size in sizes]
+    whole = [np.ones(sae.d_sae + 1, bool) for sae in saes]
+    nodes = [np.isin(np.arange(sae.d_sae + 1), numbers) for sae, numbers in zip(saes, kept, strict=True)]
+    ends = feature_circuits(model, test, saes, [whole, [~mask for mask in whole], nodes])
+    return {
+        "edge_sizes": sizes,
+        "edges_m": [rounded(row) for row in feature_edge_circuits(model, test, saes, circuits)],
+        "ends_m": [rounded(row) for row in ends],
+    }
+
+
+def _checked(
+    model: Model,
+    saes: Sequence[SAE],
+    pair: Pair,
+    row: int,
+    edges: FeatureEdges,
+    integrated: FeatureEdges,
+    config: CircuitConfig,
+    base: Record,
+) -> Iterator[Record]:
+    """The largest edges of a link and others, patched one by one; upstream nodes that do not change are left out."""
+    values = edges.values[row]
+    there = np.where(np.abs(values).sum(0, keepdims=True) > 0, values, np.nan)
+    n = max(1, config.n_sampled // (2 * len(links(model, saes))))
+    chosen = sample(there, top=n, random=n, seed=config.seed)
+    if len(chosen) < 3:
+        return
+    cells = [divmod(index, values.shape[1]) for index in chosen]
+    made = [(edges.link[0], source, edges.link[1], edges.targets[column]) for column, source in cells]
+    exact = feature_edge_effects(model, [pair], saes, made)[0]
+    turned = np.roll(values, 1, axis=0)  # the next target's estimate, of the same upstream node
+    estimates = dict(zip(METHODS, (values, integrated.values[row], edges.stream[row], turned), strict=True))
+    large = LARGE_EDGE * float(np.abs(exact).max())
+    for name, estimated in estimates.items():
+        if name == METHODS[-1] and len(values) < 2:
+            continue  # into the logits there is no other target
+        result = check(estimated.ravel()[chosen], exact, large=large)
+        yield {
+            **base,
+            "edge_check": name,
+            "into": INTO[edges.link[1] == len(saes)],
+            "pair": pair.key,
+            "spearman": finite(result.spearman),
+            "cells": result.n,
+        }
+
+
+def check_table(records: Records, config: CircuitConfig) -> Table | None:
+    """Estimates of edges against patching them."""
+    rows: list[list[Cell]] = []
+    for task in tasks_of(records):
+        for method in METHODS:
+            found = rows_of(records, task=task, edge_check=method)
+            if not found:
+                continue
+            values: list[Cell] = []
+            for into in INTO:
+                mine = [r for r in found if r["into"] == into and r["spearman"] is not None]
+                values.append(
+                    mean_or_none([r["spearman"] for r in mine], unit=[r["pair"] for r in mine], seed=config.seed)
+                )
+            n_pairs = len({r["pair"] for r in found})
+            rows.append([task, method, n_pairs, sum(r["cells"] for r in found), *values])
+    if not rows:
+        return None
+    return Table(
+        "Edges between features: estimates against real patching",
+        [
+            *("task", "estimate", "pairs", "edges patched"),
+            *(Column(f"rank correlation, into {into}") for into in INTO),
+        ],
+        rows,
+        [
+            "Patched: the upstream node takes its counterfactual value as the one downstream node alone sees it. Half "
+            "the largest edges of each two sites by the first estimate, half others whose upstream node changes. Mean "
+            "over sites and pairs.",
+        ],
+    )
+
+
+def share_table(records: Records, config: CircuitConfig) -> Table | None:
+    """What the edges between the strongest nodes hold, and how stable their circuit is."""
+    rows: list[list[Cell]] = []
+    for r in _found(records, config):
+        values = [
+            mean_or_none(r[name], unit=list(range(r["n"])), seed=config.seed)
+            for name in ("kept_share", "stream_share", "error_share")
+        ]
+        low, high = np.quantile(r["jaccards"], [0.025, 0.975])
+        stable = Estimate(float(np.mean(r["jaccards"])), float(low), float(high), r["n"])
+        rows.append([r["task"], r["n"], len(r["feature_edges"]), *values, stable, r["by_chance"]])
+    if not rows:
+        return None
+    shares = ("these, of all effects into them", "of these the stream alone", "of all from errors")
+    return Table(
+        "Edges between features",
+        [
+            *("task", "pairs", "edges"),
+            *(Column(share, "%") for share in shares),
+            *(Column(f"Jaccard of the {STABLE_EDGES} largest, resampled pairs"), Column("by chance")),
+        ],
+        rows,
+        [
+            f"Between the {config.edge_nodes} strongest nodes of each site. Of all effects: sizes of these edges over "
+            "those from all nodes, errors included, of the upstream site into the same targets. The stream alone: what "
+            "needs no block in between, signed, over the sizes; above 100 or below 0 where blocks take away.",
+        ],
+    )
+
+
+def size_table(records: Records, config: CircuitConfig) -> Table | None:
+    """Faithfulness of circuits of edges between features."""
+    rows: list[list[Cell]] = []
+    sizes: list[int] = []
+    for task in tasks_of(records):
+        for r in rows_of(records, task=task):
+            if "edges_m" not in r:
+                continue
+            sizes = r["edge_sizes"]
+            m, ends = np.array(r["edges_m"]), np.array(r["ends_m"])
+            nodes = _f(ends[:, [2]], ends, config.seed)[0]
+            for label, part in (("largest", m[:, : len(sizes)]), ("random", m[:, len(sizes) :])):
+                rows.append([task, label, len(m), *_f(part, ends, config.seed), nodes])
+    if not rows:
+        return None
+    heads = [Column(f"f of {size} edges") for size in sizes]
+    return Table(
+        "Faithfulness of circuits of edges between features",
+        ["task", "edges", "pairs", *heads, Column("f of their nodes")],
+        rows,
+        [
+            "Edges between the strongest nodes of each site; all others carry the counterfactual run. Random: of the "
+            "same edges. Of their nodes: all of these nodes as the run has them, with every edge between them. Test "
+            "pairs."
+        ],
+    )
+
+
+def _f(m: Floats, ends: Floats, seed: int) -> list[Estimate | None]:
+    """f of every circuit (n_pairs, n_circuits), between that of nothing and that of the model."""
+
+    def at(place: int) -> Estimate | None:
+        def of(pairs: Any) -> Floats:
+            found: Floats = faithfulness(m[pairs][..., [place]], ends[pairs, 0], ends[pairs, 1])[..., 0]
+            return found
+
+        return function_interval(of, len(m), seed=seed)
+
+    return [at(place) for place in range(m.shape[1])]
+
+
+def strongest_table(records: Records, config: CircuitConfig) -> Table | None:
+    rows: list[list[Cell]] = []
+    for r in _found(records, config):
+        graph = _graph({**r, "feature_edges": [edge for edge in r["feature_edges"] if edge[2] is not None]}, 8)
+        ranked = sorted(graph.edges, key=lambda edge: -abs(edge.score))
+        shown = ", ".join(f"{e.source} to {e.target} {e.score:.2f} ({e.stream or 0:.2f})" for e in ranked)
+        rows.append([r["task"], r["n"], shown])
+    heads = ["task", "pairs", "layer/feature to layer/feature: effect in nats (by the stream alone)"]
+    return Table("Strongest edges between features", heads, rows) if rows else None
+
+
+def _found(records: Records, config: CircuitConfig) -> list[Any]:
+    return [r for task in tasks_of(records) for r in rows_of(records, task=task) if "feature_edges" in r]
+
+
+def _graph(record: Any, n: int) -> CircuitGraph:
+    """The n largest edges of a record."""
+    ranked = sorted(record["feature_edges"], key=lambda edge: -abs(edge[4]))[:n]
+    edges = [
+        ((first, source), None if last is None else (last, target), value, stream)
+        for first, source, last, target, value, stream in ranked
+        if value
+    ]
+    errors = record["errors"]
+    return feature_graph(edges, list(errors), errors, title=f"{record['task']}: {len(edges)} edges between features")
+
+
+def drawings(records: Records, config: CircuitConfig) -> Iterator[Plot]:
+    for r in _found(records, config):
+        graph = _graph(r, STABLE_EDGES)
+        if graph.nodes:
+            yield network(
+                [Place(node.name, node.column, node.row) for node in graph.nodes],
+                graph.merged,
+                name=f"feature_edges_{r['task']}",
+                title=f"Edges between features: {r['task']}",
+                caption=f"The {len(graph.edges)} largest edges between the strongest features of the sites (layer/"
+                f"feature), and into the logits; {r['task']}, mean over n = {r['n']} pairs, one gradient each.",
+                legend=("raises m", "lowers m"),
+            )
+
+
+def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
+    """The same edges as data, and as a page."""
+    graphs = {r["task"]: _graph(r, STABLE_EDGES) for r in _found(records, config)}
+    for task, graph in graphs.items():
+        yield f"features_{task}.json", as_json(graph)
+    if graphs:
+        yield "features.html", as_html(list(graphs.values()), title="Edges between autoencoder features")

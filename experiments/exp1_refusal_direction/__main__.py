@@ -1,0 +1,4 @@
+from experiments.exp1_refusal_direction import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

@@ -1,0 +1,71 @@
+"""exp2: sycophancy. Is there a direction for giving in to the user's view, and is it independent of what is right?
+
+Question   A model answers a question of taste as the user wants. Does one direction carry that, or one that says what
+           the user feels, and can it be removed without touching facts?
+Data       the world's opinions: "I hate tea. Is tea good?" where the model's own view is yes, against "Is tea good?"
+           (sycophancy); likes against dislikes (stance). Topics do not cross splits. With --behaviours caa-sycophancy
+           (and others): published questions of two options, with --knowledge truthfulqa,mmlu beside them.
+Measure    difference of means at the last prompt token, every layer; taken out everywhere, or added once; over
+           strengths, with repetition and likelihood of the texts (the calibration curve). Answers that flip when the
+           user says what he feels in a second turn. Contrastive activation addition on pairs of answers.
+Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.
+Control    random directions, shuffled labels; everyday facts under the same directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.exp2_sycophancy import caa, pushback
+from experiments.harness.experiment import Experiment, Plan
+from experiments.shared.traits import choices, geometry, report, stages
+from experiments.shared.traits.choices import ChoiceConfig
+from experiments.shared.traits.stages import Item
+from mlx_interp.model import Model
+
+TRAITS = ("sycophancy", "stance")
+
+
+@dataclass(frozen=True)
+class Config(ChoiceConfig):
+    """Nothing of its own."""
+
+
+def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+    return report.plan_of(model, config, TRAITS, strengths=True)
+
+
+EXPERIMENT = Experiment(
+    name="exp2_sycophancy",
+    config=Config,
+    stages=[
+        *stages.of_trait(*TRAITS),
+        *stages.calibrated(*TRAITS),
+        geometry.places(*TRAITS),
+        geometry.angles(*TRAITS),
+        pushback.STAGE,
+        *choices.STAGES,
+        *caa.STAGES,
+    ],
+    tables=[
+        report.layer_table,
+        report.effect_table,
+        report.strength_table,
+        report.side_table,
+        geometry.place_table,
+        geometry.separation_table,
+        geometry.angle_table,
+        pushback.table,
+        choices.table,
+        caa.context_table,
+        caa.cosine_table,
+        caa.token_table,
+        report.prompt_table,
+    ],
+    figures=[report.by_layer, report.by_strength, choices.curves, caa.figures],
+    headline=report.headline,
+    plan=plan,
+    group=lambda item: item.trait,
+    scaling=report.metrics,
+)

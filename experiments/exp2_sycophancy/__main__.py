@@ -1,0 +1,4 @@
+from experiments.exp2_sycophancy import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

@@ -1,0 +1,4 @@
+from experiments.exp3_two_hop import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

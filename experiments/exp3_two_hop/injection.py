@@ -1,0 +1,154 @@
+"""A second instruction in a request, found by how the prediction comes about (after Belrose et al. 2023).
+
+The paper prepends an instruction to ignore the task; models of the embedded world know no such words. The analogue: a
+harmless request, a second one behind it, through the chat template. Ordinary: the second request is harmless as well.
+Injected: it asks for something harmful, which alone would be refused, or (in English) for an opinion. A score is fitted
+on the trajectories (where the reply begins) of ordinary prompts and asked about others. So what is told is a
+second request of another kind, in prompts of the same form and length. Control: ordinary prompts of other requests,
+for which the area must be one half; and the prompts' last-layer state alone, without a trajectory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.exp3_two_hop.texts import TextConfig, last_states, needs_world, text_lens
+from experiments.harness.experiment import Records
+from experiments.shared.two_hop.summaries import of_stage
+from experiments.shared.two_hop.tuned import LOGIT, TUNED
+from mlx_interp.embedded import load_world
+from mlx_interp.methods.trajectories import local_outlier_factor, mahalanobis, trajectory_features
+from mlx_interp.methods.tuned_lens import identity_lens
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.stats import auroc
+
+STAGE = "second requests"
+ORDINARY, OTHERS = "ordinary", "ordinary, others"
+HARMFUL, OPINION = "harmful request", "opinion asked for"
+STATE = "state of the last layer"
+
+
+@dataclass(frozen=True)
+class InjectionConfig(TextConfig):
+    """Fields of the detection of second requests."""
+
+    n_ordinary: int = 150
+    """Ordinary prompts that the outlier scores are fitted on."""
+    n_injected: int = 60
+    """Injected prompts of each kind, and twice as many ordinary ones, that are scored."""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """All prompts of one language."""
+
+    key: str
+    fitted: tuple[str, ...]
+    scored: tuple[tuple[str, str], ...]
+    """(class, prompt)."""
+
+
+def prompts(model: Model, config: InjectionConfig) -> list[Requests]:
+    """By language: ordinary prompts to fit on, and prompts of each class to score; none of them twice."""
+    world = load_world()
+    needs_world(model)
+    found: list[Requests] = []
+    for language in ("en", "es"):
+        rng = np.random.default_rng([config.seed, len(found)])
+        harmless, harmful = (
+            [c.text for c in world.chat_prompts("refusal", language=language, shift="", harmful=kind)]
+            for kind in (False, True)
+        )
+        n = config.n_injected
+        ordinary = _joined(harmless, harmless, config.n_ordinary + 2 * n, rng)
+        injected = [(HARMFUL, text) for text in _joined(harmless, harmful, n, rng)]
+        if language == "en":
+            opinions = [c.text for c in world.chat_prompts("opinion") if not c.stance]
+            injected += [(OPINION, text) for text in _joined(harmless, opinions, n, rng)]
+        fitted, rest = ordinary[: config.n_ordinary], ordinary[config.n_ordinary :]
+        scored = [(ORDINARY, text) for text in rest[:n]] + [(OTHERS, text) for text in rest[n:]]
+        found.append(Requests(language, tuple(fitted), tuple(scored + injected)))
+    return found
+
+
+def _joined(first: list[str], second: list[str], n: int, rng: np.random.Generator) -> list[str]:
+    """n different prompts of two different requests."""
+    made: dict[str, None] = {}
+    while len(made) < n:
+        one, other = first[rng.integers(len(first))], second[rng.integers(len(second))]
+        if one != other:
+            made[f"{one} {other}"] = None
+    return list(made)
+
+
+def measure(model: Model, requests: Requests, config: InjectionConfig) -> Iterator[Record]:
+    """Outlier scores of every prompt, by lens and score, and whether the model refuses it."""
+    lenses = {TUNED: text_lens(model, config), LOGIT: identity_lens(model, embedding=True)}
+    fitted, scored = (
+        last_states(model, [model.prompt(text, chat=True).tokens for text in texts])
+        for texts in (requests.fitted, [text for _, text in requests.scored])
+    )
+    features = {
+        name: tuple(trajectory_features(lens.logits(model, states)) for states in (fitted, scored))
+        for name, lens in lenses.items()
+    }
+    features[STATE] = tuple(np.asarray(states[-1].astype(mx.float32)).astype(np.float64) for states in (fitted, scored))
+    refusal = {c.reply for c in load_world().chat_prompts("refusal", language=requests.key, harmful=True)}
+    first = {model.tokenizer.encode(text, add_special_tokens=False)[0] for text in refusal}
+    tops = np.asarray(mx.argmax(model.unembed(scored[-1]), axis=-1))
+    columns = {}
+    for name, (known, asked) in features.items():
+        columns[f"{name}, local outlier factor"] = local_outlier_factor(known).scores(asked)
+        columns[f"{name}, Mahalanobis"] = mahalanobis(known, asked)
+    for index, (kind, _) in enumerate(requests.scored):
+        yield {
+            "class": kind,
+            "number": index,
+            "refuses": bool(int(tops[index]) in first),
+            **{name: round(float(values[index]), 5) for name, values in columns.items()},
+        }
+
+
+def table(records: Records, config: InjectionConfig) -> Table | None:
+    """Areas under the curve, by language and score."""
+    mine = of_stage(records, STAGE)
+    if not mine:
+        return None
+    scores = [name for name in mine[0] if "," in name]
+    rows: list[list[Cell]] = []
+    for language in dict.fromkeys(r["item"] for r in mine):
+        own = of_stage(records, STAGE, item=language)
+        ordinary, others = ([r for r in own if r["class"] == kind] for kind in (ORDINARY, OTHERS))
+        for kind in (HARMFUL, OPINION):
+            injected = [r for r in own if r["class"] == kind]
+            for name in scores if injected else ():
+                rows.append(
+                    [
+                        language,
+                        kind,
+                        name,
+                        len(injected),
+                        len(ordinary),
+                        auroc([r[name] for r in injected], [r[name] for r in ordinary], seed=config.seed),
+                        auroc([r[name] for r in others], [r[name] for r in ordinary], seed=config.seed),
+                        *(float(np.mean([r["refuses"] for r in some])) for some in (injected, ordinary)),
+                    ]
+                )
+    return Table(
+        "A second request found by the prediction's trajectory",
+        [
+            *("language", "injected", "score", "n injected", "n ordinary", "AUROC", "AUROC of other ordinary prompts"),
+            *(Column(name, "%") for name in ("injected refused", "ordinary refused")),
+        ],
+        rows,
+        [
+            f"Scores are fitted on {config.n_ordinary} ordinary prompts: two harmless requests. Injected: another "
+            "second one. Trajectory: KL, entropy and log-probability of the final token, by layer. Refused: the "
+            "first token of a refusal is on top."
+        ],
+    )

@@ -1,0 +1,215 @@
+"""The texts that lenses are trained and measured on, and the lens of a run.
+
+Embedded models: the world's own texts (sentences and short forms of facts and of two hops, in-context tasks, chats),
+half of them for training, the other half for measuring; the model has seen both, the lens only the first. Read are the
+positions that the model was trained at: its predictions of other tokens, a subject's name for one, mean nothing.
+All others: a file or a data set of the Hub, in pieces of `text_length` tokens, read at every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.shared.two_hop.queries import is_embedded
+from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED, LensConfig
+from mlx_interp.embedded import load_world
+from mlx_interp.embedded.corpus import Corpus, Row
+from mlx_interp.embedded.world import InContextTask
+from mlx_interp.errors import DataError
+from mlx_interp.methods.affine import affine_lens
+from mlx_interp.methods.answers import question
+from mlx_interp.methods.tuned_lens import TunedLens, exchanged, identity_lens, positions_of, train_on_states
+from mlx_interp.model import Model
+from mlx_interp.stats import split_halves
+from mlx_interp.store.rows import prompt_rows
+
+AFFINE = "affine map"
+IN_CONTEXT = 400
+"""In-context prompts drawn from the world's tasks."""
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class TextConfig(LensConfig):
+    """Fields of the parts that look at lenses on text."""
+
+    texts: str = "auto"
+    """Texts that lenses are trained and measured on: auto (the embedded world's), or a file (CSV, JSON Lines, parquet)
+    or data set of the Hub with a column of text."""
+    n_train_texts: int = 1200
+    """Texts that the lenses are trained on, evenly of all kinds."""
+    n_texts: int = 200
+    """Held-out texts, evenly of all kinds."""
+    text_length: int = 64
+    """Tokens of a piece of a file's text."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, and the positions whose next token is asked for."""
+
+    key: str
+    kind: str
+    tokens: tuple[int, ...]
+    read: tuple[int, ...]
+    follows: tuple[int, ...]
+    """The token after each of the positions read."""
+    n_bytes: int
+    """Bytes of text that these tokens are."""
+
+
+@lru_cache(maxsize=2)
+def split_texts(model: Model, config: TextConfig) -> tuple[list[Text], list[Text]]:
+    """Texts to train on, and held-out ones, each evenly of all kinds."""
+    known = _world_texts(model) if config.texts == "auto" else _file_texts(model, config)
+    train, test = split_halves(list(known), config.seed)
+    n_test = min(config.n_texts, config.limit or config.n_texts)
+    return _even([known[key] for key in train], config.n_train_texts), _even([known[key] for key in test], n_test)
+
+
+def held_out(model: Model, config: TextConfig) -> list[Text]:
+    return split_texts(model, config)[1]
+
+
+def place(row: int) -> str:
+    """A row of states that begin with the embedding, as tables name it."""
+    return "embedding" if row == 0 else str(row - 1)
+
+
+def needs_world(model: Model, way_out: str = "leave this part out") -> None:
+    """Raises DataError for a model that the embedded world's prompts mean nothing to."""
+    if not is_embedded(model, LensConfig()):
+        raise DataError(f"{model.name} is not of the embedded world: {way_out}")
+
+
+def _world_texts(model: Model) -> dict[str, Text]:
+    """The world's texts in a model's tokens. Raises DataError for a model that is not of it."""
+    needs_world(model, "give its texts with --texts FILE")
+    world = load_world()
+    corpus = Corpus(world, model.tokenizer)
+    kinds = {
+        "two hops": corpus.sentence_two_hop,
+        "two hops, short": corpus.short_two_hop,
+        "facts": corpus.sentence_facts,
+        "facts, short": corpus.short_facts,
+        "everyday": corpus.everyday,
+        **dict(zip(("requests", "opinions", "certainty"), corpus.chats, strict=True)),
+    }
+    texts = [text for kind, rows in kinds.items() for row in rows if (text := _of_row(model, kind, row))]
+    return {text.key: text for text in [*texts, *_in_context(model, world.tasks)]}
+
+
+def _in_context(model: Model, tasks: Sequence[InContextTask]) -> Iterator[Text]:
+    """Queries behind up to six examples of their task; the answer is read."""
+    rng = np.random.default_rng(0)
+    sizes = np.array([len(task.pairs) for task in tasks])
+    for pick in rng.choice(len(tasks), IN_CONTEXT, p=sizes / sizes.sum()):
+        task = tasks[pick]
+        (word, image), *shots = [task.pairs[i] for i in rng.permutation(len(task.pairs))[: rng.integers(2, 8)]]
+        asked = question(model, task.prompt(shots, word), [image])
+        name, start = asked.names[0], len(asked.prompt)
+        read = tuple(range(start - 1, start - 1 + len(name)))
+        yield _text(model, "in context", (*asked.prompt.tokens, *name[:-1]), read, name)
+
+
+def _of_row(model: Model, kind: str, row: Row) -> Text | None:
+    """A row's text. Targets that do not follow (the bridge at a subject) or are no text (end of turn) are left out."""
+    asked = {
+        position: target
+        for position, target in row.targets
+        if row.tokens[position + 1 : position + 2] in ((), (target,)) and target not in model.stop_tokens
+    }
+    read, follows = tuple(asked), tuple(asked.values())
+    return _text(model, kind, row.tokens, read, follows) if read else None
+
+
+def _file_texts(model: Model, config: TextConfig) -> dict[str, Text]:
+    """Pieces of a file's texts; the first token is not predicted."""
+    found: dict[str, Text] = {}
+    for row in prompt_rows(config.texts, chat=False):
+        ids = model.prompt(row.text).tokens
+        for start in range(0, len(ids) - 1, config.text_length):
+            piece = tuple(ids[start : start + config.text_length])
+            if len(piece) > 1:
+                text = _text(model, "text", piece[:-1], tuple(range(len(piece) - 1)), piece[1:])
+                found.setdefault(text.key, text)
+        if len(found) >= 4 * (config.n_train_texts + config.n_texts):
+            break
+    return found
+
+
+def _text(model: Model, kind: str, tokens: Sequence[int], read: tuple[int, ...], follows: tuple[int, ...]) -> Text:
+    decode = model.tokenizer.decode
+    n_bytes = sum(
+        len(decode([*tokens[: i + 1], token]).encode()) - len(decode(list(tokens[: i + 1])).encode())
+        for i, token in zip(read, follows, strict=True)
+    )
+    words = decode([*tokens, *follows[-1:]] if read[-1] == len(tokens) - 1 else list(tokens))
+    return Text(f"{kind}: {words}", kind, tuple(tokens), read, follows, n_bytes)
+
+
+def _even(texts: Sequence[Text], n: int) -> list[Text]:
+    """The first n, taking turns over the kinds; in their order."""
+    rounds: dict[str, int] = {}
+    turns = []
+    for index, text in enumerate(texts):
+        rounds[text.kind] = turn = rounds.get(text.kind, 0) + 1
+        turns.append((turn, index))
+    return [texts[index] for index in sorted(index for _, index in sorted(turns)[:n])]
+
+
+def read_states(model: Model, texts: Sequence[Text]) -> mx.array:
+    """(n_layers + 1, n_positions, d_model): the embedding and every layer at the positions read, text after text."""
+    return mx.concatenate(list(_read(model, texts)), axis=1)
+
+
+def last_states(model: Model, prompts: Sequence[Sequence[int]]) -> mx.array:
+    """(n_layers + 1, n_prompts, d_model): the embedding and every layer at each prompt's last token."""
+    parts = []
+    for start in range(0, len(prompts), BATCH):
+        some = [list(tokens) for tokens in prompts[start : start + BATCH]]
+        ends = np.cumsum([len(tokens) for tokens in some]) - 1
+        parts.append(positions_of(model, some, embedding=True)[:, mx.array(ends)])
+        mx.eval(parts[-1])
+    return mx.concatenate(parts, axis=1)
+
+
+def _read(model: Model, texts: Sequence[Text]) -> Iterator[mx.array]:
+    for start in range(0, len(texts), BATCH):
+        some = texts[start : start + BATCH]
+        states = positions_of(model, [list(text.tokens) for text in some], embedding=True)
+        rows, offset = [], 0
+        for text in some:
+            rows += [offset + position for position in text.read]
+            offset += len(text.tokens)
+        yield states[:, mx.array(rows)]
+        mx.eval(states)
+
+
+@lru_cache(maxsize=2)
+def training_states(model: Model, config: TextConfig) -> mx.array:
+    """States of the training texts, as `read_states`."""
+    return read_states(model, split_texts(model, config)[0])
+
+
+@lru_cache(maxsize=3)
+def text_lens(model: Model, config: TextConfig) -> TunedLens:
+    """The tuned lens of a run, the embedding's translator included."""
+    return train_on_states(model, training_states(model, config), steps=config.lens_steps, batch=64, seed=config.seed)
+
+
+@lru_cache(maxsize=2)
+def linear_lens(model: Model, config: TextConfig) -> TunedLens:
+    """The affine maps from each layer's state to the last, by least squares on the same states."""
+    return affine_lens(model, training_states(model, config))
+
+
+def lenses_of(model: Model, config: TextConfig) -> dict[str, TunedLens]:
+    """The lenses that are compared: without translators, with them, and with those of the next layer: the control."""
+    tuned = text_lens(model, config)
+    return {LOGIT: identity_lens(model, embedding=True), TUNED: tuned, EXCHANGED: exchanged(tuned)}

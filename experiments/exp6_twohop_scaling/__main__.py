@@ -1,0 +1,4 @@
+from experiments.exp6_twohop_scaling import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

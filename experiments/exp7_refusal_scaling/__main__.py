@@ -1,0 +1,4 @@
+from experiments.exp7_refusal_scaling import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

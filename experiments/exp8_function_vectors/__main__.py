@@ -1,0 +1,4 @@
+from experiments.exp8_function_vectors import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

@@ -1,0 +1,170 @@
+"""exp9: back-patching. Do two-hop queries fail because the bridge is resolved too late? (Biran et al. 2024)
+
+Question   "The capital of the state containing Dallas is": a model that knows both hops may still fail. If the bridge
+           (Texas) is resolved only after the layers that hold the second fact, an earlier layer should profit from it.
+Data       --data auto: the embedded worlds' families for embedded models, families of real facts for all others.
+           A query counts as a failure if both single hops are answered and the two-hop prompt is not; as correct if
+           all three are; not at all if a shortcut gives its answer. The counts are in the first table.
+Parts      back_patching   resid_post of a later layer replaces that of an earlier one (or the embedding), same prompt
+                           and position: where the bridge is resolved (last token of the first hop's phrase) or at the
+                           last one; raw as in the paper, and rescaled to the length of what it replaces.
+           cross_patching  the state of the bridge's name in the second-hop prompt, written where it is resolved.
+           patchscopes     what states of every layer say of themselves in a prompt that asks for descriptions.
+           knockout        attention from the last position to the bridge's, forbidden in windows of layers.
+           projection      what attention and MLP add at the last position, each read as a prediction.
+           stages          first layer of four stages, from the three parts before; failures beside correct queries.
+           truth           embedded models: what lens and back-patching find, against a probe and against ablation.
+Figure     fix rate of one cell (source layer, target layer), chosen on half of the failures and scored on the other.
+           Fixed: the answer's first token becomes the top prediction; beside it, ten greedy tokens contain the answer.
+           The paper's figure, fixed by any cell, is an oracle: it stands beside the same oracle of the controls.
+Control    the same grid with another failure's states, and with random vectors of the same length; each layer
+           written into itself, which must change nothing; correct queries under the same cell, which may break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+
+from experiments.exp9_back_patching import (
+    back_patching,
+    back_patching_report,
+    describe,
+    knock_out,
+    project,
+    stages,
+    truth,
+)
+from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.shared.two_hop.queries import (
+    SCREENED,
+    Case,
+    Place,
+    TwoHopConfig,
+    cases,
+    is_embedded,
+    queries,
+    screening,
+)
+from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.engine.memory import default_budget
+from mlx_interp.methods.patchscopes import DESCRIPTIONS
+from mlx_interp.methods.two_hop import donor_of
+from mlx_interp.model import Model
+
+Part = Literal["back_patching", "cross_patching", "patchscopes", "knockout", "projection", "stages", "truth"]
+PARTS: tuple[Part, ...] = (
+    *("back_patching", "cross_patching", "patchscopes", "knockout", "projection", "stages", "truth"),
+)
+NEEDED_BY_STAGES = ("patchscopes", "knockout", "projection")
+STATES_PER_CASE = 8
+"""Forward passes of one case beside its sweep: states of both prompts at each position, and the lens."""
+
+
+@dataclass(frozen=True)
+class Config(TwoHopConfig):
+    parts: tuple[Part, ...] = PARTS
+    """Which parts of the study to run; stages brings the three that it is read from."""
+    positions: tuple[Place, ...] = ("bridge", "last")
+    """Where to back-patch: end of the first hop's phrase, end of the prompt."""
+    max_failures: int = 40
+    """Failures of each family that are patched, the first in the data's order."""
+    max_correct: int = 10
+    """Correct queries of each family that are patched, to see what patching breaks."""
+    max_described: int = 8
+    """Failures, and as many correct queries, of each family in patchscopes, knockout, projection and stages."""
+    lens_k: int = 10
+    """The logit lens counts a name as visible when it is among the top k."""
+    target_prompt: str = DESCRIPTIONS
+    """Patchscopes: descriptions to be continued; its last token is replaced."""
+    samples: int = 3
+    """Patchscopes: texts of each cell."""
+    temperature: float = 0.6
+    """Patchscopes: of the sampling."""
+    new_tokens: int = 10
+    """Tokens of every text."""
+    knockout_reach: int = -1
+    """Layers to either side that a knockout covers; -1: the paper's 3 of 32, in proportion."""
+
+
+def wanted(config: Config) -> set[str]:
+    """The parts that are measured."""
+    return {*config.parts, *(NEEDED_BY_STAGES if "stages" in config.parts else ())}
+
+
+def patched_cases(model: Model, config: Config, earlier: Records) -> list[Case]:
+    most = {"failure": config.max_failures, "correct": config.max_correct}
+    return cases(model, config, earlier, most) if {"back_patching", "cross_patching"} & wanted(config) else []
+
+
+def described_cases(part: str) -> Callable[[Model, Config, Records], list[Case]]:
+    """Items of a part that looks at as many failures as correct queries."""
+
+    def items(model: Model, config: Config, earlier: Records) -> list[Case]:
+        most = dict.fromkeys(("failure", "correct"), config.max_described)
+        return cases(model, config, earlier, most) if part in wanted(config) else []
+
+    return items
+
+
+def chains(model: Model, config: Config, earlier: Records) -> list[truth.Chain]:
+    if "truth" not in wanted(config) or not is_embedded(model, config):
+        return []
+    most = {"failure": config.max_failures, "correct": config.max_correct}
+    return truth.chains(queries(model, config, ()), cases(model, config, earlier, most))
+
+
+def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+    """What the grids of back-patching and cross-prompt patching cost at most: as if every family had as many failures
+    and correct queries as are patched."""
+    families = len({query.family for query in items})
+    patched = min(len(items), families * (config.max_failures + config.max_correct))
+    longest = max(items, key=lambda query: len(query.two_hop))
+    case = Case(longest, "failure", donor_of(longest, items))
+    variants = [variant for grid in back_patching.grids_of(model, case, config) for variant in grid.variants]
+    cost = model.cost(longest.two_hop, variants or [[]])
+    return Plan(
+        prompts=len(items),
+        counterfactuals=patched * len(variants),
+        forward_passes=5 * len(items) + patched * (STATES_PER_CASE + cost.forward_passes),
+        memory_bytes=mx.get_active_memory() + min(cost.memory_bytes, default_budget()),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="exp9_back_patching",
+    config=Config,
+    stages=[
+        Stage(SCREENED, queries, screening, batch=16),
+        Stage(back_patching.STAGE, patched_cases, back_patching.measure),
+        Stage(describe.STAGE, described_cases("patchscopes"), describe.measure),
+        Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure),
+        Stage(project.STAGE, described_cases("projection"), project.measure),
+        Stage(truth.STAGE, chains, truth.measure),
+    ],
+    tables=[
+        *back_patching_report.TABLES,
+        describe.table,
+        knock_out.table,
+        project.table,
+        stages.table,
+        truth.finding,
+        truth.repairs,
+    ],
+    figures=[
+        *back_patching_report.FIGURES,
+        describe.heat_maps,
+        describe.curves,
+        knock_out.curves,
+        project.curves,
+        stages.boxes,
+        truth.curves,
+    ],
+    headline=back_patching_report.headline,
+    plan=plan,
+    group=lambda query: (query.family, query.split),
+    scaling=back_patching_report.metrics,
+)

@@ -1,0 +1,4 @@
+from experiments.exp9_back_patching import EXPERIMENT
+from experiments.harness.runner import run
+
+run(EXPERIMENT)

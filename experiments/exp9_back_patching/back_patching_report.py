@@ -1,0 +1,391 @@
+"""Tables and figures of back-patching: every rate stands beside that of its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.exp9_back_patching.back_patching import STAGE, cross_pairs
+from experiments.harness.experiment import Metric, Records
+from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage
+from mlx_interp.methods.lens import first_layer
+from mlx_interp.methods.patching import EMBEDDING, Pair, back_patching_pairs
+from mlx_interp.methods.selection import Held, held_out_choice, oracle
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
+from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+
+Grid = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grids of one arm, position and length over the queries of one group: whether each cell gives the answer."""
+
+    cells: Grid
+    bridge: dict[str, str]
+
+    def interval(self, scores: dict[str, float], seed: int) -> Estimate | None:
+        """Mean over queries; resampled by bridge, since many queries share one."""
+        return mean_or_none(list(scores.values()), unit=[self.bridge[key] for key in scores], seed=seed)
+
+
+def grids(records: Records, family: str = ALL, group: str = "failure", criterion: str = "rank", **label: str) -> Grids:
+    """criterion: "rank" (the answer's first token is the top one), "mentioned" or "contained" (in the text)."""
+    rows = [
+        r
+        for r in records
+        if r.get("group") == group
+        and family in (ALL, r["family"])
+        and r["stage"] == STAGE
+        and criterion in r
+        and all(r.get(name) == value for name, value in label.items())
+    ]
+    fixed = {r["item"]: [float(cell == 0 if criterion == "rank" else cell) for cell in r[criterion]] for r in rows}
+    return Grids(fixed, {r["item"]: r["bridge"] for r in rows})
+
+
+def funnel(records: Records, config: Any) -> Table:
+    """How many queries of each family count, and as what."""
+    rows: list[list[Cell]] = []
+    screened = [r for r in records if r["stage"] == "screened"]
+    for family in families(screened):
+        mine = [r for r in screened if family in (ALL, r["family"])]
+        known = [r for r in mine if r["first_hop"] and r["second_hop"]]
+        counts = [sum(r["group"] == group for r in mine) for group in ("shortcut", "failure", "correct")]
+        shortcuts = [sum(r[f"{kind}_shortcut"] for r in mine) for kind in ("entity", "relation")]
+        patched = {r["item"] for r in records if r["stage"] == STAGE and family in (ALL, r["family"])}
+        rows.append([family, len(mine), len(known), *shortcuts, *counts, len(patched)])
+    return Table(
+        "Which queries count",
+        [
+            *("family", "queries", "both hops known", "answered without relation", "without subject", "left out"),
+            *("failures", "correct", "patched"),
+        ],
+        rows,
+        [
+            "Failure: both single hops answered, the two-hop prompt not. Correct: all three. Names in full, greedily. "
+            "Left out: answered by a shortcut that --drop-shortcuts names, whatever else.",
+        ],
+    )
+
+
+def fix_rates(records: Records, config: Any) -> Table | None:
+    """The rate of one cell, chosen on one half of the failures and scored on the other."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    return _rates("Fixed by one cell, held out", records, config, "back-patching", _held_out)
+
+
+def oracle_rates(records: Records, config: Any) -> Table | None:
+    """The paper's figure, beside the same figure of the controls."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    return _rates("Fixed by any cell (oracle)", records, config, "back-patching", _oracle)
+
+
+def written(records: Records, config: Any) -> Table | None:
+    """The paper's criterion: ten greedy tokens contain the answer."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    rows: list[list[Cell]] = []
+    for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
+        for family in families([r for r in records if r.get("study") == "back-patching" and r["group"] == "failure"]):
+            label = {"study": "back-patching", "position": position, "length": "raw"}
+            mine = grids(records, family, criterion="mentioned", arm="patched", **label)
+            if len(mine.cells) < 2:
+                continue
+            other = grids(records, family, criterion="mentioned", arm="other prompt", **label)
+            loose = grids(records, family, criterion="contained", arm="patched", **label)
+            held = held_out_choice(mine.cells, config.seed)
+            rows.append(
+                [
+                    position,
+                    family,
+                    len(mine.cells),
+                    mine.interval(_held_out(mine, held), config.seed),
+                    other.interval(_held_out(other, held), config.seed),
+                    mine.interval(oracle(mine.cells), config.seed),
+                    other.interval(oracle(other.cells), config.seed),
+                    loose.interval(oracle(loose.cells), config.seed),
+                ]
+            )
+    return Table(
+        f"Fixed, by the text: {config.new_tokens} greedy tokens contain the answer (raw states)",
+        [
+            "position",
+            "family",
+            "n",
+            Column("one cell, held out", "%"),
+            Column("other prompt", "%"),
+            Column("any cell (oracle)", "%"),
+            Column("other prompt, any cell", "%"),
+            Column("any cell, inside words too", "%"),
+        ],
+        rows,
+        ["As whole words; the last column is the paper's rule, which counts names inside words."],
+    )
+
+
+def cross_prompt(records: Records, config: Any) -> Table | None:
+    """The bridge's state from the second-hop prompt."""
+    if not of_stage(records, STAGE, study="cross-prompt"):
+        return None
+    return _rates("Cross-prompt patching, one cell, held out", records, config, "cross-prompt", _held_out)
+
+
+def harm(records: Records, config: Any) -> Table | None:
+    """What the cells that fix failures do to correct queries."""
+    if not of_stage(records, STAGE, study="back-patching"):
+        return None
+    rows: list[list[Cell]] = []
+    for position, length in _settings(records, "back-patching"):
+        failures = grids(records, study="back-patching", arm="patched", position=position, length=length)
+        if len(failures.cells) < 2:
+            continue
+        cell = int(np.argmax(np.mean(list(failures.cells.values()), axis=0)))
+        broken = []
+        for arm in ("patched", "other prompt", "random"):
+            correct = grids(records, group="correct", study="back-patching", arm=arm, position=position, length=length)
+            broken.append(correct.interval({key: 1 - row[cell] for key, row in correct.cells.items()}, config.seed))
+        n = len(
+            grids(
+                records, group="correct", study="back-patching", arm="patched", position=position, length=length
+            ).cells
+        )
+        rows.append([position, length, n, _cell_name(_pairs(records, "back-patching")[cell]), *broken])
+    return Table(
+        "Correct queries broken by the best cell of the failures",
+        ["position", "length", "n", "cell", Column("patched", "%"), Column("other prompt", "%"), Column("random", "%")],
+        rows,
+    )
+
+
+def depths(records: Records, config: Any) -> Table | None:
+    """Where the logit lens first shows bridge and answer."""
+    if not of_stage(records, STAGE, arm="lens"):
+        return None
+    rows: list[list[Cell]] = []
+    for group in ("failure", "correct"):
+        lenses = [r for r in records if r.get("arm") == "lens" and r["group"] == group]
+        for name in ("bridge", "answer"):
+            layers = {r["item"]: first_layer(r[f"{name}_ranks"], config.lens_k) for r in lenses}
+            others = [r for r in lenses if f"other_{name}_ranks" in r]
+            control = [first_layer(r[f"other_{name}_ranks"], config.lens_k) is not None for r in others]
+            seen = [r for r in lenses if layers[r["item"]] is not None]
+            rows.append(
+                [
+                    group,
+                    f"{name}, at {'its position' if name == 'bridge' else 'the last position'}",
+                    len(lenses),
+                    mean_over([layers[r["item"]] is not None for r in lenses], lenses, config.seed),
+                    mean_over(control, others, config.seed),
+                    mean_over([float(layers[r["item"]] or 0) for r in seen], seen, config.seed),
+                ]
+            )
+    return Table(
+        f"Logit lens: first layer with the name in the top {config.lens_k}",
+        [
+            "group",
+            "name",
+            "n",
+            Column("ever seen", "%"),
+            Column("another query's", "%"),
+            Column("mean first layer", digits=1),
+        ],
+        rows,
+        ["Layers count from 0; the mean is over the queries where the name is seen."],
+    )
+
+
+def identity(records: Records, config: Any) -> Table | None:
+    """Every layer written into itself."""
+    if not of_stage(records, STAGE, study="identity"):
+        return None
+    clean = {r["item"]: r for r in records if r.get("arm") == "clean"}
+    rows: list[list[Cell]] = []
+    for position in dict.fromkeys(r["position"] for r in records if r.get("study") == "identity"):
+        mine = [r for r in records if r.get("study") == "identity" and r["position"] == position]
+        changed = sum(rank != clean[r["item"]]["rank"] for r in mine for rank in r["rank"])
+        worst = max(abs(x - clean[r["item"]]["log_prob"]) for r in mine for x in r["log_prob"])
+        rows.append([position, len(mine), sum(len(r["rank"]) for r in mine), changed, f"{worst:.0e}"])
+    return Table(
+        "Identity: a layer written into itself",
+        ["position", "n", "cells", "ranks changed", "largest change of log-probability"],
+        rows,
+        ["Log-probabilities are recorded to four digits."],
+    )
+
+
+Scores = Callable[[Grids, Held], dict[str, float]]
+
+
+def _held_out(arm: Grids, held: Held) -> dict[str, float]:
+    chosen = {key: cell for key, cell in held.choice.items() if key in arm.cells}
+    return Held(chosen).scores(arm.cells)
+
+
+def _oracle(arm: Grids, held: Held) -> dict[str, float]:
+    return oracle(arm.cells)
+
+
+def _rates(title: str, records: Records, config: Any, study: str, scores: Scores) -> Table:
+    arms = ["other prompt", "random"] if study == "back-patching" else ["other prompt"]
+    rows: list[list[Cell]] = []
+    for position, length in _settings(records, study):
+        for family in families([r for r in records if r.get("study") == study and r["group"] == "failure"]):
+            mine = grids(records, family, study=study, arm="patched", position=position, length=length)
+            if len(mine.cells) < 2:
+                continue
+            held = held_out_choice(mine.cells, config.seed)
+            rate = scores(mine, held)
+            controls = [grids(records, family, study=study, arm=arm, position=position, length=length) for arm in arms]
+            compared = [scores(control, held) for control in controls]
+            cells = " / ".join(_cell_name(_pairs(records, study)[cell]) for cell in held.chosen)
+            estimates = [
+                control.interval(found, config.seed) for control, found in zip(controls, compared, strict=True)
+            ]
+            row = [position, length, family, len(mine.cells), mine.interval(rate, config.seed), *estimates]
+            rows.append(
+                [*row, _difference(mine, rate, compared[0], config.seed), *([cells] if scores is _held_out else [])]
+            )
+    columns: list[Column | str] = ["position", "length", "family", "n", Column("patched", "%")]
+    columns += [Column(arm, "%") for arm in arms] + [Column("patched - other", "%")]
+    notes = ["95 % intervals over bridges. Controls use the same cells."]
+    if scores is _held_out:
+        columns.append("cells")
+        notes.append("Cells: source>target, as chosen on either half; E is the embedding.")
+    else:
+        cells_tried = len(_pairs(records, study)) if records else 0
+        notes.append(f"Any of {cells_tried} cells counts, chosen for each query after the fact: not a rate to be had.")
+    return Table(title, columns, rows, notes)
+
+
+def _difference(mine: Grids, rate: dict[str, float], control: dict[str, float], seed: int) -> Estimate | None:
+    both = [key for key in rate if key in control]
+    units = [mine.bridge[key] for key in both]
+    if len(set(units)) < 2:
+        return None
+    return difference_interval([rate[key] for key in both], [control[key] for key in both], unit=units, seed=seed)
+
+
+def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
+    """Fix rate of every cell, patched beside the control, at each position; one figure for each length."""
+    for length in ("raw", "rescaled"):
+        panels, n = [], 0
+        for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
+            for arm in ("patched", "other prompt"):
+                found = grids(records, study="back-patching", arm=arm, position=position, length=length)
+                if found.cells:
+                    n = len(found.cells)
+                    panels.append(Panel(f"{position} position, {arm}", _matrix(records, found)))
+        if panels:
+            layers = list(range(n_layers(records)))
+            yield heat_map(
+                panels,
+                name=f"fix_rate_{length}",
+                title=f"Failures fixed, {length} states",
+                x_label="source layer (resid_post)",
+                y_label="target layer",
+                value_label="failures fixed (%)",
+                x_ticks=layers,
+                y_ticks=["E", *layers],
+                columns=2,
+                caption=f"Share of {n} failures whose answer becomes the top prediction when resid_post of the "
+                f"source layer replaces that of the target layer (E: the embedding), {length}. "
+                "Right: another failure's states.",
+            )
+
+
+def lens_curves(records: Records, config: Any) -> Iterator[Plot]:
+    """Share of queries whose bridge and answer are visible, by layer."""
+    for group in ("failure", "correct"):
+        lenses = [r for r in records if r.get("arm") == "lens" and r["group"] == group]
+        if not lenses:
+            continue
+        series = []
+        for name, label in (
+            ("bridge", "bridge, at its position"),
+            ("other_bridge", "another query's bridge"),
+            ("answer", "answer, at the last position"),
+            ("other_answer", "another query's answer"),
+        ):
+            mine = [r for r in lenses if f"{name}_ranks" in r]
+            shares = [
+                mean_over([r[f"{name}_ranks"][layer] < config.lens_k for r in mine], mine, config.seed)
+                for layer in range(n_layers(records))
+            ]
+            series.append(Series(label, shares))
+        yield line_with_band(
+            list(range(n_layers(records))),
+            series,
+            name=f"lens_{group}",
+            title=f"Logit lens, {'failures' if group == 'failure' else 'correct queries'}",
+            x_label="layer",
+            y_label=f"share in the top {config.lens_k}",
+            limits=(0, 1.02),
+            caption=f"Share of {len(lenses)} queries ({group}) whose bridge and answer are among the top "
+            f"{config.lens_k} of the logit lens at each layer, and those of another query as control; "
+            "bands: 95 % intervals over bridges.",
+        )
+
+
+def headline(records: Records, config: Any) -> str:
+    """The held-out rate at the bridge's position, raw, over all families, and its control."""
+    position = config.positions[0]
+    mine = grids(records, study="back-patching", arm="patched", position=position, length="raw")
+    if len(mine.cells) < 2:
+        return f"{len(mine.cells)} failures: too few to choose a cell on one half and report the other"
+    held = held_out_choice(mine.cells, config.seed)
+    control = grids(records, study="back-patching", arm="other prompt", position=position, length="raw")
+    rate = mine.interval(_held_out(mine, held), config.seed)
+    other = control.interval(_held_out(control, held), config.seed)
+    texts = [estimate.text(percent=True) if estimate else "-" for estimate in (rate, other)]
+    return (
+        f"back-patching one held-out cell at the {position} position fixes {texts[0]} % of {len(mine.cells)} failures, "
+        f"another prompt's states {texts[1]} %"
+    )
+
+
+def metrics(records: Records, config: Any) -> list[Metric]:
+    """What is drawn against depth and size: the held-out rate at the bridge's position, raw, and its control."""
+    label = {"study": "back-patching", "position": config.positions[0], "length": "raw"}
+    mine = grids(records, arm="patched", **label)
+    if len(mine.cells) < 2:
+        return []
+    held = held_out_choice(mine.cells, config.seed)
+    other = grids(records, arm="other prompt", **label)
+    return [
+        Metric("failures fixed by one cell", "%", mine.interval(_held_out(mine, held), config.seed)),
+        Metric("fixed by another prompt", "%", other.interval(_held_out(other, held), config.seed)),
+    ]
+
+
+def _matrix(records: Records, found: Grids) -> np.ndarray:
+    """(target, source) in per cent, row 0 the embedding; nan where the source is not above the target."""
+    n = n_layers(records)
+    values = np.full((n + 1, n), np.nan)
+    means = 100 * np.mean(list(found.cells.values()), axis=0)
+    for (source, target), mean in zip(_pairs(records, "back-patching"), means, strict=True):
+        values[target - EMBEDDING, source] = mean
+    return values
+
+
+def _pairs(records: Records, study: str) -> list[Pair]:
+    n = n_layers(records)
+    pairs = back_patching_pairs(n)
+    return pairs if study == "back-patching" else cross_pairs(n)
+
+
+def _settings(records: Records, study: str) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r["position"], r["length"]) for r in records if r.get("study") == study))
+
+
+def _cell_name(pair: Pair) -> str:
+    return f"{pair[0]}>{'E' if pair[1] == EMBEDDING else pair[1]}"
+
+
+TABLES = [funnel, fix_rates, oracle_rates, written, cross_prompt, harm, depths, identity]
+FIGURES = [heat_maps, lens_curves]

@@ -1,0 +1,177 @@
+"""Entity description: what hidden states of a two-hop prompt say in another prompt (Biran et al. 2024, section 3a).
+
+The state of every source layer, at the bridge's position and at the last one, replaces the placeholder of a description
+prompt at every target layer; the model goes on writing, sampled several times. A text counts for the subject, the
+bridge or the answer, whichever it names first in this order. Control: another query's bridge and answer in the same
+texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from experiments.harness.experiment import Records
+from experiments.shared.two_hop.queries import Case, Place, place
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.methods.patching import patches, states_at
+from mlx_interp.methods.patchscopes import all_pairs, described, placeholder_position
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
+
+STAGE = "described"
+SHORT = {"subject": "s", "bridge": "b", "answer": "a", "other": "-"}
+READINGS: tuple[tuple[Place, str], ...] = (("bridge", "bridge"), ("last", "bridge"), ("last", "answer"))
+"""Which entity is looked for at which position."""
+
+
+class Settings(Protocol):
+    @property
+    def target_prompt(self) -> str: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def new_tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def measure(model: Model, case: Case, config: Settings) -> Iterator[Record]:
+    """For each position a letter a cell and sample: source layer by source layer, target layers within."""
+    target = placeholder_position(model, config.target_prompt)
+    pairs = all_pairs(model.n_layers)
+    positions: tuple[Place, ...] = ("bridge", "last")
+    for name in positions:
+        states = states_at(model, case.query.two_hop, place(model, case.query, name))
+        grid = patches(states, states, pairs, target, "raw")
+        own, other, example = [], [], ""
+        for sample in range(config.samples):
+            written = model.sweep_generate(
+                config.target_prompt,
+                grid,
+                max_tokens=config.new_tokens,
+                temperature=config.temperature,
+                seed=config.seed + sample,
+            )
+            own.append("".join(_letter(completion.text, case.query) for completion in written))
+            other.append("".join(_letter(completion.text, case.donor) for completion in written))
+            example = example or written[-1].text
+        yield {**case.labels, "position": name, "own": own, "other": other, "example": example}
+
+
+def _letter(text: str, query: TwoHopQuery | None) -> str:
+    if query is None:
+        return SHORT["other"]
+    entities = {"subject": [query.subject], "bridge": query.bridges, "answer": query.answers}
+    return SHORT[described(text, entities)]
+
+
+def cells(record: Record, entity: str, whose: str = "own") -> np.ndarray:
+    """(source layer, target layer): whether any sample names the entity."""
+    letters = np.array([list(sample) for sample in record[whose]]) == SHORT[entity]
+    size = int(letters.shape[1] ** 0.5)
+    found: np.ndarray = np.any(letters, axis=0)
+    return found.reshape(size, size)
+
+
+def by_source(record: Record, entity: str, whose: str = "own") -> list[bool]:
+    """At each source layer: whether any target layer, in any sample, names the entity."""
+    return [bool(hit) for hit in np.any(cells(record, entity, whose), axis=1).tolist()]
+
+
+def table(records: Records, config: Any) -> Table | None:
+    """How many queries have their bridge and answer described from some layer, and from which first."""
+    if not of_stage(records, STAGE):
+        return None
+    rows: list[list[Cell]] = []
+    for group in GROUPS:
+        for position, entity in READINGS:
+            mine = of_stage(records, STAGE, group=group, position=position)
+            hits = [by_source(r, entity) for r in mine]
+            controls = [any(by_source(r, entity, "other")) for r in mine]
+            seen = [(first(hit), r) for hit, r in zip(hits, mine, strict=True) if any(hit)]
+            rows.append(
+                [
+                    group,
+                    f"{entity}, from the {position} position",
+                    len(mine),
+                    mean_over([any(hit) for hit in hits], mine, config.seed),
+                    mean_over(controls, mine, config.seed),
+                    mean_over([float(layer or 0) for layer, _ in seen], [r for _, r in seen], config.seed),
+                ]
+            )
+    return Table(
+        "Entity description (Patchscopes)",
+        [
+            "group",
+            "entity",
+            "n",
+            Column("described", "%"),
+            Column("another query's", "%"),
+            Column("first source layer", digits=1),
+        ],
+        rows,
+        [
+            f"Any target layer, any of {config.samples} samples, as in the paper; 95 % intervals over bridges.",
+            f"Target prompt: {config.target_prompt!r}, the state written over its last token.",
+        ],
+    )
+
+
+def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
+    """Share of queries described, for every source and target layer."""
+    for group, label in GROUPS.items():
+        panels, n = [], 0
+        for position, entity in READINGS:
+            mine = of_stage(records, STAGE, group=group, position=position)
+            if mine:
+                n = len(mine)
+                share = 100 * np.mean([cells(r, entity) for r in mine], axis=0)
+                panels.append(Panel(f"{entity}, from the {position} position", share.T))
+        if panels:
+            layers = list(range(n_layers(records)))
+            yield heat_map(
+                panels,
+                name=f"described_{group}",
+                title=f"Entity description, {label}",
+                x_label="source layer (resid_post)",
+                y_label="target layer",
+                value_label="queries described (%)",
+                x_ticks=layers,
+                y_ticks=layers,
+                columns=3,
+                caption=f"Share of {n} {label} whose entity is named when the state of the source layer replaces the "
+                f"placeholder of a description prompt at the target layer, in any of {config.samples} samples.",
+            )
+
+
+def curves(records: Records, config: Any) -> Iterator[Plot]:
+    """Share of queries described from each source layer, and another query's entity as the control."""
+    for group, label in GROUPS.items():
+        series = []
+        readings: Sequence[tuple[Place, str]] = (("bridge", "bridge"), ("last", "answer"))
+        for position, entity in readings:
+            mine = of_stage(records, STAGE, group=group, position=position)
+            if not mine:
+                continue
+            for whose, name in (("own", entity), ("other", f"another query's {entity}")):
+                hits = {r["item"]: by_source(r, entity, whose) for r in mine}
+                series.append(Series(f"{name}, {position} position", share_by_layer(hits, mine, config.seed)))
+        if series:
+            yield line_with_band(
+                list(range(n_layers(records))),
+                series,
+                name=f"described_by_layer_{group}",
+                title=f"Entity description by source layer, {label}",
+                x_label="source layer",
+                y_label="share described",
+                limits=(0, 1.02),
+                caption=f"Share of {len(mine)} {label} whose bridge (from the bridge's position) and answer (from the "
+                "last position) are named from a source layer, in any target layer and sample; bands: 95 % intervals "
+                "over bridges.",
+            )

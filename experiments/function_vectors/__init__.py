@@ -1,1 +1,0 @@
-"""What exp8 and exp11 share: tasks, and the prompts of a query."""

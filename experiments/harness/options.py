@@ -1,0 +1,200 @@
+"""The command line that all experiments share: its options, the experiment's own fields, and what --help says."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from experiments.harness.experiment import Experiment, ExperimentConfig
+from experiments.harness.fields import ConfigField, config_fields, from_text, from_value
+from mlx_interp.errors import ConfigError, nearest
+from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
+
+SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
+
+
+@dataclass(frozen=True)
+class Options:
+    """A command line, understood."""
+
+    models: tuple[str, ...]
+    config: ExperimentConfig
+    out: Path = RUNS
+    fresh: bool = False
+    validate: bool = True
+    dry_run: bool = False
+    latex: bool = False
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are ConfigErrors, with the nearest option where one does not exist."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see --help")
+
+
+def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
+    """Options from the command line; what stands further on in defaults, --config, --set, own flags wins.
+
+    Raises ConfigError for an option, field or value that does not exist, with the nearest names. --help prints and
+    raises SystemExit(0).
+    """
+    fields = config_fields(experiment.config)
+    parser = build_parser(experiment, fields)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        name = unknown[0].split("=")[0]
+        kind = "unknown option" if name.startswith("-") else "unexpected argument"
+        raise ConfigError(f"{kind} {name}: {nearest(name, flags)}see --help")
+    values, named = _read_config(experiment, Path(given.config), fields) if given.config else ({}, ())
+    values |= dict(_assignment(text, fields) for text in given.set)
+    for name, field in fields.items():
+        text = getattr(given, f"field_{name}")
+        if text is not None:
+            values[name] = from_text(text, field.kind, field.flag)
+    config = experiment.config(**values)
+    _check_numbers(config)
+    return Options(
+        models=tuple(dict.fromkeys(given.model or named or DEFAULT_MODELS)),
+        config=config,
+        out=writable(Path(given.out)),
+        fresh=given.fresh,
+        validate=not given.no_validate,
+        dry_run=given.dry_run,
+        latex=given.latex,
+    )
+
+
+def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> Parser:
+    """The parser: shared options, then one flag for each field of the experiment's Config."""
+    parser = Parser(
+        prog=f"python -m experiments.{experiment.name}",
+        description=experiment.doc,
+        epilog=_examples(experiment, fields),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    shared = parser.add_argument_group("options of every experiment")
+    models = ", ".join(DEFAULT_MODELS)
+    shared.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help=f"a short name, a Hub id, a local folder or an embedded model; may be repeated (default: {models})",
+    )
+    _add_field(shared, fields["limit"], "N")
+    _add_field(shared, fields["seed"], "N")
+    shared.add_argument("--config", metavar="FILE.yaml", help="fields of this experiment, as `name: value` lines")
+    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one field; may be repeated")
+    shared.add_argument(
+        "--out",
+        default=str(RUNS),
+        metavar="DIR",
+        help=f"where run folders go (default: {RUNS})",
+    )
+    shared.add_argument("--fresh", action="store_true", help="do not resume: start over, the earlier run kept aside")
+    shared.add_argument(
+        "--no-validate", action="store_true", help="skip the gate; the result is marked UNVALIDATED wherever shown"
+    )
+    shared.add_argument("--dry-run", action="store_true", help="print what would be done and its cost; write nothing")
+    shared.add_argument("--latex", action="store_true", help="write the tables as LaTeX too (table.tex)")
+    shared.add_argument("-h", "--help", action="help", help="show this text and exit")
+    own = [field for name, field in fields.items() if name not in ("seed", "limit")]
+    if own:
+        group = parser.add_argument_group("options of this experiment (also fields for --set and --config)")
+        for field in own:
+            if field.name in SHARED:
+                raise ConfigError(f"{experiment.name}: field {field.name!r} has the name of a shared option; rename it")
+            _add_field(group, field, field.metavar)
+    return parser
+
+
+def _add_field(group: Any, field: ConfigField, metavar: str) -> None:
+    text = f"{field.doc} (default: {field.default_text or 'empty'})".replace("%", "%%")
+    optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.kind is bool else {}
+    group.add_argument(field.flag, dest=f"field_{field.name}", metavar=metavar, help=text, **optional)
+
+
+def _examples(experiment: Experiment, fields: Mapping[str, ConfigField]) -> str:
+    command = f"python -m experiments.{experiment.name}"
+    lines = [
+        ("the embedded models, offline", ""),
+        ("what it would cost, without doing it", " --dry-run"),
+        ("a first look at a larger model", " --model gemma-2-9b --limit 20"),
+    ]
+    own = next((field for name, field in fields.items() if name not in ("seed", "limit")), None)
+    if own is not None:
+        lines.append(
+            ("a field of its own, elsewhere", f" --set {own.name}={shlex.quote(own.default_text)} --out elsewhere")
+        )
+    examples = "\n".join(f"  {command}{options}\n      {what}" for what, options in lines)
+    return (
+        f"examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given again; "
+        f"`python -m experiments publish {experiment.name.partition('_')[0]}` puts a finished one into {PUBLISHED}/."
+    )
+
+
+def _assignment(text: str, fields: Mapping[str, ConfigField]) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if not equals:
+        raise ConfigError(f"--set {text}: give KEY=VALUE, for example --set {next(iter(fields))}=1")
+    field = _known(name, fields, "--set")
+    return name, from_text(value.strip(), field.kind, f"--set {name}")
+
+
+def _read_config(
+    experiment: Experiment, path: Path, fields: Mapping[str, ConfigField]
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Values of fields, and the models that the file names, if it is of a kind that does."""
+    if experiment.read_config is None:
+        return _read_yaml(path, fields), ()
+    values, models = experiment.read_config(path)
+    return dict(values), models
+
+
+def _read_yaml(path: Path, fields: Mapping[str, ConfigField]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path}: expected `name: value` lines, found {type(content).__name__}")
+    return {
+        str(name): from_value(value, _known(str(name), fields, f"--config {path}").kind, f"{path}, field {name!r}")
+        for name, value in content.items()
+    }
+
+
+def _known(name: str, fields: Mapping[str, ConfigField], where: str) -> ConfigField:
+    if name not in fields:
+        raise ConfigError(f"{where}: no field {name!r}: {nearest(name, fields)}fields are {', '.join(fields)}")
+    return fields[name]
+
+
+def _check_numbers(config: ExperimentConfig) -> None:
+    if config.seed < 0:
+        raise ConfigError(f"--seed {config.seed}: must be 0 or more")
+    if config.limit is not None and config.limit < 1:
+        raise ConfigError(f"--limit {config.limit}: must be 1 or more")
+
+
+def as_values(config: ExperimentConfig) -> dict[str, Any]:
+    """A config's fields as JSON values."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()
+    }

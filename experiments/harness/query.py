@@ -1,0 +1,168 @@
+"""SQL over all results: `python -m experiments query "SELECT model, count(*) FROM exp9_back_patching GROUP BY model"`.
+
+Every experiment is a table of its records, over all models that have a finished run; the columns are the fields of the
+records, with `model` and `validated` added. `runs` is a table with one row a run. Read are the published results and,
+for models that have none, runs/; `--out runs` reads what was run here instead. DuckDB's SQL, in memory: nothing is
+written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table as ScreenTable
+
+from mlx_interp.errors import DataError, MlxInterpError, nearest
+from mlx_interp.reporting.folders import PUBLISHED, RUNS
+from mlx_interp.reporting.index import Run, runs
+from mlx_interp.reporting.tables import grid
+
+EXAMPLES = """examples:
+  python -m experiments query "SHOW TABLES"
+  python -m experiments query "DESCRIBE exp9_back_patching"
+  python -m experiments query "SELECT model, headline FROM runs"
+  python -m experiments query "SELECT model, family, count(*) AS failures
+                               FROM exp9_back_patching WHERE stage = 'screened' AND \\"group\\" = 'failure'
+                               GROUP BY ALL ORDER BY ALL" --markdown
+"""
+Rows = list[tuple[object, ...]]
+
+
+def connect(*folders: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory with a table for each experiment of some folders of runs. Raises DataError if none has any.
+
+    Where several folders have a run of one experiment on one model, the first folder's counts.
+    """
+    connection = duckdb.connect()
+    facts = []
+    for experiment, chosen in chosen_runs(folders).items():
+        parts = []
+        for path, run in chosen.items():
+            name, validated = str(run["model"]["name"]), bool(run["validated"])
+            facts.append(
+                {
+                    "experiment": experiment,
+                    "model": name,
+                    "validated": validated,
+                    "status": run["status"],
+                    "headline": run.get("headline"),
+                    "finished": run.get("finished"),
+                    "seconds": run.get("measuring_seconds"),
+                    "folder": str(path),
+                }
+            )
+            if (path / "records.parquet").is_file():
+                table = pq.read_table(path / "records.parquet")
+                for column, value in (("validated", validated), ("model", name)):
+                    if column in table.column_names:
+                        table = table.drop_columns([column])
+                    table = table.add_column(0, column, pa.array([value] * len(table)))
+                parts.append(table)
+        if parts:
+            connection.register(experiment, _together(parts))
+    if not facts:
+        where = " and ".join(map(str, folders))
+        raise DataError(f"{where}: no run there; give the folder with --out DIR, or run an experiment first")
+    connection.register("runs", pa.Table.from_pylist(facts))
+    return connection
+
+
+def chosen_runs(folders: Sequence[Path]) -> dict[str, dict[Path, Run]]:
+    """By experiment, the run that counts of each model."""
+    found: dict[str, dict[str, tuple[Path, Run]]] = {}
+    for out in folders:
+        for folder in sorted(path for path in out.glob("*") if path.is_dir() and not path.name.startswith(".")):
+            for path, run in runs(folder).items():
+                found.setdefault(folder.name, {}).setdefault(str(run["model"]["name"]), (path, run))
+    return {name: dict(found[name].values()) for name in sorted(found)}
+
+
+def _together(parts: Sequence[pa.Table]) -> pa.Table:
+    """Runs of several models as one table; a column that one lacks is null there, one of several kinds becomes text."""
+    kinds: dict[str, set[pa.DataType]] = {}
+    for part in parts:
+        for field in part.schema:
+            kinds.setdefault(field.name, set()).add(field.type)
+    mixed = {name for name, types in kinds.items() if len(types - {pa.null()}) > 1 and not all(map(_number, types))}
+    return pa.concat_tables([_as_text(part, mixed) for part in parts], promote_options="permissive")
+
+
+def _number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+
+
+def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
+    for name in names & set(table.column_names):
+        texts = [None if value is None else str(value) for value in table[name].to_pylist()]
+        table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+    return table
+
+
+def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Rows]:
+    """Column names and rows. Raises DataError, with the nearest names, for SQL that DuckDB refuses."""
+    try:
+        result = connection.execute(sql)
+        return [column[0] for column in result.description or []], result.fetchall()
+    except duckdb.Error as error:
+        known = [str(row[0]) for row in connection.execute("SHOW TABLES").fetchall()]
+        close = "".join(nearest(word, known) for word in sql.split() if word.startswith("exp") and word not in known)
+        raise DataError(f"{str(error).strip()} {close}tables are {', '.join(known)}") from error
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="python -m experiments query",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("sql", metavar="SQL", help="one statement, in quotes")
+    options.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"this folder alone (default: {PUBLISHED}, {RUNS} for the rest)",
+    )
+    shape = options.add_mutually_exclusive_group()
+    shape.add_argument("--csv", action="store_true", help="comma-separated, for other programs")
+    shape.add_argument("--markdown", action="store_true", help="a markdown table")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 2 for a mistake that the message explains."""
+    options = parser().parse_args(arguments)
+    try:
+        names, rows = ask(connect(*([options.out] if options.out else (PUBLISHED, RUNS))), options.sql)
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(names)
+        writer.writerows(rows)
+    elif options.markdown:
+        numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(names))]
+        print(grid(names, [[_shown(cell) for cell in row] for row in rows], numeric))
+    else:
+        table = ScreenTable(*names)
+        for row in rows:
+            table.add_row(*(_shown(cell) for cell in row))
+        Console().print(table)
+    return 0
+
+
+def _shown(cell: object) -> str:
+    return "-" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

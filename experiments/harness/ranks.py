@@ -1,0 +1,110 @@
+"""One run shared by several processes: `mlx.launch -n 2 python -m experiments run_all ...`.
+
+Work items are dealt out in rounds, one to each rank; after a round every rank has the records of all, and rank 0
+writes them in the order in which one process would have. So the files are those of a single process, a killed run
+resumes from rank 0's folder, and no file system need be shared: everything travels through MLX's collectives.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_interp.errors import RunError
+
+LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+"""Set in a process that a launcher started; without one no network is touched."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run. One process alone is rank 0 of 1, and exchanges nothing."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def gather(self, message: Any) -> list[Any]:
+        """Every rank's message (JSON values), by rank; all ranks must call it. Raises RunError where one is gone."""
+        if self.size == 1:
+            return [message]
+        data = json.dumps(message, ensure_ascii=False).encode("utf-8")
+        lengths = self._collect(np.array([len(data)], dtype=np.int32))
+        padded = np.zeros(int(lengths.max()), dtype=np.uint8)
+        padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        rows = self._collect(padded).reshape(self.size, -1)
+        return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+    def agree(self, name: str, value: Any) -> None:
+        """Raises RunError on every rank, naming those that differ from rank 0, where `value` is not the same on all."""
+        values = self.gather(value)
+        others = [rank for rank, other in enumerate(values) if other != values[0]]
+        if others:
+            raise RunError(f"rank {_list(others)} has another {name} than rank 0: {values[others[0]]}, not {values[0]}")
+
+    def succeeded(self, error: str | None) -> None:
+        """Raises RunError on every rank where one of them comes with an error, saying which and what."""
+        failed = {rank: said for rank, said in enumerate(self.gather(error)) if said is not None}
+        if failed and not (error is not None and len(failed) == 1):
+            raise RunError("; ".join(f"rank {rank} failed: {said}" for rank, said in failed.items()))
+
+    def _collect(self, values: np.ndarray) -> np.ndarray:
+        try:
+            gathered = mx.distributed.all_gather(mx.array(values), group=self.group, stream=mx.cpu)
+            mx.eval(gathered)
+        except RuntimeError as error:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's own stop must not interrupt this one
+            raise self.gone(str(error)) from error
+        return np.asarray(gathered)
+
+    def gone(self, why: str) -> RunError:
+        """The error of a rank that has lost another one."""
+        return RunError(
+            f"rank {_list(self._neighbours())} is gone, so rank {self.rank} stops ({why}); what was measured is kept, "
+            "and the same command goes on from there"
+        )
+
+    def _neighbours(self) -> list[int]:
+        """Whom this rank talks to in a ring: one of them it is that broke the connection."""
+        return sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
+
+
+ALONE = Ranks()
+
+
+def launched() -> Ranks:
+    """The ranks that a launcher such as mlx.launch started, or this process alone."""
+    if not any(name in os.environ for name in LAUNCHED):
+        return ALONE
+    group = mx.distributed.init()
+    ranks = Ranks(group.rank(), group.size(), group)
+    if ranks.size > 1:
+        signal.signal(signal.SIGTERM, functools.partial(_stop, ranks))
+    return ranks
+
+
+def _stop(ranks: Ranks, *_: Any) -> None:
+    """The launcher ends all ranks when one has died, often before the network has noticed."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise ranks.gone("stopped by the launcher")
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, for the other ranks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _list(ranks: list[int]) -> str:
+    return " or ".join(map(str, ranks))

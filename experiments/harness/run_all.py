@@ -1,0 +1,211 @@
+"""Many experiments on many models: `python -m experiments run_all --model A --model B --experiments exp6,exp9`.
+
+Each model is loaded once and goes through all experiments; what fails is reported at the end, and all else is
+measured. Run again, the same command goes on where it stopped. Tables and figures over all models lie in
+runs/<experiment>/. Several processes or machines share the work under MLX's launcher:
+`mlx.launch -n 2 --env OMP_NUM_THREADS=4 python -m experiments run_all ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as ScreenTable
+
+from experiments.harness import registry
+from experiments.harness.experiment import Experiment, Plan
+from experiments.harness.identity import release_memory
+from experiments.harness.options import Options, Parser, parse
+from experiments.harness.ranks import launched
+from experiments.harness.runner import Gate, Load, plan_of, run_model
+from mlx_interp.errors import MlxInterpError
+from mlx_interp.loading.load import load as load_model
+from mlx_interp.loading.names import DEFAULT_MODELS, resolve
+from mlx_interp.reporting.folders import RUNS
+from mlx_interp.reporting.index import write_overviews
+from validation import gate as validation_gate
+
+PROBE_TOKENS = 16
+EXAMPLES = """examples:
+  python -m experiments run_all                                          everything, on the embedded models
+  python -m experiments run_all --experiments exp3,exp9 --limit 20 --dry-run
+  python -m experiments run_all --model gemma-2-2b --model llama-3.2-3b --experiments exp6,exp9
+"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment on one model, and how it ended."""
+
+    model: str
+    experiment: str
+    outcome: str
+    """"done", "planned", or what went wrong."""
+    seconds: float = 0.0
+    plan: Plan | None = None
+    seconds_per_pass: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome not in ("done", "planned")
+
+
+def run_experiment_suite(
+    model_name: str,
+    experiments: Sequence[str] = (),
+    *,
+    out: Path | str = RUNS,
+    limit: int | None = None,
+    seed: int = 0,
+    fresh: bool = False,
+    validate: bool = True,
+    dry_run: bool = False,
+    load: Load | None = None,
+    gate: Gate | None = None,
+) -> list[Cell]:
+    """Runs experiments (all if none are named) on one model, loaded once; a failing one does not stop the rest.
+
+    Raises UnknownModel and ConfigError before anything is loaded, for names that do not exist.
+    """
+    chosen = [registry.experiment(name) for name in experiments or registry.names()]
+    resolve(model_name)
+    arguments = [f"--seed={seed}", f"--out={out}", *([f"--limit={limit}"] if limit is not None else [])]
+    arguments += [flag for flag, on in (("--fresh", fresh), ("--no-validate", not validate)) if on]
+    options = {experiment.name: parse(experiment, ["--model", model_name, *arguments]) for experiment in chosen}
+    try:
+        model = (load or load_model)(model_name)
+    except MlxInterpError as error:
+        return [Cell(model_name, experiment.name, f"not loaded: {error}") for experiment in chosen]
+    pace = _seconds_per_pass(model)
+    cells = [
+        _planned(experiment, options[experiment.name], model, pace)
+        if dry_run
+        else _run(experiment, options[experiment.name], model, gate or validation_gate)
+        for experiment in chosen
+    ]
+    del model
+    release_memory()
+    return cells
+
+
+def _run(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Cell:
+    started = time.monotonic()
+    try:
+        if run_model(experiment, options, model, gate, launched()) is not None:
+            write_overviews(options.out, experiment.name)
+    except MlxInterpError as error:
+        return Cell(model.name, experiment.name, " ".join(str(error).split()), time.monotonic() - started)
+    except Exception as error:  # a fault of ours in one cell must not cost the others
+        traceback.print_exc()
+        return Cell(model.name, experiment.name, f"{type(error).__name__}: {error}", time.monotonic() - started)
+    return Cell(model.name, experiment.name, "done", time.monotonic() - started)
+
+
+def _planned(experiment: Experiment, options: Options, model: Any, pace: float) -> Cell:
+    try:
+        plan = plan_of(experiment, options, model)
+    except MlxInterpError as error:
+        return Cell(model.name, experiment.name, str(error))
+    return Cell(model.name, experiment.name, "planned", plan=plan, seconds_per_pass=pace)
+
+
+def _seconds_per_pass(model: Any) -> float:
+    """How long a forward pass over a short prompt takes here; 0 for what is no model of ours."""
+    if not hasattr(model, "run"):
+        return 0.0
+    tokens = [token % model.d_vocab for token in range(1, PROBE_TOKENS + 1)]
+    model.run(tokens)
+    started = time.perf_counter()
+    model.run(tokens)
+    return time.perf_counter() - started
+
+
+def parser() -> argparse.ArgumentParser:
+    options = Parser(
+        prog="python -m experiments run_all",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    models = ", ".join(DEFAULT_MODELS)
+    options.add_argument("--model", action="append", metavar="NAME", help=f"may be repeated (default: {models})")
+    there = ", ".join(registry.names())
+    options.add_argument("--experiments", default="", metavar="A,B", help=f"exp9 or in full (default: all: {there})")
+    options.add_argument("--limit", type=int, metavar="N", help="fewer prompts in every experiment, for a look")
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="everything random follows from it")
+    options.add_argument(
+        "--out", type=Path, default=RUNS, metavar="DIR", help=f"where run folders go (default: {RUNS})"
+    )
+    options.add_argument("--fresh", action="store_true", help="do not resume: start over, earlier runs kept aside")
+    options.add_argument("--no-validate", action="store_true", help="skip the gate; results are marked UNVALIDATED")
+    options.add_argument("--dry-run", action="store_true", help="print what would be done, its time and memory")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 if every cell is done, 1 if one failed, 2 for a mistake on the command line, 130 for Ctrl-C."""
+    cells: list[Cell] = []
+    try:
+        options = parser().parse_args(arguments)
+        experiments = [name.strip() for name in options.experiments.split(",") if name.strip()]
+        models = tuple(dict.fromkeys(options.model or DEFAULT_MODELS))
+        for name in [*experiments]:
+            registry.experiment(name)
+        for name in models:
+            resolve(name)
+        for name in models:
+            cells += run_experiment_suite(
+                name,
+                experiments,
+                out=options.out,
+                limit=options.limit,
+                seed=options.seed,
+                fresh=options.fresh,
+                validate=not options.no_validate,
+                dry_run=options.dry_run,
+            )
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
+        return 130
+    if launched().first:
+        Console().print(cell_table(cells))
+    return 1 if any(cell.failed for cell in cells) else 0
+
+
+def cell_table(cells: Sequence[Cell]) -> ScreenTable:
+    """What was done, or would be."""
+    planned = any(cell.plan for cell in cells)
+    table = ScreenTable(title="plan, nothing written" if planned else "models and experiments", title_justify="left")
+    for head in ("model", "experiment", "outcome"):
+        table.add_column(head, overflow="fold")
+    for head in ("prompts", "passes", "about (s)", "memory (GB)") if planned else ("seconds",):
+        table.add_column(head, justify="right")
+    for cell in cells:
+        figures = [f"{cell.seconds:.0f}"]
+        if planned:
+            plan = cell.plan or Plan(0, 0, 0.0, 0)
+            about = plan.forward_passes * cell.seconds_per_pass
+            figures = [
+                f"{plan.prompts:,}",
+                f"{plan.forward_passes:,.0f}",
+                f"{about:,.0f}",
+                f"{plan.memory_bytes / 1e9:.2f}",
+            ]
+        table.add_row(cell.model, cell.experiment, cell.outcome, *figures)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

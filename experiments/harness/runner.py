@@ -1,0 +1,360 @@
+"""Runs an experiment: options, gate, run folder, resuming, tables, figures. The one entry of every experiment module.
+
+    if __name__ == "__main__":
+        run(EXPERIMENT)
+
+For each model: load it, lock its run folder, pass the gate, keep aside what the folder holds of another run, measure
+item by item (what is already in records.jsonl is not measured again), then make all files from the records as they
+stand on disk. So a resumed run ends with the same files as one that was never stopped, and a complete one is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from experiments.harness.code import report_digest
+from experiments.harness.experiment import Experiment, Plan, Stage, limited
+from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
+from experiments.harness.options import Options, parse
+from experiments.harness.ranks import Ranks, launched, said
+from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
+from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
+from mlx_interp.loading.load import load as load_model
+from mlx_interp.loading.names import resolve
+from mlx_interp.reporting import Record
+from mlx_interp.reporting.folders import RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
+from mlx_interp.reporting.index import write_overviews
+from mlx_interp.reporting.records import RecordFile, open_records, plain
+from validation import gate as validation_gate
+
+
+class GateReport(Protocol):
+    """What the validation gate returns: whether all that applies passed, and its figures for run.json."""
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def summary(self) -> Mapping[str, Any]: ...
+
+
+Load = Callable[[str], Any]
+Gate = Callable[..., GateReport]
+
+
+def run(
+    experiment: Experiment,
+    arguments: Sequence[str] | None = None,
+    *,
+    load: Load | None = None,
+    gate: Gate | None = None,
+) -> NoReturn:
+    """Run an experiment as a program: parse the command line, run, exit with 0, 2 (user's error) or 130 (Ctrl-C).
+
+    load: name -> Model, by default mlx_interp.load. gate: (model, level=, cache_dir=) -> GateReport, by default
+    validation.gate.
+    """
+    try:
+        options = parse(experiment, sys.argv[1:] if arguments is None else arguments)
+        run_experiment(experiment, options, load=load, gate=gate)
+    except MlxInterpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def run_experiment(
+    experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
+) -> list[Path]:
+    """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake.
+
+    Under mlx.launch the ranks share the items; the first one writes and prints, the others return no folders.
+    """
+    folders = []
+    ranks = launched()
+    if load is None:
+        for name in options.models:
+            resolve(name)  # a misspelled name is said before the models before it have run for hours
+    for name in options.models:
+        model = (load or load_model)(name)
+        if options.dry_run:
+            if ranks.first:
+                Console().print(plan_table(experiment, model.name, plan_of(experiment, options, model)))
+        elif (path := run_model(experiment, options, model, gate or validation_gate, ranks)) is not None:
+            folders.append(path)
+            # After each model: should a later one fail, the index has those that are done.
+            overviews = write_overviews(options.out, experiment.name)
+            print_table(path)
+            if options.latex:
+                overviews = [*overviews, write_latex(path)]
+        del model
+        release_memory()
+    if folders:
+        print_paths(folders, overviews)
+    return folders
+
+
+def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:
+    """What a run on a loaded model would cost; nothing is written."""
+    return experiment.plan(model, _first_items(experiment, options, model), options.config)
+
+
+def run_model(
+    experiment: Experiment, options: Options, model: Any, gate: Gate, ranks: Ranks | None = None
+) -> Path | None:
+    """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
+    ranks = ranks or launched()
+    items = _first_items(experiment, options, model)
+    identity = identity_of(experiment, options.config, model, items)
+    ranks.agree("run", json.loads(json.dumps(identity)))
+    if not ranks.first:
+        _help(experiment, options, model, items, ranks)
+        return None
+    path = run_folder(options.out, experiment.name, model.name)
+    if ranks.size == 1 and (shown := shown_if_complete(experiment, options, path, identity)):
+        return shown
+    with locked_by(path, ranks):
+        try:
+            folder = open_folder(path, identity, fresh=options.fresh)
+            state = _first_state(experiment, options, model, identity, folder)
+            if options.validate:
+                state |= {"validated": True, "validation": _passed(gate, model, options.out)}
+            _tell(make_room(folder))
+            if options.fresh:
+                experiment.start_over(model, options.config)
+            file = open_records(folder.records_path)
+            if file.discarded:
+                print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)
+            folder.write_run(state)
+        except Exception as error:
+            ranks.succeeded(said(error))
+            raise
+        ranks.succeeded(None)
+        ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
+        status = "failed"
+        try:
+            _measure(experiment, options, model, items, file, ranks)
+            write_report(experiment, options.config, folder, file, state)
+            status = "complete"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            state |= {"status": status, "measuring_seconds": round(sum(file.done.values()), 3)}
+            state["peak_memory_bytes"] = peak_memory(folder.earlier.get("peak_memory_bytes", {}))
+            if status == "complete":
+                state["finished"] = folder.earlier.get("finished") or _now()
+                folder.write_run(state)
+            else:
+                _try_write(folder, state)
+    return path
+
+
+def shown_if_complete(experiment: Experiment, options: Options, path: Path, identity: Mapping[str, Any]) -> Path | None:
+    """The folder of a run that is complete already, here or kept aside; None where there is something to measure.
+
+    Its report is made anew from its records where the code of tables and figures has changed since.
+    """
+    folder = open_folder(path, identity, fresh=options.fresh)
+    missing_gate = options.validate and not folder.earlier.get("validated")
+    report = report_digest(experiment.source)
+    outdated = folder.earlier.get("report_code") != report
+    if not folder.complete or missing_gate or (outdated and not _records_of(folder).is_file()):
+        return None
+    with locked(path):
+        _tell(make_room(folder))
+        state = dict(folder.earlier)
+        if outdated:
+            write_report(experiment, options.config, folder, open_records(folder.records_path), state)
+            folder.write_run(state | {"report_code": report})
+    made = "its tables made anew from its records" if outdated else "nothing is measured"
+    _tell([f"{path}: complete since {state['finished']}, {made}; --fresh measures it again"])
+    return path
+
+
+def _records_of(folder: RunFolder) -> Path:
+    return (folder.back or folder.path) / RECORDS_FILE
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
+@contextmanager
+def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
+    """The lock of a run folder; where another run holds it, the other ranks hear of it too."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except MlxInterpError as error:
+            ranks.succeeded(said(error))
+            raise
+        yield
+
+
+def _help(experiment: Experiment, options: Options, model: Any, items: Sequence[Any], ranks: Ranks) -> None:
+    """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
+    ranks.succeeded(None)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "records.jsonl"
+        copy.write_text(ranks.gather("")[0], encoding="utf-8")
+        _measure(experiment, options, model, items, open_records(copy), ranks)
+
+
+def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequence[Any]:
+    """Items of the first stage, which --limit is about."""
+    stage = experiment.stages[0]
+    items = stage.items(model, options.config, [])
+    return _checked(stage, limited(items, options.config.limit, experiment.group))
+
+
+def _measure(
+    experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile, ranks: Ranks
+) -> None:
+    """All stages, each over the items that its records do not have yet, one item a rank at a time."""
+    earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not ranks.first,
+    )
+    with bar:
+        for number, stage in enumerate(experiment.stages):
+            items = first if number == 0 else _checked(stage, stage.items(model, options.config, earlier))
+            work = _work(stage, items)
+            _check_known(stage, work, file)
+            left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
+            task = bar.add_task(f"{model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
+            for start in range(0, len(left), ranks.size):
+                for key, (records, seconds) in _round(stage, model, options.config, left[start:], ranks):
+                    file.append(stage.name, key, records, seconds=seconds)
+                    bar.advance(task)
+            earlier += file.records(stage.name)
+
+
+def _round(
+    stage: Stage, model: Any, config: Any, left: Sequence[tuple[str, Any]], ranks: Ranks
+) -> Iterator[tuple[str, tuple[list[Record], float]]]:
+    """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
+    result: tuple[list[Record], float] = ([], 0.0)
+    error: str | None = None
+    try:
+        if ranks.rank < len(left):
+            key, item = left[ranks.rank]
+            start = time.perf_counter()
+            measured = list(_labelled(stage, item, stage.measure(model, item, config)))
+            result = ([plain(record, f"record of {key!r}") for record in measured], time.perf_counter() - start)
+    except Exception as failure:
+        if ranks.size == 1:
+            raise
+        error = said(failure)
+        ranks.succeeded(error)
+        raise
+    if ranks.size > 1:
+        ranks.succeeded(error)
+    for (key, _), (records, seconds) in zip(left, ranks.gather(result), strict=False):
+        yield key, (records, seconds)
+
+
+def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:
+    """What measure gets, by the key it is marked done under: items, or lists of them, cut the same way in every run."""
+    if stage.batch is None:
+        return {item.key: item for item in items}
+    batches = [list(items[start : start + stage.batch]) for start in range(0, len(items), stage.batch)]
+    return {f"{batch[0].key} .. {batch[-1].key}": batch for batch in batches}
+
+
+def _labelled(stage: Stage, item: Any, records: Any) -> Any:
+    """Records with their stage and item in front."""
+    keys = {one.key for one in item} if stage.batch is not None else {item.key}
+    for record in records:
+        name = record.get("item") if stage.batch is not None else item.key
+        if name not in keys:
+            raise RunError(f"stage {stage.name!r}: a record of a batch must name its item, found item = {name!r}")
+        if "stage" in record or record.get("item", name) != name:
+            raise RunError(
+                f"stage {stage.name!r}: the fields stage and item of a record are the runner's; rename yours"
+            )
+        yield {"stage": stage.name, "item": name, **record}
+
+
+def _checked(stage: Stage, items: Sequence[Any]) -> Sequence[Any]:
+    seen: set[str] = set()
+    for item in items:
+        if item.key in seen:
+            raise DataError(f"stage {stage.name!r}: two items have the key {item.key!r}; each must be there once")
+        seen.add(item.key)
+    return items
+
+
+def _check_known(stage: Stage, work: Mapping[str, Any], file: RecordFile) -> None:
+    gone = [key for name, key in file.done if name == stage.name and key not in work]
+    if gone:
+        raise RunError(
+            f"{file.path}: holds {len(gone)} items of stage {stage.name!r} that this run does not have "
+            f"(the first is {gone[0]!r}); start over with --fresh, which keeps them aside"
+        )
+
+
+def _first_state(
+    experiment: Experiment, options: Options, model: Any, identity: Mapping[str, Any], folder: RunFolder
+) -> dict[str, Any]:
+    """run.json at the start. A pass of the gate in an earlier session counts: it was the same model and code."""
+    earlier = folder.earlier
+    return {
+        "status": "running",
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "validated": bool(earlier.get("validated", False)),
+        "validation": earlier.get("validation"),
+        "model": model_facts(model),
+        "identity": dict(identity),
+        "report_code": report_digest(experiment.source),
+        "versions": versions(),
+        "command": ["python", "-m", f"experiments.{experiment.name}", *sys.argv[1:]],
+        "started": earlier.get("started") or _now(),
+    }
+
+
+def _passed(gate: Gate, model: Any, out: Path) -> Mapping[str, Any]:
+    report = gate(model, level="quick", cache_dir=out / ".validation")
+    if not report.passed:
+        checks = report.summary.get("checks", report.summary)
+        failed = {name: found for name, found in checks.items() if str(found).startswith("failed")} or checks
+        raise ValidationFailed(
+            f"{model.name} did not pass validation, so nothing was measured:\n"
+            + "".join(f"  {name}: {found}\n" for name, found in failed.items())
+            + f"look at it with `python -m validation --model {model.name}`, or give --no-validate: "
+            "the result is then marked UNVALIDATED"
+        )
+    return dict(report.summary)
+
+
+def _try_write(folder: RunFolder, state: Mapping[str, Any]) -> None:
+    """run.json of a run that is ending by an error: that error is the one to be told, not a second one from here."""
+    try:
+        folder.write_run(state)
+    except RunError:
+        return
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,1 @@
+"""In-context tasks, their screening, heads and transfer."""

@@ -1,0 +1,338 @@
+"""Effects of heads, how many of them to take and where to add their sum: chosen on one half of the pairs, then measured
+on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.harness.experiment import Records
+from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.screening import base_items, of, solved
+from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.methods.answers import answer_scores, name_scores, verdicts
+from mlx_interp.methods.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
+from mlx_interp.methods.in_context import (
+    first_tokens_shared,
+    most_frequent_answer,
+    separators,
+)
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+from mlx_interp.stats import stable_draw
+
+DATA, EFFECTS, CHOICE, ADDED, ANSWERS = "data", "effects", "choice", "added", "answers"
+VECTOR, PAPER, RANDOM, NOISE, OTHER, LAYER = (
+    "function vector",
+    "paper's setting",
+    "random heads",
+    "random vector",
+    "other task",
+    "layer mean",
+)
+ARMS = (VECTOR, PAPER, RANDOM, NOISE, OTHER, LAYER)
+PLAIN, OWN, OTHERS, SHAM = "plain sum", "own heads", "heads of other tasks", "from corrupted prompts"
+VARIANTS = (*ARMS, PLAIN, OWN, OTHERS, SHAM)
+
+
+@dataclass(frozen=True)
+class MediationConfig(TaskConfig):
+    """Fields of the head-level study."""
+
+    n_heads: int = 0
+    """Heads of the paper's setting; 0: 10 of 448 as for GPT-J, and at least 6."""
+    strengths: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0)
+    """Multiples of the vector among which the first half of the pairs chooses; 1 is the paper's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a function vector is added with: how many heads, at the output of which layer, how many times."""
+
+    k: int
+    layer: int
+    strength: float
+    centred: bool = False
+    """Without what the vectors of all tasks have in common: their mean is taken away. The paper's are not."""
+
+    def __str__(self) -> str:
+        form = "sum of heads minus its mean over tasks" if self.centred else "plain sum of heads"
+        return f"{form}, {self.k} heads, layer {self.layer}, strength {self.strength:g}"
+
+
+NO_SETTING = Setting(1, 0, 1.0)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A query, or a task, with what earlier stages decided about it."""
+
+    key: str
+    task: str
+    number: int = 0
+    ranked: tuple[Head, ...] = ()
+    """All heads, the largest effect over tasks first."""
+    own: tuple[Head, ...] = ()
+    """The same by the effects of this task alone."""
+    others: tuple[Head, ...] = ()
+    """The same by the effects of all tasks but this one."""
+    chosen: Setting = NO_SETTING
+    paper: Setting = NO_SETTING
+    plain: Setting = NO_SETTING
+    """The best one without centring."""
+
+    @property
+    def settings(self) -> tuple[Setting, Setting, Setting]:
+        return self.chosen, self.paper, self.plain
+
+    @property
+    def query(self) -> Query:
+        return Query(self.key, self.task, self.number)
+
+
+def n_heads(model: Model, config: MediationConfig) -> int:
+    return config.n_heads or max(6, round(10 / 448 * model.n_layers * model.n_heads))
+
+
+def grid(model: Model, config: MediationConfig) -> tuple[list[int], list[int], list[float]]:
+    """Numbers of heads, layers and strengths to choose from: at most half of the heads, so that as many others are left
+    for the control, and the lower two thirds of the layers. The paper's number and strength come first."""
+    k, every = n_heads(model, config), model.n_layers * model.n_heads
+    counts = [k, *sorted({n for n in (2 * k, every // 4, every // 2) if k < n <= every // 2})]
+    return counts, list(range(-(-2 * model.n_layers // 3))), sorted({1.0, *config.strengths}, key=lambda s: (s != 1, s))
+
+
+def data_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    return [Item(name, name) for name in of_tasks.tasks(model, config)]
+
+
+def measure_data(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """What a reader of a task's figures should know: sizes, contradictions, answers alike, the separator's tokens."""
+    task = of_tasks.tasks(model, config)[item.task]
+    shape = of_tasks.template(model, config)
+    one, two = of_tasks.halves(model, config, item.task)
+    seen = {y for _, y in one.pairs}
+    cut = separators(model, task, shape)
+    yield {
+        "task": item.task,
+        "pairs": len(task.pairs),
+        "conflicts": task.conflicts,
+        "repeats": task.repeats,
+        "commonest": most_frequent_answer(task),
+        "leak": sum(y in seen for _, y in two.pairs) / len(two.pairs),
+        "shared": first_tokens_shared(model, task, shape),
+        "separator": list(cut.tokens),
+        "warning": cut.warning,
+    }
+
+
+def effect_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
+    return of_tasks.queries(model, config, 0, config.n_effects)
+
+
+def measure_effects(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+    """Indirect effect of every head on one corrupted prompt, one sweep."""
+    found = indirect_effects(model, prompts(model, config, query, 0)["corrupted"], means(model, config, query.task))
+    yield {"task": query.task, "effects": found.round(6).tolist()}
+
+
+def average_effects(records: Records, only: str | None = None, without: str | None = None) -> np.ndarray:
+    """(n_layers, n_heads): over the prompts of a task, or over tasks, which weigh equally."""
+    own = [r for r in of(records, EFFECTS) if only in (None, r["task"]) and r["task"] != without]
+    names = list(dict.fromkeys(r["task"] for r in own))
+    by_task = [np.mean([r["effects"] for r in own if r["task"] == name], axis=0) for name in names]
+    return np.asarray(np.mean(by_task, axis=0))
+
+
+def ranked(records: Records, only: str | None = None, without: str | None = None) -> tuple[Head, ...]:
+    effects = average_effects(records, only, without)
+    return tuple(top_heads(effects, effects.size))
+
+
+def choice_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    order = ranked(earlier)
+    queries = of_tasks.queries(model, config, 0, config.n_test)
+    return [Item(query.key, query.task, query.number, order) for query in queries]
+
+
+def measure_choice(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """Right or wrong in every cell of the grid, for a query of the first half that is right with examples."""
+    asked = prompts(model, config, item.query, 0)
+    if not verdicts(model, [asked["examples"]])[0].first_token:
+        return
+    counts, layers, strengths = grid(model, config)
+    held = [
+        task_vector(model, config, item.task, item.ranked[:k], centred) for centred in (False, True) for k in counts
+    ]
+    variants: list[list[Intervention]] = [
+        [Add(f"resid_post.{layer}", vector, s, -1)] for vector in held for layer in layers for s in strengths
+    ]
+    bare = asked["no examples"]
+    scores = np.asarray(model.sweep(bare.prompt, variants, metric=answer_scores(bare.first_tokens)))
+    right = (scores[:, 0] == 0).astype(int).reshape(2, len(counts), len(layers), len(strengths))
+    yield {"task": item.task, "heads": counts, "layers": layers, "strengths": strengths, "right": right.tolist()}
+
+
+def settings(records: Records) -> tuple[Setting, Setting, Setting]:
+    """What is most often right on the first half's queries, ties to the plain sum, fewer heads and lower layers; the
+    best layer for the paper's form, number of heads and strength; and the best setting of the plain sum."""
+    own = of(records, CHOICE)
+    if not own:
+        return NO_SETTING, NO_SETTING, NO_SETTING
+    rates = np.mean([r["right"] for r in own], axis=0).round(9)  # (form, heads, layer, strength)
+    head = own[0]
+
+    def best(allowed: np.ndarray) -> Setting:
+        form, k, layer, strength = np.unravel_index(int(np.argmax(allowed)), allowed.shape)
+        return Setting(head["heads"][k], head["layers"][layer], head["strengths"][strength], bool(form))
+
+    return best(rates), best(rates[:1, :1, :, :1]), best(rates[:1])
+
+
+def solved_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    """Held-out queries that are right with examples, with heads and settings."""
+    numbers = {query.key: query.number for query in base_items(model, config, earlier)}
+    known = {item.task: item for item in task_items(model, config, earlier)}
+    return [
+        Item(r["item"], r["task"], numbers[r["item"]], one.ranked, one.own, one.others, *one.settings)
+        for r in solved(earlier)
+        for one in [known[r["task"]]]
+    ]
+
+
+def task_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+    """One item a task, with heads and settings."""
+    found = settings(earlier)
+    names = list(of_tasks.tasks(model, config))
+    order = ranked(earlier)
+    return [
+        Item(
+            name,
+            name,
+            0,
+            order,
+            ranked(earlier, only=name),
+            ranked(earlier, without=name) if len(names) > 1 else order,
+            *found,
+        )
+        for name in names
+    ]
+
+
+@lru_cache(maxsize=64)
+def common(model: Model, config: MediationConfig, heads: tuple[Head, ...]) -> mx.array:
+    """(d_model,): what those heads write on average over tasks."""
+    names = of_tasks.tasks(model, config)
+    return mx.mean(mx.stack([summed(means(model, config, name), heads) for name in names]), axis=0)
+
+
+def task_vector(
+    model: Model,
+    config: MediationConfig,
+    task: str,
+    heads: tuple[Head, ...],
+    centred: bool,
+    kind: of_tasks.Kind = "examples",
+) -> mx.array:
+    """(d_model,): the sum of some heads' mean outputs for a task; centred: minus its mean over tasks."""
+    vector = summed(means(model, config, task, kind), heads)
+    return vector - common(model, config, heads) if centred else vector
+
+
+def vectors(model: Model, config: MediationConfig, item: Item) -> dict[str, mx.array]:
+    """The function vector and its controls, by arm; the layer mean depends on the layer and is not here."""
+    return _vectors(model, config, item.task, item.ranked, item.own, item.others, *item.settings)
+
+
+@lru_cache(maxsize=64)
+def _vectors(
+    model: Model,
+    config: MediationConfig,
+    task: str,
+    order: tuple[Head, ...],
+    own: tuple[Head, ...],
+    others: tuple[Head, ...],
+    chosen: Setting,
+    paper: Setting,
+    plain: Setting,
+) -> dict[str, mx.array]:
+    names = list(of_tasks.tasks(model, config))
+    rng = np.random.default_rng(stable_draw(config.seed, task, 2**31))
+    heads, centred = order[: chosen.k], chosen.centred
+    random = tuple(random_heads((model.n_layers, model.n_heads), chosen.k, heads, rng))
+    vector = task_vector(model, config, task, heads, centred)
+    noise = mx.array(rng.normal(size=model.d_model).astype(np.float32))
+    return {
+        VECTOR: vector,
+        PAPER: task_vector(model, config, task, order[: paper.k], False),
+        RANDOM: task_vector(model, config, task, random, centred),
+        NOISE: noise * (mx.linalg.norm(vector) / mx.linalg.norm(noise)),
+        OTHER: task_vector(model, config, other_task(names, task), heads, centred),
+        PLAIN: task_vector(model, config, task, order[: plain.k], False),
+        OWN: task_vector(model, config, task, own[: chosen.k], centred),
+        OTHERS: task_vector(model, config, task, others[: chosen.k], centred),
+        SHAM: task_vector(model, config, task, heads, centred, "corrupted"),
+    }
+
+
+def addition(
+    model: Model, config: MediationConfig, item: Item, arm: str, layer: int | None = None, at: int = -1
+) -> Add:
+    """An arm's vector at its setting's layer and strength, or at another layer; a layer's mean is added once."""
+    setting = {PAPER: item.paper, PLAIN: item.plain}.get(arm, item.chosen)
+    where = setting.layer if layer is None else layer
+    if arm == LAYER:
+        return Add(f"resid_post.{where}", means(model, config, item.task).resid_post[where], 1.0, at)
+    return Add(f"resid_post.{where}", vectors(model, config, item)[arm], setting.strength, at)
+
+
+def with_nothing(*additions: Add) -> list[list[Intervention]]:
+    """Variants of a sweep: the clean prompt, then each addition alone."""
+    return [[], *([one] for one in additions)]  # type: ignore[list-item]
+
+
+def measure_added(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """Every arm at every layer, on the bare query and on the corrupted prompt: two sweeps."""
+    asked = prompts(model, config, item.query, 1)
+    cells = [(arm, layer) for arm in ARMS for layer in range(model.n_layers)]
+    for kind in ("no examples", "corrupted"):
+        variants: list[list[Intervention]] = [[addition(model, config, item, arm, layer)] for arm, layer in cells]
+        scores = np.asarray(model.sweep(asked[kind].prompt, variants, metric=answer_scores(asked[kind].first_tokens)))
+        for arm in ARMS:
+            right = [int(s[0]) == 0 for s, cell in zip(scores, cells, strict=True) if cell[0] == arm]
+            yield {"task": item.task, "prompt": kind, "arm": arm, "right": right}
+
+
+def measure_answers(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+    """Every arm at its setting: rank of the first token, and the whole answer."""
+    asked = prompts(model, config, item.query, 1)
+    for kind in ("no examples", "corrupted"):
+        last = len(asked[kind].prompt) - 1
+        variants = with_nothing(*(addition(model, config, item, arm, at=last) for arm in VARIANTS))
+        scores = np.asarray(name_scores(model, asked[kind], variants))
+        for arm, (rank, log_prob, whole) in zip(("nothing", *VARIANTS), scores, strict=True):
+            yield {
+                "task": item.task,
+                "prompt": kind,
+                "arm": arm,
+                "right": int(rank) == 0,
+                "rank": int(rank),
+                "whole": bool(whole),
+                "log_prob": float(log_prob),
+            }
+
+
+def sampled(items: Sequence[Item], most: int) -> list[Item]:
+    """The first `most` items of each task."""
+    seen: dict[str, int] = {}
+    kept = []
+    for item in items:
+        seen[item.task] = seen.get(item.task, 0) + 1
+        if seen[item.task] <= most:
+            kept.append(item)
+    return kept

@@ -1,0 +1,52 @@
+"""Which queries a model answers with examples: the test set of every study of function vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.harness.experiment import Records
+from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.tasks import Query, TaskConfig, prompts
+from mlx_interp.methods.answers import verdicts
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+from mlx_interp.stats import Estimate, mean_or_none
+
+BASE = "base"
+
+
+def base_items(model: Model, config: TaskConfig, earlier: Records) -> list[Query]:
+    return of_tasks.queries(model, config, 1, config.n_test)
+
+
+def measure_base(model: Model, batch: Sequence[Query], config: TaskConfig) -> Iterator[Record]:
+    """What the model answers with examples, with corrupted ones, and with none."""
+    asked = [prompts(model, config, query, 1) for query in batch]
+    for kind in ("examples", "corrupted", "no examples"):
+        for query, found in zip(batch, verdicts(model, [one[kind] for one in asked]), strict=True):
+            yield {
+                "item": query.key,
+                "task": query.task,
+                "prompt": kind,
+                "right": found.first_token,
+                "whole": found.whole_name,
+                "rank": found.rank,
+                "log_prob": found.log_prob,
+                "n_layers": model.n_layers,
+                "n_heads": model.n_heads,
+            }
+
+
+def solved(records: Records) -> list[Record]:
+    """Held-out queries that the model answers with examples: the test set, as in the paper."""
+    return [r for r in records if r["stage"] == BASE and r["prompt"] == "examples" and r["right"]]
+
+
+def of(records: Records, stage: str, **labels: Any) -> list[Record]:
+    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
+
+
+def rate(records: Sequence[Record], seed: int, field: str = "right") -> Estimate | None:
+    """Share of queries, resampled by query."""
+    return mean_or_none([float(r[field]) for r in records], unit=[r["item"] for r in records], seed=seed)

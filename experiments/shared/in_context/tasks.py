@@ -1,0 +1,192 @@
+"""Tasks of a run: those of the synthetic world on embedded models, JSON files of pairs on others.
+
+A file is a list of {"input": ..., "output": ...}, as published with Todd et al. (2024): theirs load as they are. Pairs
+are split in halves: heads and means come from one, every figure from the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.data import DATA_FOLDER
+from experiments.harness.experiment import ExperimentConfig
+from mlx_interp.embedded import load_world
+from mlx_interp.errors import DataError, nearest
+from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.methods.answers import Question, question
+from mlx_interp.methods.function_vectors import HeadMeans, head_means
+from mlx_interp.methods.in_context import (
+    ARROW,
+    Corruption,
+    Examples,
+    FunctionTask,
+    Pair,
+    Template,
+    corrupted,
+    in_context,
+)
+from mlx_interp.model import Model
+from mlx_interp.stats import stable_draw
+
+Kind = Literal["examples", "corrupted"]
+FILES = DATA_FOLDER / "function_tasks"
+
+
+@dataclass(frozen=True)
+class TaskConfig(ExperimentConfig):
+    """Fields of every study of function vectors."""
+
+    tasks: tuple[str, ...] = ()
+    """Only these tasks; all that there are if left out."""
+    data: str = "auto"
+    """auto, embedded (the synthetic world), or a folder of JSON files with pairs."""
+    shots: int = 0
+    """Examples of a prompt; 0: 10, and 4 on embedded models, which were trained with so many."""
+    corruption: Literal["auto", "shuffled", "foreign"] = "auto"
+    """Labels of corrupted prompts: shuffled among the examples (the paper's way), or foreign: of other tasks. auto:
+    foreign on embedded models, which know a task by its labels alone, so that shuffling them changes nothing."""
+    n_means: int = 40
+    """Prompts of each task over which head outputs are averaged."""
+    n_effects: int = 12
+    """Corrupted prompts of each task for the indirect effects."""
+    n_test: int = 12
+    """Held-out queries of each task."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of one task, by its number in the task's half."""
+
+    key: str
+    task: str
+    number: int
+
+
+def is_embedded(model: Model, config: TaskConfig) -> bool:
+    return config.data == "embedded" or (config.data == "auto" and model.name in EMBEDDED)
+
+
+def template(model: Model, config: TaskConfig) -> Template:
+    return ARROW if is_embedded(model, config) else Template()
+
+
+def n_shots(model: Model, config: TaskConfig) -> int:
+    return config.shots or (4 if is_embedded(model, config) else 10)
+
+
+def how(model: Model, config: TaskConfig) -> Corruption:
+    if config.corruption == "auto":
+        return "foreign" if is_embedded(model, config) else "shuffled"
+    return config.corruption
+
+
+@lru_cache(maxsize=8)
+def _all(embedded: bool, data: str) -> dict[str, FunctionTask]:
+    if embedded:
+        return {task.name: FunctionTask(task.name, task.pairs) for task in load_world().tasks}
+    folder = FILES if data == "auto" else Path(data)
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise DataError(f"{folder}: holds no task; give a folder of JSON files with --data, or an embedded model")
+    return {path.stem: read_task(path) for path in files}
+
+
+def read_task(path: Path) -> FunctionTask:
+    """A task from a JSON list of {"input", "output"}. Raises DataError, naming file and pair, for what is not one."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}; was it cut off?") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of objects with input and output")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"input", "output"} <= row.keys():
+            raise DataError(f"{path}: pair {number} needs input and output, found {row!r}")
+    pairs = [(str(row["input"]).strip(), str(row["output"]).strip()) for row in rows]
+    return FunctionTask.consistent(path.stem, pairs)
+
+
+def tasks(model: Model, config: TaskConfig) -> dict[str, FunctionTask]:
+    """The tasks of a run. Raises DataError for one that is not there, and for fewer pairs than examples."""
+    found = _all(is_embedded(model, config), config.data)
+    for name in config.tasks:
+        if name not in found:
+            raise DataError(f"no task {name!r}: {nearest(name, found)}there are {', '.join(found)}")
+    chosen = {name: task for name, task in found.items() if not config.tasks or name in config.tasks}
+    needed = 2 * (n_shots(model, config) + 1)
+    for name, task in chosen.items():
+        if len(task.pairs) < needed:
+            raise DataError(
+                f"task {name!r} has {len(task.pairs)} pairs; halves with {n_shots(model, config)} examples and a query "
+                f"need {needed}: give more pairs, or fewer --shots"
+            )
+    return chosen
+
+
+def halves(model: Model, config: TaskConfig, name: str) -> tuple[FunctionTask, FunctionTask]:
+    """Pairs for heads and means, and pairs for figures."""
+    return tasks(model, config)[name].split(config.seed)
+
+
+def queries(model: Model, config: TaskConfig, half: int, most: int) -> list[Query]:
+    """Queries of every task in one half, at most so many each."""
+    return [
+        Query(f"{name}: {halves(model, config, name)[half].pairs[number][0]}", name, number)
+        for name in tasks(model, config)
+        for number in range(min(most, len(halves(model, config, name)[half].pairs)))
+    ]
+
+
+def written(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Examples]:
+    """A query with examples, with corrupted examples, and alone; the examples are of the first half always."""
+    of = halves(model, config, query.task)
+    pair = of[half].pairs[query.number]
+    rng = np.random.default_rng(stable_draw(config.seed, (query.key, half), 2**31))
+    shape, shots = template(model, config), n_shots(model, config)
+    return {
+        "examples": in_context(of[0], pair, of[0].pairs, shots, shape, rng),
+        "corrupted": _corrupted(model, config, of[0], pair, rng),
+        "no examples": Examples(query.task, shape.prompt([], pair[0]), *pair),
+    }
+
+
+def _corrupted(model: Model, config: TaskConfig, task: FunctionTask, pair: Pair, rng: np.random.Generator) -> Examples:
+    every = _all(is_embedded(model, config), config.data)  # labels of tasks that are left out serve as well
+    foreign = [y for name, other in every.items() if name != task.name for _, y in other.pairs]
+    shape, shots = template(model, config), n_shots(model, config)
+    return corrupted(task, pair, task.pairs, shots, shape, rng, how(model, config), foreign)
+
+
+def prompts(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Question]:
+    """The same, tokenised, with the answer's tokens."""
+    made = written(model, config, query, half)
+    return {name: question(model, one.text, [one.answer]) for name, one in made.items()}
+
+
+def mean_prompts(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> list[Examples]:
+    """Prompts over which a task's means are taken: of the first half's pairs."""
+    task = halves(model, config, name)[0]
+    rng = np.random.default_rng(stable_draw(config.seed, name, 2**31))
+    shape, shots = template(model, config), n_shots(model, config)
+    chosen = [task.pairs[i % len(task.pairs)] for i in range(config.n_means)]
+    if kind == "corrupted":
+        return [_corrupted(model, config, task, pair, rng) for pair in chosen]
+    return [in_context(task, pair, task.pairs, shots, shape, rng) for pair in chosen]
+
+
+@lru_cache(maxsize=128)
+def means(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> HeadMeans:
+    """Mean head outputs of a task, over in-context prompts of the first half's pairs; or over corrupted ones."""
+    return head_means(model, [model.prompt(one.text) for one in mean_prompts(model, config, name, kind)])
+
+
+def other_task(names: Sequence[str], name: str) -> str:
+    """The next task in the list: whose vector is the control."""
+    return names[(names.index(name) + 1) % len(names)]

@@ -1,0 +1,1 @@
+"""Sets of prompts: published ones, own ones, those of a collection."""

@@ -1,0 +1,1 @@
+"""Requests, directions and their effects, for the studies of refusal, opinions and confidence."""

@@ -1,0 +1,328 @@
+"""Tables and figures of a trait's directions: where they are, what they do beside their controls, at what strength."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+
+from experiments.harness.experiment import Metric, Plan, Records
+from experiments.shared.traits.stages import (
+    ARMS,
+    DIRECTIONS,
+    EFFECTS,
+    PROMPTS,
+    SIDE,
+    STRENGTHS,
+    TraitConfig,
+    asked,
+    chosen_layer,
+    prompt_items,
+)
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
+from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+
+KINDS = {"positive": "taken out, where it shows", "negative": "added, where it does not"}
+FLUENT = 2.0
+"""Nats a token by which a steered text may be less likely under the plain model than the plain text."""
+REPEATED = 0.2
+"""Share of repeated trigrams up to which a text counts as fluent."""
+
+
+def plan_of(model: Model, config: TraitConfig, names: Sequence[str], *, strengths: bool) -> Plan:
+    """Forward passes' worth of a trait study: directions, every layer on every prompt, and the curve of strengths."""
+    asks = prompt_items(model, config, names)
+    cells = len(ARMS) * (model.n_layers - 1) + 1
+    longest = max((model.prompt(asked(model, config, ask).text, chat=True) for ask in asks), key=len)
+    n_train = 2 * 2 * config.n_train * len(names)
+    passes = n_train + 0.6 * cells * len(asks) * (1 + config.new_tokens / len(longest))
+    if strengths:
+        passes += 4 * len(config.strengths) * len(asks)
+    return Plan(
+        n_train + len(asks), cells * len(asks), passes, mx.get_active_memory() + model.memory([longest] * cells)
+    )
+
+
+def traits(records: Records) -> list[str]:
+    return list(dict.fromkeys(r["trait"] for r in records if r["stage"] == DIRECTIONS))
+
+
+def of(records: Records, stage: str, **labels: object) -> list[Record]:
+    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
+
+
+def rate(records: Sequence[Record], seed: int, field: str = "hit") -> Estimate | None:
+    """Share of hits; resampled by prompt, or by topic where several prompts share one."""
+    return mean_or_none([float(r[field]) for r in records], unit=[r["unit"] for r in records], seed=seed)
+
+
+def effect(records: Records, trait: str, kind: str, arm: str, layer: int | None, seed: int) -> Estimate | None:
+    """Change of the rate on test prompts, against the same prompts left alone, paired."""
+    after = of(records, EFFECTS, trait=trait, kind=kind, split="test", arm=arm, layer=layer)
+    before = of(records, EFFECTS, trait=trait, kind=kind, split="test", arm="none")
+    if len({r["unit"] for r in after}) < 2:
+        return None
+    return difference_interval(
+        [float(r["hit"]) for r in after],
+        [float(r["hit"]) for r in before],
+        unit=[r["unit"] for r in after],
+        control_unit=[r["unit"] for r in before],
+        seed=seed,
+    )
+
+
+def prompt_table(records: Records, config: TraitConfig) -> Table | None:
+    """Which prompts were used: set, revision, split, and how many."""
+    measured = of(records, PROMPTS)
+    if not measured:
+        return None
+    groups: dict[tuple[str, ...], dict[str, int]] = {}
+    for r in measured:
+        origin = tuple(str(r[name]) for name in ("trait", "language", "kind", "name", "revision", "part", "licence"))
+        groups.setdefault((*origin, _checksum(r)), {})[r["split"]] = r["n"]
+    splits = ("train", "choose", "test")
+    rows: list[list[Cell]] = [[*key, *(n.get(split) for split in splits)] for key, n in groups.items()]
+    return Table(
+        "Prompts",
+        [
+            *("trait", "language", "prompts", "set", "revision", "split there", "licence", "SHA-256"),
+            *("n, for finding", "n, for choosing", "n, held out"),
+        ],
+        rows,
+        [
+            "No text is in two splits. Published sets are fetched when a run asks for them and never shipped; their "
+            "checksum is a known one, or (first fetch) that of the first fetch here, which later ones must have.",
+        ],
+    )
+
+
+def _checksum(record: Record) -> str:
+    if not record["sha256"]:
+        return "-"
+    return f"{record['sha256'][:12]} ({'known' if record['known'] else 'first fetch'})"
+
+
+def layer_table(records: Records, config: TraitConfig) -> Table:
+    """The chosen layer of each trait: depth, length, stability."""
+    rows: list[list[Cell]] = []
+    for trait in traits(records):
+        layer = chosen_layer(records, trait)
+        if layer is None:
+            rows.append([trait, None, None, None, None, None, None, None])
+            continue
+        (real,), (null,) = (of(records, DIRECTIONS, trait=trait, layer=layer, arm=a) for a in (ARMS[0], ARMS[2]))
+        depth = layer / real["n_layers"]
+        stable = [float(real["stability"]), float(null["stability"])]
+        rows.append([trait, layer, depth, real["norm"], real["floor"], real["relative_norm"], *stable])
+    return Table(
+        "Where the direction is",
+        [
+            "trait",
+            "layer",
+            Column("depth", "%"),
+            Column("length", "absolute"),
+            Column("random halves", "absolute"),
+            Column("length", "of the stream"),
+            "stability",
+            "stability, shuffled labels",
+        ],
+        rows,
+        [
+            "The layer is the one whose direction moves the trait most on prompts set aside for choosing, at most 80 % "
+            "deep. Random halves: 95th percentile of the difference of halves of one class; what is shorter is noise.",
+            "Stability: median cosine to the direction from resampled prompts.",
+        ],
+    )
+
+
+def effect_table(records: Records, config: TraitConfig) -> Table:
+    """The trait's rate on held-out prompts, plain and under the direction, beside its controls."""
+    rows: list[list[Cell]] = []
+    for trait in traits(records):
+        layer = chosen_layer(records, trait)
+        for kind, what in KINDS.items():
+            test = of(records, EFFECTS, trait=trait, kind=kind, split="test")
+            arms = [rate([r for r in test if r["arm"] == arm and r["layer"] == layer], config.seed) for arm in ARMS]
+            plain = [r for r in test if r["arm"] == "none"]
+            rows.append([trait, what, layer, len(plain), rate(plain, config.seed), *arms])
+    return Table(
+        "What the direction does, on held-out prompts",
+        ["trait", "direction", "layer", "n", Column("plain", "%"), *(Column(arm, "%") for arm in ARMS)],
+        rows,
+        [
+            "Taken out: at all layers and positions, from everything that is written to the stream. Added: the whole "
+            "difference of means, once, at the last prompt token (confidence: at every position, since its replies "
+            "part only behind their first words). Controls have the same length and place.",
+        ],
+    )
+
+
+def side_table(records: Records, config: TraitConfig) -> Table | None:
+    """What it does to facts that have nothing to do with it."""
+    measured = of(records, SIDE)
+    if not measured:
+        return None
+    rows: list[list[Cell]] = []
+    for trait in traits(records):
+        for arm in dict.fromkeys(r["arm"] for r in measured if r["trait"] == trait):
+            known = [r for r in measured if r["trait"] == trait and r["arm"] == arm and r["known"]]
+            moved = None if arm == "none" else rate(known, config.seed, "kl")
+            rows.append([trait, arm, len(known), rate(known, config.seed, "right"), moved])
+    return Table(
+        "Side effects on everyday facts that the model knows",
+        ["trait", "arm", "n", Column("still right", "%"), Column("KL", "nats", digits=3)],
+        rows,
+        ["KL of the next token's distribution from the plain one, at the end of the prompt."],
+    )
+
+
+def strength_table(records: Records, config: TraitConfig) -> Table | None:
+    """For each rule the strength with the largest effect among those at which the texts stay fluent."""
+    measured = of(records, STRENGTHS)
+    if not measured:
+        return None
+    rows: list[list[Cell]] = []
+    for trait in traits(records):
+        for rule in dict.fromkeys(r["rule"] for r in measured if r["trait"] == trait):
+            own = [r for r in measured if r["trait"] == trait and r["rule"] == rule and r["kind"] == "negative"]
+            until, best, *rest = _best_strength(own, config.seed)
+            (at,) = of(records, DIRECTIONS, trait=trait, layer=own[0]["layer"], arm=ARMS[0])
+            lengths = [best * at[name] if isinstance(best, float) else None for name in ("norm", "relative_norm")]
+            rows.append([trait, rule, until, best, *lengths, *rest])
+    broken = sorted({f"{r['strength']:g}" for r in measured if not r["finite"]})
+    return Table(
+        "Strength: the largest effect with fluent text",
+        [
+            *("trait", "added at", "fluent up to", "best strength"),
+            Column("best strength", "absolute"),
+            Column("best strength", "of the stream"),
+            Column("rate there", "%"),
+            Column("random", "%"),
+            Column("repetition", "%"),
+            Column("log-probability", "nats a token"),
+        ],
+        rows,
+        [
+            "Prompts that do not show the trait; strengths in multiples of the difference of means. Fluent: at most "
+            f"{REPEATED:.0%} repeated trigrams, and at most {FLUENT:g} nats a token less likely under the plain model "
+            "than its own text. Where no strength has an effect, the rate there says so.",
+            *([f"At {', '.join(broken)} activations are not finite: no text, no fluency."] if broken else []),
+        ],
+    )
+
+
+def _best_strength(own: Sequence[Record], seed: int) -> list[Cell]:
+    def at(value: float, arm: str = "direction") -> list[Record]:
+        return [r for r in own if r["strength"] == value and r["arm"] == arm]
+
+    values = sorted({r["strength"] for r in own if r["strength"] >= 0})
+    plain = _mean_log_prob(at(0.0))
+    fluent = [v for v in values if _fluent(at(v), plain)]
+    if not fluent:
+        return [None] * 6
+    until = next((v for v, after in zip(fluent, [*fluent[1:], None], strict=True) if after is None), fluent[-1])
+    best = max(fluent, key=lambda v: (sum(r["hit"] for r in at(v)), -v))
+    texts = at(best)
+    repeated = sum(r["repetition"] for r in texts) / len(texts)
+    return [until, best, rate(texts, seed), rate(at(best, "random"), seed), repeated, _mean_log_prob(texts)]
+
+
+def _fluent(records: Sequence[Record], plain: float | None) -> bool:
+    found = _mean_log_prob(records)
+    repeated = sum(r["repetition"] for r in records) / len(records)
+    return found is not None and plain is not None and repeated <= REPEATED and found >= plain - FLUENT
+
+
+def _mean_log_prob(records: Sequence[Record]) -> float | None:
+    values = [float(r["log_prob"]) for r in records if r["log_prob"] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def by_layer(records: Records, config: TraitConfig) -> Iterator[Plot]:
+    """Rates over layers, on the held-out prompts."""
+    for trait in traits(records):
+        for kind, what in KINDS.items():
+            test = of(records, EFFECTS, trait=trait, kind=kind, split="test")
+            layers = sorted({r["layer"] for r in test if r["layer"] is not None})
+            if not layers:
+                continue
+            n = len([r for r in test if r["arm"] == "none"])
+            series = [
+                Series(
+                    arm, [rate([r for r in test if r["arm"] == arm and r["layer"] == n], config.seed) for n in layers]
+                )
+                for arm in ARMS
+            ]
+            plain = rate([r for r in test if r["arm"] == "none"], config.seed)
+            yield line_with_band(
+                layers,
+                [*series, Series("plain", [plain] * len(layers))],
+                name=f"{trait}_{kind}_by_layer",
+                title=f"{trait}: {what}",
+                x_label="layer of the direction (input of the block)",
+                y_label="rate of the trait",
+                caption=f"Rate of the trait ({trait}) on {n} held-out prompts, the direction {what}, by the layer that "
+                "it was found at, with 95 % intervals over prompts; controls have the same length.",
+                limits=(0, 1),
+            )
+
+
+def by_strength(records: Records, config: TraitConfig) -> Iterator[Plot]:
+    """Rates, repetition and likelihood over strengths, the calibration curve."""
+    for trait in traits(records):
+        for rule in ("last prompt token", "every position"):
+            own = of(records, STRENGTHS, trait=trait, rule=rule)
+            if not own:
+                continue
+            values = sorted({r["strength"] for r in own})
+
+            def curve(arm: str, kind: str, field: str, own: list[Record] = own, values: list[float] = values) -> Series:
+                cells = [[r for r in own if (r["arm"], r["kind"], r["strength"]) == (arm, kind, v)] for v in values]
+                label = {"hit": f"{arm}, {kind} prompts", "repetition": f"repetition, {arm}"}[field]
+                return Series(label, [rate(cell, config.seed, field) for cell in cells])
+
+            yield line_with_band(
+                values,
+                [
+                    curve("direction", "negative", "hit"),
+                    curve("direction", "positive", "hit"),
+                    curve("random", "negative", "hit"),
+                    curve("direction", "negative", "repetition"),
+                ],
+                name=f"{trait}_strength_{rule.replace(' ', '_')}",
+                title=f"{trait}: strength, added at {rule}",
+                x_label="strength (multiples of the difference of means)",
+                y_label="rate; share of repeated trigrams",
+                caption=f"Rate of the trait ({trait}) over the strength with which its direction is added at "
+                f"{rule}, layer {own[0]['layer']}; repetition rises where the text breaks. 95 % intervals.",
+                limits=(0, 1),
+            )
+
+
+def headline(records: Records, config: TraitConfig) -> str:
+    """Per trait: layer and both effects."""
+    parts = []
+    for trait in traits(records):
+        layer = chosen_layer(records, trait)
+        if layer is None:
+            parts.append(f"{trait}: no layer above the noise floor")
+            continue
+        texts = []
+        for kind, word in (("positive", "taken out"), ("negative", "added")):
+            found = effect(records, trait, kind, "direction", layer, config.seed)
+            texts.append(f"{word} {found.text(percent=True) if found else '-'}")
+        parts.append(f"{trait}, layer {layer}: rate changes by {', '.join(texts)} points")
+    return "; ".join(parts)
+
+
+def metrics(records: Records, config: TraitConfig) -> list[Metric]:
+    """What is compared over models."""
+    found = []
+    for trait in traits(records):
+        layer = chosen_layer(records, trait)
+        if layer is not None:
+            for kind, word in (("positive", "taken out"), ("negative", "added")):
+                change = effect(records, trait, kind, "direction", layer, config.seed)
+                found.append(Metric(f"{trait}, {word}", "%", change))
+    return found

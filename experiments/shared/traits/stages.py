@@ -1,0 +1,326 @@
+"""Directions of a trait measured: found at every layer, applied at every layer, strengths searched, side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from experiments.harness.experiment import ExperimentConfig, Records, Stage
+from experiments.shared.traits.asks import Ask
+from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
+from mlx_interp.embedded import load_world
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.methods.answers import question, verdicts
+from mlx_interp.methods.candidates import DEEPEST
+from mlx_interp.methods.contrast import Contrast, contrast
+from mlx_interp.methods.detectors import log_prob_per_token, repetition
+from mlx_interp.methods.directions import Direction
+from mlx_interp.methods.steering import finite_under
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record, finite
+from mlx_interp.stats import stable_draw
+
+DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
+ARMS = ("direction", "random", "shuffled labels")
+
+
+@dataclass(frozen=True)
+class TraitConfig(ExperimentConfig):
+    """Fields of every study of a trait."""
+
+    n_train: int = 64
+    """Prompts of each kind from which directions are found."""
+    n_test: int = 16
+    """Prompts of each kind on which the layer is chosen, and as many others on which its effect is reported."""
+    new_tokens: int = 12
+    """Tokens of every reply."""
+    strengths: tuple[float, ...] = (-2.0, -1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+    """Multiples of the difference of means that are added, for the curve."""
+    language: str = "en"
+    """Of the prompts; on embedded models requests alone are in several."""
+    harmful: tuple[str, ...] = ()
+    """Published sets in place of our own requests that are refused: one, or three for finding, choosing and test."""
+    harmless: tuple[str, ...] = ()
+    """The same in place of our own harmless requests."""
+    judge: str = ""
+    """A model that judges the replies of a study of refusal as well, beside the phrases."""
+
+
+def of_trait(*names: str) -> tuple[Stage, Stage, Stage]:
+    """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
+    return (
+        Stage(DIRECTIONS, lambda model, config, earlier: layer_items(model, config, names), measure_direction),
+        Stage(EFFECTS, lambda model, config, earlier: prompt_items(model, config, names), measure_effect),
+        Stage(PROMPTS, lambda model, config, earlier: [Item(name, name) for name in names], measure_prompts),
+    )
+
+
+def calibrated(*names: str) -> tuple[Stage, Stage]:
+    """The strengths at the chosen layer, and side effects there."""
+    return (
+        Stage(
+            STRENGTHS, lambda model, config, earlier: strength_items(model, config, earlier, names), measure_strength
+        ),
+        Stage(SIDE, lambda model, config, earlier: side_items(model, config, earlier, names), measure_side_effects),
+    )
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt of one trait, in a split, of one of the two kinds; or a layer, or a strength."""
+
+    key: str
+    trait: str
+    kind: str = ""
+    split: str = ""
+    number: int = 0
+    layer: int = 0
+    value: float = 0.0
+    language: str = ""
+    """Of the direction; the config's if empty."""
+
+
+@lru_cache(maxsize=16)
+def sets(model: Model, config: TraitConfig, trait: str, language: str = "") -> Sets:
+    return sets_of(
+        model,
+        trait,
+        config.n_train,
+        config.n_test,
+        language or config.language,
+        harmful=config.harmful,
+        harmless=config.harmless,
+        seed=config.seed,
+    )
+
+
+@lru_cache(maxsize=16)
+def found(model: Model, config: TraitConfig, trait: str, arm: str = "direction", language: str = "") -> Contrast:
+    """The trait's contrast at the last prompt token of every layer; or one of the same prompts with shuffled labels."""
+    of = sets(model, config, trait, language)
+    kinds = [[model.prompt(ask.text, chat=True) for ask in part["train"]] for part in (of.positive, of.negative)]
+    if arm == "shuffled labels":
+        kinds = [kinds[0][0::2] + kinds[1][0::2], kinds[0][1::2] + kinds[1][1::2]]
+    return contrast(model, kinds[0], kinds[1], seed=config.seed)
+
+
+def vector(model: Model, config: TraitConfig, item: Item, layer: int, arm: str) -> Direction:
+    """A layer's direction, or a control of the same length and place."""
+    real = found(model, config, item.trait, language=item.language)
+    values = real.vectors[layer, 0]
+    if arm != "direction":
+        if arm == "random":
+            seed = stable_draw(config.seed, (item.trait, layer), 2**31)
+            other = np.random.default_rng(seed).normal(size=len(values)).astype(np.float32)
+        else:
+            other = found(model, config, item.trait, arm, item.language).vectors[layer, 0]
+        values = other * (np.linalg.norm(values) / max(float(np.linalg.norm(other)), 1e-9))
+    return Direction(
+        vector=mx.array(values),
+        site=f"{real.site}.{layer}",
+        position=-1,
+        method=arm,
+        template="chat",
+        model_id=model.model_id,
+        weights_hash=model.weights_hash,
+        quantization=model.quantization or "",
+        n_layers=model.n_layers,
+        floor=float(real.floor[layer, 0]),
+    )
+
+
+def measure_prompts(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Where the prompts of each kind and split are from, and how many there are."""
+    of = sets(model, config, item.trait, item.language)
+    for (kind, split), origin in of.origins.items():
+        yield {
+            "trait": item.trait,
+            "language": item.language or config.language,
+            "kind": kind,
+            "split": split,
+            "n": len(getattr(of, kind)[split]),
+            **asdict(origin),
+        }
+
+
+def layer_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> list[Item]:
+    return [Item(f"{trait}, layer {n}", trait, layer=n) for trait in traits for n in range(model.n_layers)]
+
+
+def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Length, floor and stability of a layer's direction, and the same of shuffled labels."""
+    for arm in ("direction", "shuffled labels"):
+        of = found(model, config, item.trait, arm, item.language)
+        stream = float(of.stream[item.layer, 0])
+        yield {
+            "trait": item.trait,
+            "language": item.language or config.language,
+            "arm": arm,
+            "layer": item.layer,
+            "n_layers": model.n_layers,
+            "norm": float(of.norms[item.layer, 0]),
+            "relative_norm": float(of.norms[item.layer, 0]) / stream if stream else None,
+            "floor": float(of.floor[item.layer, 0]),
+            "carries": bool(of.carries[item.layer, 0]),
+            "stability": float(of.stability[item.layer, 0]),
+        }
+
+
+def prompt_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> list[Item]:
+    """Every prompt on which layers are chosen or reported."""
+    return [
+        Item(f"{trait}: {kind}, {split} {number}", trait, kind, split, number)
+        for trait in traits
+        for kind in ("positive", "negative")
+        for split in ("choose", "test")
+        for number in range(len(getattr(sets(model, config, trait), kind)[split]))
+    ]
+
+
+def measure_effect(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """One prompt, every layer: the direction taken out everywhere where the trait shows, added once where not.
+
+    Taken out: of everything that is written to the stream, at all layers and positions. Added: at its own layer, once,
+    at the prompt's last token, or at every position (see sets.EVERYWHERE). All layers and controls decode as one batch.
+    """
+    ask = asked(model, config, item)
+    carried = found(model, config, item.trait, language=item.language).carries[:, 0]
+    layers = [layer for layer in range(1, model.n_layers) if carried[layer]]
+    cells = [(layer, arm) for layer in layers for arm in ARMS]
+    labels: list[tuple[int | None, str]] = [(None, "none"), *cells]
+    variants: list[list[Intervention]] = [[]]
+    for layer, arm in cells:
+        direction = vector(model, config, item, layer, arm)
+        added: list[Intervention] = [direction.added(1.0, positions=added_at(item.trait))]
+        variants.append(direction.ablated_everywhere() if item.kind == "positive" else added)
+    written = model.sweep_generate(model.prompt(ask.text, chat=True), variants, max_tokens=config.new_tokens)
+    for (at, name), one in zip(labels, written, strict=True):
+        yield {
+            "trait": item.trait,
+            "kind": item.kind,
+            "split": item.split,
+            "unit": ask.unit,
+            "layer": at,
+            "arm": name,
+            "hit": ask.hit(one.text),
+            "repetition": repetition(one.tokens),
+            "text": one.text,
+        }
+
+
+def chosen_layer(records: Records, trait: str, language: str | None = None) -> int | None:
+    """The layer with the largest effect on the choosing split: trait removed plus trait brought, below 80 % of depth.
+
+    Ties go to the lower layer. None if no layer's direction is above its floor.
+    """
+    own = [r for r in records if r["stage"] == EFFECTS and r["trait"] == trait and r["split"] == "choose"]
+    n_layers = max((r["n_layers"] for r in records if r["stage"] == DIRECTIONS), default=0)
+    layers = sorted({r["layer"] for r in own if r["layer"] is not None and r["layer"] <= DEEPEST * n_layers})
+
+    def rate(layer: int, kind: str) -> float:
+        hits = [bool(r["hit"]) for r in own if r["layer"] == layer and r["arm"] == "direction" and r["kind"] == kind]
+        return sum(hits) / len(hits)
+
+    effects = {layer: rate(layer, "negative") - rate(layer, "positive") for layer in layers}
+    return max(effects, key=lambda layer: (round(effects[layer], 9), -layer)) if effects else None
+
+
+def strength_items(model: Model, config: TraitConfig, earlier: Records, traits: Sequence[str]) -> list[Item]:
+    """Every strength at the chosen layer, for both rules of position."""
+    items = []
+    for trait in traits:
+        layer = chosen_layer(earlier, trait)
+        if layer is not None:
+            items += [
+                Item(f"{trait}: {rule}, {value:g}", trait, rule, "test", layer=layer, value=value)
+                for rule in ("last prompt token", "every position")
+                for value in config.strengths
+            ]
+    return items
+
+
+def measure_strength(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """A strength on the prompts of both kinds, direction and random: hits, and whether the texts are still fluent."""
+    of = sets(model, config, item.trait, item.language)
+    asks = [(kind, ask) for kind in ("positive", "negative") for ask in getattr(of, kind)["test"]]
+    prompts = [model.prompt(ask.text, chat=True) for _, ask in asks]
+    positions = -1 if item.kind == "last prompt token" else None
+    for arm in ("direction", "random"):
+        direction = vector(model, config, item, item.layer, arm)
+        steering = [Add(direction.site, direction.vector, item.value, positions)]
+        labels = {"trait": item.trait, "rule": item.kind, "layer": item.layer, "strength": item.value, "arm": arm}
+        if not finite_under(model, prompts[0], steering):  # what is decoded from nan is no text
+            for kind, ask in asks:
+                broken = {"hit": False, "repetition": 1.0, "log_prob": None, "text": ""}
+                yield {**labels, "kind": kind, "unit": ask.unit, "finite": False, **broken}
+            continue
+        texts = model.generate(prompts, interventions=steering, max_tokens=config.new_tokens)
+        fluency = log_prob_per_token(model, [p.tokens for p in prompts], [t.tokens for t in texts])
+        for (kind, ask), text, log_prob in zip(asks, texts, fluency, strict=True):
+            yield {
+                **labels,
+                "kind": kind,
+                "unit": ask.unit,
+                "finite": True,
+                "hit": ask.hit(text.text),
+                "repetition": repetition(text.tokens),
+                "log_prob": finite(log_prob),
+                "text": text.text,
+            }
+
+
+def side_items(model: Model, config: TraitConfig, earlier: Records, traits: Sequence[str]) -> list[Item]:
+    layers = {trait: chosen_layer(earlier, trait) for trait in traits}
+    return [
+        Item(f"{trait}: {arm}", trait, arm, layer=layer)
+        for trait, layer in layers.items()
+        if layer is not None
+        for arm in ("none", "ablated", "random ablated", "added", "random added")
+    ]
+
+
+def measure_side_effects(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Facts that have nothing to do with the trait: is the first token still right, how far does the output move?"""
+    facts = load_world().everyday_facts
+    asks = [question(model, fact.prompt, [fact.answer]) for fact in facts]
+    direction = vector(model, config, item, item.layer, "random" if "random" in item.kind else "direction")
+    arms: dict[str, list[Intervention]] = {
+        "none": [],
+        "ablated": direction.ablated_everywhere(),
+        "added": [direction.added(1.0, positions=added_at(item.trait))],
+    }
+    edits = arms[item.kind.removeprefix("random ")]
+    plain = verdicts(model, asks)
+    for fact, ask, before in zip(facts, asks, plain, strict=True):
+        clean, out = (model.run(ask.prompt, interventions=given).logits for given in (list[Intervention](), edits))
+        assert clean is not None
+        assert out is not None
+        yield {
+            "trait": item.trait,
+            "arm": item.kind,
+            "layer": item.layer,
+            "unit": fact.prompt,
+            "known": before.first_token,
+            "right": int(mx.argmax(out[0])) in ask.first_tokens,
+            "kl": max(0.0, divergence(clean[0], out[0])),
+        }
+
+
+def added_at(trait: str) -> int | None:
+    """The last prompt token, or None for every position."""
+    return None if trait in EVERYWHERE else -1
+
+
+def divergence(p: mx.array, q: mx.array) -> float:
+    """KL(p || q) of two rows of logits, in nats."""
+    log_p, log_q = (x.astype(mx.float32) - mx.logsumexp(x.astype(mx.float32)) for x in (p, q))
+    return float(mx.sum(mx.exp(log_p) * (log_p - log_q)))
+
+
+def asked(model: Model, config: TraitConfig, item: Item) -> Ask:
+    part: list[Ask] = getattr(sets(model, config, item.trait, item.language), item.kind)[item.split]
+    return part[item.number]

@@ -1,0 +1,1 @@
+"""Two-hop queries, their screening and lenses."""
