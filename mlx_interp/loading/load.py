@@ -79,6 +79,12 @@ def load(
             RuntimeWarning,
             stacklevel=2,
         )
+    if checkpoint.arrays is not None and "embed_scale" in family.unread:  # a GGUF file's own program does not round it
+        warnings.warn(
+            f"{model.name}: mlx-lm's {model.family} {family.unread['embed_scale']}: logits differ from llama.cpp's",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if check:
         check_once(model)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,11 @@ def test_a_head_is_tied_where_the_file_has_none(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "b.gguf", config=config)
     assert published(path)["tie_word_embeddings"]
     assert difference(path, config) < 1e-6
+
+
+def test_a_gemma_3_file_warns_of_the_rounded_scale_and_a_gemma_2_file_does_not(tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="rounds the embedding scale to bfloat16"):
+        mi.load(write_gguf(tmp_path / "three.gguf", "gemma3_text"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mi.load(write_gguf(tmp_path / "two.gguf", "gemma2"))
