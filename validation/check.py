@@ -10,9 +10,10 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_interp import Model, Prompt
+from mlx_interp import Intervention, Model, Prompt
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.proofs import layer_classes
+from validation.worlds import Worlds, ask_worlds
 
 Level = Literal["quick", "standard", "full"]
 LEVELS: tuple[Level, ...] = ("quick", "standard", "full")
@@ -78,9 +79,14 @@ class Subject:
 
     @cached_property
     def facts(self) -> Sequence[Any]:
-        """Everyday facts: prompts whose answer most language models know, and every embedded model was taught."""
+        """Everyday facts, short prompts in plain words; every embedded model was taught them."""
         facts = load_world().everyday_facts
         return facts[: 12 if self.level == "quick" else len(facts)]
+
+    @cached_property
+    def worlds(self) -> Worlds:
+        """What the model knows, of the embedded world and of the real one."""
+        return ask_worlds(self.model, {"quick": 12, "standard": 24, "full": 48}[self.level])
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -128,11 +134,28 @@ def difference(ours: mx.array, theirs: mx.array) -> float:
 
 
 def relative(ours: mx.array, theirs: mx.array) -> float:
-    """Relative error in the 2-norm; nan where the shapes differ."""
+    """Relative error of the worst vector, in the 2-norm along the last axis; nan where the shapes differ.
+
+    Each position by its own length: the first one's may be a hundred times the others', and would hide what they lose.
+    """
     if ours.shape != theirs.shape:
         return float("nan")
     ours, theirs = ours.astype(mx.float32), theirs.astype(mx.float32)
-    return float(mx.linalg.norm((ours - theirs).reshape(-1)) / mx.linalg.norm(theirs.reshape(-1)))
+    errors = mx.linalg.norm(ours - theirs, axis=-1)
+    shares = mx.where(errors == 0, 0.0, errors / mx.linalg.norm(theirs, axis=-1))
+    return float(mx.max(shares))
+
+
+def worst(errors: Sequence[float]) -> float:
+    """The largest of some errors; nan counts as larger than any."""
+    return max(errors, key=lambda error: float("inf") if error != error else error)
+
+
+def all_logits(model: Model, tokens: Sequence[int], interventions: Sequence[Intervention] = ()) -> mx.array:
+    """Logits (1, n_positions, d_vocab) of one prompt at every position."""
+    logits = model.run(list(tokens), interventions=interventions, logits="all").logits
+    assert logits is not None
+    return logits
 
 
 def unit_vector(subject: Subject, width: int | None = None) -> mx.array:

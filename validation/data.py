@@ -1,4 +1,4 @@
-"""Prompts that the suite asks of models that were not trained on the embedded world; mild, and written for this.
+"""Prompts and facts that the suite asks of models that were not trained on the embedded world; mild, written for this.
 
 The first list are requests that assistants are tuned to refuse, the second the same kind of request without the harm.
 """
@@ -41,10 +41,71 @@ HARMLESS = (
     "Explain how to set up a school's computers.",
     "How can I sell old phones?",
 )
+FACTS: tuple[tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]], ...] = (
+    (
+        "The capital of {} is",
+        (("Canada", "Ottawa"), ("Nepal", "Kathmandu"), ("Ireland", "Dublin")),
+        (
+            *(("France", "Paris"), ("Germany", "Berlin"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Japan", "Tokyo")),
+            *(("China", "Beijing"), ("Egypt", "Cairo"), ("Greece", "Athens"), ("Russia", "Moscow")),
+            *(("England", "London"), ("Portugal", "Lisbon"), ("Cuba", "Havana")),
+        ),
+    ),
+    (
+        "The opposite of {} is",
+        (("young", "old"), ("wet", "dry"), ("rich", "poor")),
+        (
+            *(("hot", "cold"), ("big", "small"), ("fast", "slow"), ("good", "bad"), ("high", "low"), ("long", "short")),
+            *(("day", "night"), ("black", "white"), ("left", "right"), ("light", "dark"), ("war", "peace")),
+            ("open", "closed"),
+        ),
+    ),
+    (
+        "The main language of {} is",
+        (("Brazil", "Portuguese"), ("Turkey", "Turkish"), ("Finland", "Finnish")),
+        (
+            *(("France", "French"), ("Germany", "German"), ("Italy", "Italian"), ("Mexico", "Spanish")),
+            *(("Japan", "Japanese"), ("China", "Chinese"), ("Egypt", "Arabic"), ("Greece", "Greek")),
+            *(("Russia", "Russian"), ("England", "English"), ("Poland", "Polish"), ("Sweden", "Swedish")),
+        ),
+    ),
+    (
+        "The chemical symbol of {} is",
+        (("lead", "Pb"), ("neon", "Ne"), ("tin", "Sn")),
+        (
+            *(("oxygen", "O"), ("hydrogen", "H"), ("carbon", "C"), ("nitrogen", "N"), ("iron", "Fe"), ("gold", "Au")),
+            *(
+                ("silver", "Ag"),
+                ("sodium", "Na"),
+                ("calcium", "Ca"),
+                ("helium", "He"),
+                ("copper", "Cu"),
+                ("zinc", "Zn"),
+            ),
+        ),
+    ),
+)
+"""Phrasing, examples that stand in front, and what is asked behind them: facts that models trained on real text know.
+
+No answer is an answer of an example as well: what stands in front shows the form alone.
+"""
+TWO_HOP_EXAMPLES = (
+    ("The capital of the country where Niagara Falls is located is", "Ottawa"),
+    ("The capital of the country where Mount Everest is located is", "Kathmandu"),
+    ("The language spoken in the country where the Blue Mosque is located is", "Turkish"),
+)
 TWO_HOP = (
     ("The capital of the state containing Dallas is", "Texas", "Austin"),
     ("The spouse of the performer of Imagine is", "John Lennon", "Yoko Ono"),
     ("The currency of the country where the Eiffel Tower is located is", "France", "Euro"),
     ("The language spoken in the country that hosts Oktoberfest is", "Germany", "German"),
+    ("The capital of the country where the Eiffel Tower is located is", "France", "Paris"),
+    ("The capital of the country where the Colosseum is located is", "Italy", "Rome"),
+    ("The capital of the country where the Brandenburg Gate is located is", "Germany", "Berlin"),
+    ("The capital of the country where Big Ben is located is", "England", "London"),
+    ("The capital of the country where the Great Wall is located is", "China", "Beijing"),
+    ("The capital of the country where Mount Fuji is located is", "Japan", "Tokyo"),
+    ("The language spoken in the country where the Colosseum is located is", "Italy", "Italian"),
+    ("The language spoken in the country where the Great Wall is located is", "China", "Chinese"),
 )
-"""Prompt, bridge, answer: the four with which the project began."""
+"""Prompt, bridge, answer: the four with which the project began, and eight that small models have a chance at."""

@@ -10,7 +10,7 @@ from mlx_interp import Add, Completion, Prompt
 from mlx_interp.engine.decode import collect, decode
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.interventions import Intervention
-from validation.check import Check, Finding, Subject, relative, rounding, unit_vector
+from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
 N_TOKENS = 6
 NEAR_TIE = 1e-3
@@ -33,7 +33,7 @@ def cache_is_recomputing(subject: Subject) -> Finding:
             whole = subject.model.run(prompt.tokens + forced, interventions=interventions, logits="all").logits
             assert whole is not None
             errors.append(relative(cached[row], whole[0, len(prompt) - 1 : -1]))
-    return subject.within(max(errors, key=lambda error: float("inf") if error != error else error))
+    return subject.within(worst(errors))
 
 
 def _logits_under_cache(

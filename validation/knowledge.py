@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_interp.embedded import load_world
-from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.answers import continuation, question, verdicts
+from mlx_interp.methods.answers import continuation
 from mlx_interp.methods.lens import lens_at, lens_logits, lens_ranks
-from validation import data
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
+from validation.worlds import ask, two_hops
 
 TOP = 30
 """Ranks of the lens in which an entity counts as visible, as in the study."""
@@ -33,19 +31,18 @@ def lens_ends_in_the_prediction(subject: Subject) -> Finding:
 
 def lens_finds_known_facts(subject: Subject) -> Finding:
     """On facts that the model answers: the answer's rank improves from the first to the last layer, on most of them."""
-    model = subject.model
-    asked = [question(model, fact.prompt, [fact.answer]) for fact in subject.facts]
-    known = [item for item, verdict in zip(asked, verdicts(model, asked), strict=True) if verdict.first_token]
-    share = f"{len(known)} of {len(asked)} facts known"
-    if len(known) < KNOWN * len(asked):
-        return Finding("not applicable", share, f">= {KNOWN:.0%}", "the model does not know the facts to be found")
+    model, world = subject.model, subject.worlds.best
+    note = str(subject.worlds)
+    if world.share < KNOWN:
+        reason = f"the model does not know the facts to be found; {note}"
+        return Finding("not applicable", str(world), f">= {KNOWN:.0%}", reason)
     refined = early = 0
-    for item in known:
+    for item in (asked.question for asked in world.known):
         ranks = lens_ranks(lens_logits(model, item.prompt), item.first_tokens)
         refined += ranks[-1] == 0 and ranks[0] > 0
         early += ranks[0] == 0
-    passed: Status = "passed" if refined > early and refined >= 0.5 * len(known) else "failed"
-    return Finding(passed, f"{refined} of {len(known)} refined", ">= half of the known facts", share)
+    passed: Status = "passed" if refined > early and refined >= 0.5 * len(world.known) else "failed"
+    return Finding(passed, f"{refined} of {len(world.known)} refined", ">= half of the known facts", note)
 
 
 def early_layers_differ(subject: Subject) -> Finding:
@@ -64,28 +61,21 @@ def two_hop_entities_appear(subject: Subject) -> Finding:
 
     At the last token: over all positions and layers, chance alone shows most names somewhere.
     """
-    model = subject.model
-    seen = asked = 0
-    for text, bridge, answer in _two_hops(subject):
-        item = question(model, text, [answer])
-        if not verdicts(model, [item])[0].first_token:
-            continue
-        asked += 1
-        (logits,) = lens_at(model, item.prompt, [-1])
-        names = [[continuation(model, item.prompt, name)[0]] for name in (bridge, answer)]
-        seen += any(min(lens_ranks(logits[:-1], tokens)) < TOP for tokens in names)
-    if not asked:
-        return Finding("not applicable", "0 answered", f"most, in the top {TOP}", "the model composes none of them")
-    passed: Status = "passed" if seen > asked / 2 else "failed"
-    return Finding(passed, f"{seen} of {asked}", f"most, in the top {TOP} below the last layer")
-
-
-def _two_hops(subject: Subject) -> list[tuple[str, str, str]]:
-    if subject.model.name not in EMBEDDED:
-        return list(data.TWO_HOP)
-    queries = load_world().two_hop_queries(split="trained")
-    chosen = queries[:: max(1, len(queries) // (4 if subject.level == "quick" else 12))]
-    return [(query.two_hop, query.bridge, query.answer) for query in chosen]
+    model, seen = subject.model, 0
+    hops = two_hops(subject.worlds.best, 4 if subject.level == "quick" else 12)
+    world = ask(model, "answered", [(text, answer) for text, _, answer in hops])
+    for item, (_, bridge, answer) in zip(world.asked, hops, strict=True):
+        if item.known:
+            prompt = item.question.prompt
+            (logits,) = lens_at(model, prompt, [-1])
+            names = [[continuation(model, prompt, name)[0]] for name in (bridge, answer)]
+            seen += any(min(lens_ranks(logits[:-1], tokens)) < TOP for tokens in names)
+    if not world.known:
+        return Finding("not applicable", str(world), f"most, in the top {TOP}", "the model composes none of them")
+    n = len(world.known)
+    passed: Status = "passed" if seen > n / 2 else "failed"
+    bound = f"most, in the top {TOP} below the last layer"
+    return Finding(passed, f"{seen} of {n}", bound, f"{world}, in the words of its {subject.worlds.best.name}")
 
 
 CHECKS = [
@@ -100,7 +90,7 @@ CHECKS = [
         "lens finds known facts",
         "a lens that reads the wrong layers or positions; a model that is broken",
         "fixed before any model was looked at: a majority, so that single facts known early do not decide",
-        "mlx_interp/methods/lens.py; then what the model answers to `validation` facts",
+        "mlx_interp/methods/lens.py; then what the model answers to the facts of validation/worlds.py",
         lens_finds_known_facts,
     ),
     Check(

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_interp import Add, Intervention, Patch
 from mlx_interp.sites import Site
-from validation.check import Check, Finding, Subject, relative, rounding, unit_vector
+from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
 ORDER = (
     "resid_pre",
@@ -76,7 +76,7 @@ def patterns_make_z(subject: Subject) -> Finding:
         errors.append(float(mx.max(mx.abs(pattern.sum(axis=-1) - 1))))
         mixed = mx.einsum("hqk,khd->qhd", pattern, mx.repeat(v, groups, axis=1))
         errors.append(relative(mixed, z))
-    return subject.within(max(errors, key=lambda error: float("inf") if error != error else error))
+    return subject.within(worst(errors))
 
 
 def memory_is_planned(subject: Subject) -> Finding:

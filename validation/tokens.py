@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-import numpy as np
-
 from mlx_interp.architectures import family_of
 from mlx_interp.errors import UnsupportedModel
 from mlx_interp.methods.answers import continuation
@@ -15,19 +12,32 @@ SPELLED = 0.9
 
 
 def one_bos(subject: Subject) -> Finding:
-    """The BOS token, if the tokenizer writes one at all, comes exactly once, with and without the chat template."""
-    model = subject.model
-    bos = model.tokenizer.bos_token_id
-    writes = bos is not None and bos in model.tokenizer.encode("x")
-    texts = {"plain": subject.prompt.tokens}
+    """As many BOS tokens as tokenizer and template prescribe, at the beginning one or none: never two, never left out.
+
+    A tokenizer writes one at the beginning of a text, or by its own rule none. A template may write one there too (then
+    it is the same one), and may open each of its turns with one: SmolLM2's does.
+    """
+    model, bos = subject.model, subject.model.tokenizer.bos_token_id
+    if bos is None:
+        return Finding("not applicable", "none", "as prescribed", "the tokenizer has no BOS token")
+    writes = int(bos in model.tokenizer.encode("x"))
+    texts, prescribed, first = {"plain": subject.prompt.tokens}, {"plain": writes}, {"plain": writes}
     if model.tokenizer.chat_template:
+        turns = [{"role": "user", "content": "How are you?"}]
+        whole = str(model.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        own = str(model.tokenizer.bos_token)
+        begins = int(whole.startswith(own))
         texts["chat"] = model.prompt("How are you?", chat=True).tokens
+        prescribed["chat"], first["chat"] = whole.count(own) + (1 - begins) * writes, max(begins, writes)
     counts = {name: tokens.count(bos) for name, tokens in texts.items()}
-    right = {name: n == 1 if writes else n == 0 for name, n in counts.items()}
-    if not writes and "chat" in counts:
-        right["chat"] = counts["chat"] <= 1  # a template may write it where the tokenizer does not
-    shown = ", ".join(f"{name} {n}" for name, n in counts.items())
-    return Finding("passed" if all(right.values()) else "failed", shown, f"{int(writes)} each")
+    misplaced = [name for name, tokens in texts.items() if (tokens[0] == bos) != first[name]]
+    passed: Status = "passed" if counts == prescribed and not misplaced else "failed"
+    note = f"not where it is prescribed: {', '.join(misplaced)}" if misplaced else ""
+    return Finding(passed, _counted(counts), f"{_counted(prescribed)}, as tokenizer and template prescribe", note)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
 
 
 def chat_template_present(subject: Subject) -> Finding:
@@ -69,17 +79,13 @@ def answers_are_spelled_as_written(subject: Subject) -> Finding:
     Over the facts whose two forms begin with different tokens, one of which is the model's arg-max.
     """
     model = subject.model
-    asked = [(model.prompt(fact.prompt), fact.answer) for fact in subject.facts]
-    logits = model.run([prompt for prompt, _ in asked]).logits
-    assert logits is not None
     ours = written = 0
-    tops = [int(top) for top in np.asarray(mx.argmax(logits, axis=-1))]
-    for top, (prompt, answer) in zip(tops, asked, strict=True):
-        scored = continuation(model, prompt, answer)[0]
-        forms = {model.tokenizer.encode(space + answer, add_special_tokens=False)[0] for space in ("", " ")} | {scored}
-        if len(forms) > 1 and top in forms:
+    for item in subject.worlds.best.asked:
+        scored = continuation(model, item.question.prompt, item.answer)[0]
+        spaced = {model.tokenizer.encode(space + item.answer, add_special_tokens=False)[0] for space in ("", " ")}
+        if len(spaced | {scored}) > 1 and item.top in spaced | {scored}:
             written += 1
-            ours += top == scored
+            ours += item.top == scored
     if not written:
         reason = "no fact is answered in one of two spellings"
         return Finding("not applicable", "0 answers", f">= {SPELLED:.0%}", reason)
@@ -129,7 +135,7 @@ CHECKS = [
     Check(
         "one BOS",
         "a doubled or missing BOS token, which shifts every activation",
-        "models are trained with exactly one (or none)",
+        "what tokenizer and template prescribe is what a model was trained with: one, none, or one a turn",
         "mlx_interp/prompts.py: make_prompt",
         one_bos,
     ),

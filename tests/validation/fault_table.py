@@ -14,7 +14,7 @@ from mlx_interp.engine.rope import LongRoPE
 from mlx_interp.model import Model
 from mlx_interp.reporting.tables import grid
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
-from tests.validation import family_faults, more_faults  # noqa: F401  (they fill FAULTS)
+from tests.validation import family_faults, more_faults, real_faults  # noqa: F401  (they fill FAULTS)
 from tests.validation.faults import FAULTS, Fault
 from validation.check import Result
 
