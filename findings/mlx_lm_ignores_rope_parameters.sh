@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # transformers 5 keeps the RoPE base of a config under rope_parameters; mlx-lm 0.32.2 looks for rope_theta at the top level
 # in its llama, qwen2, phi3, mixtral and olmo2 and, not finding it, takes its default without a word. qwen3 reads the new key.
-# Seen: a Llama config with a base of 500000, saved by transformers 5.23.0, becomes base 10000 in mlx-lm's llama.
+# Seen: of bases 5e5 (llama) and 2e6 (qwen2) saved by transformers 5.23.0, mlx-lm rotates by 1e4 and 1e6; qwen3 by its own.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
