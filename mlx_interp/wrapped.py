@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from mlx.utils import tree_flatten
+
 from mlx_interp.architectures import family_of, ignored_keys
 from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network, check_parts
@@ -78,6 +80,11 @@ class Wrapped:
     def ignored_config(self) -> tuple[str, ...]:
         """Keys of config.json that mean nothing to transformers' class of the model type, and change nothing here."""
         return ignored_keys(self.config)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are held."""
+        return sum(array.nbytes for _, array in tree_flatten(self.mlx_model.parameters()))
 
     def __repr__(self) -> str:
         shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp11_function_vectors_v2 import (
     composition,
     extent,
@@ -55,7 +53,7 @@ def plan(model: Model, items: Sequence[Query], config: Config) -> Plan:
     cells += 2 * len(mediation.VARIANTS) + 2 * len(extent.COUNTED) + 4 * len(transfer.TEMPLATES)
     longest = max((prompts(model, config, query, 1)["examples"].prompt for query in items), key=len)
     passes = 20 * len(items) + n_tasks * (2 * config.n_means + 3 * config.n_effects)
-    memory = mx.get_active_memory() + model.memory(longest, capture=["z", "attn_out", "resid_post"])
+    memory = model.weight_bytes + model.memory(longest, capture=["z", "attn_out", "resid_post"])
     counterfactuals = n_tasks * config.n_effects * every + places + len(items) * cells
     return Plan(len(items), counterfactuals, float(passes), memory)
 

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp13_steering_reliability import draws, figures, measure, option_report, options, report
 from experiments.exp13_steering_reliability.measure import REPLIES, SLOPES, ReliabilityConfig, Request
 from experiments.harness.experiment import Experiment, Plan, Stage
@@ -37,7 +35,7 @@ def plan(model: Model, items: Sequence[Request], config: Config) -> Plan:
     cells = len(measure.edits(model, config))
     longest = max((model.prompt(item.text, chat=True) for item in items), key=len)
     passes = cells * len(items) * (0.7 + config.new_tokens / len(longest)) + 2 * config.n_train * 3
-    return Plan(len(items), cells * len(items), passes, mx.get_active_memory() + model.memory([longest] * cells))
+    return Plan(len(items), cells * len(items), passes, model.weight_bytes + model.memory([longest] * cells))
 
 
 EXPERIMENT = Experiment(

@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp14_logit_diff_amplification import figures, measure, report
 from experiments.exp14_logit_diff_amplification.measure import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig, asks
@@ -37,7 +35,7 @@ def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
     tunes = measure.fine_tunes(model, config, [])
     sampled = len(tunes) * len(config.sampled_alphas) * config.n_samples
     passes = 2.0 * (texts + sampled) * (1 + config.new_tokens / 16) + len(tunes) * config.steps * 16 * 3
-    memory = 2 * mx.get_active_memory() + model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
+    memory = 2 * model.weight_bytes + model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
     return Plan(sum(pairs), texts + sampled, passes, memory)
 
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp15_contrastive_steering import figures, front, front_report, measure, report
 from experiments.exp15_contrastive_steering.front import FRONT, KNOWLEDGE, RELEVANCE
 from experiments.exp15_contrastive_steering.measure import PAIRS, SETS, SIZES, TEXTS, Asked
@@ -40,7 +38,7 @@ def plan(model: Model, asked: Sequence[Asked], config: Config) -> Plan:
     longest = max((rendered(model, one.chat) for one in asked), key=len)
     means = sum(len(one.fit) + len(one.held) for one in of.subsets)
     passes = means + cells * len(asked) * (1.7 + of.max_tokens / len(longest))
-    memory = mx.get_active_memory() + model.memory([longest.tokens + [0] * of.max_tokens] * cells)
+    memory = model.weight_bytes + model.memory([longest.tokens + [0] * of.max_tokens] * cells)
     return Plan(len(asked), cells * len(asked), passes, memory)
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from experiments.exp16_collect_activations import measure, report
 from experiments.exp16_collect_activations.measure import CHECKED, NORMS, STORED
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
@@ -66,7 +64,7 @@ def plan(model: Model, items: Sequence[Row], config: Config) -> Plan:
         prompts=len(items),
         counterfactuals=0,
         forward_passes=len(items) * len(found) + config.checked,
-        memory_bytes=mx.get_active_memory() + 2 * shard + 2**29,
+        memory_bytes=model.weight_bytes + 2 * shard + 2**29,
         disk_bytes=sum(one.n_bytes for one in found),
         seconds=sum(one.seconds for one in found),
     )

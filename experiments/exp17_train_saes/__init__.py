@@ -21,8 +21,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp17_train_saes import report, reseeds, runs, shift, texts, truth
 from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
@@ -43,7 +41,7 @@ def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
     sites = len({item.site for item in items})
     memory = model.memory([[1] * 32] * 32, logits="all") + 2**29
     passes = sites * prompts + ARMS * len(items) * config.n_texts
-    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, mx.get_active_memory() + memory)
+    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

@@ -24,8 +24,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.exp18_discover_circuits import (
     acdc,
     clusters,
@@ -68,7 +66,7 @@ def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
     checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)
     slopes = len(chosen) * config.n_train * 3 * config.steps * (2 * model.n_layers + 4 * model.n_heads)
     rows = [[1] * 24] * 256
-    memory = mx.get_active_memory() + model.n_heads * model.memory(rows)
+    memory = model.weight_bytes + model.n_heads * model.memory(rows)
     return Plan(prompts, scored + checked, float(scored + checked + slopes), memory)
 
 

@@ -29,8 +29,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import mlx.core as mx
-
 from experiments.exp3_two_hop import attributes, basis, depth, distance, early_exit, identity, injection
 from experiments.exp3_two_hop.attributes import AttributeConfig
 from experiments.exp3_two_hop.basis import BasisConfig
@@ -96,7 +94,7 @@ def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
     longest = max((query.two_hop for query in items), key=len, default="")
     memory = model.memory(longest, capture="resid_post") if longest else 0
     passes = float(PASSES * len(items) + variants + others)
-    return Plan(len(items) + others, variants, passes, mx.get_active_memory() + memory)
+    return Plan(len(items) + others, variants, passes, model.weight_bytes + memory)
 
 
 def counterfactuals(model: Model, config: Config) -> int:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import mlx.core as mx
-
 from experiments.harness.experiment import Experiment, Metric, Plan, Records, Stage
 from experiments.shared.two_hop import lens
 from experiments.shared.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
@@ -131,7 +129,7 @@ def metrics(records: Records, config: Config) -> list[Metric]:
 def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
     longest = max(items, key=lambda query: len(query.two_hop))
     memory = model.memory(longest.two_hop, capture="resid_post")
-    return Plan(len(items), 0, float(PASSES * len(items)), mx.get_active_memory() + memory)
+    return Plan(len(items), 0, float(PASSES * len(items)), model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

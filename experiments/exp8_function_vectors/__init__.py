@@ -230,7 +230,7 @@ def plan(model: Model, items: Sequence[Query], config: Config) -> Plan:
     cells = len(FORMS) * len(ARMS) * model.n_layers * len(config.strengths)
     n_tasks = len(of_tasks.tasks(model, config))
     longest = max((prompts(model, config, query, 1)["examples"].prompt for query in items), key=len)
-    memory = mx.get_active_memory() + model.memory(longest, capture=["z", "head_out", "resid_post"])
+    memory = model.weight_bytes + model.memory(longest, capture=["z", "head_out", "resid_post"])
     return Plan(len(items), cells * len(items), float(n_tasks * config.n_means + 6 * len(items)), memory)
 
 

@@ -27,8 +27,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import mlx.core as mx
-
 from experiments.exp9_back_patching import (
     back_patching,
     back_patching_report,
@@ -130,7 +128,7 @@ def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
         prompts=len(items),
         counterfactuals=patched * len(variants),
         forward_passes=5 * len(items) + patched * (STATES_PER_CASE + cost.forward_passes),
-        memory_bytes=mx.get_active_memory() + min(cost.memory_bytes, default_budget()),
+        memory_bytes=model.weight_bytes + min(cost.memory_bytes, default_budget()),
     )
 
 

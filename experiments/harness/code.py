@@ -23,10 +23,14 @@ STUDIES, LIBRARY = "experiments", "mlx_interp"
 HARNESS = f"{STUDIES}.harness"
 MEASURED_BY = ("stages", "config", "group", "read_config")
 """The parts of an Experiment that decide what is measured."""
-ALWAYS = ("mlx_interp.model", *(f"mlx_interp.loading.{name}" for name in ("weights", "configs", "profile")))
+ALWAYS = (
+    "mlx_interp.model",
+    *(f"mlx_interp.loading.{name}" for name in ("weights", "configs", "profile", "rope", "gguf")),
+)
 """What decides numbers without being named by a study."""
 RUNNING = (
-    *(f"{HARNESS}.{name}" for name in ("runner", "options", "fields", "report", "identity", "code", "experiment")),
+    *(f"{HARNESS}.{name}" for name in ("runner", "options", "fields", "report", "identity", "experiment")),
+    *(f"{HARNESS}.{name}" for name in ("code", "pace", "coverage", "publish", "registry", "ranks")),
     *("mlx_interp.reporting", "mlx_interp.errors", "mlx_interp.progress"),
     *(f"mlx_interp.loading.{name}" for name in ("names", "hub", "checkpoint", "safetensors_header", "cache_folder")),
     *(f"mlx_interp.loading.{name}" for name in ("fingerprint", "proofs", "doctor", "speed", "load", "blas")),

@@ -11,6 +11,7 @@ from rich.table import Table as ScreenTable
 
 from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Records
 from experiments.harness.options import as_values
+from experiments.harness.pace import Pace
 from mlx_interp.reporting import Plot
 from mlx_interp.reporting.figures import caption_text, save_plot
 from mlx_interp.reporting.files import make_folder, write_atomically
@@ -87,7 +88,7 @@ def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
         print(path)
 
 
-def plan_table(experiment: Experiment, model: str, plan: Plan) -> ScreenTable:
+def plan_table(experiment: Experiment, model: str, plan: Plan, pace: Pace | None = None) -> ScreenTable:
     """The plan of --dry-run."""
     table = ScreenTable(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
     cells = {
@@ -99,7 +100,10 @@ def plan_table(experiment: Experiment, model: str, plan: Plan) -> ScreenTable:
     if plan.disk_bytes is not None:
         cells["disk (GB)"] = f"{plan.disk_bytes / 1e9:.3f}"
     if plan.seconds is not None:
-        cells["seconds"] = f"{plan.seconds:,.0f}"
+        cells["about (s)"] = f"{plan.seconds:,.0f}"
+    elif pace is not None:
+        cells["about (s)"] = f"{pace.of(plan):,.0f}"
+        table.caption = f"time {pace.source}"
     for head in cells:
         table.add_column(head, justify="right")
     table.add_row(*cells.values())

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -23,18 +24,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.harness.code import report_digest
-from experiments.harness.experiment import Experiment, Plan, Stage, limited
+from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Stage, limited
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.harness.options import Options, parse
+from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
+from mlx_interp.loading.outline import NeedsWeights, Outline, outline
 from mlx_interp.reporting import Record
-from mlx_interp.reporting.folders import RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
+from mlx_interp.reporting.folders import PUBLISHED, RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.reporting.records import RecordFile, open_records, plain
+from mlx_interp.wrapped import Wrapped
 from validation import gate as validation_gate
 
 
@@ -89,22 +93,60 @@ def run_experiment(
         for name in options.models:
             resolve(name)  # a misspelled name is said before the models before it have run for hours
     for name in options.models:
+        if load is None and ranks.size == 1:
+            if options.dry_run and print_plan(experiment, options, outline(name)):
+                continue
+            if not options.dry_run and (shown := shown_without_weights(experiment, options, outline(name))):
+                folders.append(shown)
+                overviews = finished(experiment, options, shown)
+                continue
         model = (load or load_model)(name)
         if options.dry_run:
             if ranks.first:
-                Console().print(plan_table(experiment, model.name, plan_of(experiment, options, model)))
+                print_plan(experiment, options, model)
         elif (path := run_model(experiment, options, model, gate or validation_gate, ranks)) is not None:
             folders.append(path)
-            # After each model: should a later one fail, the index has those that are done.
-            overviews = write_overviews(options.out, experiment.name)
-            print_table(path)
-            if options.latex:
-                overviews = [*overviews, write_latex(path)]
+            overviews = finished(experiment, options, path)
         del model
         release_memory()
     if folders:
         print_paths(folders, overviews)
     return folders
+
+
+def finished(experiment: Experiment, options: Options, path: Path) -> list[Path]:
+    """Overviews and screen after each model: should a later one fail, the index has those that are done."""
+    overviews = write_overviews(options.out, experiment.name)
+    print_table(path)
+    return [*overviews, write_latex(path)] if options.latex else overviews
+
+
+def print_plan(experiment: Experiment, options: Options, model: Any) -> bool:
+    """Print what a run would cost; False where that depends on the weights, and these were not read."""
+    try:
+        plan = plan_of(experiment, options, model)
+    except NeedsWeights as error:
+        _tell([f"{experiment.name}: what it will cost depends on the weights, so they are loaded ({error})"])
+        return False
+
+    def planned(config: ExperimentConfig) -> Plan:
+        return plan_of(experiment, replace(options, config=config), model)
+
+    pace = pace_of(experiment, model, planned, (options.out, PUBLISHED)) if isinstance(model, Wrapped) else None
+    Console().print(plan_table(experiment, model.name, plan, pace))
+    return True
+
+
+def shown_without_weights(experiment: Experiment, options: Options, model: Outline) -> Path | None:
+    """`shown_if_complete` before anything is loaded; None, too, where only the weights tell which run this is."""
+    if not model.weights_hash:
+        return None
+    try:
+        items = _first_items(experiment, options, model)
+    except NeedsWeights:
+        return None
+    path = run_folder(options.out, experiment.name, model.name)
+    return shown_if_complete(experiment, options, path, identity_of(experiment, options.config, model, items))
 
 
 def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:

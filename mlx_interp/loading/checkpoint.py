@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,30 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a folder's config and headers. Raises CheckpointError naming the first file that is missing or broken."""
+    config = _read_config(path)
+    files = weight_files(path)
+    tensors: dict[str, TensorInfo] = {}
+    for file in files:
+        found = read_header(file)
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise CheckpointError(f"{file}: {twice[0]!r} is in another file too: remove the files of an older download")
+        tensors.update(found)
+    return Checkpoint(path, _as_read(path, config, tensors.keys()), files, tensors)
+
+
+def read_config_alone(path: Path) -> Checkpoint:
+    """A folder with config and tokenizer, whose weights are not there, or not all. Raises what read_checkpoint does.
+
+    Where neither config nor an index tells whether the head is its own, it is as transformers' class has it.
+    """
+    config = _read_config(path)
+    names = read_json(path / INDEX).get("weight_map") if (path / INDEX).is_file() else None
+    return Checkpoint(path, _as_read(path, config, list(names or ("lm_head.weight",))), (), {})
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json, in a folder that has a tokenizer as well."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
     config = read_json(path / "config.json", missing="a checkpoint folder has one beside its weights")
@@ -65,18 +89,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if (path / "tokenizer.json").is_file():
         read_json(path / "tokenizer.json")
     refuse_two_quantisations(path, config)
-    files = weight_files(path)
-    tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        found = read_header(file)
-        twice = sorted(tensors.keys() & found.keys())
-        if twice:
-            raise CheckpointError(f"{file}: {twice[0]!r} is in another file too: remove the files of an older download")
-        tensors.update(found)
-    fields = normalised(config, tensors.keys())
+    return config
+
+
+def _as_read(path: Path, config: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The config as mlx-lm reads it, with the stop tokens of generation_config.json."""
+    fields = normalised(config, names)
     if (stops := _stop_tokens(path)) is not None:
         fields["eos_token_id"] = stops
-    return Checkpoint(path, fields, files, tensors)
+    return fields
 
 
 def _stop_tokens(path: Path) -> list[int] | None:

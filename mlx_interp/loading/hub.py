@@ -24,13 +24,14 @@ PATTERNS = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja
 """Weights as safetensors, configs, tokenizers: nothing that could be executed."""
 
 
-def snapshot(source: Source) -> Path:
-    """The local folder of a Hub model, downloading what is missing.
+def snapshot(source: Source, *, weights: bool = True) -> Path:
+    """The local folder of a Hub model, downloading what is missing; config and tokenizer alone with weights=False.
 
     Raises UnknownModel for a repository or revision that does not exist, CheckpointError for one that cannot be had.
     """
+    patterns = [pattern for pattern in PATTERNS if weights or not pattern.endswith(".safetensors")]
     try:
-        return Path(snapshot_download(source.model_id, revision=source.revision, allow_patterns=PATTERNS))
+        return Path(snapshot_download(source.model_id, revision=source.revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise CheckpointError(
             f"{source.model_id} is gated: accept its licence at https://huggingface.co/{source.model_id}, "

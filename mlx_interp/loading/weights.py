@@ -66,6 +66,15 @@ def built(config: dict[str, Any], weights: dict[str, mx.array]) -> nn.Module:
     return model
 
 
+def unloaded(config: dict[str, Any]) -> nn.Module:
+    """mlx-lm's model of a config, its parameters neither read nor computed: they have shapes alone."""
+    config = copy.deepcopy(config)
+    model_class, arguments = _classes(config)
+    model: nn.Module = model_class(arguments.from_dict(config))
+    model.eval()
+    return model
+
+
 def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer.".
 

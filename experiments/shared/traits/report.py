@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import mlx.core as mx
-
 from experiments.harness.experiment import Metric, Plan, Records
 from experiments.shared.traits.stages import (
     ARMS,
@@ -39,9 +37,7 @@ def plan_of(model: Model, config: TraitConfig, names: Sequence[str], *, strength
     passes = n_train + 0.6 * cells * len(asks) * (1 + config.new_tokens / len(longest))
     if strengths:
         passes += 4 * len(config.strengths) * len(asks)
-    return Plan(
-        n_train + len(asks), cells * len(asks), passes, mx.get_active_memory() + model.memory([longest] * cells)
-    )
+    return Plan(n_train + len(asks), cells * len(asks), passes, model.weight_bytes + model.memory([longest] * cells))
 
 
 def traits(records: Records) -> list[str]:

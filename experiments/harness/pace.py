@@ -1,0 +1,71 @@
+"""Estimated time of a run: passes of its plan times seconds a pass, and where that figure is from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from experiments.harness.experiment import Experiment, ExperimentConfig, Plan
+from experiments.harness.identity import device
+from mlx_interp.errors import MlxInterpError
+from mlx_interp.loading.speed import best_seconds, matmul_rate
+from mlx_interp.reporting.folders import EARLIER
+from mlx_interp.reporting.index import Run, runs
+
+Planned = Callable[[ExperimentConfig], Plan]
+
+TOKENS = 16
+"""Of a pass, where nothing was run yet: prompts of the studies are about as long."""
+STEPS = 30
+"""Operations of a layer that take a moment each, however small they are."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a forward pass, and how they are known."""
+
+    seconds: float
+    source: str
+
+    def of(self, plan: Plan) -> float:
+        return self.seconds * plan.forward_passes
+
+
+def pace_of(experiment: Experiment, model: Any, planned: Planned, folders: Sequence[Path]) -> Pace:
+    """From an earlier run of the study on these weights and this kind of machine, else from the machine's speed.
+
+    planned: what a run with a config of the study costs on this model.
+    """
+    for path, run in _earlier_runs(experiment.name, model, folders):
+        try:
+            config: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in run["identity"]["config"].items()
+            }
+            passes = planned(experiment.config(**config)).forward_passes
+            if passes > 0:
+                return Pace(run["measuring_seconds"] / passes, f"as measured by {path}")
+        except (MlxInterpError, TypeError, KeyError):
+            continue  # options that the study no longer has
+    return estimated_pace(model)
+
+
+def _earlier_runs(experiment: str, model: Any, folders: Sequence[Path]) -> Iterator[tuple[Path, Run]]:
+    """Complete runs of these weights on this kind of machine, those that were kept aside last."""
+    for folder in [*(out / experiment for out in folders), *(out / EARLIER / experiment for out in folders)]:
+        for path, run in runs(folder).items():
+            here = run["model"].get("weights_hash") == model.weights_hash and run["identity"].get("device") == device()
+            if here and run["status"] == "complete" and run.get("measuring_seconds", 0) > 0:
+                yield path, run
+
+
+def estimated_pace(model: Any) -> Pace:
+    """From products of matrices as fast as this machine forms them, and the moment that every small operation takes."""
+    rate = matmul_rate(512, mx.float32)
+    small = mx.ones((TOKENS, 64))
+    moment = best_seconds(lambda: small * 2)
+    seconds = 2 * model.n_parameters * TOKENS / (rate * 1e9) + STEPS * model.n_layers * moment / 4
+    return Pace(seconds, f"from this machine's speed, {rate:,.0f} GFLOP/s, {TOKENS} tokens a pass: rough")
