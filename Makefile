@@ -67,7 +67,7 @@ bench: $(READY)
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done
-	@$(BIN)/python -m experiments.publish all
+	@$(BIN)/python -m experiments publish all
 
 doctor: $(READY)
 	@$(BIN)/python -m mlx_interp doctor
