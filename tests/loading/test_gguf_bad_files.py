@@ -56,8 +56,9 @@ def test_a_truncated_file_is_named_wherever_it_ends(share: float, tmp_path: Path
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])
     message = refusal(path)
-    assert str(path) in message
-    assert "truncated" in message or "no GGUF file" in message
+    assert message.startswith(f"{path}: ")
+    said = message.removeprefix(f"{path}: ")  # pytest names the folder after the test
+    assert said.startswith(("truncated", "no GGUF file"))
 
 
 def test_a_foreign_file_is_named_by_its_first_bytes(tmp_path: Path) -> None:
