@@ -31,7 +31,7 @@ class PositionError(MlxInterpError, IndexError):
 
 
 class ShapeError(MlxInterpError, ValueError):
-    """An array whose shape does not fit the site it meets."""
+    """An array whose shape does not fit the site it meets, or a value that is no array of real numbers."""
 
 
 class NeverFired(MlxInterpError):

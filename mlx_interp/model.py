@@ -22,6 +22,7 @@ from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
+from mlx_interp.engine.values import listed
 from mlx_interp.engine.variants import Metric, Progress
 from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, ShapeError
@@ -64,7 +65,7 @@ class Model(Wrapped):
         _check_logits(logits)
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths)
-        plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
+        plan = plan_edits(self.network, [listed(interventions)] * len(batch), lengths, shared=True)
         wanted = frozenset(sites.parse_all(capture, self.n_layers))
         self._refuse_too_large(bytes_of_run(self.network, len(batch), max(lengths), wanted, logits), batch, wanted)
         tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
@@ -227,7 +228,7 @@ class Model(Wrapped):
         batch = self.prompts(prompts)
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths)
-        plan = plan_edits(self.network, [list(interventions)] * len(batch), lengths, shared=True)
+        plan = plan_edits(self.network, [listed(interventions)] * len(batch), lengths, shared=True)
         wanted = sites.parse_all(capture, self.n_layers)
         source = None if of is None else sites.parse_one(of, self.n_layers)
         found = gradients(self.network, [prompt.tokens for prompt in batch], plan, wanted, metric, logits, source)
@@ -255,13 +256,13 @@ class Model(Wrapped):
         interventions: for all prompts; per_prompt: a list for each prompt instead, so that a grid of strengths decodes
         as one batch. Positions count in the prompt; "generated" ones and those left out act on every new token.
         temperature: 0 is greedy. Stops at any of the tokenizer's end-of-turn tokens, or after `max_tokens`.
-        Raises what `run` raises, and ValueError for settings out of range.
+        Raises what `run` raises, and ConfigError for settings out of range.
         """
         batch = self.prompts(prompts)
-        check_sampling(temperature, top_p, max_tokens)
+        check_sampling(temperature, top_p, max_tokens, seed)
         if per_prompt is not None and (interventions or len(per_prompt) != len(batch)):
             raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
-        rows = [list(interventions)] * len(batch) if per_prompt is None else per_prompt
+        rows = [listed(interventions)] * len(batch) if per_prompt is None else per_prompt
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths, new=max_tokens - 1)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
@@ -290,7 +291,7 @@ class Model(Wrapped):
         Raises what `generate` raises.
         """
         only = self._prompt(prompt)
-        check_sampling(temperature, top_p, max_tokens)
+        check_sampling(temperature, top_p, max_tokens, seed)
         self._check_lengths([len(only)], new=max_tokens - 1)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
@@ -323,9 +324,9 @@ class Model(Wrapped):
         multi-byte character, no lost space.
         """
         only = self._prompt(prompt)
-        check_sampling(temperature, top_p, max_tokens)
+        check_sampling(temperature, top_p, max_tokens, seed)
         self._check_lengths([len(only)], new=max_tokens - 1)
-        plan = plan_edits(self.network, [list(interventions)], [len(only)], shared=True, decodes=max_tokens > 1)
+        plan = plan_edits(self.network, [listed(interventions)], [len(only)], shared=True, decodes=max_tokens > 1)
         steps = decode(self.network, [only.tokens], plan, sampler(temperature, top_p, seed, [0]))
         drawn = (row[0] for _, row in zip(range(max_tokens), steps, strict=False))
         return pieces_of(self.tokenizer, takewhile(lambda token: token not in self.stop_tokens, drawn))

@@ -106,7 +106,8 @@ def _changed(old: mx.array, bucket: list[Edit], ndim: int) -> mx.array:
         numbers = [edit.intervention.scale for edit in bucket]  # type: ignore[union-attr]
         scales = _numbers(numbers, ndim)
         added = old + (scales * value.astype(mx.float32)).astype(old.dtype)
-        return added if all(numbers) else mx.where(scales == 0, old, added)  # 0 * inf is no identity
+        # 0 * inf is no identity
+        return added if all(float(number) for number in numbers) else mx.where(scales == 0, old, added)
     wide = old.astype(mx.float32)
     return wide - mx.sum(wide * value, axis=-1, keepdims=True) * value
 
@@ -131,7 +132,7 @@ def _stack(bucket: list[Edit]) -> mx.array | None:
 
 
 def _numbers(values: list[float], ndim: int) -> mx.array:
-    return mx.array(values, dtype=mx.float32).reshape(-1, *(1,) * (ndim - 1))
+    return mx.array([float(value) for value in values], dtype=mx.float32).reshape(-1, *(1,) * (ndim - 1))
 
 
 def _apply_function(x: mx.array, edit: Edit, length: int) -> mx.array:
@@ -144,6 +145,8 @@ def _apply_function(x: mx.array, edit: Edit, length: int) -> mx.array:
         raise ShapeError(
             f"{edit.intervention}: the function got {tuple(old.shape)} and returned {got}; shapes must agree"
         )
+    if new.dtype in (mx.bool_, mx.complex64):
+        raise ShapeError(f"{edit.intervention}: the function returned {new.dtype}; an activation holds real numbers")
     x = mx.array(x)
     x[edit.row : edit.row + 1, where] = new.astype(x.dtype)
     return x
@@ -161,7 +164,8 @@ def blocked_mask(
 ) -> mx.array:
     """Edges that remain allowed as far as Knockouts are concerned: bool (row, head, query, key).
 
-    sees: bool (query, key), what a query attends to by itself; None for all that does not come after it.
+    sees: bool, broadcasts to (row, head, query, key), what a query attends to by itself; None for all that does not
+        come after it.
     """
     place = {query: number for number, query in enumerate(queries)}
     allowed = np.ones((n_rows, n_heads, len(queries), n_keys), dtype=bool)

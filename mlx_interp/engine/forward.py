@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_interp.engine.edits import apply_edits, blocked_mask
 from mlx_interp.engine.memory import LARGE, bytes_per_position
@@ -117,7 +118,15 @@ def pattern_change(
     clean = pattern = net.pattern(layer, q, k, mask)
     if blocks := run.plan.blocked.get(layer):
         queries = range(n_keys - q.shape[2], n_keys)
-        allowed = blocked_mask(blocks, run.plan, n_rows=q.shape[0], n_heads=net.n_heads, queries=queries, n_keys=n_keys)
+        allowed = blocked_mask(
+            blocks,
+            run.plan,
+            n_rows=q.shape[0],
+            n_heads=net.n_heads,
+            queries=queries,
+            n_keys=n_keys,
+            sees=np.asarray(mask) if isinstance(mask, mx.array) else None,  # windows, and empty slots of a cache
+        )
         pattern = net.pattern(layer, q, k, mask, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
     site = Site("pattern", layer)

@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_interp import sites
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.positions import resolve_heads, resolve_positions
+from mlx_interp.engine.positions import integers, resolve_heads, resolve_positions
+from mlx_interp.engine.values import Fit, array_of, check_values, fitted, listed, named_array
 from mlx_interp.errors import NeverFired, SAEError, ShapeError, SiteError
 from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
 from mlx_interp.sites import Site
@@ -146,7 +146,8 @@ def plan_edits(
     plan = EditPlan()
     for row, interventions in enumerate(per_row):
         planner = _RowPlanner(plan, network, row, lengths, decodes, shared)
-        for index, intervention in enumerate(interventions):
+        for index, intervention in enumerate(listed(interventions)):
+            check_values(intervention)
             owner = (-1 if shared else row, index)
             plan.owners[owner] = intervention
             if isinstance(intervention, Knockout):
@@ -196,8 +197,8 @@ class _RowPlanner:
             return
         if query and keys and min(keys) > max(query):
             return  # every edge lies in the future: there is nothing to forbid
-        layers = knockout.layers if isinstance(knockout.layers, (str, int)) else ",".join(map(str, knockout.layers))
-        for layer in sites.parse_layers(str(layers), self.network.n_layers, context=f"layers={knockout.layers!r}"):
+        named = f"layers={knockout.layers!r}"
+        for layer in sites.parse_layers(_layers(knockout), self.network.n_layers, context=named):
             block = Blocked(
                 self.row,
                 query=None if generated or query is None else tuple(query),
@@ -224,18 +225,18 @@ class _RowPlanner:
         count = max(self.lengths) if positions is None else len(positions)
         # An array's batch axis runs over the rows that share it: a variant of a sweep is alone with its own.
         row, n_rows = (self.row, len(self.lengths)) if self.shared else (0, 1)
-        fit = _Fit(site, row, n_rows, count, None if heads is None else len(heads), n_heads, width)
-        array = _array_of(intervention)
+        fit = Fit(site, row, n_rows, count, None if heads is None else len(heads), n_heads, width)
+        array = array_of(intervention)
         # Interventions that share an array (one direction at many sites) share what is made of it. One that was made
         # here, of something else than an array, may be gone before the next is made in its place: no name for it.
-        own = array is None or array is not _named_array(intervention)
+        own = array is None or array is not named_array(intervention)
         source = (id(intervention),) if own else (type(intervention), id(array), repr(asked))
         key = (
             source,
             fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.name == "pattern"),
         )
         if key not in self.plan.values:
-            value = None if array is None else _fitted(array, intervention, fit)
+            value = None if array is None else fitted(array, intervention, fit)
             self.plan.values[key] = self._unit(value, intervention) if isinstance(intervention, Ablate) else value
         return heads, self.plan.values[key]
 
@@ -246,6 +247,15 @@ class _RowPlanner:
         norm = mx.linalg.norm(direction, axis=-1, keepdims=True)
         self.plan.norms.append((norm, intervention))
         return direction / norm
+
+
+def _layers(knockout: Knockout) -> str:
+    """A Knockout's layers as a selector."""
+    if isinstance(knockout.layers, str):
+        return knockout.layers
+    if layers := integers(knockout.layers, f"layers of {knockout}"):
+        return ",".join(map(str, layers))
+    raise SiteError(f"{knockout}: the list of layers is empty; 'all' names all of them")
 
 
 def _acts_on_generated(edit: Edit | Blocked) -> bool:
@@ -304,69 +314,3 @@ def site_shape(network: Network, site: Site, length: int) -> tuple[int, int]:
     if site.name == "head_out":
         return network.n_heads, network.d_model
     return 0, network.d_mlp if site.name == "mlp_act" else network.d_model
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """What an intervention's array meets at its site: `count` positions of one of `n_rows` rows."""
-
-    site: Site | None
-    row: int
-    n_rows: int
-    count: int
-    n_chosen: int | None
-    """How many heads are named; None for all."""
-    n_heads: int
-    """0 at sites without heads."""
-    width: int
-
-    @property
-    def target(self) -> tuple[int, ...]:
-        return (self.count, self.n_chosen or self.n_heads, self.width) if self.n_heads else (self.count, self.width)
-
-
-def _named_array(intervention: Any) -> Any:
-    name = {Patch: "value", Add: "vector", Ablate: "direction", Features: "value"}[type(intervention)]
-    return getattr(intervention, name)
-
-
-def _array_of(intervention: Any) -> mx.array | None:
-    if isinstance(intervention, (Scale, Apply)) or (isinstance(intervention, Features) and not intervention.chosen):
-        return None
-    value = _named_array(intervention)
-    return value if isinstance(value, mx.array) else mx.array(np.asarray(value, dtype=np.float32))
-
-
-def _fitted(array: mx.array, intervention: Any, fit: _Fit) -> mx.array:
-    """An intervention's array for one row, as something that broadcasts to (count, [heads], width)."""
-    target = fit.target
-    one_head = fit.n_heads > 0 and isinstance(intervention.heads, (int, np.integer))
-    if array.ndim == 0 and isinstance(intervention, (Patch, Features)):
-        return array.reshape((1,) * len(target))
-    value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.name == "pattern")
-    if value.ndim == len(target) + 1 and value.shape[0] in (1, fit.n_rows):
-        value = value[fit.row if value.shape[0] == fit.n_rows else 0]
-    value = value.reshape((1,) * (len(target) - value.ndim) + tuple(value.shape))
-    fits = value.ndim == len(target) and value.shape[-1] == fit.width and value.shape[0] in (1, fit.count)
-    if fit.n_heads:
-        fits = fits and value.shape[-2] in (1, target[-2])
-    if not fits:
-        raise ShapeError(
-            f"{intervention}: the array is {tuple(array.shape)}, the site at these positions and heads is "
-            f"{(fit.n_rows, *target)}; give {_accepted(fit)}"
-        )
-    return value
-
-
-def _with_head_axis(value: mx.array, one_head: bool, is_pattern: bool) -> mx.array:
-    """Arrays for one head have no head axis yet; patterns come as (head, query, key) and are held query first."""
-    if one_head or (is_pattern and value.ndim == 2):
-        return mx.expand_dims(value, -2)
-    return value.swapaxes(-2, -3) if is_pattern and value.ndim >= 3 else value
-
-
-def _accepted(fit: _Fit) -> str:
-    count, *heads, width = fit.target
-    if heads:
-        return f"({width},), ({heads[0]}, {width}) or ({count}, {heads[0]}, {width})"
-    return f"({width},) for one position or all, or ({count}, {width}) for these {count}"

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import apply_top_p
 
 from mlx_interp.engine.decode import Sampler
+from mlx_interp.errors import ConfigError
 
 
-def check_sampling(temperature: float, top_p: float, max_tokens: int) -> None:
-    """Raises ValueError for settings out of range."""
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens is 1 or more, not {max_tokens}")
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(f"temperature is 0 or more and top_p in (0, 1], not {temperature} and {top_p}")
+def check_sampling(temperature: float, top_p: float, max_tokens: int, seed: int = 0) -> None:
+    """Raises ConfigError for settings that are no number of the right kind, or out of range."""
+    if not _is_int(max_tokens) or max_tokens < 1:
+        raise ConfigError(f"max_tokens is a whole number, 1 or more, not {max_tokens!r}")
+    # Written so that NaN, of which every comparison is false, is refused.
+    if not (_is_number(temperature) and 0 <= temperature < math.inf):
+        raise ConfigError(f"temperature is a finite number, 0 or more, not {temperature!r}")
+    if not (_is_number(top_p) and 0 < top_p <= 1):
+        raise ConfigError(f"top_p is a number in (0, 1], not {top_p!r}")
+    if not _is_int(seed):
+        raise ConfigError(f"seed is a whole number, not {seed!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or isinstance(value, (float, np.floating))
 
 
 def sampler(temperature: float, top_p: float, seed: int, rows: Sequence[int]) -> Sampler:
@@ -30,7 +46,8 @@ def sampler(temperature: float, top_p: float, seed: int, rows: Sequence[int]) ->
 
     def sample(logits: mx.array, step: int) -> mx.array:
         logits = logits.astype(mx.float32)
-        log_probs = (logits - mx.logsumexp(logits, axis=-1, keepdims=True)) / temperature
+        # The largest at 0: divided by a tiny temperature, any other difference could overflow on every token.
+        log_probs = (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
         if top_p < 1:
             log_probs = apply_top_p(log_probs - mx.logsumexp(log_probs, axis=-1, keepdims=True), top_p)
         drawn: mx.array = mx.vmap(lambda row, key: mx.random.categorical(row, key=key))(log_probs, _keys(step))

@@ -29,6 +29,8 @@ CONFIG, TENSORS = "adapter_config.json", "adapters.safetensors"
 KINDS = ("lora", "dora", "full")
 LEAVES = ("lora_a", "lora_b", "m")
 """Names of the tensors that adapters add: the low-rank factors, and DoRA's magnitudes."""
+READ = ("rank", "scale", "dropout", "keys", "alpha")
+"""Settings of an adapter that mlx-lm reads, and `alpha`, which its older versions wrote beside `scale`."""
 PEFT = "adapter_model.safetensors"
 BASE = "base_weights_hash"
 """Our own entry of adapter_config.json: which weights the adapter was trained on."""
@@ -101,6 +103,7 @@ def attach(network: nn.Module, adapter: Adapter, *, name: str, weights_hash: str
         )
     if adapter.kind != "full":
         settings = adapter.config.get("lora_parameters")
+        _refuse_unread(adapter, settings)
         try:
             linear_to_lora_layers(
                 network, int(adapter.config["num_layers"]), dict(settings or {}), use_dora=adapter.kind == "dora"
@@ -110,6 +113,21 @@ def attach(network: nn.Module, adapter: Adapter, *, name: str, weights_hash: str
     _check_places(network, adapter, name)
     weights: Any = mx.load(str(adapter.path / TENSORS))
     network.load_weights(list(weights.items()), strict=False)
+    network.eval()  # new layers begin in training mode, in which an adapter's dropout draws anew at every pass
+
+
+def _refuse_unread(adapter: Adapter, settings: Any) -> None:
+    """Raises CheckpointError for settings that mlx-lm does not read: with `rslora` the scale means another number."""
+    if not isinstance(settings, dict):
+        raise CheckpointError(
+            f"{adapter.path / CONFIG}: lora_parameters is {settings!r}; it holds rank, scale, dropout"
+        )
+    where = f"{adapter.path / CONFIG}: lora_parameters"
+    if missing := [key for key in ("rank", "scale", "dropout") if key not in settings]:
+        hint = " (mlx-lm takes the scale as it is: alpha / rank, with rslora alpha / sqrt(rank))"
+        raise CheckpointError(f"{where}: no {', '.join(missing)}{hint if 'scale' in missing else ''}")
+    if unread := {key: settings[key] for key in settings.keys() - READ if settings[key]}:
+        raise CheckpointError(f"{where}: {unread} is not read by mlx-lm, and may mean another adapter; read are {READ}")
 
 
 def _check_places(network: nn.Module, adapter: Adapter, name: str) -> None:

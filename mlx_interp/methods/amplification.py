@@ -100,7 +100,7 @@ def amplify(
     `Model.generate` raises.
     """
     a, b = _streams(model, other or model, prompts, others, alphas, interventions, max_tokens)
-    check_sampling(temperature, top_p, max_tokens)
+    check_sampling(temperature, top_p, max_tokens, seed)
     found = [Amplified(float(alpha)) for _ in prompts for alpha in alphas]
     strengths = mx.array([one.alpha for one in found], dtype=mx.float32)[:, None]
     order = mx.array(np.random.default_rng(seed).permutation(model.d_vocab)) if control == "shuffled" else None

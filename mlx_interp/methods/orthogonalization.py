@@ -181,19 +181,23 @@ def _dense(module: Any) -> mx.array:
     if _kind(module) is None:
         weight: mx.array = module.weight.astype(mx.float32)
         return weight
+    affine = module.mode == "affine"
     return mx.dequantize(
         module.weight,
-        module.scales.astype(mx.float32),
+        module.scales.astype(mx.float32) if affine else module.scales,  # those of the mx formats are bytes
         module.biases.astype(mx.float32) if "biases" in module else None,
         group_size=module.group_size,
         bits=module.bits,
         mode=module.mode,
+        dtype=mx.float32,
     ).astype(mx.float32)
 
 
 def _kind(module: Any) -> str | None:
     quantised = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-    return f"{module.bits}-bit, group {module.group_size}" if quantised else None
+    if not quantised:
+        return None
+    return f"{module.bits}-bit, group {module.group_size}" if module.mode == "affine" else str(module.mode)
 
 
 def _is_embedding(module: Any) -> bool:
@@ -228,9 +232,7 @@ def _round(module: Any, edited: mx.array, r: mx.array) -> None:
     for _ in range(ROUNDS):
         parts = mx.quantize(target, group_size=module.group_size, bits=module.bits, mode=module.mode)
         arrays = dict(zip(("weight", "scales", "biases"), parts, strict=False))
-        held = {
-            name: array if name == "weight" else array.astype(module.scales.dtype) for name, array in arrays.items()
-        }
+        held = {name: array if name == "weight" else array.astype(module[name].dtype) for name, array in arrays.items()}
         module.update(held)
         rounded = _dense(module)
         back = rounded - _without(rounded, r, _is_embedding(module))

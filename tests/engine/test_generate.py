@@ -107,7 +107,7 @@ def test_an_intervention_on_generated_tokens_needs_some(llama: Model) -> None:
     [{"max_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"per_prompt": [[]]}],
 )
 def test_settings_out_of_range_are_an_error(llama: Model, settings: dict) -> None:
-    with pytest.raises(ValueError, match=r"max_tokens|temperature|per_prompt"):
+    with pytest.raises(ValueError, match=r"max_tokens|temperature|top_p|per_prompt"):
         llama.generate(PROMPTS, **settings)
 
 

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
@@ -45,6 +46,47 @@ MISTAKES: list[tuple[Intervention, type[Exception], str]] = [
     (Knockout(1, query=0, keys=0), ShapeError, "nothing to attend to"),
     (Ablate("resid_post.1", mx.zeros((30,))), ShapeError, "finite and not zero"),
     (Ablate("resid_post.1", mx.full((30,), float("nan"))), ShapeError, "finite and not zero"),
+    (Patch("resid_post.1", ONES, [False, True, True]), PositionError, r"is a mask; give the numbers .* here \[1, 2\]"),
+    (Patch("resid_post.1", ONES, np.array([False, True])), PositionError, r"is a mask.*here \[1\]"),
+    (Patch("resid_post.1", ONES, mx.array([True, False])), PositionError, r"is a mask.*here \[0\]"),
+    (Patch("resid_post.1", ONES, True), PositionError, "is a mask"),
+    (Patch("resid_post.1", ONES, np.array([1.0, 2.0])), PositionError, "is not an int"),
+    (Patch("resid_post.1", ONES, np.array([[1, 2]])), PositionError, "is not an int"),
+    (Patch("resid_post.1", ONES, b"ab"), PositionError, "is not an int"),
+    (Patch("resid_post.1", ONES, slice(0.5, 2)), PositionError, "is not an int"),
+    (Patch("resid_post.1", ONES, slice(False, True)), PositionError, "is a mask"),
+    (Patch("resid_post.1", ONES, slice(0, 3, 0)), PositionError, "a step of 0"),
+    (Patch("z.1", 0.0, heads=[False, True]), ShapeError, r"is a mask.*here \[1\]"),
+    (Patch("z.1", 0.0, heads="all"), ShapeError, "'all' is not an int"),
+    (Knockout([False, True], query=2, keys=0), PositionError, "is a mask"),
+    (Knockout([], query=2, keys=0), SiteError, "list of layers is empty"),
+    (Knockout(1, query=[True, False], keys=0), PositionError, "is a mask"),
+    (Knockout(1, query=2, keys=[True, False]), PositionError, "is a mask"),
+    (Knockout(1, query=2, keys=0, heads=[True]), ShapeError, "is a mask"),
+    (Patch("resid_post.1", None, 2), ShapeError, "None is no array of real numbers"),  # type: ignore[arg-type]
+    (Patch("resid_post.1", "abc", 2), ShapeError, "'abc' is no array"),
+    (Patch("resid_post.1", ["1", "2"], 2), ShapeError, "is no array"),
+    (Patch("resid_post.1", [[1.0], [1.0, 2.0]], 2), ShapeError, "is no array"),
+    (Patch("resid_post.1", True, 2), ShapeError, "True is no array"),
+    (Patch("resid_post.1", np.ones(30, bool), 2), ShapeError, "an array of bool is no array of real numbers"),
+    (Patch("resid_post.1", mx.ones((30,)) > 0, 2), ShapeError, "array of mlx.core.bool"),
+    (Patch("resid_post.1", np.ones(30, complex), 2), ShapeError, "an array of complex128"),
+    (Patch("resid_post.1", mx.ones((30,)).astype(mx.complex64), 2), ShapeError, "complex64"),
+    (Patch("resid_post.1", np.ones(0), 2), ShapeError, r"the array is \(0,\)"),
+    (Add("resid_post.1", None), ShapeError, "None is no array"),  # type: ignore[arg-type]
+    (Ablate("resid_post.1", "north"), ShapeError, "'north' is no array"),
+    (Add("resid_post.1", ONES, np.linspace(0, 1, 7)), ShapeError, r"scale is one finite number, not an array \(7,\)"),  # type: ignore[arg-type]
+    (Add("resid_post.1", ONES, [0.0, 1.0]), ShapeError, "scale is one finite number"),  # type: ignore[arg-type]
+    (Add("resid_post.1", ONES, float("nan")), ShapeError, "scale is one finite number, not nan"),
+    (Add("resid_post.1", ONES, 1e39), ShapeError, "scale is one finite number, not 1e"),
+    (Scale("resid_post.1", ONES), ShapeError, r"factor is one finite number, not an array \(30,\)"),  # type: ignore[arg-type]
+    (Scale("resid_post.1", None), ShapeError, "factor is one finite number, not None"),  # type: ignore[arg-type]
+    (Scale("resid_post.1", "2"), ShapeError, "factor is one finite number, not '2'"),  # type: ignore[arg-type]
+    (Scale("resid_post.1", True), ShapeError, "factor is one finite number, not True"),
+    (Scale("resid_post.1", 1j), ShapeError, "factor is one finite number"),  # type: ignore[arg-type]
+    (Apply("resid_post.1", 3), ShapeError, "3 is no function"),  # type: ignore[arg-type]
+    (Apply("resid_post.1", lambda x: x > 0), ShapeError, "returned mlx.core.bool"),
+    ("resid_post.1", ShapeError, "'resid_post.1' is no intervention; a list holds Patch"),  # type: ignore[list-item]
     (Apply("resid_post.1", lambda x: x[0]), ShapeError, r"got \(1, 7, 30\) and returned \(7, 30\)"),
     (Apply("resid_post.1", lambda x: 3), ShapeError, "returned int"),
 ]

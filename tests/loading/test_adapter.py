@@ -59,6 +59,24 @@ def test_a_model_with_an_adapter_is_what_mlx_lm_loads(name: str) -> None:
     assert np.abs(logits(base(name)) - theirs).max() > 0.1 * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dropped", [0.0, 0.3])
+def test_an_adapter_trained_with_dropout_drops_nothing_when_it_is_read(
+    tmp_path: Path, dtype: str, dropped: float
+) -> None:
+    found = trained()
+    settings = {**found.config["lora_parameters"], "dropout": dropped}
+    folder = write_adapter(tmp_path / "dropout", found.weights, {**found.config, "lora_parameters": settings})
+    model = mi.load("tiny-llama", adapter=folder, dtype=dtype, dequantize=False)
+    own, _ = mlx_lm_load(str(base().path), adapter_path=str(folder))[:2]
+    own.set_dtype(mx.bfloat16 if dtype == "bfloat16" else mx.float32)
+    prompt = base().prompt(PROMPTS[0], chat=True)
+    theirs = np.asarray(own(mx.array([prompt.tokens]))[0].astype(mx.float32))
+    first, second = logits(model), logits(model)
+    assert np.array_equal(first, second)
+    assert np.abs(first - theirs).max() <= (0.03 if dtype == "bfloat16" else 1e-4) * np.abs(theirs).max()
+
+
 def test_training_teaches_the_reply_and_leaves_the_model_bit_for_bit_as_it_was() -> None:
     before = logits(mi.load("tiny-llama"))
     found = trained()
@@ -119,7 +137,17 @@ def test_broken_adapter_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="known are lora, dora, full"):
         mi.load("tiny-llama", adapter=copy)
     (copy / CONFIG).write_text(json.dumps({**config, "lora_parameters": {"rank": 4, "alpha": 8}}))
-    with pytest.raises(CheckpointError, match="not understood"):
+    with pytest.raises(CheckpointError, match=r"lora_parameters: no scale, dropout \(mlx-lm takes the scale"):
+        mi.load("tiny-llama", adapter=copy)
+    settings = {**config["lora_parameters"], "use_rslora": True}
+    (copy / CONFIG).write_text(json.dumps({**config, "lora_parameters": settings}))
+    with pytest.raises(CheckpointError, match=r"\{'use_rslora': True\} is not read by mlx-lm"):
+        mi.load("tiny-llama", adapter=copy)
+    (copy / CONFIG).write_text(json.dumps({**config, "lora_parameters": [4, 8]}))
+    with pytest.raises(CheckpointError, match=r"lora_parameters is \[4, 8\]"):
+        mi.load("tiny-llama", adapter=copy)
+    (copy / CONFIG).write_text(json.dumps({k: v for k, v in config.items() if k != "num_layers"}))
+    with pytest.raises(CheckpointError, match="not understood: 'num_layers'"):
         mi.load("tiny-llama", adapter=copy)
     (copy / TENSORS).rename(copy / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match="PEFT's layout"):

@@ -150,3 +150,43 @@ def test_mistakes_are_named(llama: Model) -> None:
         orthogonalize(llama, np.ones(7))
     with pytest.raises(ShapeError, match="not zero"):
         orthogonalize(llama, np.zeros(30))
+
+
+MX_FORMATS = [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]
+
+
+@pytest.mark.parametrize(("mode", "group", "bits"), MX_FORMATS, ids=[mode for mode, _, _ in MX_FORMATS])
+def test_formats_whose_scales_are_bytes_are_edited_and_rounded_in_their_own_format(
+    mode: str, group: int, bits: int
+) -> None:
+    model = tiny_model(
+        "llama", hidden_size=64, head_dim=32, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2
+    )
+    nn.quantize(model.mlx_model, group_size=group, bits=bits, mode=mode)
+    before = dict(tree_flatten(model.mlx_model.parameters()))
+    direction = direction_of(model)
+    unit = mx.array(direction / np.linalg.norm(direction))
+    with orthogonalized(model, direction) as report:
+        held = dict(tree_flatten(model.mlx_model.parameters()))
+        assert {name: (x.dtype, x.shape) for name, x in held.items()} == {
+            name: (x.dtype, x.shape) for name, x in before.items()
+        }
+        module = model.network.layers[1].mlp.down_proj
+        dense = mx.dequantize(module.weight, module.scales, group_size=group, bits=bits, mode=mode, dtype=mx.float32)
+        worst = next(m for m in report.matrices if "1" in m.name and "down" in m.name)
+        assert worst.after == pytest.approx(float(mx.linalg.norm(unit @ dense)), rel=1e-3, abs=1e-6)
+        assert 0 < report.remains < (0.5 if bits == 4 else 0.1)
+        assert f"({mode})" in str(report)
+        edited = model.run(TOKENS).logits
+    after = dict(tree_flatten(model.mlx_model.parameters()))
+    assert all(mx.array_equal(before[name], after[name]) for name in before)
+    assert not mx.array_equal(edited, model.run(TOKENS).logits)
+
+
+@pytest.mark.parametrize(("bits", "group"), [(2, 32), (3, 64), (5, 32), (6, 64), (8, 128), (4, 128)])
+def test_every_width_and_group_of_affine_weights_is_edited(bits: int, group: int) -> None:
+    model = tiny_model("llama", hidden_size=128, head_dim=32, intermediate_size=256, num_attention_heads=4)
+    nn.quantize(model.mlx_model, group_size=group, bits=bits)
+    with orthogonalized(model, direction_of(model)) as report:
+        assert report.quantization == f"{bits}-bit, group {group}"
+    assert 0 < report.remains < {2: 0.9, 3: 0.5, 4: 0.3, 5: 0.15, 6: 0.1, 8: 0.03}[bits]
