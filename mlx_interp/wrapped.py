@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import numpy as np
 
 from mlx.utils import tree_flatten
 
@@ -13,7 +15,7 @@ from mlx_interp.architectures import family_of, ignored_keys
 from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.errors import PromptError
-from mlx_interp.prompts import AnyPrompt, Prompt, from_tokens, make_prompt
+from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt
 from mlx_interp.sites import Site
 
 
@@ -96,9 +98,12 @@ class Wrapped:
 
     def prompts(self, prompts: AnyPrompt | Sequence[AnyPrompt]) -> list[Prompt]:
         """Prompts from a string, a Prompt, a list of token ids, or a list of any of these."""
-        if isinstance(prompts, (str, Prompt)) or all(isinstance(item, int) for item in prompts):
-            return [self._prompt(cast(AnyPrompt, prompts))]
-        return [self._prompt(item) for item in cast(Sequence[AnyPrompt], prompts)]
+        if isinstance(prompts, (str, Prompt)):
+            return [self._prompt(prompts)]
+        items = _items(prompts)
+        if all(isinstance(item, (int, np.integer)) for item in items):
+            return [self._prompt(items)]
+        return [self._prompt(item) for item in items]
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -137,7 +142,15 @@ class Wrapped:
 
     def _prompt(self, item: AnyPrompt) -> Prompt:
         if isinstance(item, Prompt):
-            return item
+            return check_rows(item, self.d_vocab)
         if isinstance(item, str):
-            return self.prompt(item)
-        return from_tokens(self.tokenizer, item, self.d_vocab)
+            return check_rows(self.prompt(item), self.d_vocab)
+        return from_tokens(self.tokenizer, _items(item), self.d_vocab)
+
+
+def _items(given: Any) -> list[Any]:
+    """Prompts or token ids as a list. Raises PromptError for what is neither: bytes are a list of ints to Python."""
+    found = given.tolist() if hasattr(given, "tolist") else given  # arrays of numpy, mlx and torch
+    if isinstance(found, (bytes, bytearray, Mapping, Set)) or not isinstance(found, Iterable):
+        raise PromptError(f"a prompt is a string, a Prompt or a list of token ids (or a list of these), not {given!r}")
+    return list(found)

@@ -104,7 +104,7 @@ class NumberTokenizer:
             "offset_mapping": [(int(end) - len(word) - 1, int(end) - 1) for end, word in zip(ends, words, strict=True)],
         }
 
-    def decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int], **_: Any) -> str:
         return " ".join(map(str, tokens)) + " "
 
     def convert_ids_to_tokens(self, tokens: list[int]) -> list[str]:

@@ -8,9 +8,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import mlx_interp as mi
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
-from mlx_interp.methods.answers import Question, answer_scores, name_scores, question, verdicts
+from mlx_interp.methods.answers import Question, answer_scores, name_scores, question, space_before, verdicts
 from mlx_interp.methods.lens import first_layer, lens_logits, lens_ranks
 from mlx_interp.methods.selection import held_out_choice, oracle
 from mlx_interp.model import Model
@@ -114,3 +115,36 @@ def test_whole_answers_of_a_sweep_are_those_of_single_runs(llama: Model) -> None
     assert (greedy[0, 0], greedy[0, 2]) == (0, 1)
     with pytest.raises(DataError, match="one name at a time"):
         name_scores(llama, Question(prompt, ((5,), (9,))), [[]])
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "space"),
+    [
+        ("The capital of France is", "Paris", " "),
+        ("The capital of France is ", "Paris", ""),
+        ('He said "', "Paris", ""),
+        ('The word "capital"', "means", " "),
+        ("The capital of France (", "Paris", ""),
+        ("Answer:\n", "Paris", ""),
+        ("Answer:", "the Nile", " "),
+        ("法国的首都是", "巴黎", ""),
+        ("答案：", "Paris", ""),
+        ("ไทย", "กรุงเทพ", ""),
+        ("프랑스의 수도는", "파리", " "),
+        ("It costs $", "5", ""),
+        ("Stop", ".", ""),
+    ],
+)
+def test_a_space_stands_before_an_answer_only_where_the_writing_has_one(text: str, name: str, space: str) -> None:
+    assert space_before(text, name) == space
+
+
+@pytest.mark.parametrize(
+    "text", ["The capital of France is ", 'He said "', "Answer:\n", "法国的首都是", "The capital of France is"]
+)
+def test_prompt_and_answer_together_are_the_text_with_the_answer(text: str) -> None:
+    model = mi.load("tiny-llama")
+    for name in ("Paris", "巴黎"):
+        asked = question(model, text, [name])
+        whole = model.tokenizer.decode([*asked.prompt.tokens, *asked.names[0]])
+        assert whole.replace("<bos>", "").strip() == text + space_before(text, name) + name
