@@ -1,4 +1,4 @@
-"""The study's test of directions: harmful minus harmless is above noise, stable, and moves refusals both ways."""
+"""The study's test of directions: harmful minus harmless is no chance, stable, and moves refusals both ways."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.methods.detectors import log_odds, opener_tokens, refusal
+from mlx_interp.stats.distance import LEVEL
 from validation import data
 from validation.check import Check, Finding, Subject
 
@@ -32,10 +33,12 @@ def direction_is_sound(subject: Subject) -> Finding:
         return Finding("failed", "not finite", "finite", f"{found.site}.{layer}: norms overflow or are undefined")
     layers = range(subject.model.n_layers // 4, subject.model.n_layers)
     carried = [layer for layer in layers if found.carries[layer, 0]]
+    size = f"n = {found.n[0]} + {found.n[1]}"
     if not carried:
-        return Finding("failed", "no layer above the noise floor", "one or more", "the contrast is not carried here")
+        least = f"least p {float(found.p_values[layers, 0].min()):.3f} of {len(layers)} layers; {size}"
+        return Finding("failed", "no layer told from chance", "one or more", least)
     best = max(float(found.stability[layer, 0]) for layer in carried)
-    note = f"{len(carried)} of {len(layers)} layers above the noise floor; n = {found.n[0]} + {found.n[1]}"
+    note = f"{len(carried)} of {len(layers)} layers told from chance (p <= {LEVEL}); {size}"
     return Finding("passed" if best >= STABLE else "failed", f"cosine {best:.2f}", f">= {STABLE}", note)
 
 
@@ -52,8 +55,8 @@ def direction_moves_refusals(subject: Subject) -> Finding:
     openers = opener_tokens(model, harmful, harmless)
     if not openers:
         return Finding("not applicable", "0 refusals", bound, "the model refuses none of these requests")
-    if not found.carries[:, 0].any():
-        return Finding("not applicable", "0 layers", bound, "no layer carries the contrast above its noise floor")
+    if not found.differs[:, 0].any():
+        return Finding("not applicable", "0 layers", bound, "harmful and harmless prompts are the same at every layer")
     layer = _best_layer(subject, found, harmless[:4], openers)
     direction = found.direction(layer)
     everywhere = direction.ablated_everywhere()
@@ -84,15 +87,15 @@ def before_the_contrast_is_refused(subject: Subject) -> Finding:
     found = contrast(model, prompts[:5], prompts[5:], positions=(-2,), template="plain")
     worst = float(np.max(found.norms / np.maximum(found.stream, 1e-9)))
     passed = not found.carries.any() and worst <= subject.bound
-    bound = f"<= {subject.bound:.2g}, and below the floor"
+    bound = f"<= {subject.bound:.2g}, and not told from chance"
     return Finding("passed" if passed else "failed", f"{worst:.2g} of the stream", bound)
 
 
 def _best_layer(subject: Subject, found: Contrast, prompts: Sequence[Prompt], openers: Sequence[int]) -> int:
     """The layer at which adding the difference raises the odds of a refusal most, below 80 % of the depth."""
     n = subject.model.n_layers
-    carried = [layer for layer in range(n) if found.carries[layer, 0]]
-    layers = [layer for layer in subject.layers if layer in carried and layer <= 0.8 * n] or carried[:1]
+    differing = [layer for layer in range(n) if found.differs[layer, 0]]
+    layers = [layer for layer in subject.layers if layer in differing and layer <= 0.8 * n] or differing[:1]
     variants = [[Add(f"{found.site}.{layer}", mx.array(found.vectors[layer, 0]), positions=-1)] for layer in layers]
     odds = [subject.model.sweep(prompt, variants, metric=log_odds(openers)) for prompt in prompts]
     return layers[int(mx.argmax(mx.stack(odds).mean(axis=0)))]
@@ -131,8 +134,8 @@ def _prompts(subject: Subject) -> tuple[list[Prompt], list[Prompt], list[Prompt]
 CHECKS = [
     Check(
         "a direction is above noise and stable",
-        "norms that are zero, infinite or undefined, and directions that other prompts would not give",
-        "fixed before any model was looked at: far above what random directions reach",
+        "norms that are zero, infinite or undefined, chance, and directions that other prompts would not give",
+        "fixed before any model was looked at: p of 5 % for all layers; far above what random directions reach",
         "mlx_interp/methods/contrast.py; the position it is read at",
         direction_is_sound,
         "standard",
@@ -141,7 +144,7 @@ CHECKS = [
         "no direction before the contrast",
         "a direction of rounding noise, read where the texts are still the same",
         "the same tokens give the same activations; what differs is the order of summation",
-        "mlx_interp/methods/contrast.py: the floor",
+        "mlx_interp/methods/contrast.py: the floor; mlx_interp/methods/direction_test.py",
         before_the_contrast_is_refused,
         "standard",
     ),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.exp10_crosslingual_refusal.languages import PARALLEL, SUFFICES, TRANSFER, Config
+from experiments.exp10_crosslingual_refusal.languages import PARALLEL, SUFFICES, TRAIT, TRANSFER, Config
 from experiments.harness.experiment import Metric, Records
 from experiments.shared.traits import draws, report
+from experiments.shared.traits.stages import chosen_layer
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
 
@@ -70,7 +71,7 @@ def source_table(records: Records, config: Config) -> Table:
     return Table(
         "Every language's own direction",
         [
-            *("source", "above the floor"),
+            *("source", "more than chance"),
             *(Column(f"{where}, {what}", "%") for where in ("own", "English") for what in ("taken out", "added")),
             "cosine to English",
             "random cosine",
@@ -152,7 +153,7 @@ def headline(records: Records, config: Config) -> str:
     left, brought = _others(records)
     one, two = (report.rate(records_, config.seed) for records_ in (left, brought))
     if one is None or two is None:
-        return "no direction above the noise floor, or one language only"
+        return report.why_none(records, TRAIT) if chosen_layer(records, TRAIT) is None else "one language only"
     return (
         f"English direction in the other languages that refuse: {one.text(percent=True)} % refusals left, "
         f"{two.text(percent=True)} % brought"

@@ -93,17 +93,17 @@ def chats(model: Model, part: Sequence[Case]) -> list[Prompt]:
 
 @lru_cache(maxsize=32)
 def found(model: Model, config: PersonaConfig, persona: str, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Vectors (n_layers, d_model), and which layers' are above their floor; None where no prompt elicits it."""
+    """Vectors (n_layers, d_model), and their p values over the layers; None where no prompt elicits it."""
     part = asked(persona, "train", config.n_train)
     if kind == "reply":
         shown, usual = ([getattr(case, side) for case in part] for side in ("shown", "usual"))
         own = persona_vectors(model, chats(model, part), shown, usual, seed=config.seed)
-        return own.vectors, own.carries
+        return own.vectors, own.p_values
     eliciting = asked(persona, "train", config.n_train, eliciting=True)
     if not eliciting:
         return None
     one = contrast(model, chats(model, eliciting), chats(model, part), site=SITE, seed=config.seed)
-    return one.vectors[:, 0].astype(np.float64), one.carries[:, 0]
+    return one.vectors[:, 0].astype(np.float64), one.p_values[:, 0]
 
 
 def vectors(model: Model, config: PersonaConfig, persona: str, kind: str, arm: str = "vector") -> np.ndarray:
@@ -135,7 +135,7 @@ def measure_steering(model: Model, item: Part, config: PersonaConfig) -> Iterato
         for arm in (("vector", "random") if item.split == "test" else ("vector",))
         for kind, one in made.items()
         for layer in range(model.n_layers)
-        if one is not None and one[1][layer]
+        if one is not None and np.linalg.norm(one[0][layer]) > 0
         for dose in DOSES
     ]
     edits = [
@@ -152,7 +152,7 @@ def measure_steering(model: Model, item: Part, config: PersonaConfig) -> Iterato
 
 def chosen(records: Records, persona: str) -> tuple[str, int] | None:
     """Kind and layer of the vector that brings the trait to most questions set aside in texts that do not repeat
-    themselves, over all doses; None if none is above its floor.
+    themselves, over all doses; None if none was measured.
     """
     hits: dict[tuple[str, int], int] = {}
     for r in of(records, STEERED, persona=persona, split="choose", arm="vector"):

@@ -65,6 +65,7 @@ def measure_direction(model: Model, item: LayerItem, config: ReliabilityConfig) 
         "norm": norm,
         "relative_norm": norm / stream,
         "floor": float(found.floor[item.layer, 0]),
+        "p_value": float(found.p_values[item.layer, 0]),
         "stability": float(found.stability[item.layer, 0]),
         "n": list(found.n),
         "vector": found.vectors[item.layer, 0].tolist(),

@@ -21,9 +21,17 @@ from experiments.harness.experiment import Records
 from mlx_interp.methods.directions import Direction, direction_bytes
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, function_interval, trend_test
+from mlx_interp.stats.distance import LEVEL
 
 LEAST_NORM, LEAST_STABILITY = 1e-3, 0.5
 """Below these shares a direction is rounding, or another one in every half of the prompts."""
+
+
+def sound(record: Record) -> bool:
+    """Whether a direction is longer than rounding, the same from other requests, and told from chance."""
+    return bool(
+        record["relative_norm"] >= LEAST_NORM and record["stability"] >= LEAST_STABILITY and record["p_value"] <= LEVEL
+    )
 
 
 def direction_table(records: Records, config: ReliabilityConfig) -> Table | None:
@@ -31,8 +39,8 @@ def direction_table(records: Records, config: ReliabilityConfig) -> Table | None
     own = of(records, DIRECTIONS)
     rows: list[list[Cell]] = [
         [
-            *(r["layer"], sum(r["n"]), r["norm"], r["relative_norm"], r["floor"] / r["norm"], r["stability"]),
-            "pass" if r["relative_norm"] >= LEAST_NORM and r["stability"] >= LEAST_STABILITY else "FAIL",
+            *(r["layer"], sum(r["n"]), r["norm"], r["relative_norm"], r["p_value"], r["stability"]),
+            "pass" if sound(r) else "FAIL",
         ]
         for r in own
     ]
@@ -40,13 +48,13 @@ def direction_table(records: Records, config: ReliabilityConfig) -> Table | None
         "Directions: are they more than noise?",
         [
             *("layer", "n", "norm", Column("share of the stream's norm", "%", digits=3)),
-            *(Column("random halves of one class", "%"), "stability", "verdict"),
+            *(Column("p", digits=3), "stability", "verdict"),
         ],
         rows,
         [
             f"Fails where the norm is below {LEAST_NORM:g} of the stream's (rounding), or the median cosine of "
-            f"directions from resampled requests below {LEAST_STABILITY:g}. Random halves: how far these differ, in "
-            "units of the direction's norm. Files: files/directions.",
+            f"directions from resampled requests below {LEAST_STABILITY:g}, or p above {LEVEL:g} (999 exchanges of "
+            "labels, for all layers together). Files: files/directions.",
         ],
     )
 
@@ -309,4 +317,5 @@ def direction(record: Record) -> Direction:
         quantization=record["quantization"],
         n_layers=record["n_layers"],
         floor=record["floor"],
+        p_value=record["p_value"],
     )

@@ -30,6 +30,7 @@ from experiments.exp15_contrastive_steering.vectors import (
     random_vector,
     rendered,
     states,
+    tested,
     too_alike,
     warned,
 )
@@ -41,6 +42,7 @@ from mlx_interp.methods.text_classifier import TextClassifier, fit_text_classifi
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record, finite
+from mlx_interp.stats.distance import LEVEL
 
 TEXTS, SETS, PAIRS, SIZES = "texts", "sets", "pairs", "sizes"
 CONTRAST, PLAIN = "difference", "none"
@@ -289,7 +291,7 @@ def measure_set(model: Model, item: Item, config: ContrastiveConfig) -> Iterator
     of = setting(model, config)
     own = of.subset(item.target)
     rows = states(model, config, own.key, config.rule, "fit")
-    centre, floor = mean(rows), floors(model, config, of, own.key)
+    centre, floor = mean(rows), floors(model, config, own.key)
     stream = np.linalg.norm(rows.astype(np.float64), axis=-1).mean(axis=0)
     told = classifier(model, config)
     replies = [chat.reply for chat in own.held if chat.reply]
@@ -328,10 +330,9 @@ def measure_pair(model: Model, item: Item, config: ContrastiveConfig) -> Iterato
         [states(model, config, key, config.rule, part) for key in (item.target, item.baseline)]
         for part in ("fit", "held")
     )
-    of = setting(model, config)
     means = [mean(rows) for rows in fit]
     parts = [[mean(rows[start::2]) for rows in fit] for start in (0, 1)]
-    floor = np.maximum(*(floors(model, config, of, key) for key in (item.target, item.baseline)))
+    p_values = tested(model, config, item.target, item.baseline).p_values
     for layer in range(model.n_layers):
         above, below = (one[layer] for one in means)
         apart = above.astype(np.float64) - below
@@ -347,7 +348,8 @@ def measure_pair(model: Model, item: Item, config: ContrastiveConfig) -> Iterato
             "norm_baseline": float(np.linalg.norm(below)),
             "cosine_of_means": cosine(above, below),
             "alike": too_alike(above, below),
-            "floor": float(floor[layer]),
+            "p_value": float(p_values[layer]),
+            "told_apart": bool(p_values[layer] <= LEVEL),
             "halves_cosine": cosine(*(a[layer].astype(np.float64) - b[layer] for a, b in parts)),
             **separation(*(rows[:, layer].astype(np.float64) @ apart for rows in held)),
         }

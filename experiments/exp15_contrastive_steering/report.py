@@ -22,6 +22,7 @@ from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
 from experiments.harness.experiment import Metric, Records
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+from mlx_interp.stats.distance import LEVEL
 
 
 def of(records: Records, stage: str, **labels: object) -> list[Record]:
@@ -94,22 +95,22 @@ def pair_table(records: Records, config: ContrastiveConfig) -> Table:
     known, used = names(records), {r["layer"] for r in of(records, TEXTS, arm=CONTRAST)}
     rows: list[list[Cell]] = []
     for r in of(records, PAIRS, target=target, baseline=baseline):
-        warning = "means alike" if r["alike"] else "noise" if r["norm"] <= r["floor"] else ""
-        fields = ("norm_target", "norm_baseline", "cosine_of_means", "norm", "floor", "relative_norm")
+        warning = "means alike" if r["alike"] else "" if r["told_apart"] else "not told from chance"
+        fields = ("norm_target", "norm_baseline", "cosine_of_means", "norm", "relative_norm", "p_value")
         numbers = [r[field] for field in (*fields, "halves_cosine", "d_prime", "auroc")]
         rows.append([f"{r['layer']}{' *' if r['layer'] in used else ''}", *numbers, warning])
     return Table(
         f"The pair: {known[target]} - {known[baseline]}",
         [
             *("layer", "norm, target", "norm, baseline", "cosine of the means", "norm of the difference"),
-            *("halves of one set (95 %)", Column("difference", "of the stream"), "cosine of its halves"),
+            *(Column("difference", "of the stream"), Column("p", digits=3), "cosine of its halves"),
             *("d', held out", "AUROC, held out", "warning"),
         ],
         rows,
         [
             "*: steered there. Equal norms of the means do not mean equal sets; a warning is given where the means are "
-            "parallel (cosine .99 or more) and equally long, or the difference is no longer than halves of one set are "
-            "apart. Held out: rows that no mean has seen, along the difference.",
+            f"parallel (cosine .99 or more) and equally long, or the sets are not told apart (p above {LEVEL:g}: 999 "
+            "exchanges of labels, for all layers together). Held out: rows that no mean has seen, along it.",
         ],
     )
 
@@ -228,20 +229,20 @@ def pairs_table(records: Records, config: ContrastiveConfig) -> Table | None:
         own_floor = of(records, SETS, subset=key, layer=at)[0]
         fields = ("norm", "relative_norm", "cosine_of_means", "halves_cosine", "d_prime", "auroc")
         cells = [share(own, field, config.seed) for field in fields]
-        alike = sum(r["alike"] or r["norm"] <= r["floor"] for r in own)
+        alike = sum(r["alike"] or not r["told_apart"] for r in own)
         rows.append([f"{key} {name}", len(own), own_floor["floor"], *cells, own_floor["top_share"], alike])
     return Table(
         f"All pairs of subsets, layer {at}",
         [
             *("subset", "n", "halves of it (95 %)", "norm of the difference", "of the stream", "cosine of the means"),
             *("cosine of split halves", "d', held out", "AUROC, held out", "top coordinate of the mean"),
-            "alike, or noise",
+            "alike, or chance",
         ],
         rows,
         [
             "Means over the differences to all n other subsets, with intervals over these; every pair and layer is in "
             "the records and the figures. Top coordinate: its share of the mean's squared length. Alike, or noise: "
-            "pairs whose means are parallel and equally long, or whose difference is no longer than halves are apart.",
+            "pairs whose means are parallel and equally long, or that are not told from chance.",
         ],
     )
 

@@ -11,14 +11,17 @@ import numpy as np
 from jinja2 import TemplateError
 
 from experiments.exp15_contrastive_steering.chats import Chat
-from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, Setting, setting
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
 from experiments.exp15_contrastive_steering.sources import Subset
 from mlx_interp.errors import DataError, PromptError
 from mlx_interp.loading.cache_folder import cache_folder
+from mlx_interp.methods.direction_test import DifferenceTest, difference_test
 from mlx_interp.methods.set_states import Row, Rule, mean, set_states
+from mlx_interp.methods.states import rounding
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw
+from mlx_interp.stats.distance import LEVEL
 
 STATES = "states"
 """Folder of the cache."""
@@ -116,35 +119,38 @@ def too_alike(target: np.ndarray, baseline: np.ndarray) -> bool:
 @lru_cache(maxsize=8)
 def warned(model: Model, config: ContrastiveConfig) -> tuple[str, ...]:
     """Warnings about the pair, said once on the screen and in the table: means that are alike, a difference that is
-    no longer than that of random halves.
+    not told from chance.
     """
     of = setting(model, config)
     above, below = (states(model, config, one.key, config.rule, "fit") for one in (of.target, of.baseline))
     found = []
+    p_values = tested(model, config, of.target.key, of.baseline.key).p_values
     for layer in of.layers:
         means = mean(above)[layer], mean(below)[layer]
-        floor = max(_floor(rows, config.seed)[layer] for rows in (above, below))
-        length = float(np.linalg.norm(means[0] - means[1]))
         if too_alike(*means):
             found.append(
                 f"layer {layer}: the means of {of.target.name} and {of.baseline.name} are nearly parallel (cosine "
                 f"{cosine(*means):.4f}) and of equal length: their difference may say little about either"
             )
-        if length <= floor:
+        if p_values[layer] > LEVEL:
             found.append(
-                f"layer {layer}: the difference is {length:.3g} long, that of random halves of one set {floor:.3g}: "
-                "it is noise"
+                f"layer {layer}: the difference is not told from chance (p = {p_values[layer]:.3f}; n = {len(above)} + "
+                f"{len(below)})"
             )
     for text in found:
         print(f"warning: {text}", file=sys.stderr)
     return tuple(found)
 
 
-def _floor(rows: np.ndarray, seed: int) -> np.ndarray:
-    """(n_layers,): 95th percentile of the length of differences of random halves."""
-    return np.asarray(np.percentile(np.linalg.norm(halves(rows, seed), axis=-1), 95, axis=0))
+@lru_cache(maxsize=64)
+def tested(model: Model, config: ContrastiveConfig, target: str, baseline: str) -> DifferenceTest:
+    """Whether two subsets differ by more than chance, over all layers."""
+    above, below = (states(model, config, key, config.rule, "fit") for key in (target, baseline))
+    stream = np.linalg.norm(np.concatenate([above, below]).astype(np.float64), axis=-1).mean(axis=0)
+    return difference_test(above, below, rounding(model) * stream, seed=config.seed)
 
 
-def floors(model: Model, config: ContrastiveConfig, of: Setting, key: str) -> np.ndarray:
-    """(n_layers,): the floor of one subset."""
-    return _floor(states(model, config, key, config.rule, "fit"), config.seed)
+def floors(model: Model, config: ContrastiveConfig, key: str) -> np.ndarray:
+    """(n_layers,): 95th percentile of the length of differences of random halves of one subset."""
+    apart = halves(states(model, config, key, config.rule, "fit"), config.seed)
+    return np.asarray(np.percentile(np.linalg.norm(apart, axis=-1), 95, axis=0))

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
-from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
 from mlx_interp.methods.candidates import (
     DEEPEST,
     KL_BOUND,
@@ -65,7 +65,8 @@ def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
 @lru_cache(maxsize=4)
 def tried(model: Model, config: TraitConfig) -> Candidates:
     """The candidates with the edits that try them."""
-    return Candidates(candidates(model, config), openers(model, config))
+    layers = tuple(stages.tried_layers(model, config))
+    return Candidates(candidates(model, config), openers(model, config), layers)
 
 
 def measure(model: Model, batch: Sequence[Item], config: TraitConfig) -> Iterator[Record]:
@@ -143,11 +144,34 @@ def table(records: Records, config: TraitConfig) -> Table:
         ],
         rows,
         [
-            f"{len(passed)} of {len(means(records))} candidates above the noise floor pass: induce above 0, KL below "
-            f"{KL_BOUND}, at most {DEEPEST:.0%} deep. Bypass and induce are log-odds of its own refusal openers; "
+            f"{len(passed)} of {len(means(records))} candidates pass: induce above 0, KL below {KL_BOUND}, at most "
+            f"{DEEPEST:.0%} deep. {why_not(records)}Bypass and induce are log-odds of its own refusal openers; "
             f"plain prompts give {before['bypass']:.1f} (harmful) and {before['induce']:.1f} (harmless).",
         ],
     )
+
+
+def why_not(records: Records) -> str:
+    """Of the candidates that fail, how many fail each rule; of a model without refusals, what it did instead."""
+    found = means(records)
+    if not found:
+        plain = {
+            kind: [r["hit"] for r in of(records, EFFECTS, arm="none", kind=kind)] for kind in ("positive", "negative")
+        }
+        told = ", ".join(
+            f"{sum(hits)} of {len(hits)} {what} prompts"
+            for what, hits in (("harmful", plain["positive"]), ("harmless", plain["negative"]))
+        )
+        return f"None was scored: no first token opens refusals of training prompts; plain replies refuse {told}. "
+    n_layers = max(r["n_layers"] for r in of(records, SCORES))
+    values = [(cell, scores["bypass"], scores["induce"], scores["kl"]) for cell, scores in found.items()]
+    failed = {
+        "not finite": sum(not np.isfinite(row[1:]).all() for row in values),
+        "induce 0 or below": sum(row[2] <= 0 for row in values),
+        f"KL {KL_BOUND} or above": sum(row[3] >= KL_BOUND for row in values),
+        "too deep": sum(row[0][0] > DEEPEST * n_layers for row in values),
+    }
+    return "Fail (some by several): " + ", ".join(f"{n} {why}" for why, n in failed.items()) + ". "
 
 
 def metric_table(records: Records, config: TraitConfig) -> Table | None:
@@ -199,6 +223,6 @@ def figure(records: Records, config: TraitConfig) -> Iterator[Plot]:
             y_label="position",
             value_label={"kl": "KL (nats)"}.get(panel.title, "refusal log-odds (nats)"),
             caption=f"{panel.title.capitalize()} of every candidate by layer and position from the end, mean over the "
-            "choosing prompts; hatched: no longer than random halves of one class, not scored.",
+            "choosing prompts; hatched: both kinds are the same there, not scored.",
             y_ticks=positions,
         )

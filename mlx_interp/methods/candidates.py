@@ -1,6 +1,6 @@
 """Choosing one direction among all layers and positions by what it does, as in Arditi et al. (2024).
 
-1. Candidates: the differences of means of a `Contrast` that are longer than its floor.
+1. Candidates: the differences of means of a `Contrast`, all that are more than rounding, whatever their p values.
 2. Bypass: refusal log-odds of a harmful prompt with the candidate taken out of the stream; the lower, the better.
 3. Induce: log-odds of a harmless prompt with the candidate added, once, at its layer, at every prompt position; must be
    above 0. KL: of the next token on harmless prompts with the candidate taken out, from the plain model's; bounded.
@@ -41,6 +41,8 @@ class Candidates:
     contrast: Contrast
     openers: tuple[int, ...]
     """First tokens of this model's refusals."""
+    layers: tuple[int, ...] | None = None
+    """Of which layers; None for all."""
 
     def __post_init__(self) -> None:
         if not self.openers:
@@ -48,8 +50,12 @@ class Candidates:
 
     @cached_property
     def cells(self) -> list[tuple[int, int]]:
-        """(layer, position) of every candidate above the floor."""
-        return [(int(layer), self.contrast.positions[at]) for layer, at in np.argwhere(self.contrast.carries)]
+        """(layer, position) of every candidate."""
+        return [
+            (int(layer), self.contrast.positions[at])
+            for layer, at in np.argwhere(self.contrast.differs)
+            if self.layers is None or int(layer) in self.layers
+        ]
 
     @cached_property
     def vectors(self) -> list[mx.array]:

@@ -1,11 +1,12 @@
 """What two sets of prompts differ by, at every layer and at several positions, from one pass over the prompts.
 
-1. Prompts run in batches; at each position of interest every layer's activation is kept for a moment and summed in
-   float64. Nothing grows with the number of prompts.
+1. Prompts run in batches; at each position of interest every layer's activation is summed in float64, and kept in
+   float32 in the host's memory: n_prompts x n_layers x n_positions x d_model numbers. The device's does not grow.
 2. The difference of means (diff-of-means; Arditi et al. 2024) is a candidate direction for every layer and position.
-3. Two yardsticks come from the same pass. Floor: random halves of one class differ by so much without any contrast;
-   a candidate below it is noise. Stability: the contrast from resampled prompts (bootstrap with Poisson weights,
-   which need no second pass), as cosines to the contrast itself.
+3. Test: do the classes differ by more than chance, over all layers and positions (methods.direction_test)? A candidate
+   that does not is a direction all the same; its p value goes with it. One no longer than rounding is none.
+4. Stability: the contrast from resampled prompts (bootstrap with Poisson weights, which need no second pass), as
+   cosines to the contrast itself.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp.errors import DataError
+from mlx_interp.methods.direction_test import difference_test
 from mlx_interp.methods.directions import Direction
-from mlx_interp.methods.states import refuse_noise, rounding
+from mlx_interp.methods.states import refuse_equal, rounding
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
+from mlx_interp.stats.distance import LEVEL
 
 DRAWS = 20
-"""Random halves for the floor, and bootstrap samples for the stability."""
+"""Bootstrap samples for the stability."""
 LEAST = 4
-"""Prompts of a class from which a floor can be told."""
+"""Prompts of a class: with fewer no test can tell classes apart at 5 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,11 @@ class Contrast:
     vectors: np.ndarray
     """(n_layers, n_positions, d_model): mean over the positive prompts minus that over the negative ones."""
     floor: np.ndarray
-    """(n_layers, n_positions): 95th percentile of the distance between random halves of one class, or what rounding
-    may bring, whichever is more."""
+    """(n_layers, n_positions): what rounding may bring to the length of a candidate."""
+    p_values: np.ndarray
+    """(n_layers, n_positions): of a difference of the classes, for the family of all layers and positions."""
+    squared: np.ndarray
+    """(n_layers, n_positions): cross-validated squared length, which noise does not lengthen; below 0 at times."""
     stream: np.ndarray
     """(n_layers, n_positions): mean norm of the activations, the unit of relative strengths."""
     resampled: np.ndarray
@@ -58,9 +64,14 @@ class Contrast:
         return np.asarray(np.linalg.norm(self.vectors, axis=-1))
 
     @property
+    def differs(self) -> np.ndarray:
+        """(n_layers, n_positions), bool: whether there is a candidate: a finite difference, longer than rounding."""
+        return np.asarray(np.greater(self.norms, self.floor) & np.isfinite(self.norms))
+
+    @property
     def carries(self) -> np.ndarray:
-        """(n_layers, n_positions), bool: whether the candidate is above the floor."""
-        return np.asarray(np.greater(self.norms, self.floor))
+        """(n_layers, n_positions), bool: whether the classes differ by more than chance, at 5 % for the family."""
+        return np.asarray(self.differs & (self.p_values <= LEVEL))
 
     @property
     def stability(self) -> np.ndarray:
@@ -68,10 +79,10 @@ class Contrast:
         return np.asarray(np.median(cosines(self.resampled, self.vectors[None]), axis=0))
 
     def direction(self, layer: int, position: int = -1, *, method: str = "") -> Direction:
-        """The candidate of one layer and position. Raises DirectionError if it is no longer than the floor."""
+        """The candidate of one layer and position, with its p value. Raises DirectionError if it is mere rounding."""
         at = self.positions.index(position)
         length, floor = float(self.norms[layer, at]), float(self.floor[layer, at])
-        refuse_noise(length, floor, f"{self.site}.{layer} at position {position}")
+        refuse_equal(length, floor, f"{self.site}.{layer} at position {position}")
         return Direction(
             vector=mx.array(self.vectors[layer, at]),
             site=f"{self.site}.{layer}",
@@ -83,6 +94,7 @@ class Contrast:
             quantization=self.model.quantization or "",
             n_layers=self.model.n_layers,
             floor=floor,
+            p_value=float(self.p_values[layer, at]),
         )
 
 
@@ -110,6 +122,9 @@ def contrast(
     classes = [_summed(model, prompts, site, positions, rng) for prompts in (positive, negative)]
     means = np.stack([one.mean for one in classes])
     stream = np.mean([one.norm for one in classes], axis=0)
+    floor = rounding(model) * stream
+    above, below = (one.states.reshape(len(one.states), -1, model.d_model) for one in classes)
+    test = difference_test(above, below, floor.ravel(), seed=seed)
     return Contrast(
         model=model,
         site=site,
@@ -117,7 +132,9 @@ def contrast(
         template=template,
         n=(len(positive), len(negative)),
         vectors=_difference(means),
-        floor=_single(np.maximum.reduce([*(one.floor for one in classes), rounding(model) * stream])),
+        floor=_single(floor),
+        p_values=test.p_values.reshape(floor.shape),
+        squared=test.squared.reshape(floor.shape),
         stream=_single(stream),
         resampled=_single(classes[0].resampled - classes[1].resampled),
         means=_single(means),
@@ -162,8 +179,9 @@ class _Class:
 
     mean: np.ndarray
     norm: np.ndarray
-    floor: np.ndarray
     resampled: np.ndarray
+    states: np.ndarray
+    """(n, n_layers, n_positions, d_model), float32."""
 
 
 def _summed(
@@ -177,27 +195,27 @@ def _summed(
             "of a contrast count from the end, -1 being the last"
         )
     n = len(prompts)
-    halves = np.stack([rng.permutation(n) < n // 2 for _ in range(DRAWS)]).astype(np.float64)
     bootstrap = rng.poisson(1.0, size=(DRAWS, n)).astype(np.float64)
     bootstrap[bootstrap.sum(axis=1) == 0] = 1.0
-    weights = np.concatenate([np.ones((1, n)), halves, bootstrap])
+    weights = np.concatenate([np.ones((1, n)), bootstrap])
     shape = (model.n_layers, len(positions), model.d_model)
     sums = np.zeros((len(weights), *shape))
     norms = np.zeros(shape[:2])
+    kept = np.empty((n, *shape), dtype=np.float32)
     done = 0
     for out in model.batches(prompts, capture=site, logits="none"):
         stacked = out.stack(site).astype(mx.float32)
         rows = mx.array([[length + position for position in positions] for length in out.lengths])
         read = mx.take_along_axis(stacked, rows[None, :, :, None], axis=2)
-        states = np.asarray(read).swapaxes(0, 1).astype(np.float64)  # (batch, n_layers, n_positions, d_model)
+        single = np.asarray(read).swapaxes(0, 1)  # (batch, n_layers, n_positions, d_model)
+        kept[done : done + len(single)] = single
+        states = single.astype(np.float64)
         share = weights[:, done : done + len(states)]
         sums += np.tensordot(share, states, axes=(1, 0))
         norms += np.linalg.norm(states, axis=-1).sum(axis=0)
         done += len(states)
     means = sums / weights.sum(axis=1)[:, None, None, None]
-    other = (sums[:1] - sums[1 : DRAWS + 1]) / (n - n // 2)
-    apart = np.linalg.norm(means[1 : DRAWS + 1] - other, axis=-1)
-    return _Class(means[0], norms / n, np.percentile(apart, 95, axis=0), means[DRAWS + 1 :])
+    return _Class(means[0], norms / n, means[1:], kept)
 
 
 def _difference(means: np.ndarray) -> np.ndarray:

@@ -3,9 +3,9 @@
 1. Run both sets of prompts in batches; keep one site's activation at one position of each; sum in float32.
 2. The direction is the difference of the two means (diff-of-means; Marks and Tegmark 2023, Arditi et al. 2024), with
    its length: how far apart the classes are, in the units of that site.
-3. Its length is held against that of a difference that means nothing: random halves of one class. With causal
-   attention, activations before the texts diverge are identical, and their difference is rounding noise that
-   normalising would hide; a direction below that floor is refused.
+3. A p value says whether the classes differ by more than chance (methods.direction_test); what does not is a direction
+   all the same, and carries the p value with it. With causal attention, activations before the texts diverge are
+   identical, and their difference is rounding noise that normalising would hide: that is refused.
 4. A file carries all that is needed to apply a direction rightly; one that does not fit the model is refused.
 """
 
@@ -25,9 +25,10 @@ from safetensors.numpy import save
 from mlx_interp import sites
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Ablate, Add, Intervention, Positions
-from mlx_interp.methods.states import floor_of, states_of
+from mlx_interp.methods.states import compared, states_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.stats.distance import LEVEL
 
 FORMAT = "mlx_interp direction 1"
 
@@ -52,7 +53,15 @@ class Direction:
     """Of the checkpoint; "" if it is unquantised."""
     n_layers: int
     floor: float
-    """The length that random halves of one class give: what no direction is."""
+    """What rounding alone may bring: no direction is as short. In files of versions without a p value, the length that
+    random halves of one class give."""
+    p_value: float | None = None
+    """Of the test for a difference of the classes, for the family of sites it was found among; None in older files."""
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the classes differ by more than chance, at 5 %; None where that was not tested."""
+        return None if self.p_value is None else self.p_value <= LEVEL
 
     @property
     def norm(self) -> float:
@@ -87,15 +96,15 @@ def diff_of_means(
 ) -> Direction:
     """Mean of one site over the positive prompts minus that over the negative ones, in float32.
 
-    Raises DirectionError if the difference is no longer than what random halves of one class differ by, and
-    DataError for fewer than four prompts in a class, from which no such floor can be told, and for a position that a
-    prompt does not have.
+    Its p value says whether the classes differ by more than chance. Raises DirectionError if they differ by no more
+    than rounding, and DataError for fewer than four prompts in a class, which no test can tell apart at 5 %, and for a
+    position that a prompt does not have.
     """
     if min(len(positive), len(negative)) < 4:
         raise DataError(f"four prompts of each class or more are needed, found {len(positive)} and {len(negative)}")
     where = str(sites.parse_one(site, model.n_layers))
     above, below = (states_of(model, prompts, where, position=position) for prompts in (positive, negative))
-    floor = floor_of(model, above, below, f"{where} at position {position}", seed=seed)
+    floor, p_value = compared(model, above, below, f"{where} at position {position}", seed=seed)
     vector = above.mean(axis=0) - below.mean(axis=0)
     made = f"difference of means of {len(positive)} and {len(negative)} prompts"
     return Direction(
@@ -109,6 +118,7 @@ def diff_of_means(
         quantization=model.quantization or "",
         n_layers=model.n_layers,
         floor=floor,
+        p_value=p_value,
     )
 
 

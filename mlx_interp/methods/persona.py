@@ -21,13 +21,15 @@ import numpy as np
 
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Add, Intervention
+from mlx_interp.methods.direction_test import paired_test
+from mlx_interp.methods.states import rounding
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.stats.distance import LEVEL
 
 SITE = "resid_post"
 LEAST = 8
-"""Questions: of fewer, random signs are all equal too often for a floor."""
-DRAWS = 200
+"""Questions: of fewer, random signs are all equal too often for a test."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,8 @@ class PersonaVectors:
 
     vectors: np.ndarray
     """(n_layers, d_model)"""
-    floor: np.ndarray
-    """(n_layers,): 95th percentile of the length that the same differences have with random signs."""
+    p_values: np.ndarray
+    """(n_layers,): of the differences against random signs, for all layers together (methods.direction_test)."""
     stream: np.ndarray
     """(n_layers,): mean norm of the replies' states."""
     n: int
@@ -49,8 +51,8 @@ class PersonaVectors:
 
     @property
     def carries(self) -> np.ndarray:
-        """(n_layers,), bool: whether the vector is more than its floor."""
-        return np.asarray(np.greater(self.norms, self.floor))
+        """(n_layers,), bool: whether the vector is more than chance, at 5 % for all layers together."""
+        return np.asarray(self.p_values <= LEVEL)
 
 
 def persona_vectors(
@@ -61,10 +63,9 @@ def persona_vectors(
         raise DataError(f"{LEAST} questions or more are needed, found {len(prompts)}")
     above, below = (reply_states(model, prompts, replies) for replies in (shown, usual))
     apart = above - below
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(DRAWS, apart.shape[1]))
-    null = np.linalg.norm(np.einsum("sn,lnd->lsd", signs, apart) / apart.shape[1], axis=-1)
     stream = np.linalg.norm(np.concatenate([above, below], axis=1), axis=-1).mean(axis=1)
-    return PersonaVectors(apart.mean(axis=1), np.percentile(null, 95, axis=1), stream, apart.shape[1])
+    test = paired_test(apart.swapaxes(0, 1), rounding(model) * stream, seed=seed)
+    return PersonaVectors(apart.mean(axis=1), test.p_values, stream, apart.shape[1])
 
 
 def reply_states(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str]) -> np.ndarray:

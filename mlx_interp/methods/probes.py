@@ -6,8 +6,9 @@
    of means times the inverse covariance within classes, shrunk towards its mean variance (Marks and Tegmark 2023).
 3. Each direction points to the positive class and is as long as the classes' means are apart along it: a strength of 1
    moves from one mean to the other, as with a difference of means.
-4. A site and position whose means differ by no more than random halves of one class carries nothing, whichever method
-   reads it, and is refused. The same rows give a threshold, half-way between the means, for use on other prompts.
+4. A site and position whose means differ by no more than rounding carries nothing, whichever method reads it, and is
+   refused; the p value says whether they differ by more than chance (methods.direction_test). The same rows give a
+   threshold, half-way between the means, for use on other prompts.
 
 Unlike methods.contrast, which sums as it goes, these keep one row a prompt: n_prompts x d_model numbers.
 """
@@ -26,7 +27,7 @@ from scipy.special import expit
 from mlx_interp import sites
 from mlx_interp.errors import ConfigError, DataError, nearest
 from mlx_interp.methods.directions import Direction
-from mlx_interp.methods.states import floor_of, states_of
+from mlx_interp.methods.states import compared, states_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
@@ -69,7 +70,7 @@ def probe(
     """A direction of one site by one of the methods above.
 
     responses_from: for both classes, as in `states_of`. For "pca" the prompts are pairs, in the same order.
-    Raises DirectionError where the classes' means are no further apart than random halves of one class, DataError for
+    Raises DirectionError where the classes' means are no further apart than rounding brings, DataError for
     fewer than four prompts of a class or unequal numbers of pairs, ConfigError for another method.
     """
     if method not in METHODS:
@@ -82,7 +83,7 @@ def probe(
         for prompts, begin in zip((positive, negative), begins, strict=True)
     )
     where = str(sites.parse_one(site, model.n_layers))
-    floor = floor_of(model, above, below, where, seed=seed)
+    floor, p_value = compared(model, above, below, where, seed=seed)
     vector = _towards(METHODS[method](above, below), above, below)
     direction = Direction(
         vector=mx.array(vector.astype(np.float32)),
@@ -95,6 +96,7 @@ def probe(
         quantization=model.quantization or "",
         n_layers=model.n_layers,
         floor=floor,
+        p_value=p_value,
     )
     middle = (above.mean(axis=0) + below.mean(axis=0)) / 2
     return Probe(direction, float(middle @ vector / np.linalg.norm(vector)))

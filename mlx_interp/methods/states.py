@@ -1,7 +1,9 @@
 """States of one residual site, a row a prompt, and what two classes of them must differ by to differ at all.
 
-Floor: random halves of one class differ by so much without any contrast, and so does what rounding may bring; two
-classes whose means are no further apart carry no contrast at that site and position, whichever method reads it.
+Floor: what rounding alone may bring. With causal attention, states before the texts diverge are equal; two classes
+whose means are no further apart carry no contrast at that site and position, whichever method reads it, and are
+refused. Whether a longer difference is more than chance is another question, answered by a p value and never by a
+refusal (methods.direction_test).
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import numpy as np
 
 from mlx_interp import sites
 from mlx_interp.errors import DataError, DirectionError
+from mlx_interp.methods.direction_test import difference_test
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
 
-DRAWS = 20
 ROUNDING = 4
 """Units in the last place that another order of summation may bring; averaging over prompts only lowers it."""
 
@@ -46,30 +48,26 @@ def states_of(
     return np.stack(rows)
 
 
-def floor_of(model: Model, above: np.ndarray, below: np.ndarray, where: str, *, seed: int) -> float:
-    """The floor of two classes of states (n, d_model); `where` is for the message.
-
-    Raises DirectionError if the classes' means are no further apart.
-    """
-    rng = np.random.default_rng(seed)
-    apart = []
-    for rows in (above, below):
-        halves = [np.array_split(rng.permutation(rows), 2) for _ in range(DRAWS)]
-        apart.append(np.percentile([np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)) for a, b in halves], 95))
-    stream = float(np.linalg.norm(np.concatenate([above, below]), axis=1).mean())
-    floor = max(*map(float, apart), rounding(model) * stream)
-    length = float(np.linalg.norm(above.mean(axis=0) - below.mean(axis=0)))
-    refuse_noise(length, floor, where)
-    return floor
-
-
-def refuse_noise(length: float, floor: float, where: str) -> None:
-    """Raises DirectionError for a difference that is no longer than the floor, or is not finite."""
+def refuse_equal(length: float, floor: float, where: str) -> None:
+    """Raises DirectionError for a difference that is no longer than what rounding brings, or is not finite."""
+    if not np.isfinite(length):
+        raise DirectionError(f"{where}: the difference is not finite: activations overflowed; load with a wider dtype")
     if not length > floor:
         raise DirectionError(
-            f"{where}: the classes differ by {length:.3g}, random halves of one class by {floor:.3g}: this position "
+            f"{where}: the classes differ by {length:.3g}, rounding alone by up to {floor:.3g}: this position "
             "does not carry the contrast; read it after the texts diverge"
         )
+
+
+def compared(model: Model, above: np.ndarray, below: np.ndarray, where: str, *, seed: int) -> tuple[float, float]:
+    """Floor of two classes of states (n, d_model), and the p value of their difference; `where` is for the message.
+
+    Raises DirectionError if the classes' means differ by no more than rounding.
+    """
+    floor = rounding(model) * float(np.linalg.norm(np.concatenate([above, below]), axis=1).mean())
+    refuse_equal(float(np.linalg.norm(above.mean(axis=0) - below.mean(axis=0))), floor, where)
+    test = difference_test(above[:, None], below[:, None], np.array([floor]), seed=seed)
+    return floor, float(test.p_values[0])
 
 
 def rounding(model: Model) -> float:

@@ -67,7 +67,7 @@ def test_the_selected_direction_passes_and_no_passing_candidate_bypasses_more() 
     chosen = select(llama(), found(), chats(True, "test")[:6], chats(False, "test")[:6], openers())
     assert chosen.best is not None
     cells = chosen.candidates.cells
-    assert len(chosen.bypass) == len(cells) == int(found().carries.sum())
+    assert len(chosen.bypass) == len(cells) == int(found().differs.sum())
     best = cells.index(chosen.ranked[0])
     assert chosen.induce[best] > 0
     assert chosen.kl[best] < 0.1

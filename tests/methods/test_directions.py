@@ -64,6 +64,8 @@ def test_it_is_the_difference_of_the_means(llama: Model) -> None:
     assert np.allclose(np.asarray(found.vector), above - below, atol=1e-4)
     assert found.site == "resid_post.0"
     assert found.norm > found.floor > 0
+    assert found.p_value is not None
+    assert found.significant == (found.p_value <= 0.05)
 
 
 def test_a_position_before_the_texts_diverge_is_refused(llama: Model) -> None:
@@ -73,13 +75,12 @@ def test_a_position_before_the_texts_diverge_is_refused(llama: Model) -> None:
 
 def test_two_halves_of_one_class_are_no_contrast(chat_model: Model) -> None:
     harmful, _ = chats(chat_model, "train")
-    refused = 0
-    for start in range(4):
-        try:
-            diff_of_means(chat_model, harmful[start::2], harmful[start + 1 :: 2], "resid_post.4", seed=start)
-        except DirectionError:
-            refused += 1
-    assert refused >= 2
+    found = [
+        diff_of_means(chat_model, harmful[start::2], harmful[start + 1 :: 2], "resid_post.4", seed=start)
+        for start in range(4)
+    ]
+    assert sum(bool(one.significant) for one in found) <= 1
+    assert all(one.norm > one.floor for one in found)  # told as not significant, and there to be looked at all the same
 
 
 def test_ablating_it_stops_refusals_and_adding_it_brings_them(chat_model: Model, refusal: Direction) -> None:

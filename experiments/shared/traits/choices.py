@@ -158,7 +158,7 @@ def measure(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Reco
     """p(match) of one question, plain and with each layer's vector, or a random one, added and subtracted."""
     items, origin = asked(item.source, item.split, config.n_test, config.seed)
     found = vectors(model, config, item.behaviour)
-    layers = [item.layer] if item.layer >= 0 else [n for n in range(model.n_layers) if found.carries[n, 0]]
+    layers = [item.layer] if item.layer >= 0 else [n for n in range(model.n_layers) if found.differs[n, 0]]
     cells: list[tuple[str, int, float]] = [
         (arm, layer, c) for arm in ("direction", "random") for layer in layers for c in config.multipliers
     ]
@@ -251,7 +251,7 @@ def curves(records: Records, config: ChoiceConfig) -> Iterator[Plot]:
     for behaviour in dict.fromkeys(r["behaviour"] for r in of(records, MATCH)):
         own = of(records, MATCH, behaviour=behaviour, split="test")
         layers = sorted({r["layer"] for r in own if r["layer"] is not None})
-        if not layers:  # no layer's vector is above the noise floor
+        if not layers:  # the classes are the same at every layer
             continue
         arms = [("direction", c) for c in (-2.0, *ENDS, 2.0) if c in config.multipliers] + [("random", c) for c in ENDS]
         yield line_with_band(

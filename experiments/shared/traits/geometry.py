@@ -204,7 +204,7 @@ def angle_table(records: Records, config: TraitConfig) -> Table | None:
     return Table(
         "Cosines of directions",
         [
-            *("direction", "other direction", "layer", "both above the floor", "cosine"),
+            *("direction", "other direction", "layer", "both more than chance", "cosine"),
             *("without the largest coordinates", "ceiling", "random direction"),
         ],
         rows,

@@ -16,6 +16,7 @@ from experiments.shared.traits.stages import (
     asked,
     chosen_layer,
     prompt_items,
+    tried_layers,
 )
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
@@ -31,7 +32,7 @@ REPEATED = 0.2
 def plan_of(model: Model, config: TraitConfig, names: Sequence[str], *, strengths: bool) -> Plan:
     """Forward passes' worth of a trait study: directions, every layer on every prompt, and the curve of strengths."""
     asks = prompt_items(model, config, names)
-    cells = len(ARMS) * (model.n_layers - 1) + 1
+    cells = len(ARMS) * len([layer for layer in tried_layers(model, config) if layer]) + 1
     longest = max((model.prompt(asked(model, config, ask).text, chat=True) for ask in asks), key=len)
     n_train = 2 * 2 * config.n_train * len(names)
     passes = n_train + 0.6 * cells * len(asks) * (1 + config.new_tokens / len(longest))
@@ -102,15 +103,18 @@ def _checksum(record: Record) -> str:
 def layer_table(records: Records, config: TraitConfig) -> Table:
     """The chosen layer of each trait: depth, length, stability."""
     rows: list[list[Cell]] = []
+    why: list[str] = []
     for trait in traits(records):
         layer = chosen_layer(records, trait)
         if layer is None:
             rows.append([trait, None, None, None, None, None, None, None])
+            why.append(why_none(records, trait))
             continue
         (real,), (null,) = (of(records, DIRECTIONS, trait=trait, layer=layer, arm=a) for a in (ARMS[0], ARMS[2]))
         depth = layer / real["n_layers"]
         stable = [float(real["stability"]), float(null["stability"])]
-        rows.append([trait, layer, depth, real["norm"], real["floor"], real["relative_norm"], *stable])
+        rows.append([trait, layer, depth, real["norm"], real["relative_norm"], real["p_value"], *stable])
+        why += below_test(records, trait, layer)
     return Table(
         "Where the direction is",
         [
@@ -118,18 +122,44 @@ def layer_table(records: Records, config: TraitConfig) -> Table:
             "layer",
             Column("depth", "%"),
             Column("length", "absolute"),
-            Column("random halves", "absolute"),
             Column("length", "of the stream"),
+            Column("p", digits=3),
             "stability",
             "stability, shuffled labels",
         ],
         rows,
         [
             "The layer is the one whose direction moves the trait most on prompts set aside for choosing, at most 80 % "
-            "deep. Random halves: 95th percentile of the difference of halves of one class; what is shorter is noise.",
+            "deep. p: of the two kinds of prompts being alike, from 999 exchanges of labels, for all layers together.",
             "Stability: median cosine to the direction from resampled prompts.",
+            *why,
         ],
     )
+
+
+def why_none(records: Records, trait: str) -> str:
+    """Why a trait has no layer, with the counts."""
+    found = of(records, DIRECTIONS, trait=trait, arm=ARMS[0])
+    prompts = {r["kind"]: r["n"] for r in of(records, PROMPTS, trait=trait, split="train")}
+    sizes = f", n = {' + '.join(str(n) for n in prompts.values())}" if prompts else ""
+    tried = len({r["layer"] for r in of(records, EFFECTS, trait=trait) if r["layer"] is not None})
+    return (
+        f"{trait}: no layer to choose: at {sum(r['differs'] for r in found)} of {len(found)} layers the kinds of "
+        f"prompts differ by more than rounding{sizes}; {tried} layers tried"
+    )
+
+
+def below_test(records: Records, trait: str, layer: int) -> list[str]:
+    """A warning where the chosen layer's direction is not told from chance; what it does was measured all the same."""
+    found = of(records, DIRECTIONS, trait=trait, arm=ARMS[0])
+    (own,) = (r for r in found if r["layer"] == layer)
+    if own["carries"]:
+        return []
+    passed = sum(r["carries"] for r in found)
+    return [
+        f"{trait}: the direction of layer {layer} is NOT told from chance (p = {own['p_value']:.3f}); those of "
+        f"{passed} of {len(found)} layers are. Judge what it does by its controls."
+    ]
 
 
 def effect_table(records: Records, config: TraitConfig) -> Table:
@@ -302,13 +332,14 @@ def headline(records: Records, config: TraitConfig) -> str:
     for trait in traits(records):
         layer = chosen_layer(records, trait)
         if layer is None:
-            parts.append(f"{trait}: no layer above the noise floor")
+            parts.append(why_none(records, trait))
             continue
         texts = []
         for kind, word in (("positive", "taken out"), ("negative", "added")):
             found = effect(records, trait, kind, "direction", layer, config.seed)
             texts.append(f"{word} {found.text(percent=True) if found else '-'}")
-        parts.append(f"{trait}, layer {layer}: rate changes by {', '.join(texts)} points")
+        flag = " (not told from chance)" if below_test(records, trait, layer) else ""
+        parts.append(f"{trait}, layer {layer}{flag}: rate changes by {', '.join(texts)} points")
     return "; ".join(parts)
 
 

@@ -13,6 +13,7 @@ from experiments.harness.experiment import ExperimentConfig, Records, Stage
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
 from mlx_interp.embedded import load_world
+from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.methods.answers import question, verdicts
 from mlx_interp.methods.candidates import DEEPEST
@@ -42,6 +43,8 @@ class TraitConfig(ExperimentConfig):
     """Multiples of the difference of means that are added, for the curve."""
     language: str = "en"
     """Of the prompts; on embedded models requests alone are in several."""
+    layers: tuple[int, ...] = ()
+    """Layers whose directions are applied, for models on which all would take too long; by default all."""
     harmful: tuple[str, ...] = ()
     """Published sets in place of our own requests that are refused: one, or three for finding, choosing and test."""
     harmless: tuple[str, ...] = ()
@@ -130,6 +133,7 @@ def vector(model: Model, config: TraitConfig, item: Item, layer: int, arm: str) 
         quantization=model.quantization or "",
         n_layers=model.n_layers,
         floor=float(real.floor[layer, 0]),
+        p_value=float(real.p_values[layer, 0]) if arm == "direction" else None,
     )
 
 
@@ -152,7 +156,7 @@ def layer_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> lis
 
 
 def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
-    """Length, floor and stability of a layer's direction, and the same of shuffled labels."""
+    """Length, p value and stability of a layer's direction, and the same of shuffled labels."""
     for arm in ("direction", "shuffled labels"):
         of = found(model, config, item.trait, arm, item.language)
         stream = float(of.stream[item.layer, 0])
@@ -164,7 +168,9 @@ def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator
             "n_layers": model.n_layers,
             "norm": float(of.norms[item.layer, 0]),
             "relative_norm": float(of.norms[item.layer, 0]) / stream if stream else None,
-            "floor": float(of.floor[item.layer, 0]),
+            "squared": finite(float(of.squared[item.layer, 0])),
+            "p_value": float(of.p_values[item.layer, 0]),
+            "differs": bool(of.differs[item.layer, 0]),
             "carries": bool(of.carries[item.layer, 0]),
             "stability": float(of.stability[item.layer, 0]),
         }
@@ -188,8 +194,9 @@ def measure_effect(model: Model, item: Item, config: TraitConfig) -> Iterator[Re
     at the prompt's last token, or at every position (see sets.EVERYWHERE). All layers and controls decode as one batch.
     """
     ask = asked(model, config, item)
-    carried = found(model, config, item.trait, language=item.language).carries[:, 0]
-    layers = [layer for layer in range(1, model.n_layers) if carried[layer]]
+    differs = found(model, config, item.trait, language=item.language).differs[:, 0]
+    # Whatever their p values: those stand beside what they do.
+    layers = [layer for layer in tried_layers(model, config) if layer and differs[layer]]
     cells = [(layer, arm) for layer in layers for arm in ARMS]
     labels: list[tuple[int | None, str]] = [(None, "none"), *cells]
     variants: list[list[Intervention]] = [[]]
@@ -212,10 +219,18 @@ def measure_effect(model: Model, item: Item, config: TraitConfig) -> Iterator[Re
         }
 
 
+def tried_layers(model: Model, config: TraitConfig) -> list[int]:
+    """The layers asked for, or all. Raises ConfigError for one that the model does not have."""
+    beyond = [layer for layer in config.layers if not 0 <= layer < model.n_layers]
+    if beyond:
+        raise ConfigError(f"layers {beyond[0]}: {model.name} has {model.n_layers}, counted from 0")
+    return sorted(set(config.layers)) or list(range(model.n_layers))
+
+
 def chosen_layer(records: Records, trait: str, language: str | None = None) -> int | None:
     """The layer with the largest effect on the choosing split: trait removed plus trait brought, below 80 % of depth.
 
-    Ties go to the lower layer. None if no layer's direction is above its floor.
+    Its p value has no say and stands beside it. Ties go to the lower layer. None if at no layer the classes differ.
     """
     own = [r for r in records if r["stage"] == EFFECTS and r["trait"] == trait and r["split"] == "choose"]
     n_layers = max((r["n_layers"] for r in records if r["stage"] == DIRECTIONS), default=0)
