@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from mlx.utils import tree_flatten
 
 from mlx_interp.architectures import family_of, ignored_keys

@@ -1,12 +1,15 @@
 """Is a direction there? Two classes of states tested for different means, at one site or a family of sites.
 
-1. Statistic: cross-validated squared distance of the class means (mlx_interp.stats.distance), in two metrics. Raw: the
+1. Statistic: cross-validated squared distance of the class means (mlx_interp.stats.distance), in three metrics. Raw: the
    states as they are. Scaled: every coordinate less its median, divided by its spread (median absolute deviation) over
    both classes, and cut off at three spreads. Streams have a few massive coordinates, whose noise hides in the raw
    metric what a thousand others say together; a contrast that lies in the massive ones alone is seen by the raw one.
-2. Neither median nor spread knows the labels, so exchanging labels gives the exact law of both where the classes are
-   alike. 999 exchanges by seed, or all of them where there are fewer.
-3. The larger of both metrics, and the largest over all sites: p values hold for the family (Westfall and Young 1993).
+   Whitened: the scaled one, its directions of largest variance turned down (ridge whitening of the Gram matrix). Texts
+   differ most in what they are about, a few directions that are no coordinates, and that hides whether they differ in
+   what is asked of them.
+2. Neither median, spread nor whitening knows the labels, so exchanging labels gives the exact law of all three where the
+   classes are alike. 999 exchanges by seed, or all of them where there are fewer.
+3. The largest of the metrics, and the largest over all sites: p values hold for the family (Westfall and Young 1993).
 
 What the length of a difference is held against decides what can be found. Random halves of one class differ by twice
 the noise of the whole difference, and in a wide stream the noise is nearly all length: true directions are shorter.
@@ -88,14 +91,13 @@ def _tested(
         middle = rows.mean(axis=0) if centred else 0.0
         if not np.linalg.norm(rows - middle, axis=1).max() > rounding[site]:
             continue
-        both = []
-        for form in (rows - middle, _scaled(rows, float(rounding[site]), centred=centred)):
-            gram = form @ form.T
-            found = distances(gram)
-            both.append(scores(found, share * float(np.trace(gram)) / len(rows)))
-            squared[site] = found[0] if len(both) == 1 else squared[site]
+        raw, cut = rows - middle, _scaled(rows, float(rounding[site]), centred=centred)
+        metrics = (raw @ raw.T, cut @ cut.T, _whitened(cut @ cut.T))
+        found = [distances(gram) for gram in metrics]
+        squared[site] = found[0][0]
         tested.append(site)
-        table.append(np.maximum(*both))
+        shares = [share * float(np.trace(gram)) / len(rows) for gram in metrics]
+        table.append(np.max([scores(one, of) for one, of in zip(found, shares, strict=True)], axis=0))
     p_values = np.ones(states.shape[1])
     if tested:
         p_values[tested] = family_p_values(np.stack(table, axis=1))
@@ -109,3 +111,11 @@ def _scaled(rows: np.ndarray, rounding: float, *, centred: bool) -> np.ndarray:
     noise = rounding / np.sqrt(rows.shape[1])
     cut = np.clip(apart / np.maximum(np.hypot(spread, noise), 1e-300), -CUT, CUT)
     return np.asarray(cut - cut.mean(axis=0) if centred else cut)
+
+
+def _whitened(gram: np.ndarray) -> np.ndarray:
+    """Gram matrix of the rows after ridge whitening, the ridge being their mean variance: each direction of variance
+    v counts by v / (v + mean). Exchanging rows or signs before or after is the same."""
+    variances, directions = np.linalg.eigh(gram)
+    variances = np.maximum(variances, 0.0)
+    return np.asarray((directions * (variances / (variances + max(variances.mean(), 1e-300)))) @ directions.T)
