@@ -1,14 +1,14 @@
 """Is a direction there? Two classes of states tested for different means, at one site or a family of sites.
 
-1. Statistic: cross-validated squared distance of the class means (mlx_interp.stats.distance), in three metrics. Raw: the
-   states as they are. Scaled: every coordinate less its median, divided by its spread (median absolute deviation) over
-   both classes, and cut off at three spreads. Streams have a few massive coordinates, whose noise hides in the raw
+1. Statistic: cross-validated squared distance of the class means (mlx_interp.stats.distance), in three metrics. Raw:
+   the states as they are. Scaled: every coordinate less its median, divided by its spread (median absolute deviation)
+   over both classes, and cut off at three spreads. Streams have a few massive coordinates, whose noise hides in the raw
    metric what a thousand others say together; a contrast that lies in the massive ones alone is seen by the raw one.
    Whitened: the scaled one, its directions of largest variance turned down (ridge whitening of the Gram matrix). Texts
    differ most in what they are about, a few directions that are no coordinates, and that hides whether they differ in
    what is asked of them.
-2. Neither median, spread nor whitening knows the labels, so exchanging labels gives the exact law of all three where the
-   classes are alike. 999 exchanges by seed, or all of them where there are fewer.
+2. Neither median, spread nor whitening knows the labels, so exchanging labels gives the exact law of all three where
+   the classes are alike. 999 exchanges by seed, or all of them where there are fewer.
 3. The largest of the metrics, and the largest over all sites: p values hold for the family (Westfall and Young 1993).
 
 What the length of a difference is held against decides what can be found. Random halves of one class differ by twice
@@ -114,8 +114,11 @@ def _scaled(rows: np.ndarray, rounding: float, *, centred: bool) -> np.ndarray:
 
 
 def _whitened(gram: np.ndarray) -> np.ndarray:
-    """Gram matrix of the rows after ridge whitening, the ridge being their mean variance: each direction of variance
-    v counts by v / (v + mean). Exchanging rows or signs before or after is the same."""
+    """Gram matrix of the rows after ridge whitening: each direction of variance v counts by v / (v + median variance).
+
+    Exchanging rows, or their signs, before or after is the same, so that the test keeps its level.
+    """
     variances, directions = np.linalg.eigh(gram)
     variances = np.maximum(variances, 0.0)
-    return np.asarray((directions * (variances / (variances + max(variances.mean(), 1e-300)))) @ directions.T)
+    weights = variances / (variances + max(float(np.median(variances)), 1e-300))
+    return np.asarray((directions * weights) @ directions.T)

@@ -36,6 +36,27 @@ def test_a_contrast_that_lies_in_the_massive_coordinate_alone_is_found() -> None
     assert rate(np.eye(WIDTH)[0] * 300.0 * 2.5) > 0.9
 
 
+def about(topics: int, seed: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """States whose noise lies mostly in a few directions that are no coordinates: what the texts are about."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(rng.normal(size=(WIDTH, topics)))[0]
+    rows = rng.normal(size=(2, N, topics)) * 12.0 @ directions.T + rng.normal(size=(2, N, WIDTH))
+    off = rng.normal(size=WIDTH)
+    off -= directions @ (directions.T @ off)
+    rows[0] += shift * off / np.linalg.norm(off)
+    return rows[0, :, None], rows[1, :, None]
+
+
+def test_a_contrast_is_found_beside_what_the_texts_are_about() -> None:
+    found = [difference(*about(6, seed, 6.0), seed).significant[0] for seed in range(40)]
+    assert np.mean(found) > 0.9
+
+
+def test_texts_about_few_things_are_told_apart_as_often_as_the_level_says() -> None:
+    found = [difference(*about(6, seed, 0.0), seed).significant[0] for seed in range(300)]
+    assert np.mean(found) <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 300)
+
+
 def test_classes_that_are_alike_are_told_apart_as_often_as_the_level_says() -> None:
     assert rate(0.0, 300) <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 300)
 
