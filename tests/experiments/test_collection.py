@@ -142,7 +142,8 @@ def test_fresh_removes_its_own_old_store_and_nothing_else(tmp_path: Path) -> Non
     (folder / "notes.txt").write_text("mine")
     other = mi.collect(mi.load("tiny-gemma2"), ["a b"], "final", path=tmp_path / "stores" / "tiny-gemma2" / "other")
     before = (folder / "samples.jsonl").stat().st_mtime_ns
-    assert finished(tmp_path, *arguments, "--no-validate", "--seed", "1")[0] != 0  # another run is there
+    assert finished(tmp_path, *arguments, "--no-validate", "--limit", "12")[0] != 0  # the store is another run's
+    assert (folder / "samples.jsonl").stat().st_mtime_ns == before
     assert finished(tmp_path, *arguments, "--no-validate", "--limit", "12", "--fresh")[0] == 0
     assert len(mi.ActivationStore(folder).samples) == 12
     assert (folder / "samples.jsonl").stat().st_mtime_ns > before

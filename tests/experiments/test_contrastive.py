@@ -206,7 +206,7 @@ def test_alike_means_are_warned_of_and_equal_norms_alone_are_not(
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     pair = (str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl"))
     vectors.warned(model, module.Config(study="pair", target_subset=pair[0], baseline_subset=pair[1]))
-    assert "it is noise" in capsys.readouterr().err
+    assert "not told from chance" in capsys.readouterr().err
 
 
 def test_subsets_are_found_by_number_by_name_and_by_the_end_of_a_name() -> None:

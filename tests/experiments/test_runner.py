@@ -55,6 +55,7 @@ def test_run_json_says_what_was_run_on_what(results: Path):
         "family": None,
         "layers": None,
         "parameters": None,
+        "ignored_config": [],
     }
     assert run["validation"]["checks"]["exactness"] == "passed: 0 (bound 0)"
     assert {"python", "mlx", "mlx-lm", "numpy"} <= set(run["versions"])
