@@ -88,7 +88,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no tokenizer: one of {', '.join(TOKENIZER_FILES)} must be there")
     if (path / "tokenizer.json").is_file():
         read_json(path / "tokenizer.json")
-    refuse_two_quantisations(path, config)
     return config
 
 
@@ -114,18 +113,6 @@ def _stop_tokens(path: Path) -> list[int] | None:
     if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
         raise CheckpointError(f"{path / GENERATION}: 'eos_token_id' is {given!r}: token ids are needed")
     return ids or None
-
-
-def refuse_two_quantisations(path: Path, config: dict[str, Any]) -> None:
-    """Raises CheckpointError where `quantization` and `quantization_config` say different bits or groups."""
-    first, second = config.get("quantization"), config.get("quantization_config")
-    if isinstance(first, dict) and isinstance(second, dict):
-        for key in ("bits", "group_size", "mode"):
-            if key in first and key in second and first[key] != second[key]:
-                raise CheckpointError(
-                    f"{path}: config.json says quantization.{key} {first[key]!r} and quantization_config.{key} "
-                    f"{second[key]!r}: one of them is wrong"
-                )
 
 
 def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:

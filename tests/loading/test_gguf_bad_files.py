@@ -183,7 +183,7 @@ def test_two_statements_of_a_quantisation_name_both(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {**config["quantization"], "bits": 8}
     (folder / "config.json").write_text(json.dumps(config))
-    assert "quantization.bits 4 and quantization_config.bits 8" in refusal(folder)
+    assert "quantization.bits = 4 and quantization_config.bits = 8" in refusal(folder)
 
 
 def test_a_file_that_is_not_there_is_an_unknown_model(tmp_path: Path) -> None:
