@@ -60,8 +60,10 @@ def test_a_name_of_several_tokens_has_the_models_own_log_probability_at_the_last
 
 def test_the_lens_at_several_positions_is_the_lens_at_each(llama: Model) -> None:
     both = lens_at(llama, [3, 5, 7, 11], [1, 3])
-    assert mx.allclose(both[0], lens_logits(llama, [3, 5, 7, 11], 1), rtol=1e-5)
-    assert mx.allclose(both[1], lens_logits(llama, [3, 5, 7, 11]), rtol=1e-5)
+    for found, position in zip(both, (1, 3), strict=True):
+        alone = lens_logits(llama, [3, 5, 7, 11], position)
+        # Rows of another number are summed in another order: the contract's bound for a batch against one alone.
+        assert mx.abs(found - alone).max() <= 1e-4 * mx.abs(alone).max()
 
 
 def test_windows_reach_to_both_sides_and_are_cut_at_the_ends() -> None:

@@ -32,7 +32,7 @@ def test_figures_are_those_of_the_whole_sample_and_do_not_depend_on_the_batch() 
     assert found.dead == np.mean((f > 0).sum(0) == 0)
     assert found.dense == np.mean((f > 0).mean(0) > 0.1)
     whole = reconstruction(sae, X, size=1000)
-    assert whole.fve == pytest.approx(found.fve, abs=1e-9)
+    assert whole.fve == pytest.approx(found.fve, abs=1e-7)  # float32 products of batches of 7 and of 1000
     with pytest.raises(SAEError, match="two tokens or more"):
         reconstruction(sae, InMemory(X[:1]))
 

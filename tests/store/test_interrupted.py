@@ -42,7 +42,7 @@ def test_a_collection_killed_at_random_moments_ends_with_the_same_files(
     killed, grown = 0, 0
     while killed < KILLS:
         process = start(tmp_path)
-        process.join(moments.uniform(0.02, duration * 0.6))
+        process.join(moments.uniform(0.02, duration * 1.1))
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
