@@ -91,5 +91,6 @@ EXPERIMENT = Experiment(
     figures=[matrices, draws.figure, report.by_layer],
     headline=headline,
     plan=plan,
+    limits_items=False,
     scaling=metrics,
 )

@@ -87,6 +87,7 @@ EXPERIMENT = Experiment(
     figures=[report.by_layer, geometry.angle_figure, persona_report.figures],
     headline=report.headline,
     plan=plan,
+    limits_items=False,
     group=lambda item: item.trait,
     scaling=report.metrics,
 )

@@ -160,5 +160,6 @@ EXPERIMENT = Experiment(
     ],
     headline=report.headline,
     plan=plan,
+    limits_items=False,
     scaling=report.metrics,
 )

@@ -66,6 +66,7 @@ EXPERIMENT = Experiment(
     figures=[report.by_layer, report.by_strength, choices.curves, caa.figures],
     headline=report.headline,
     plan=plan,
+    limits_items=False,
     group=lambda item: item.trait,
     scaling=report.metrics,
 )

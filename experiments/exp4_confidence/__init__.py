@@ -148,5 +148,6 @@ EXPERIMENT = Experiment(
     figures=[report.by_layer, report.by_strength],
     headline=report.headline,
     plan=plan,
+    limits_items=False,
     scaling=report.metrics,
 )

@@ -240,5 +240,6 @@ EXPERIMENT = Experiment(
     figures=[figure],
     headline=headline,
     plan=plan,
+    limits_items=False,
     group=lambda item: item.trait,
 )

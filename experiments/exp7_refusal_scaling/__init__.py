@@ -59,5 +59,6 @@ EXPERIMENT = Experiment(
     figures=[report.by_layer],
     headline=report.headline,
     plan=plan,
+    limits_items=False,
     scaling=report.metrics,
 )

@@ -85,6 +85,8 @@ class Experiment:
     None where nothing was measured for it, a figure function one Plot or several.
     plan: (model, items of the first stage, config) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
+    limits_items: whether --limit cuts the first stage; False where its items are no prompts (layers, say), and the
+        study's own data read config.limit.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
@@ -102,6 +104,7 @@ class Experiment:
     plan: Callable[[Any, Sequence[Any], Any], Plan]
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
+    limits_items: bool = True
     scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()

@@ -261,7 +261,8 @@ def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequen
     """Items of the first stage, which --limit is about."""
     stage = experiment.stages[0]
     items = stage.items(model, options.config, [])
-    return _checked(stage, limited(items, options.config.limit, experiment.group))
+    limit = options.config.limit if experiment.limits_items else None
+    return _checked(stage, limited(items, limit, experiment.group))
 
 
 def _measure(

@@ -87,13 +87,18 @@ class Item:
     """Of the direction; the config's if empty."""
 
 
+FEWEST = 4
+"""Prompts of each kind that a choice is made on."""
+
+
 @lru_cache(maxsize=16)
 def sets(model: Model, config: TraitConfig, trait: str, language: str = "") -> Sets:
+    """A trait's prompts; --limit cuts those that are measured on (to four at least), not those of the direction."""
     return sets_of(
         model,
         trait,
         config.n_train,
-        config.n_test,
+        config.n_test if config.limit is None else min(config.n_test, max(config.limit, FEWEST)),
         language or config.language,
         harmful=config.harmful,
         harmless=config.harmless,
