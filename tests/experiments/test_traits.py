@@ -61,6 +61,17 @@ def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyp
     return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
 
 
+def test_a_limit_leaves_every_layer_and_cuts_the_prompts_of_every_stage() -> None:
+    model = mi.load("tiny-qwen2")
+    whole, few = TraitConfig(n_test=12), TraitConfig(n_test=12, limit=5)
+    assert len(stages.layer_items(model, few, ["refusal"])) == model.n_layers
+    for config, n in ((whole, 12), (few, 5), (replace(few, limit=1), stages.FEWEST)):
+        of = stages.sets(model, config, "refusal")
+        assert {len(kind[split]) for kind in (of.positive, of.negative) for split in ("choose", "test")} == {n}
+        assert len(of.positive["train"]) == len(stages.sets(model, whole, "refusal").positive["train"])
+    assert not any(module.EXPERIMENT.limits_items for module in [*MODULES, exp10_crosslingual_refusal])
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.EXPERIMENT.name)
 def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     found = result(module, tmp_path)
