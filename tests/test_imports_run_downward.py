@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     "errors": -1,  # below all rooms: each of them raises
     **dict.fromkeys(("sites", "stats", "authority"), 0),
-    **dict.fromkeys(("activations", "architectures", "interventions", "prompts", "datasets", "reporting"), 1),
+    **dict.fromkeys(
+        ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
+    ),
     "engine": 2,
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,

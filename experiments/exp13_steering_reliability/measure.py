@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from experiments.harness.experiment import ExperimentConfig, Records
+from mlx_interp.controls import shuffled_labels
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention
@@ -123,7 +124,7 @@ def contrast_of(model: Model, config: ReliabilityConfig, arm: str) -> Contrast:
         train = [r for r in requests(model, config) if r.split == "train"]
         kinds = [[r.text for r in train if r.harmful is harmful] for harmful in (True, False)]
         if arm == "shuffled labels":
-            kinds = [kinds[0][0::2] + kinds[1][0::2], kinds[0][1::2] + kinds[1][1::2]]
+            kinds = list(shuffled_labels(*kinds, seed=config.seed))
     prompts = [[model.prompt(text, chat=True) for text in kind] for kind in kinds]
     return contrast(model, *prompts, site=SITE, seed=config.seed)
 

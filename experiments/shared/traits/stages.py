@@ -12,6 +12,7 @@ import numpy as np
 from experiments.harness.experiment import ExperimentConfig, Records, Stage
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
+from mlx_interp.controls import shuffled_labels
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
@@ -112,7 +113,7 @@ def found(model: Model, config: TraitConfig, trait: str, arm: str = "direction",
     of = sets(model, config, trait, language)
     kinds = [[model.prompt(ask.text, chat=True) for ask in part["train"]] for part in (of.positive, of.negative)]
     if arm == "shuffled labels":
-        kinds = [kinds[0][0::2] + kinds[1][0::2], kinds[0][1::2] + kinds[1][1::2]]
+        kinds = list(shuffled_labels(*kinds, seed=config.seed, key=(trait, language)))
     return contrast(model, kinds[0], kinds[1], seed=config.seed)
 
 
