@@ -1,4 +1,5 @@
 from experiments.exp8_function_vectors import EXPERIMENT
 from experiments.harness.runner import run
 
-run(EXPERIMENT)
+if __name__ == "__main__":
+    run(EXPERIMENT)

@@ -1,4 +1,5 @@
 from experiments.exp9_back_patching import EXPERIMENT
 from experiments.harness.runner import run
 
-run(EXPERIMENT)
+if __name__ == "__main__":
+    run(EXPERIMENT)
