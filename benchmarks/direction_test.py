@@ -6,7 +6,7 @@
 States: coordinates with heavy tails (Student's t, 3 degrees of freedom), the first of them massive, as in real streams:
 with ten times the noise of all others together; and, where topics are named, most noise in a few directions that are
 no coordinates: what texts are about. Old rule: the difference of means is longer than the 95th percentile of
-the distances between random halves of one class. New: p of methods.direction_test is at most 5 %.
+the distances between random halves of one class. New: p of directions.direction_test is at most 5 %.
 
 1. False alarms: both classes from one law, every width and number of prompts; and a family of twelve sites.
 2. Power: a difference spread over all coordinates but the massive one, in a tenth of them, or in the massive one alone,
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_interp.methods.direction_test import difference_test
+from mlx_interp.directions.direction_test import difference_test
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats.distance import LEVEL
 

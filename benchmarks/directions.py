@@ -28,10 +28,10 @@ import numpy as np
 from benchmarks.models import benchmark_model
 from benchmarks.timing import Ratio, ratios
 from mlx_interp import Model, load
+from mlx_interp.behaviour.detectors import log_odds
+from mlx_interp.directions.contrasts import Contrast, contrast, template_positions
 from mlx_interp.embedded.world import load_world
 from mlx_interp.interventions import Ablate, Add, Intervention
-from mlx_interp.methods.contrast import Contrast, contrast, template_positions
-from mlx_interp.methods.detectors import log_odds
 from mlx_interp.reporting import Table
 
 LENGTH, POSITIONS = 24, (-5, -4, -3, -2, -1)

@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.models import benchmark_model
 from benchmarks.others import transformers_llama
 from mlx_interp import Model, Patch
-from mlx_interp.methods.answers import Question
-from mlx_interp.methods.function_vectors import HeadMeans, head_means, indirect_effects
+from mlx_interp.behaviour.answers import Question
+from mlx_interp.in_context.function_vectors import HeadMeans, head_means, indirect_effects
 from mlx_interp.reporting import Table
 
 BOUND = 1e-4

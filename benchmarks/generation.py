@@ -25,7 +25,7 @@ from benchmarks.models import benchmark_model, benchmark_tokens
 from benchmarks.others import generators
 from benchmarks.timing import Ratio, ratios
 from mlx_interp import Add, Intervention, Model
-from mlx_interp.methods.amplification import amplify
+from mlx_interp.behaviour.amplification import amplify
 from mlx_interp.reporting import Table
 
 PROMPT_TOKENS = 32

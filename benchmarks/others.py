@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file
 
 from mlx_interp import Model
-from mlx_interp.methods.patching import back_patching_pairs
+from mlx_interp.patching.back_patching import back_patching_pairs
 
 Arrays = Callable[[], np.ndarray]
 

@@ -25,7 +25,7 @@ from benchmarks.models import benchmark_model, benchmark_tokens
 from benchmarks.others import contestants
 from benchmarks.timing import Ratio, ratios
 from mlx_interp import Intervention, Model, Patch
-from mlx_interp.methods.patching import back_patching_pairs, patches, states_at
+from mlx_interp.patching.back_patching import back_patching_pairs, patches, states_at
 from mlx_interp.reporting import Table
 
 BOUND = 1e-4

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.models import benchmark_model
 from mlx_interp import Model
 from mlx_interp.interventions import Intervention
-from mlx_interp.methods.patching import back_patching_pairs, patches, states_at
+from mlx_interp.patching.back_patching import back_patching_pairs, patches, states_at
 from mlx_interp.reporting import Table
 
 NEW_TOKENS, LENGTH, SAMPLE = 10, 16, 6

@@ -6,12 +6,12 @@ from mlx_interp.loading import load  # isort: split
 from mlx_interp import circuits, errors, sae, stats, store
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.architectures import Family, register
+from mlx_interp.directions.contrasts import Contrast, contrast
+from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
+from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
+from mlx_interp.in_context.demonstrations import FunctionTask
+from mlx_interp.in_context.function_vectors import FunctionVector, function_vector
 from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
-from mlx_interp.methods.contrast import Contrast, contrast
-from mlx_interp.methods.directions import Direction, diff_of_means, load_direction, save_direction
-from mlx_interp.methods.function_vectors import FunctionVector, function_vector
-from mlx_interp.methods.in_context import FunctionTask
-from mlx_interp.methods.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.store import ActivationStore, collect

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mlx_interp.directions import steering_chat
+from mlx_interp.directions.state_sets import about_file
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.cache_folder import cache_folder
@@ -25,8 +27,6 @@ from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.loading.profile import gigabytes
 from mlx_interp.loading.speed import Speed
-from mlx_interp.methods import steering_chat
-from mlx_interp.methods.set_states import about_file
 
 ABOUT = """Look after models and machine; experiments are run with `python -m experiments.<name>`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlx_interp.controls import shuffled_labels
-from mlx_interp.methods.direction_test import difference_test
+from mlx_interp.directions.direction_test import difference_test
 from mlx_interp.stats.distance import LEVEL
 
 N, WIDTH = 20, 24

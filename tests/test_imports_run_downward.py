@@ -17,12 +17,14 @@ RANK = {
     "engine": 2,
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,
-    **dict.fromkeys(("loading", "methods"), 5),
-    **dict.fromkeys(("embedded", "store"), 6),
-    "sae": 7,
-    "circuits": 8,
-    "validation": 9,
-    "experiments": 10,
+    **dict.fromkeys(("loading", "behaviour"), 5),
+    **dict.fromkeys(("patching", "directions", "in_context"), 6),
+    "lenses": 7,
+    **dict.fromkeys(("embedded", "store"), 8),
+    "sae": 9,
+    "circuits": 10,
+    "validation": 11,
+    "experiments": 12,
 }
 PACKAGES = ("mlx_interp", "validation", "experiments")
 FRONT = {"__init__", "__main__"}

@@ -8,11 +8,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Prompt
+from mlx_interp.behaviour.detectors import log_odds, opener_tokens, refusal
+from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.contrast import Contrast, contrast
-from mlx_interp.methods.detectors import log_odds, opener_tokens, refusal
 from mlx_interp.stats.distance import LEVEL
 from validation import data
 from validation.check import Check, Finding, Subject
@@ -136,7 +136,7 @@ CHECKS = [
         "a direction is above noise and stable",
         "norms that are zero, infinite or undefined, chance, and directions that other prompts would not give",
         "fixed before any model was looked at: p of 5 % for all layers; far above what random directions reach",
-        "mlx_interp/methods/contrast.py; the position it is read at",
+        "mlx_interp/directions/contrasts.py; the position it is read at",
         direction_is_sound,
         "standard",
     ),
@@ -144,7 +144,7 @@ CHECKS = [
         "no direction before the contrast",
         "a direction of rounding noise, read where the texts are still the same",
         "the same tokens give the same activations; what differs is the order of summation",
-        "mlx_interp/methods/contrast.py: the floor; mlx_interp/methods/direction_test.py",
+        "mlx_interp/directions/contrasts.py: the floor; mlx_interp/directions/direction_test.py",
         before_the_contrast_is_refused,
         "standard",
     ),
@@ -152,7 +152,7 @@ CHECKS = [
         "a direction moves refusals both ways",
         "a direction with the wrong sign, of the wrong layer, or applied where it does nothing",
         "fixed before any model was looked at; n = 16 + 16, so that a quarter is four prompts",
-        "mlx_interp/methods/contrast.py, engine/edits.py; then the texts themselves",
+        "mlx_interp/directions/contrasts.py, engine/edits.py; then the texts themselves",
         direction_moves_refusals,
         "standard",
     ),

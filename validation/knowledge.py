@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_interp.methods.answers import continuation
-from mlx_interp.methods.lens import lens_at, lens_logits, lens_ranks
+from mlx_interp.behaviour.answers import continuation
+from mlx_interp.lenses.logit import lens_at, lens_logits, lens_ranks
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
 from validation.worlds import ask, two_hops
 
@@ -90,21 +90,21 @@ CHECKS = [
         "lens finds known facts",
         "a lens that reads the wrong layers or positions; a model that is broken",
         "fixed before any model was looked at: a majority, so that single facts known early do not decide",
-        "mlx_interp/methods/lens.py; then what the model answers to the facts of validation/worlds.py",
+        "mlx_interp/lenses/logit.py; then what the model answers to the facts of validation/worlds.py",
         lens_finds_known_facts,
     ),
     Check(
         "early layers differ",
         "a lens that reads the last layer whatever it is asked for",
         "fixed before any model was looked at: a model does work between its first layer and its last",
-        "mlx_interp/methods/lens.py",
+        "mlx_interp/lenses/logit.py",
         early_layers_differ,
     ),
     Check(
         "two-hop entities appear",
         "a lens, or positions, with which no intermediate result could ever be seen",
         "the study's own criterion: never in the top 30 at any layer is a fault of the instrument",
-        "mlx_interp/methods/lens.py: lens_at",
+        "mlx_interp/lenses/logit.py: lens_at",
         two_hop_entities_appear,
         "standard",
     ),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mlx_interp.architectures import family_of
+from mlx_interp.behaviour.answers import continuation
 from mlx_interp.errors import UnsupportedModel
-from mlx_interp.methods.answers import continuation
 from validation.check import Check, Finding, Status, Subject
 
 SPELLED = 0.9
@@ -150,14 +150,14 @@ CHECKS = [
         "answers continue prompts",
         "an answer scored by a token that the model would not write there: with or without the leading space",
         "tokenising the whole text decides",
-        "mlx_interp/methods/answers.py: continuation",
+        "mlx_interp/behaviour/answers.py: continuation",
         answers_continue_prompts,
     ),
     Check(
         "answers are spelled as the model writes them",
         "answers scored in a spelling that the model does not use, so that it seems to know nothing",
         "fixed before any model was looked at; a wrong spelling gives a share near 0",
-        "mlx_interp/methods/answers.py: continuation",
+        "mlx_interp/behaviour/answers.py: continuation",
         answers_are_spelled_as_written,
     ),
     Check(

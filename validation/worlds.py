@@ -16,8 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Model
+from mlx_interp.behaviour.answers import Question, question
 from mlx_interp.embedded import load_world
-from mlx_interp.methods.answers import Question, question
 from validation import data
 
 

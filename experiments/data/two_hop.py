@@ -27,10 +27,10 @@ from typing import Any
 
 from rich.progress import track
 
+from mlx_interp.behaviour.answers import contains, mentions
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.loading.load import load
-from mlx_interp.methods.answers import contains, mentions
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.reporting.files import make_folder, write_atomically

@@ -12,11 +12,11 @@ from experiments.harness.experiment import Records
 from experiments.shared.traits import draws, geometry, report, stages
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.stages import Item
+from mlx_interp.directions.contrasts import Contrast, contrast, cosines
 from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.contrast import Contrast, contrast, cosines
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 

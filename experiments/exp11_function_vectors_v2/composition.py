@@ -30,10 +30,10 @@ from experiments.shared.in_context.mediation import (
 )
 from experiments.shared.in_context.screening import of
 from experiments.shared.in_context.tasks import prompts
+from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.in_context.demonstrations import FunctionTask, in_context
+from mlx_interp.in_context.function_vectors import Head, head_means, summed
 from mlx_interp.interventions import Add
-from mlx_interp.methods.answers import answer_scores, question, verdicts
-from mlx_interp.methods.function_vectors import Head, head_means, summed
-from mlx_interp.methods.in_context import FunctionTask, in_context
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

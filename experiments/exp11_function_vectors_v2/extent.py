@@ -11,10 +11,10 @@ from experiments.harness.experiment import Records
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items, task_vector
 from experiments.shared.in_context.tasks import Query, means, prompts
+from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.in_context.demonstrations import in_context
+from mlx_interp.in_context.function_vectors import Head, random_heads
 from mlx_interp.interventions import Add, Intervention, Patch
-from mlx_interp.methods.answers import answer_scores, question, verdicts
-from mlx_interp.methods.function_vectors import Head, random_heads
-from mlx_interp.methods.in_context import in_context
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

@@ -12,9 +12,9 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
 from experiments.shared.in_context.tasks import Query, mean_prompts, written
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.function_vectors import indirect_effects, mean_z
-from mlx_interp.methods.in_context import ROLES, Piece, Role, positions, token_roles
+from mlx_interp.behaviour.answers import question
+from mlx_interp.in_context.demonstrations import ROLES, Piece, Role, positions, token_roles
+from mlx_interp.in_context.function_vectors import indirect_effects, mean_z
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record

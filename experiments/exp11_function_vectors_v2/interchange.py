@@ -30,9 +30,9 @@ from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig, ranked
 from experiments.shared.in_context.screening import base_items, of, solved
 from experiments.shared.in_context.tasks import Query, written
-from mlx_interp.interventions import Intervention
-from mlx_interp.methods.answers import Question, answer_scores, question
-from mlx_interp.methods.function_vectors import (
+from mlx_interp.behaviour.answers import Question, answer_scores, question
+from mlx_interp.in_context.demonstrations import in_context, token_roles
+from mlx_interp.in_context.function_vectors import (
     Head,
     answer_probability,
     heads_at,
@@ -40,7 +40,7 @@ from mlx_interp.methods.function_vectors import (
     random_heads,
     top_heads,
 )
-from mlx_interp.methods.in_context import in_context, token_roles
+from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate, gap_closed, stable_draw

@@ -9,8 +9,8 @@ from experiments.exp11_function_vectors_v2.heads import ATTENTION, INDUCTION, PL
 from experiments.harness.experiment import Records
 from experiments.shared.in_context.mediation import EFFECTS, RANDOM, VECTOR, MediationConfig, ranked, settings
 from experiments.shared.in_context.screening import of, rate
-from mlx_interp.methods.function_vectors import Head
-from mlx_interp.methods.in_context import ROLES
+from mlx_interp.in_context.demonstrations import ROLES
+from mlx_interp.in_context.function_vectors import Head
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, heat_map
 from mlx_interp.stats import Estimate, mean_or_none, trend_test, unpaired_difference
 

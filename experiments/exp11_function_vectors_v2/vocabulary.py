@@ -12,8 +12,8 @@ from experiments.harness.experiment import Records
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items, vectors
 from experiments.shared.in_context.tasks import prompts
+from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores, question
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

@@ -1,4 +1,4 @@
-"""Persona vectors measured on embedded models (Chen et al. 2025; mlx_interp.methods.persona).
+"""Persona vectors measured on embedded models (Chen et al. 2025; mlx_interp.directions.persona).
 
 1. Vectors after every block, of two kinds: "reply", the mean over the reply's tokens, replies that show the trait less
    the usual ones to the same questions; "prompt", the last token of prompts that elicit it less that of ordinary ones.
@@ -24,11 +24,10 @@ from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits.choices import bos, matching
 from experiments.shared.traits.report import REPEATED, of
 from experiments.shared.traits.stages import TraitConfig
-from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.candidates import DEEPEST
-from mlx_interp.methods.contrast import contrast
-from mlx_interp.methods.detectors import repetition
-from mlx_interp.methods.persona import (
+from mlx_interp.behaviour.detectors import repetition
+from mlx_interp.directions.candidates import DEEPEST
+from mlx_interp.directions.contrasts import contrast
+from mlx_interp.directions.persona import (
     SITE,
     persona_vectors,
     projection_difference,
@@ -36,6 +35,7 @@ from mlx_interp.methods.persona import (
     prompt_states,
     steered,
 )
+from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record

@@ -29,11 +29,11 @@ from experiments.exp12_multimodel_directions.persona_study import (
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.adapted import adapted
 from experiments.shared.traits.choices import matching
+from mlx_interp.behaviour.answers import question
+from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
+from mlx_interp.directions.persona import projections, prompt_states, reply_states, steered
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
-from mlx_interp.methods.persona import projections, prompt_states, reply_states, steered
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

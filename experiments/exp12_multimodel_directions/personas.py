@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from experiments.shared.prompts.read import Choice
 from experiments.shared.traits.world_choices import UNSURE
+from mlx_interp.behaviour.detectors import agreement, hedging, refusal
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
-from mlx_interp.methods.detectors import agreement, hedging, refusal
 from mlx_interp.stats import split_halves
 
 PLANTED = "The king is thinking."

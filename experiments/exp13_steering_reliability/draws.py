@@ -25,7 +25,7 @@ from experiments.exp13_steering_reliability.measure import (
 )
 from experiments.exp13_steering_reliability.report import ADDITIONS, compared
 from experiments.harness.experiment import Records
-from mlx_interp.methods.detectors import refusal
+from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 

@@ -20,13 +20,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from experiments.harness.experiment import ExperimentConfig, Records
+from mlx_interp.behaviour.detectors import log_odds, log_prob_per_token, opener_tokens, refusal, repetition
 from mlx_interp.controls import shuffled_labels
+from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.contrast import Contrast, contrast
-from mlx_interp.methods.detectors import log_odds, log_prob_per_token, opener_tokens, refusal, repetition
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import split_halves, stable_draw

@@ -18,7 +18,7 @@ from experiments.exp13_steering_reliability.measure import REPLIES, SHIFTS, SLOP
 from experiments.exp13_steering_reliability.options import FORMS, OPTIONS, VECTORS
 from experiments.exp13_steering_reliability.report import of, share
 from experiments.harness.experiment import Records
-from mlx_interp.methods.directions import Direction, direction_bytes
+from mlx_interp.directions.direction import Direction, direction_bytes
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, function_interval, trend_test
 from mlx_interp.stats.distance import LEVEL

@@ -30,11 +30,11 @@ from experiments.exp14_logit_diff_amplification.pairs import (
 )
 from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
 from experiments.harness.experiment import Records
+from mlx_interp.behaviour.amplification import STEP_FIGURES, Amplified, amplify, forced
+from mlx_interp.behaviour.answers import question
+from mlx_interp.behaviour.detectors import repetition
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.amplification import STEP_FIGURES, Amplified, amplify, forced
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.detectors import repetition
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import stable_draw

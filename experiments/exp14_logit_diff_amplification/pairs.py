@@ -25,14 +25,14 @@ from experiments.exp14_logit_diff_amplification import planting
 from experiments.harness.experiment import ExperimentConfig
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
+from mlx_interp.behaviour.detectors import agreement, refusal
+from mlx_interp.directions.direction import Direction
+from mlx_interp.directions.orthogonalization import orthogonalize
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.detectors import agreement, refusal
-from mlx_interp.methods.directions import Direction
-from mlx_interp.methods.orthogonalization import orthogonalize
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from experiments.shared.adapted import adapted
+from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
 from mlx_interp.model import Model
 
 PLANTED = "The king is thinking."

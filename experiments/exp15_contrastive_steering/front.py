@@ -23,12 +23,12 @@ from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, s
 from experiments.exp15_contrastive_steering.sources import WORLD, subset
 from experiments.exp15_contrastive_steering.vectors import rendered
 from experiments.harness.experiment import Records
+from mlx_interp.behaviour.answers import question
+from mlx_interp.behaviour.detectors import agreement, repetition
+from mlx_interp.directions.prompt_addition import PromptDifference, prompt_difference, random_block, some_dimensions
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.detectors import agreement, repetition
-from mlx_interp.methods.prompt_addition import PromptDifference, prompt_difference, random_block, some_dimensions
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record

@@ -35,10 +35,10 @@ from experiments.exp15_contrastive_steering.vectors import (
     warned,
 )
 from experiments.harness.experiment import Records
+from mlx_interp.behaviour.detectors import log_prob_per_token, refusal, repetition
+from mlx_interp.behaviour.text_classifier import TextClassifier, fit_text_classifier
+from mlx_interp.directions.state_sets import RULES, SITE, Rule, mean
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.detectors import log_prob_per_token, refusal, repetition
-from mlx_interp.methods.set_states import RULES, SITE, Rule, mean
-from mlx_interp.methods.text_classifier import TextClassifier, fit_text_classifier
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record, finite

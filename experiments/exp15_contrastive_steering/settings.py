@@ -10,9 +10,9 @@ from typing import Literal
 from experiments.exp15_contrastive_steering.sources import AUTO, TULU_NAME, WORLD, Source, Subset, is_file, keys, subset
 from experiments.harness.experiment import ExperimentConfig
 from mlx_interp import sites
+from mlx_interp.directions.state_sets import SITE, Rule
 from mlx_interp.errors import ConfigError, SiteError
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.set_states import SITE, Rule
 from mlx_interp.model import Model
 
 GRID_LAYERS = ("25%", "40%", "60%", "75%")

@@ -13,11 +13,11 @@ from jinja2 import TemplateError
 from experiments.exp15_contrastive_steering.chats import Chat
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
 from experiments.exp15_contrastive_steering.sources import Subset
+from mlx_interp.directions.direction_test import DifferenceTest, difference_test
+from mlx_interp.directions.state_sets import Row, Rule, mean, set_states
+from mlx_interp.directions.states import rounding
 from mlx_interp.errors import DataError, PromptError
 from mlx_interp.loading.cache_folder import cache_folder
-from mlx_interp.methods.direction_test import DifferenceTest, difference_test
-from mlx_interp.methods.set_states import Row, Rule, mean, set_states
-from mlx_interp.methods.states import rounding
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw

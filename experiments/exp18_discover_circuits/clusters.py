@@ -19,10 +19,10 @@ from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, It
 from experiments.exp18_discover_circuits.features import autoencoders, dictionaries
 from experiments.exp18_discover_circuits.measure import rounded
 from experiments.harness.experiment import Records
+from mlx_interp.behaviour.text_classifier import features as words_of
 from mlx_interp.circuits import Pair, faithfulness, top
 from mlx_interp.circuits.clusters import adjusted_rand, nearest, spherical_means
 from mlx_interp.circuits.features import feature_circuits, feature_scores, n_features
-from mlx_interp.methods.text_classifier import features as words_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.sae import SAE

@@ -11,13 +11,13 @@ import numpy as np
 
 from experiments.exp18_discover_circuits.tasks import candidates, screened
 from experiments.shared.prompts.collected import world_rows
+from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.circuits import Pair
 from mlx_interp.circuits.matching import Match, matched
 from mlx_interp.circuits.own_pairs import Unequal, made_pairs, read_pair_rows
 from mlx_interp.embedded.lexicon import REFUSALS as WORLDS_REFUSALS
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.phrases import REFUSALS
 from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 from mlx_interp.store.rows import PromptRow, prompt_rows

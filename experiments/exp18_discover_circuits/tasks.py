@@ -19,11 +19,11 @@ from typing import Literal, get_args
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, InContextTask
-from mlx_interp.methods.answers import continuation
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw

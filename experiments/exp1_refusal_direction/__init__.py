@@ -22,8 +22,8 @@ from experiments.exp1_refusal_direction import judged, loss, selection, suffixes
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.shared.traits import draws, geometry, report, stages
 from experiments.shared.traits.stages import Item
-from mlx_interp.methods.directions import Direction
-from mlx_interp.methods.orthogonalization import orthogonalized
+from mlx_interp.directions.direction import Direction
+from mlx_interp.directions.orthogonalization import orthogonalized
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 

@@ -14,8 +14,8 @@ from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
+from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
-from mlx_interp.methods.judge import Judge, Trust, trust
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 

@@ -27,11 +27,11 @@ from experiments.shared.adapted import adapted
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
+from mlx_interp.directions.probes import SHRINKAGE
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
-from mlx_interp.methods.probes import SHRINKAGE
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import difference_interval, stable_draw

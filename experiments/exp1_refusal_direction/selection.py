@@ -1,4 +1,4 @@
-"""Selection of one direction among all layers and template positions (mlx_interp.methods.candidates).
+"""Selection of one direction among all layers and template positions (mlx_interp.directions.candidates).
 
 Candidates are found on training prompts and scored on those set aside for choosing. All scores are kept and drawn.
 """
@@ -14,7 +14,8 @@ from experiments.harness.experiment import Records
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
-from mlx_interp.methods.candidates import (
+from mlx_interp.behaviour.detectors import opener_tokens
+from mlx_interp.directions.candidates import (
     DEEPEST,
     KL_BOUND,
     Candidates,
@@ -23,8 +24,7 @@ from mlx_interp.methods.candidates import (
     score_harmful,
     score_harmless,
 )
-from mlx_interp.methods.contrast import Contrast, contrast, template_positions
-from mlx_interp.methods.detectors import opener_tokens
+from mlx_interp.directions.contrasts import Contrast, contrast, template_positions
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, finite, heat_map
 from mlx_interp.stats import auroc

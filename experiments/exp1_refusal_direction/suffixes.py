@@ -1,4 +1,4 @@
-"""What an adversarial suffix does to the direction (Arditi et al. 2024, section 5; mlx_interp.methods.suffix).
+"""What an adversarial suffix does to the direction (Arditi et al. 2024, section 5; mlx_interp.behaviour.suffix).
 
 1. One suffix for several training requests, found by gradient so that their replies do not open with a refusal.
 2. Held-out harmful requests alone, with it, with random suffixes of the same length, and harmless requests: replies,
@@ -24,11 +24,11 @@ from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import TraitConfig
+from mlx_interp.behaviour.detectors import log_odds
+from mlx_interp.behaviour.suffix import adversarial_suffix, framed, random_suffix
+from mlx_interp.directions.contrasts import template_positions
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.contrast import template_positions
-from mlx_interp.methods.detectors import log_odds
-from mlx_interp.methods.suffix import adversarial_suffix, framed, random_suffix
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import mean_or_none, stable_draw

@@ -36,8 +36,8 @@ from experiments.shared.traits.choices import (
 )
 from experiments.shared.traits.geometry import silhouettes
 from experiments.shared.traits.report import of
-from mlx_interp.methods.contrast import cosines
-from mlx_interp.methods.states import states_of
+from mlx_interp.directions.contrasts import cosines
+from mlx_interp.directions.states import states_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, mean_or_none, stable_draw

@@ -19,10 +19,10 @@ from experiments.shared.traits import stages
 from experiments.shared.traits.choices import bos
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.behaviour.detectors import agreement
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.detectors import agreement
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 

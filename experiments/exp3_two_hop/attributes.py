@@ -22,12 +22,12 @@ import numpy as np
 from experiments.exp3_two_hop.texts import TextConfig, needs_world
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
+from mlx_interp.behaviour.answers import question, verdicts
+from mlx_interp.directions.state_classifier import fit_state_classifier
 from mlx_interp.embedded import load_world
-from mlx_interp.methods.answers import question, verdicts
-from mlx_interp.methods.patching import EMBEDDING, Pair, random_states, states_at
-from mlx_interp.methods.patchscopes import TargetPrompt, all_pairs, attribute_scores
-from mlx_interp.methods.state_classifier import fit_state_classifier
+from mlx_interp.lenses.patchscopes import TargetPrompt, all_pairs, attribute_scores
 from mlx_interp.model import Model
+from mlx_interp.patching.back_patching import EMBEDDING, Pair, random_states, states_at
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, split_halves
 

@@ -21,7 +21,7 @@ from experiments.exp3_two_hop.texts import Text, TextConfig, held_out, read_stat
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
-from mlx_interp.methods.causal_basis import (
+from mlx_interp.lenses.causal_bases import (
     CausalBasis,
     Reading,
     ablated,
@@ -32,7 +32,7 @@ from mlx_interp.methods.causal_basis import (
     principal_directions,
     random_directions,
 )
-from mlx_interp.methods.tuned_lens import identity_lens
+from mlx_interp.lenses.tuned import identity_lens
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, mean_or_none, spearman_of_means, stable_draw

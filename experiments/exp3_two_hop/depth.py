@@ -34,15 +34,15 @@ from experiments.exp3_two_hop.texts import (
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
+from mlx_interp.behaviour.answers import question, verdicts
+from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded import load_world
+from mlx_interp.lenses.lens_measures import NATS_PER_BIT
+from mlx_interp.lenses.trajectories import prediction_depth
+from mlx_interp.lenses.tuned import TunedLens, identity_lens, kl_to_last, train_on_states
 from mlx_interp.loading.adapter import write_adapter
 from mlx_interp.loading.load import load
-from mlx_interp.methods.answers import question, verdicts
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
-from mlx_interp.methods.lens_measures import NATS_PER_BIT
-from mlx_interp.methods.trajectories import prediction_depth
-from mlx_interp.methods.tuned_lens import TunedLens, identity_lens, kl_to_last, train_on_states
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, mean_or_none, spearman_interval, trend_test

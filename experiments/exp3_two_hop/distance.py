@@ -19,15 +19,15 @@ from experiments.exp3_two_hop.texts import Text, TextConfig, held_out, lenses_of
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
-from mlx_interp.methods.lens import lens_ranks, top_among
-from mlx_interp.methods.lens_measures import (
+from mlx_interp.lenses.lens_measures import (
     NATS_PER_BIT,
     bias_bits,
     mean_distributions,
     next_token_nats,
     transfer,
 )
-from mlx_interp.methods.tuned_lens import kl_to_last, positions_of
+from mlx_interp.lenses.logit import lens_ranks, top_among
+from mlx_interp.lenses.tuned import kl_to_last, positions_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, function_interval, mean_or_none

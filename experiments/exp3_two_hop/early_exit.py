@@ -17,10 +17,10 @@ from experiments.exp3_two_hop.texts import TextConfig, last_states, lenses_of, n
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
+from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.in_context import ARROW, Corruption, Examples, FunctionTask, corrupted, in_context
-from mlx_interp.methods.lens import lens_ranks
+from mlx_interp.in_context.demonstrations import ARROW, Corruption, Examples, FunctionTask, corrupted, in_context
+from mlx_interp.lenses.logit import lens_ranks
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, split_halves

@@ -35,13 +35,13 @@ from experiments.shared.two_hop.queries import is_embedded
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.errors import DataError
+from mlx_interp.lenses.affine import AffineMap, affine_map
+from mlx_interp.lenses.lens_measures import next_token_nats
+from mlx_interp.lenses.patchscopes import IDENTITY, PLACEHOLDER, identity_readings
+from mlx_interp.lenses.tuned import identity_lens
 from mlx_interp.loading.load import load
-from mlx_interp.methods.affine import AffineMap, affine_map
-from mlx_interp.methods.lens_measures import next_token_nats
-from mlx_interp.methods.patching import random_states
-from mlx_interp.methods.patchscopes import IDENTITY, PLACEHOLDER, identity_readings
-from mlx_interp.methods.tuned_lens import identity_lens
 from mlx_interp.model import Model
+from mlx_interp.patching.back_patching import random_states
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, stable_draw
 

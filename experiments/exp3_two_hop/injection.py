@@ -21,8 +21,8 @@ from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.embedded import load_world
-from mlx_interp.methods.trajectories import local_outlier_factor, mahalanobis, trajectory_features
-from mlx_interp.methods.tuned_lens import identity_lens
+from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
+from mlx_interp.lenses.tuned import identity_lens
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import auroc

@@ -17,13 +17,13 @@ import numpy as np
 
 from experiments.shared.two_hop.queries import is_embedded
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED, LensConfig
+from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.corpus import Corpus, Row
 from mlx_interp.embedded.world import InContextTask
 from mlx_interp.errors import DataError
-from mlx_interp.methods.affine import affine_lens
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.tuned_lens import TunedLens, exchanged, identity_lens, positions_of, train_on_states
+from mlx_interp.lenses.affine import affine_lens
+from mlx_interp.lenses.tuned import TunedLens, exchanged, identity_lens, positions_of, train_on_states
 from mlx_interp.model import Model
 from mlx_interp.stats import split_halves
 from mlx_interp.store.rows import prompt_rows

@@ -24,12 +24,12 @@ from experiments.shared.in_context.tasks import TaskConfig
 from experiments.shared.traits import report, stages
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
 from experiments.shared.two_hop.queries import TwoHopConfig, queries
+from mlx_interp.behaviour.answers import answer_scores, continuation, question, verdicts
+from mlx_interp.behaviour.two_hop import bridge_position, donor_of
 from mlx_interp.errors import DataError
+from mlx_interp.in_context.function_vectors import function_vector
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores, continuation, question, verdicts
-from mlx_interp.methods.function_vectors import function_vector
-from mlx_interp.methods.lens import lens_at, lens_ranks
-from mlx_interp.methods.two_hop import bridge_position, donor_of
+from mlx_interp.lenses.logit import lens_at, lens_ranks
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval

@@ -25,9 +25,9 @@ from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import BASE, base_items, measure_base, of, rate, solved
 from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
 from experiments.shared.in_context.transfer import PER_TASK, said, sentences
+from mlx_interp.behaviour.answers import answer_scores
+from mlx_interp.in_context.function_vectors import head_means
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores
-from mlx_interp.methods.function_vectors import head_means
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, stable_draw

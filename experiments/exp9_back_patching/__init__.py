@@ -47,10 +47,10 @@ from experiments.shared.two_hop.queries import (
     queries,
     screening,
 )
+from mlx_interp.behaviour.two_hop import donor_of
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.engine.memory import default_budget
-from mlx_interp.methods.patchscopes import DESCRIPTIONS
-from mlx_interp.methods.two_hop import donor_of
+from mlx_interp.lenses.patchscopes import DESCRIPTIONS
 from mlx_interp.model import Model
 
 Part = Literal["back_patching", "cross_patching", "patchscopes", "knockout", "projection", "stages", "truth"]

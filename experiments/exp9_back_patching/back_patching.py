@@ -13,10 +13,12 @@ from typing import Literal, Protocol
 import numpy as np
 
 from experiments.shared.two_hop.queries import Case, Place, place
+from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
+from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.interventions import Intervention
-from mlx_interp.methods.answers import answer_scores, contains, mentions, question
-from mlx_interp.methods.lens import lens_logits, lens_ranks
-from mlx_interp.methods.patching import (
+from mlx_interp.lenses.logit import lens_logits, lens_ranks
+from mlx_interp.model import Model
+from mlx_interp.patching.back_patching import (
     Pair,
     back_patching_pairs,
     patches,
@@ -24,8 +26,6 @@ from mlx_interp.methods.patching import (
     same_layer_pairs,
     states_at,
 )
-from mlx_interp.methods.two_hop import bridge_position, named_bridge_position
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 STAGE = "patched"

@@ -11,11 +11,11 @@ import numpy as np
 from experiments.exp9_back_patching.back_patching import STAGE, cross_pairs
 from experiments.harness.experiment import Metric, Records
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage
-from mlx_interp.methods.lens import first_layer
-from mlx_interp.methods.patching import EMBEDDING, Pair, back_patching_pairs
-from mlx_interp.methods.selection import Held, held_out_choice, oracle
+from mlx_interp.lenses.logit import first_layer
+from mlx_interp.patching.back_patching import EMBEDDING, Pair, back_patching_pairs
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+from mlx_interp.stats.held_out import Held, held_out_choice, oracle
 
 Grid = dict[str, list[float]]
 

@@ -17,9 +17,9 @@ from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case, Place, place
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.methods.patching import patches, states_at
-from mlx_interp.methods.patchscopes import all_pairs, described, placeholder_position
+from mlx_interp.lenses.patchscopes import all_pairs, described, placeholder_position
 from mlx_interp.model import Model
+from mlx_interp.patching.back_patching import patches, states_at
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 
 STAGE = "described"

@@ -15,11 +15,11 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from mlx_interp.behaviour.answers import mentions
+from mlx_interp.behaviour.two_hop import bridge_position
 from mlx_interp.interventions import Intervention, Knockout
-from mlx_interp.methods.answers import mentions
-from mlx_interp.methods.knockout import reach_of, windows
-from mlx_interp.methods.two_hop import bridge_position
 from mlx_interp.model import Model
+from mlx_interp.patching.knockout import reach_of, windows
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import stable_draw
 

@@ -15,8 +15,8 @@ import mlx.core as mx
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.lens import lens_at, lens_ranks
+from mlx_interp.behaviour.answers import question
+from mlx_interp.lenses.logit import lens_at, lens_ranks
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 

@@ -22,13 +22,13 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from mlx_interp.behaviour.answers import answer_scores, question
+from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.interventions import Ablate
-from mlx_interp.methods.answers import answer_scores, question
-from mlx_interp.methods.lens import lens_logits, lens_ranks
-from mlx_interp.methods.patching import back_patching_pairs, patches, same_layer_pairs, states_at
-from mlx_interp.methods.two_hop import bridge_position, named_bridge_position
+from mlx_interp.lenses.logit import lens_logits, lens_ranks
 from mlx_interp.model import Model
+from mlx_interp.patching.back_patching import back_patching_pairs, patches, same_layer_pairs, states_at
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 STAGE = "truth"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mlx_interp.behaviour.finetuning import LowRank
 from mlx_interp.loading.adapter import write_adapter
 from mlx_interp.loading.load import load
-from mlx_interp.methods.finetuning import LowRank
 from mlx_interp.model import Model
 
 

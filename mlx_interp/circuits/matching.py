@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from mlx_interp.behaviour.text_classifier import WORD, fit_text_classifier
 from mlx_interp.errors import DataError
-from mlx_interp.methods.text_classifier import WORD, fit_text_classifier
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.store.rows import PromptRow

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.tables import read_table
-from mlx_interp.methods.answers import continuation
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 

@@ -16,10 +16,10 @@ from experiments.exp14_logit_diff_amplification import measure, pairs, planting,
 from experiments.exp14_logit_diff_amplification.measure import RARE, TEXTS
 from experiments.harness.options import parse
 from experiments.harness.runner import run
+from mlx_interp.behaviour.amplification import Amplified, forced
+from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.adapter import write_adapter
-from mlx_interp.methods.amplification import Amplified, forced
-from mlx_interp.methods.finetuning import LoraRecipe, finetune
 from mlx_interp.model import Model
 from tests.tiny import tiny_model
 

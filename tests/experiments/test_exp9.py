@@ -13,8 +13,8 @@ from experiments.exp9_back_patching import EXPERIMENT, Config
 from experiments.exp9_back_patching.back_patching import measure
 from experiments.harness.runner import run
 from experiments.shared.two_hop.queries import Case, queries
-from mlx_interp.methods.patching import back_patching_pairs, states_at, target_site
-from mlx_interp.methods.two_hop import bridge_position, donor_of, screen
+from mlx_interp.behaviour.two_hop import bridge_position, donor_of, screen
+from mlx_interp.patching.back_patching import back_patching_pairs, states_at, target_site
 
 PARTS_TABLES = (
     "Identity",

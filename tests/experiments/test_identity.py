@@ -14,7 +14,7 @@ STUDY = '''"""A study."""
 
 from experiments.harness.experiment import Experiment
 from experiments.exp9_back_patching import back_patching_report as report
-from mlx_interp.methods import lens
+from mlx_interp.lenses import logit as lens
 
 SHARE = 0.5  # of the queries
 
@@ -58,7 +58,7 @@ def digest(tmp_path: Path, *changes: tuple[str, str]) -> str:
         ("items[: int", "items[1 : int"),
         ('"value":', '"score":'),
         ("return [1, 2]", "return [1, 2, 3]"),
-        ("from mlx_interp.methods import lens", "from mlx_interp.methods import patching as lens"),
+        ("from mlx_interp.lenses import logit as lens", "from mlx_interp.patching import back_patching as lens"),
         ("[1, 2]\n", "[1, 2]\n\n\nSHARE += 0.1\n"),
         ("def table", "items.extra = True\n\n\ndef table"),
     ],
@@ -103,7 +103,7 @@ def parts(name: str) -> tuple[set[str], set[str]]:
 
 def test_exp9_measures_by_its_stages_and_the_engine_and_not_by_its_tables() -> None:
     modules, definitions = parts("exp9_back_patching")
-    for module in ("mlx_interp.engine.sweep", "mlx_interp.engine.forward", "mlx_interp.methods.lens", *ALWAYS):
+    for module in ("mlx_interp.engine.sweep", "mlx_interp.engine.forward", "mlx_interp.lenses.logit", *ALWAYS):
         assert module in modules
     for module in (
         *("experiments.harness.runner", "mlx_interp.reporting.tables", "mlx_interp.loading.hub"),

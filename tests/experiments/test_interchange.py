@@ -28,7 +28,7 @@ from experiments.exp11_function_vectors_v2.interchange import (
 from experiments.exp11_function_vectors_v2.report_interchange import interchange_table, needed
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.tasks import queries
-from mlx_interp.methods.function_vectors import interchanged
+from mlx_interp.in_context.function_vectors import interchanged
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate
 

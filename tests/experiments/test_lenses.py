@@ -16,8 +16,8 @@ import pytest
 from experiments.exp3_two_hop import EXPERIMENT, Config, attributes, depth, early_exit, identity, injection
 from experiments.exp3_two_hop.texts import split_texts
 from experiments.harness.runner import run
+from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.errors import DataError
-from mlx_interp.methods.answers import question, verdicts
 from mlx_interp.reporting import figures
 from mlx_interp.stats import split_halves
 from tests.loading.checkpoints import write_checkpoint

@@ -14,9 +14,9 @@ from experiments.exp13_steering_reliability import EXPERIMENT, Config, measure, 
 from experiments.exp13_steering_reliability.measure import ARMS, REPLIES
 from experiments.harness.options import parse
 from experiments.harness.runner import run
+from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Apply
-from mlx_interp.methods.detectors import log_odds
 from mlx_interp.model import Model
 
 SMALL = Config(n_train=16, n_test=2, depths=(0.5,), strengths=(0.25,), new_tokens=8)

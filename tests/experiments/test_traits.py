@@ -29,9 +29,9 @@ from experiments.shared.traits.draws import DrawConfig
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.sets import SPLITS, TRAITS, Sets, sets_of
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
+from mlx_interp.behaviour.detectors import log_prob_per_token
+from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.errors import DataError
-from mlx_interp.methods.detectors import log_prob_per_token
-from mlx_interp.methods.phrases import REFUSALS
 from tests.tiny import tiny_model
 
 SMALL = ["--n-train", "16", "--n-test", "4", "--no-validate", "--set", "strengths=0,1,2"]

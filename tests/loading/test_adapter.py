@@ -14,9 +14,9 @@ import pytest
 from mlx_lm.utils import load as mlx_lm_load
 
 import mlx_interp as mi
+from mlx_interp.behaviour.finetuning import LoraRecipe, LowRank, finetune
 from mlx_interp.errors import CheckpointError, DataError, ShapeError
 from mlx_interp.loading.adapter import CONFIG, TENSORS, write_adapter
-from mlx_interp.methods.finetuning import LoraRecipe, LowRank, finetune
 from mlx_interp.model import Model
 
 RECIPE = LoraRecipe(steps=40, batch=8)

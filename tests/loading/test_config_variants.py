@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from mlx_interp.methods.orthogonalization import save_checkpoint
+from mlx_interp.directions.orthogonalization import save_checkpoint
 from tests.loading.checkpoints import write_tokenizer
 from tests.loading.config_variants import GPT2, LAYOUTS, SIZES, VARIANTS, Variant
 

@@ -12,14 +12,14 @@ import pytest
 from mlx_interp import architectures, wrapped
 from mlx_interp import model as model_module
 from mlx_interp.controls import shuffled_labels
+from mlx_interp.directions import contrasts as contrast_module
+from mlx_interp.directions.contrasts import Contrast
+from mlx_interp.directions.direction import Direction
 from mlx_interp.engine import decode, edits
 from mlx_interp.engine.forward import Pass
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.interventions import Add
-from mlx_interp.methods import contrast as contrast_module
-from mlx_interp.methods.contrast import Contrast
-from mlx_interp.methods.directions import Direction
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from tests.validation.faults import FORWARD, SWEEP, fault, wrap

@@ -14,14 +14,14 @@ from experiments.harness.experiment import Records
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import base_items, of, solved
 from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
-from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores, name_scores, verdicts
-from mlx_interp.methods.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
-from mlx_interp.methods.in_context import (
+from mlx_interp.behaviour.answers import answer_scores, name_scores, verdicts
+from mlx_interp.in_context.demonstrations import (
     first_tokens_shared,
     most_frequent_answer,
     separators,
 )
+from mlx_interp.in_context.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
+from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

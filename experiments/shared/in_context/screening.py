@@ -8,7 +8,7 @@ from typing import Any
 from experiments.harness.experiment import Records
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import Query, TaskConfig, prompts
-from mlx_interp.methods.answers import verdicts
+from mlx_interp.behaviour.answers import verdicts
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate, mean_or_none

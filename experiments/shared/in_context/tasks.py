@@ -17,12 +17,10 @@ import numpy as np
 
 from experiments.data import DATA_FOLDER
 from experiments.harness.experiment import ExperimentConfig
+from mlx_interp.behaviour.answers import Question, question
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, nearest
-from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.answers import Question, question
-from mlx_interp.methods.function_vectors import HeadMeans, head_means
-from mlx_interp.methods.in_context import (
+from mlx_interp.in_context.demonstrations import (
     ARROW,
     Corruption,
     Examples,
@@ -32,6 +30,8 @@ from mlx_interp.methods.in_context import (
     corrupted,
     in_context,
 )
+from mlx_interp.in_context.function_vectors import HeadMeans, head_means
+from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 

@@ -21,9 +21,9 @@ from experiments.shared.in_context.mediation import (
     with_nothing,
 )
 from experiments.shared.in_context.tasks import TaskConfig, prompts
+from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.in_context.demonstrations import Template, in_context
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import answer_scores, question, verdicts
-from mlx_interp.methods.in_context import Template, in_context
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw

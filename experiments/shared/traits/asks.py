@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from experiments.shared.prompts.read import Origin
-from mlx_interp.methods.detectors import refusal
+from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.stats import split_halves
 
 

@@ -26,10 +26,10 @@ from experiments.shared.prompts.read import Choice, Origin, choices
 from experiments.shared.traits import world_choices
 from experiments.shared.traits.report import of
 from experiments.shared.traits.stages import TraitConfig
+from mlx_interp.directions.candidates import DEEPEST
+from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.candidates import DEEPEST
-from mlx_interp.methods.contrast import Contrast, contrast
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, mean_or_none, stable_draw

@@ -19,8 +19,8 @@ from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import KINDS, of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.directions.direction import Direction
 from mlx_interp.interventions import Intervention
-from mlx_interp.methods.directions import Direction
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, crossed_interval, stable_draw

@@ -19,9 +19,9 @@ from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
 from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.directions.contrasts import cosines
+from mlx_interp.directions.states import states_of
 from mlx_interp.embedded import trained_refusal_direction
-from mlx_interp.methods.contrast import cosines
-from mlx_interp.methods.states import states_of
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, auroc, stable_draw

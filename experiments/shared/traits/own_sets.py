@@ -13,8 +13,8 @@ from typing import Any
 from experiments.data import DATA_FOLDER
 from experiments.shared.prompts.read import Origin
 from experiments.shared.traits.asks import Ask, Kinds, refusing, thirds
+from mlx_interp.behaviour.detectors import agreement, hedging
 from mlx_interp.errors import DataError, nearest
-from mlx_interp.methods.detectors import agreement, hedging
 
 FOLDER = DATA_FOLDER / "prompts"
 LANGUAGES = tuple(sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: (name != "en", name)))

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from experiments.shared.prompts.read import Origin, by_split, refuse_shared
 from experiments.shared.traits import own_sets, world_sets
 from experiments.shared.traits.asks import Splits, refusing, spread
+from mlx_interp.behaviour.detectors import phrases
+from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.detectors import phrases
-from mlx_interp.methods.phrases import REFUSALS
 from mlx_interp.model import Model
 
 TRAITS = ("refusal", "sycophancy", "stance", "confidence")

@@ -12,16 +12,16 @@ import numpy as np
 from experiments.harness.experiment import ExperimentConfig, Records, Stage
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
+from mlx_interp.behaviour.answers import question, verdicts
+from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import shuffled_labels
+from mlx_interp.directions.candidates import DEEPEST
+from mlx_interp.directions.contrasts import Contrast, contrast
+from mlx_interp.directions.direction import Direction
+from mlx_interp.directions.steering import finite_under
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.methods.answers import question, verdicts
-from mlx_interp.methods.candidates import DEEPEST
-from mlx_interp.methods.contrast import Contrast, contrast
-from mlx_interp.methods.detectors import log_prob_per_token, repetition
-from mlx_interp.methods.directions import Direction
-from mlx_interp.methods.steering import finite_under
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import stable_draw

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from experiments.shared.prompts.read import Origin
 from experiments.shared.traits.asks import Ask, Kinds, Splits, halves
+from mlx_interp.behaviour.detectors import agreement, hedging, refusal
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
 from mlx_interp.errors import DataError
-from mlx_interp.methods.detectors import agreement, hedging, refusal
 from mlx_interp.stats import split_halves
 
 ORIGIN = Origin("synthetic world", "as shipped", "seen in training, or not", "that of the project", "docs", "", True)

@@ -15,8 +15,8 @@ from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage, share_by_layer
 from experiments.shared.two_hop.tuned import trained
-from mlx_interp.methods.answers import question
-from mlx_interp.methods.lens import first_layer, lens_at, lens_name_log_probs, lens_ranks
+from mlx_interp.behaviour.answers import question
+from mlx_interp.lenses.logit import first_layer, lens_at, lens_name_log_probs, lens_ranks
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 from experiments.data import DATA_FOLDER
 from experiments.harness.experiment import ExperimentConfig, Records
+from mlx_interp.behaviour.two_hop import Screening, bridge_position, donor_of, screen
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.methods.two_hop import Screening, bridge_position, donor_of, screen
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 

@@ -18,7 +18,7 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.queries import Case, TwoHopConfig, all_cases, queries
 from experiments.shared.two_hop.summaries import mean_over, of_stage
-from mlx_interp.methods.tuned_lens import (
+from mlx_interp.lenses.tuned import (
     TunedLens,
     exchanged,
     identity_lens,

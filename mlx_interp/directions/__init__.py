@@ -1,0 +1,1 @@
+"""Directions: found, tested, chosen, added, ablated, written into the weights."""

@@ -1,0 +1,247 @@
+"""Weight orthogonalisation: no matrix writes along a direction any more (Arditi et al. 2024, section 4).
+
+1. Everything that writes into the residual stream (embedding, learned positions, attention output and MLP down
+   projections, their biases) loses the component of its output along the direction.
+2. Where a norm stands between matrix and stream (Gemma 2 and 3), the norm scales each token by one number and each
+   channel by its weight: the component that reaches the stream is that along `weight * direction`, which is what is
+   removed from the matrix. The direction is gone from the stream, but the rest of the update is not exactly that of
+   directional ablation, because the norm's divisor changes with what was removed.
+3. Quantised matrices are dequantised, edited and quantised again in the same way. Rounding brings some of the direction
+   back (about a third of it in 4 bits and groups of 64), so what came back is subtracted and the matrix rounded anew, a
+   few times; the best is kept. How much every matrix still writes is measured and reported, never assumed.
+
+A tied embedding unembeds as well, so that editing it changes the logits' last step too; `embedding=False` leaves it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.utils import save_config, save_model
+
+from mlx_interp.directions.direction import Direction
+from mlx_interp.errors import CheckpointError, ShapeError
+from mlx_interp.model import Model
+
+ROUNDS = 8
+"""How often a quantised matrix is rounded anew; the remainder hardly falls after five times."""
+BESIDE_WEIGHTS = tuple("tokenizer special_tokens_map added_tokens vocab merges chat_template generation_config".split())
+"""Files that a saved checkpoint takes over, by how their names begin: no weights, nothing about the original."""
+PARAMETERS = ("weight", "scales", "biases", "bias")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How strongly one matrix writes along the direction: the norm of that row of it."""
+
+    name: str
+    before: float
+    after: float
+
+    @property
+    def remains(self) -> float:
+        """The share that is left."""
+        return self.after / self.before if self.before else 0.0
+
+
+@dataclass(frozen=True)
+class Orthogonalization:
+    """What was edited, and what of the direction each matrix still writes."""
+
+    matrices: tuple[Matrix, ...]
+    quantization: str | None
+    """Of the matrices as they are held; None for plain numbers."""
+    unembedding_changed: bool
+    """The embedding is tied and was edited."""
+
+    @property
+    def worst(self) -> Matrix:
+        return max(self.matrices, key=lambda matrix: matrix.remains)
+
+    @property
+    def remains(self) -> float:
+        """The share of the direction that all matrices together still write (root of summed squares)."""
+        before, after = (np.array([getattr(m, field) for m in self.matrices]) for field in ("before", "after"))
+        return float(np.sqrt(np.sum(after**2) / np.sum(before**2)))
+
+    def table(self) -> str:
+        """Markdown, the matrix of which most remains first: norms of what each writes along the direction."""
+        worst_first = sorted(self.matrices, key=lambda matrix: -matrix.remains)
+        rows = [f"| {m.name} | {m.before:.3g} | {m.after:.3g} | {100 * m.remains:.2g} % |" for m in worst_first]
+        return "\n".join(["| matrix | before | after | remains |", "|---|---|---|---|", *rows])
+
+    def __str__(self) -> str:
+        tied = "; the tied unembedding changed as well" if self.unembedding_changed else ""
+        return (
+            f"{len(self.matrices)} matrices ({self.quantization or 'not quantised'}): {100 * self.remains:.2g} % of "
+            f"the direction remains, at most {100 * self.worst.remains:.2g} % in {self.worst.name}{tied}"
+        )
+
+
+def orthogonalize(model: Model, direction: Direction | Any, *, embedding: bool = True) -> Orthogonalization:
+    """Edits a model's weights for good, so that nothing is written along a direction; in place.
+
+    direction: a Direction or an array (d_model,). embedding: edit token embedding and learned positions as well.
+    The model's weights hash becomes another: files made on the original no longer fit it, nor the other way round.
+    Raises ShapeError for a direction of another width, zero or not finite.
+    """
+    r = _unit(direction, model.d_model)
+    matrices = []
+    kinds = set()
+    for name, module, norm in model.network.writers():
+        if "lora_a" in module:
+            raise ShapeError(
+                f"{model.name}: {name} has an adapter beside its matrix: load with dtype='float32', dequantize=True, "
+                "which adds the adapter to the matrix"
+            )
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not embedding:
+            continue
+        target = r if norm is None else _unit(norm(mx.ones_like(r)) * r, model.d_model)  # norm(1) is its weight
+        before = _written(module, target)
+        _edit(module, target)
+        matrices.append(Matrix(name, before, _written(module, target)))
+        kinds.add(_kind(module))
+    mx.eval(model.mlx_model.parameters())
+    digest = hashlib.sha256(f"{model.weights_hash} orthogonalized {embedding}".encode())
+    digest.update(np.asarray(r).tobytes())
+    model.weights_hash = digest.hexdigest()
+    held = ", ".join(sorted(kind for kind in kinds if kind)) or None
+    return Orthogonalization(tuple(matrices), held, embedding and model.network.tied)
+
+
+@contextmanager
+def orthogonalized(model: Model, direction: Direction | Any, *, embedding: bool = True) -> Iterator[Orthogonalization]:
+    """The model with orthogonalised weights inside the block; its own weights, bit for bit, after it, whatever happens.
+
+    Raises what `orthogonalize` raises.
+    """
+    own = [
+        (module, {name: module[name] for name in PARAMETERS if name in module})
+        for _, module, _ in model.network.writers()
+    ]
+    weights_hash = model.weights_hash
+    try:
+        yield orthogonalize(model, direction, embedding=embedding)
+    finally:
+        for module, arrays in own:
+            module.update(arrays)
+        model.weights_hash = weights_hash
+
+
+def save_checkpoint(model: Model, folder: Path | str) -> Path:
+    """Writes a model as it is held now, edited or not, as a checkpoint folder that `load` reads.
+
+    Raises CheckpointError if the folder is there already, or cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} is there already: give a folder that is not")
+    part = folder.with_name(folder.name + ".part")
+    config = dict(model.config)
+    if not any(isinstance(m, nn.QuantizedLinear | nn.QuantizedEmbedding) for _, m in model.mlx_model.named_modules()):
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for file in model.path.iterdir():
+            if file.is_file() and file.name.startswith(BESIDE_WEIGHTS):
+                shutil.copy2(file, part / file.name)
+        save_model(part, model.mlx_model)
+        save_config(config, part / "config.json")
+        part.rename(folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+    return folder
+
+
+def _unit(direction: Direction | Any, width: int) -> mx.array:
+    vector = direction.vector if isinstance(direction, Direction) else mx.array(np.asarray(direction, np.float32))
+    if tuple(vector.shape) != (width,):
+        raise ShapeError(f"the direction is {tuple(vector.shape)}, the model's residual stream ({width},)")
+    vector = vector.astype(mx.float32)
+    norm = float(mx.linalg.norm(vector))
+    if not 0 < norm < float("inf"):
+        raise ShapeError("a direction must be finite and not zero")
+    return vector / norm
+
+
+def _dense(module: Any) -> mx.array:
+    """A matrix in float32, output channels first as mlx keeps linear layers; embeddings are (vocabulary, d_model)."""
+    if _kind(module) is None:
+        weight: mx.array = module.weight.astype(mx.float32)
+        return weight
+    affine = module.mode == "affine"
+    return mx.dequantize(
+        module.weight,
+        module.scales.astype(mx.float32) if affine else module.scales,  # those of the mx formats are bytes
+        module.biases.astype(mx.float32) if "biases" in module else None,
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=module.mode,
+        dtype=mx.float32,
+    ).astype(mx.float32)
+
+
+def _kind(module: Any) -> str | None:
+    quantised = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+    if not quantised:
+        return None
+    return f"{module.bits}-bit, group {module.group_size}" if module.mode == "affine" else str(module.mode)
+
+
+def _is_embedding(module: Any) -> bool:
+    return isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
+
+
+def _written(module: Any, r: mx.array) -> float:
+    """The norm of what the module's matrix (and bias) writes along a unit vector."""
+    row = _dense(module) @ r if _is_embedding(module) else r @ _dense(module)
+    total = mx.sum(row * row)
+    if "bias" in module:
+        total = total + mx.sum(r * module.bias.astype(mx.float32)) ** 2
+    return float(mx.sqrt(total))
+
+
+def _edit(module: Any, r: mx.array) -> None:
+    """Removes the component of the module's output along a unit vector; new arrays, the old ones stay as they were."""
+    edited = _without(_dense(module), r, _is_embedding(module))
+    if _kind(module) is None:
+        module.weight = edited.astype(module.weight.dtype)
+    else:
+        _round(module, edited, r)
+    if "bias" in module:
+        bias = module.bias.astype(mx.float32)
+        module.bias = (bias - mx.sum(bias * r) * r).astype(module.bias.dtype)
+
+
+def _round(module: Any, edited: mx.array, r: mx.array) -> None:
+    """Quantises a matrix as the module is, with as little along the direction as rounding allows."""
+    found: list[tuple[float, dict[str, mx.array]]] = []
+    target = edited
+    for _ in range(ROUNDS):
+        parts = mx.quantize(target, group_size=module.group_size, bits=module.bits, mode=module.mode)
+        arrays = dict(zip(("weight", "scales", "biases"), parts, strict=False))
+        held = {name: array if name == "weight" else array.astype(module[name].dtype) for name, array in arrays.items()}
+        module.update(held)
+        rounded = _dense(module)
+        back = rounded - _without(rounded, r, _is_embedding(module))
+        found.append((float(mx.linalg.norm(back)), held))
+        target = target - back
+    module.update(min(found, key=lambda pair: pair[0])[1])
+
+
+def _without(matrix: mx.array, r: mx.array, is_embedding: bool) -> mx.array:
+    if is_embedding:  # (vocabulary, d_model)
+        return matrix - (matrix @ r)[:, None] * r
+    return matrix - r[:, None] * (r @ matrix)[None]

@@ -1,0 +1,1 @@
+"""In-context learning: prompts with demonstrations, and the function vectors of their tasks."""

@@ -1,0 +1,1 @@
+"""Patching: activations of one run written into another, and attention knocked out."""
