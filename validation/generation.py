@@ -28,7 +28,7 @@ def cache_is_recomputing(subject: Subject) -> Finding:
     errors = []
     for interventions in (list[Intervention](), steered):
         forced = subject.prompts[0].tokens[-N_TOKENS:]
-        cached = _logits_under_cache(subject, prompts, interventions, forced)
+        cached = logits_under_cache(subject, [prompt.tokens for prompt in prompts], interventions, forced)
         for row, prompt in enumerate(prompts):
             whole = subject.model.run(prompt.tokens + forced, interventions=interventions, logits="all").logits
             assert whole is not None
@@ -36,8 +36,8 @@ def cache_is_recomputing(subject: Subject) -> Finding:
     return subject.within(worst(errors))
 
 
-def _logits_under_cache(
-    subject: Subject, prompts: Sequence[Prompt], interventions: Sequence[Intervention], forced: Sequence[int]
+def logits_under_cache(
+    subject: Subject, prompts: Sequence[list[int]], interventions: Sequence[Intervention], forced: Sequence[int]
 ) -> mx.array:
     """Logits (prompt, step, d_vocab) while the same given tokens are written after every prompt."""
     network, seen = subject.model.network, list[mx.array]()
@@ -48,7 +48,7 @@ def _logits_under_cache(
 
     lengths = [len(prompt) for prompt in prompts]
     plan = plan_edits(network, [list(interventions)] * len(prompts), lengths, shared=True, decodes=True)
-    steps = decode(network, [prompt.tokens for prompt in prompts], plan, sample)
+    steps = decode(network, prompts, plan, sample)
     collect(steps, len(prompts), len(forced), stop=())
     return mx.stack(seen[: len(forced)], axis=1)
 

@@ -16,11 +16,11 @@ from mlx_interp import Model
 from mlx_interp.architectures import PACKAGED
 from mlx_interp.loading.proofs import layer_classes
 from mlx_interp.reporting.files import files_digest, make_folder, write_atomically
-from validation import directions, exactness, generation, knowledge, numerics, steering, tokens
+from validation import directions, exactness, generation, knowledge, numerics, steering, tokens, windows
 from validation.check import LEVELS, Check, Finding, Level, Result, Subject
 
 CHECKS: list[Check] = [
-    *(*exactness.CHECKS, *steering.CHECKS, *numerics.CHECKS, *generation.CHECKS),
+    *(*exactness.CHECKS, *steering.CHECKS, *numerics.CHECKS, *generation.CHECKS, *windows.CHECKS),
     *(*knowledge.CHECKS, *tokens.CHECKS, *directions.CHECKS),
 ]
 DECIDING = ("mlx", "mlx-lm")

@@ -9,12 +9,14 @@ import mlx.core as mx
 import pytest
 
 from mlx_interp.engine.decode import Cache
+from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Network
 from mlx_interp.model import Model
 from tests.validation.faults import FORWARD, fault, wrap
 from tests.validation.more_faults import CACHE
 
 WINDOWED = "random-gemma3_text"
+BEYOND = "beyond the window"
 
 
 def described_as(patch: pytest.MonkeyPatch, model: Model, **changes: Any) -> None:
@@ -44,6 +46,34 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 @fault("cached generation: sliding window ignored", CACHE, WINDOWED)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     wrap(patch, Cache, "_mask", lambda mask, cache, window: mask(cache, None))
+
+
+@fault("sweep: sliding window ignored", BEYOND, WINDOWED, "full")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, Layout, "allowed", lambda allowed, layout, queries, window: allowed(layout, queries, None))
+
+
+@fault("sweep: sliding window one position too narrow", BEYOND, WINDOWED, "full")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def narrower(allowed: Any, layout: Layout, queries: Any, window: int | None) -> Any:
+        return allowed(layout, queries, window - 1 if window else None)
+
+    wrap(patch, Layout, "allowed", narrower)
+
+
+@fault("cached generation: a window that only just fills is ignored", BEYOND, WINDOWED, "full")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(patch, Cache, "_mask", lambda mask, cache, window: mask(cache, window + 2 if window else None))
+
+
+@fault("patterns reach beyond the window", BEYOND, WINDOWED, "full")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    wrap(
+        patch,
+        Network,
+        "pattern",
+        lambda pattern, net, layer, q, k, mask, *rest: pattern(net, layer, q, k, "causal", *rest),
+    )
 
 
 @fault("norms of queries and keys left out", FORWARD, "random-qwen3")

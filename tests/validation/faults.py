@@ -18,6 +18,7 @@ from mlx_interp.engine.sweep import Sweep
 from mlx_interp.interventions import Add
 from mlx_interp.model import Model
 from mlx_interp.sites import Site
+from validation.check import Level
 
 Inject = Callable[[pytest.MonkeyPatch, Model], None]
 
@@ -29,14 +30,18 @@ class Fault:
     inject: Inject
     caught_by: str
     """The check that must fail; others may fail as well."""
+    level: Level = "standard"
+    """The level at which it is asked."""
 
 
 FAULTS: list[Fault] = []
 
 
-def fault(name: str, caught_by: str, model: str = "tiny-llama") -> Callable[[Inject], Inject]:
+def fault(
+    name: str, caught_by: str, model: str = "tiny-llama", level: Level = "standard"
+) -> Callable[[Inject], Inject]:
     def keep(inject: Inject) -> Inject:
-        FAULTS.append(Fault(name, model, inject, caught_by))
+        FAULTS.append(Fault(name, model, inject, caught_by, level))
         return inject
 
     return keep
@@ -94,7 +99,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("RoPE left out", FORWARD)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    patch.setattr(Network, "rotate", lambda net, layer, x, offset=0: x)
+    patch.setattr(Network, "rotate", lambda net, layer, x, *rest: x)
 
 
 @fault("attention scale wrong", FORWARD)
