@@ -1,4 +1,4 @@
-"""exp3's parts beside the two-hop queries: what they record is what the model's own lens shows."""
+"""exp19: what they record is what the model's own lens shows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from experiments.exp3_two_hop import EXPERIMENT, Config, attributes, depth, early_exit, identity, injection
-from experiments.exp3_two_hop.texts import split_texts
+from experiments.exp19_lenses import EXPERIMENT, Config, attributes, depth, early_exit, injection, token_identity
+from experiments.exp19_lenses.lens_texts import split_texts
 from experiments.harness.runner import run
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.errors import DataError
@@ -161,14 +161,14 @@ def test_the_last_layer_reads_the_models_own_prediction_and_controls_do_not(fini
 def test_a_text_in_another_models_tokens_is_the_same_text(tmp_path: Path) -> None:
     model, reader = mi.load(NAME), mi.load("tiny-llama")
     for text in split_texts(model, Config(n_texts=9))[1]:
-        there = identity.own_tokens(reader, text, model)
+        there = token_identity.own_tokens(reader, text, model)
         assert there is not None
-        back = identity.own_tokens(model, there, reader)
+        back = token_identity.own_tokens(model, there, reader)
         assert back == text
         assert there.tokens == (reader.tokenizer.bos_token_id, *text.tokens)
         assert [there.tokens[i] for i in there.read] == [text.tokens[i] for i in text.read]
     with pytest.raises(DataError, match="does not cut text"):
-        identity.reader_of(model, Config(n_texts=9, reader=str(write_checkpoint(tmp_path))))
+        token_identity.reader_of(model, Config(n_texts=9, reader=str(write_checkpoint(tmp_path))))
 
 
 def test_no_subject_of_a_probe_of_cities_is_asked_and_no_source_prompt_asks_for_the_relation() -> None:

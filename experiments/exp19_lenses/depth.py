@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp3_two_hop.texts import (
+from experiments.exp19_lenses.lens_texts import (
     Text,
     TextConfig,
     last_states,
@@ -58,11 +58,11 @@ EVERY = 3
 class DepthConfig(TextConfig):
     """Fields of prediction depth."""
 
-    n_depth: int = 360
+    n_depth: int = 240
     """Two-hop queries whose prediction depth is measured, evenly of all families and splits."""
     tuning_steps: int = 60
     """Steps of the fine-tune on compositions that were never trained."""
-    n_tuned: int = 180
+    n_tuned: int = 100
     """Compositions that it is trained on."""
 
 

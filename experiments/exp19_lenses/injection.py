@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp3_two_hop.texts import TextConfig, last_states, needs_world, text_lens
+from experiments.exp19_lenses.lens_texts import TextConfig, last_states, needs_world, text_lens
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED

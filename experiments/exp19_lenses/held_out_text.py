@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp3_two_hop.texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
+from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED

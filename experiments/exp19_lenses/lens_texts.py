@@ -15,8 +15,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.shared.two_hop.queries import is_embedded
-from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED, LensConfig
+from experiments.harness.experiment import ExperimentConfig
+from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.corpus import Corpus, Row
@@ -24,6 +24,7 @@ from mlx_interp.embedded.world import InContextTask
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.affine import affine_lens
 from mlx_interp.lenses.tuned import TunedLens, exchanged, identity_lens, positions_of, train_on_states
+from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.stats import split_halves
 from mlx_interp.store.rows import prompt_rows
@@ -35,18 +36,20 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class TextConfig(LensConfig):
-    """Fields of the parts that look at lenses on text."""
+class TextConfig(ExperimentConfig):
+    """Fields of all parts: the texts, and how long the tuned lens is trained on them."""
 
     texts: str = "auto"
     """Texts that lenses are trained and measured on: auto (the embedded world's), or a file (CSV, JSON Lines, parquet)
     or data set of the Hub with a column of text."""
     n_train_texts: int = 1200
     """Texts that the lenses are trained on, evenly of all kinds."""
-    n_texts: int = 200
+    n_texts: int = 100
     """Held-out texts, evenly of all kinds."""
     text_length: int = 64
     """Tokens of a piece of a file's text."""
+    lens_steps: int = 300
+    """Training steps of the tuned lens."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,14 @@ def place(row: int) -> str:
     return "embedding" if row == 0 else str(row - 1)
 
 
+def of_world(model: Model) -> bool:
+    """Whether a model was trained on the embedded world."""
+    return model.name in EMBEDDED
+
+
 def needs_world(model: Model, way_out: str = "leave this part out") -> None:
     """Raises DataError for a model that the embedded world's prompts mean nothing to."""
-    if not is_embedded(model, LensConfig()):
+    if not of_world(model):
         raise DataError(f"{model.name} is not of the embedded world: {way_out}")
 
 

@@ -19,7 +19,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp3_two_hop.texts import (
+from experiments.exp19_lenses.lens_texts import (
+    of_world,
     AFFINE,
     Text,
     TextConfig,
@@ -31,7 +32,6 @@ from experiments.exp3_two_hop.texts import (
     training_states,
 )
 from experiments.harness.experiment import Records
-from experiments.shared.two_hop.queries import is_embedded
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.errors import DataError
@@ -73,7 +73,7 @@ def texts(model: Model, config: IdentityConfig) -> list[Text]:
 def prompt_of(model: Model, config: IdentityConfig) -> str:
     if config.identity_prompt != "auto":
         return config.identity_prompt
-    return WORLD_IDENTITY if is_embedded(model, config) else IDENTITY
+    return WORLD_IDENTITY if of_world(model) else IDENTITY
 
 
 def one_position(model: Model, batch: Sequence[Text], seed: int) -> mx.array:
@@ -123,7 +123,7 @@ def reader_of(model: Model, config: IdentityConfig) -> Model | None:
     """The second model, None where there is none. Raises DataError where it does not cut text as the first does."""
     name = config.reader
     if name == "auto":
-        if not is_embedded(model, config):
+        if not of_world(model):
             return None
         name = "tiny-llama" if model.name == "tiny-qwen2" else "tiny-qwen2"
     reader = load(name)

@@ -17,7 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from experiments.exp3_two_hop.texts import Text, TextConfig, held_out, read_states, text_lens, training_states
+from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, read_states, text_lens, training_states
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
@@ -46,13 +46,13 @@ ARMS = (TUNED, LOGIT, PRINCIPAL, RANDOM)
 class BasisConfig(TextConfig):
     """Fields of the causal basis."""
 
-    n_directions: int = 12
+    n_directions: int = 8
     """Directions of each causal basis."""
-    n_basis_states: int = 160
+    n_basis_states: int = 96
     """States that directions are searched on."""
-    basis_steps: int = 15
+    basis_steps: int = 10
     """Steps of L-BFGS for each direction, at most."""
-    n_basis_texts: int = 60
+    n_basis_texts: int = 40
     """Held-out texts in which the directions are ablated."""
 
 

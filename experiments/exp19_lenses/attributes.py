@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp3_two_hop.texts import TextConfig, needs_world
+from experiments.exp19_lenses.lens_texts import TextConfig, needs_world
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from mlx_interp.behaviour.answers import question, verdicts
@@ -57,7 +57,7 @@ N_SHOTS = 3
 class AttributeConfig(TextConfig):
     """Fields of the attributes."""
 
-    n_subjects: int = 24
+    n_subjects: int = 16
     """Subjects of each relation that are read, at most."""
 
 

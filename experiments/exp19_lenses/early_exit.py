@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.exp3_two_hop.texts import TextConfig, last_states, lenses_of, needs_world
+from experiments.exp19_lenses.lens_texts import TextConfig, last_states, lenses_of, needs_world
 from experiments.harness.experiment import Records
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED

@@ -1,0 +1,122 @@
+"""exp19: logit lens, tuned lens and Patchscopes on text. What does a middle layer's state already say?
+
+Question   How near is each layer's lens to the model's own prediction, and is what it shows used by the model?
+Data       held-out texts of the embedded world, or --texts FILE; the lens is trained on other texts (docs/lenses.md).
+Measure    bits per byte, bias and transfer of translators; what the other parts name below.
+Figure     by layer, logit lens and tuned lens beside each other; intervals over texts.
+Control    translators used one layer too low, a guess by the frequency of tokens; each part has its own beside it.
+Parts      text        bits per byte, bias and transfer of the tuned lens on held-out text, against the logit lens,
+                       translators one layer too low, and a guess by frequency.
+           input       what is left of the input's tokens in the logit lens.
+           basis       the directions that each lens depends on most: whether the model depends on them as well.
+           depth       prediction depth against difficulty; the lens on the model fine-tuned on new compositions.
+           early_exit  in-context prompts with wrong labels: whether a middle layer answers better than the last.
+           injection   a second request in a prompt, told by the trajectory of the prediction.
+           token_identity, reader, attributes
+                       Patchscopes: what a state predicts, against lenses and map; read by another model; attributes
+                       of entities in twelve relations, against a probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.exp19_lenses import attributes, basis, depth, early_exit, held_out_text, injection
+from experiments.exp19_lenses import token_identity as tokens
+from experiments.exp19_lenses.attributes import AttributeConfig
+from experiments.exp19_lenses.basis import BasisConfig
+from experiments.exp19_lenses.depth import DepthConfig
+from experiments.exp19_lenses.early_exit import ExitConfig
+from experiments.exp19_lenses.injection import InjectionConfig
+from experiments.exp19_lenses.lens_texts import Text, held_out
+from experiments.exp19_lenses.token_identity import IdentityConfig
+from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from mlx_interp.model import Model
+
+Part = Literal[
+    "text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"
+]
+PARTS: tuple[Part, ...] = (
+    *("text", "input", "basis", "depth", "early_exit", "injection"),
+    *("token_identity", "reader", "attributes"),
+)
+
+
+@dataclass(frozen=True)
+class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig, IdentityConfig, AttributeConfig):
+    parts: tuple[Part, ...] = PARTS
+    """Which parts of the study to run."""
+
+
+def of_part(part: Part, items: Callable[[Model, Any], list[Any]]) -> Callable[[Model, Config, Records], list[Any]]:
+    """Items of a stage that reads no earlier one, where its part is asked for."""
+    return lambda model, config, earlier: items(model, config) if part in config.parts else []
+
+
+def headline(records: Records, config: Config) -> str:
+    """What lenses spend on text, where that was measured."""
+    return held_out_text.headline(records, config) or f"parts: {', '.join(config.parts)}"
+
+
+def plan(model: Model, items: Sequence[Text], config: Config) -> Plan:
+    """The texts, and what the parts patch: at most a pass for each counterfactual."""
+    variants = counterfactuals(model, config)
+    prompts = config.n_texts + config.n_train_texts
+    longest = max((list(text.tokens) for text in items), key=len, default=[])
+    memory = model.memory(longest, capture="resid_post") if longest else 0
+    return Plan(prompts, variants, float(prompts + variants), model.weight_bytes + memory)
+
+
+def counterfactuals(model: Model, config: Config) -> int:
+    """Number of sweep variants that the parts asked for run."""
+    layers = model.n_layers
+    of: dict[Part, int] = {
+        "basis": len(basis.layers(model)) * len(basis.ARMS) * config.n_directions * config.n_basis_texts,
+        "token_identity": 4 * layers * config.n_texts,
+        "reader": 4 * layers * config.n_texts,
+        "attributes": 12 * len(attributes.ARMS) * config.n_subjects * len(attributes.layer_pairs(layers)),
+    }
+    return sum(n for part, n in of.items() if part in config.parts)
+
+
+EXPERIMENT = Experiment(
+    name="exp19_lenses",
+    config=Config,
+    stages=[
+        Stage(held_out_text.TEXTS, of_part("text", held_out), held_out_text.measure),
+        Stage(held_out_text.BIAS, of_part("text", held_out_text.everything), held_out_text.measure_bias),
+        Stage(held_out_text.INPUT, of_part("input", held_out), held_out_text.measure_input),
+        Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure),
+        Stage(depth.STAGE, of_part("depth", depth.queries), depth.measure, batch=60),
+        Stage(depth.LEARNT, of_part("depth", depth.tuned_queries), depth.measure_learnt),
+        Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer),
+        Stage(early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure),
+        Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure),
+        Stage(tokens.STAGE, of_part("token_identity", tokens.texts), tokens.measure, batch=tokens.BATCH),
+        Stage(tokens.READER, of_part("reader", tokens.reader_texts), tokens.measure_reader, batch=tokens.BATCH),
+        Stage(attributes.STAGE, of_part("attributes", attributes.cases), attributes.measure),
+        Stage(attributes.PROBE, of_part("attributes", attributes.probed), attributes.measure_probe),
+    ],
+    tables=[
+        *held_out_text.TABLES,
+        basis.table,
+        *depth.TABLES,
+        early_exit.table,
+        injection.table,
+        *tokens.TABLES,
+        attributes.table,
+    ],
+    figures=[
+        *held_out_text.FIGURES,
+        basis.figure,
+        depth.figure,
+        early_exit.figure,
+        tokens.figures,
+        attributes.figure,
+    ],
+    headline=headline,
+    plan=plan,
+    group=lambda text: text.kind,
+)
