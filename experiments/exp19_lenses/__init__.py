@@ -35,9 +35,7 @@ from experiments.exp19_lenses.token_identity import IdentityConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from mlx_interp.model import Model
 
-Part = Literal[
-    "text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"
-]
+Part = Literal["text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"]
 PARTS: tuple[Part, ...] = (
     *("text", "input", "basis", "depth", "early_exit", "injection"),
     *("token_identity", "reader", "attributes"),

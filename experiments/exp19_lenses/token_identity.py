@@ -20,12 +20,12 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import (
-    of_world,
     AFFINE,
     Text,
     TextConfig,
     held_out,
     linear_lens,
+    of_world,
     read_states,
     split_texts,
     text_lens,

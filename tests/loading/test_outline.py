@@ -20,7 +20,7 @@ from mlx_interp.loading.outline import NeedsWeights, outline
 WITH_WEIGHTS = ("exp9_back_patching", "exp13_steering_reliability", "exp15_contrastive_steering")
 WITH_WEIGHTS += ("exp16_collect_activations", "exp18_discover_circuits")
 """Studies whose plan looks at states, or measures its speed."""
-ON_EMBEDDED_ALONE = ("exp17_train_saes",)
+ON_EMBEDDED_ALONE = ("exp17_train_saes", "exp19_lenses")
 
 
 @pytest.fixture
