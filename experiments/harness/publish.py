@@ -28,7 +28,7 @@ KEPT_BACK = (RECORDS_FILE, ".*")
 EXAMPLES = """examples:
   python -m experiments publish exp9 --model tiny-llama
   python -m experiments publish all
-  python -m experiments publish exp9 --from runs/short_form --to results/short_form
+  python -m experiments publish exp3 --from runs/lenses --to results/lenses
 """
 
 
