@@ -3,7 +3,19 @@
 # First of all imports: `mlx_interp.loading` opens a fast BLAS before anything imports mlx.core (loading/blas.py).
 from mlx_interp.loading import load  # isort: split
 
-from mlx_interp import circuits, errors, sae, stats, store
+from mlx_interp import (
+    behaviour,
+    circuits,
+    controls,
+    directions,
+    errors,
+    in_context,
+    lenses,
+    patching,
+    sae,
+    stats,
+    store,
+)
 from mlx_interp.activations import Activations, Gradients
 from mlx_interp.architectures import Family, register
 from mlx_interp.directions.contrasts import Contrast, contrast
@@ -36,16 +48,22 @@ __all__ = [
     "Patch",
     "Prompt",
     "Scale",
+    "behaviour",
     "circuits",
     "collect",
     "contrast",
+    "controls",
     "diff_of_means",
+    "directions",
     "errors",
     "function_vector",
+    "in_context",
+    "lenses",
     "load",
     "load_direction",
     "orthogonalize",
     "orthogonalized",
+    "patching",
     "register",
     "sae",
     "save_checkpoint",

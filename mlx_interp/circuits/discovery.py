@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_interp.circuits.nodes import nodes, reader
 from mlx_interp.engine.edges import Wiring
+from mlx_interp.patching.nodes import nodes, reader
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]

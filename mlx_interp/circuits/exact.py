@@ -15,13 +15,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mlx_interp.circuits.attribution import EMBEDDING, node_sites
-from mlx_interp.circuits.nodes import EMBED, HEAD, Node, nodes
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds, tokens_of
-from mlx_interp.engine.edges import Written, patched, wiring, written
-from mlx_interp.engine.memory import bytes_per_position, default_budget
+from mlx_interp.engine.edges import Written, wiring, written
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
+from mlx_interp.patching.nodes import EMBED, HEAD, Node, nodes
+from mlx_interp.patching.path_patches import edge_logits
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -122,11 +122,7 @@ def edge_metric(
     found = np.zeros((len(pairs), len(weights)))
     for row, (pair, other) in enumerate(zip(pairs, _others(model, pairs, baseline), strict=True)):
         here, _ = written(model.network, tokens_of([pair.clean]))
-        one, step = metric([pair]), _variants_at_once(model, pair.length)
-        for start in range(0, len(weights), step):
-            chosen = weights[start : start + step]
-            measured = one(patched(model.network, here.embedding, other, chosen))
-            found[row, start : start + step] = np.asarray(measured, dtype=np.float64)
+        found[row] = np.asarray(edge_logits(model, here.embedding, other, weights, metric([pair])), dtype=np.float64)
     return found
 
 
@@ -156,12 +152,6 @@ def _others(model: Model, pairs: Sequence[Pair], baseline: Baseline) -> list[Wri
         alike.setdefault((pair.group, pair.length), []).append(index)
     means = {key: Written.joined([found[i] for i in members]).mean() for key, members in alike.items()}
     return [means[pair.group, pair.length] for pair in pairs]
-
-
-def _variants_at_once(model: Model, length: int) -> int:
-    net = model.network
-    held = length * (4 * net.n_heads * bytes_per_position(net) + 8 * wiring(net).n_nodes * net.d_model * 4)
-    return max(1, min(64, default_budget() // held))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,50 @@
-"""Directions: found, tested, chosen, added, ablated, written into the weights."""
+"""Directions: found, tested, selected, added, ablated, written into the weights.
+
+Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_direction`, `persona_vectors`,
+`prompt_difference`; applied by `steer`, `ablate`, `orthogonalize`, or as interventions (`Direction.added`).
+"""
+
+from mlx_interp.directions.contrasts import Contrast, contrast
+from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
+from mlx_interp.directions.direction_test import DifferenceTest, difference_test
+from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
+from mlx_interp.directions.persona import PersonaVectors, persona_vectors
+from mlx_interp.directions.probes import Probe, probe
+from mlx_interp.directions.prompt_addition import PromptDifference, prompt_difference
+from mlx_interp.directions.refusal import refusal_direction, refusal_selection
+from mlx_interp.directions.state_classifier import StateClassifier, fit_state_classifier
+from mlx_interp.directions.states import states_of
+from mlx_interp.directions.steering import ablate, added_at_strength, steer, stream_norm
+
+difference_of_means = diff_of_means
+"""By its long name."""
+
+__all__ = [
+    "Contrast",
+    "DifferenceTest",
+    "Direction",
+    "PersonaVectors",
+    "Probe",
+    "PromptDifference",
+    "StateClassifier",
+    "ablate",
+    "added_at_strength",
+    "contrast",
+    "diff_of_means",
+    "difference_of_means",
+    "difference_test",
+    "fit_state_classifier",
+    "load_direction",
+    "orthogonalize",
+    "orthogonalized",
+    "persona_vectors",
+    "probe",
+    "prompt_difference",
+    "refusal_direction",
+    "refusal_selection",
+    "save_checkpoint",
+    "save_direction",
+    "states_of",
+    "steer",
+    "stream_norm",
+]

@@ -133,9 +133,13 @@ class Selection:
     @property
     def ranked(self) -> list[tuple[int, int]]:
         """(layer, position) of the candidates that pass, the best first."""
+        return self.within(KL_BOUND)
+
+    def within(self, kl_bound: float) -> list[tuple[int, int]]:
+        """The same under another bound, in nats, on what ablation does to harmless prompts."""
         scores = zip(self.candidates.cells, self.bypass, self.induce, self.kl, strict=True)
         n_layers = self.candidates.contrast.model.n_layers
-        return rank({cell: tuple(map(float, rest)) for cell, *rest in scores}, n_layers)  # type: ignore[misc]
+        return rank({cell: tuple(map(float, rest)) for cell, *rest in scores}, n_layers, kl_bound=kl_bound)  # type: ignore[misc]
 
     @property
     def best(self) -> Direction | None:

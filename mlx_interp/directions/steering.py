@@ -90,3 +90,44 @@ def side_by_side(model: Model, prompt: Prompt, interventions: Sequence[Intervent
         raise DirectionError("at this strength the model's activations are not finite: give a smaller one")
     plain, steered = model.sweep_generate(prompt, [[], list(interventions)], max_tokens=max_tokens)
     return Pair(plain, steered)
+
+
+def steer(
+    model: Model,
+    prompts: AnyPrompt | Sequence[AnyPrompt],
+    direction: Direction,
+    strength: float,
+    *,
+    unit: Unit = "stream",
+    positions: Positions = None,
+    max_tokens: int = 64,
+) -> list[Completion]:
+    """Activation addition: greedy texts after some prompts, with `strength` times the direction added at its site.
+
+    unit: "stream" (a share of the stream's mean norm on these prompts, which compares across models), "difference" (of
+    the direction's own length) or "absolute". positions: all by default, generated ones too.
+    Raises ConfigError for a strength that is no number or an unknown unit, DirectionError where the model's activations
+    are not finite at it.
+    """
+    asked = model.prompts(prompts)
+    edit = added_at_strength(model, direction, strength, asked, unit=unit, positions=positions)
+    return _written_under(model, asked, [edit], max_tokens)
+
+
+def ablate(
+    model: Model, prompts: AnyPrompt | Sequence[AnyPrompt], direction: Direction, *, max_tokens: int = 64
+) -> list[Completion]:
+    """Directional ablation: greedy texts after some prompts, the direction removed from all layers' writes.
+
+    Raises DirectionError where the model's activations are not finite without it.
+    """
+    return _written_under(model, model.prompts(prompts), direction.ablated_everywhere(), max_tokens)
+
+
+def _written_under(
+    model: Model, prompts: Sequence[Prompt], interventions: Sequence[Intervention], max_tokens: int
+) -> list[Completion]:
+    for prompt in prompts:
+        if not finite_under(model, prompt, interventions):
+            raise DirectionError(f"activations after {prompt.text!r} are not finite: give a smaller strength")
+    return model.generate(prompts, interventions=interventions, max_tokens=max_tokens)

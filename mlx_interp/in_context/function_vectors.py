@@ -67,7 +67,7 @@ def head_means(model: Model, prompts: Sequence[AnyPrompt]) -> HeadMeans:
         rows = mx.arange(len(out.lengths))
         z, attn, stream = (out.stack(name)[:, rows, last] for name in ("z", "attn_out", "resid_post"))
         heads = mx.stack([model.network.head_out(n, z[n].astype(model.network.dtype)) for n in range(model.n_layers)])
-        written = _as_written(model, heads.astype(mx.float32), attn.astype(mx.float32))
+        written = as_written(model, heads.astype(mx.float32), attn.astype(mx.float32))
         parts = [np.asarray(x.astype(mx.float32)).astype(np.float64).sum(axis=1) for x in (z, written, stream)]
         totals = parts if not totals else [a + b for a, b in zip(totals, parts, strict=True)]
         n += len(out.lengths)
@@ -249,7 +249,7 @@ def function_vector(
     return FunctionVector(task.name, vector, tuple(heads), effects, at, nulls)
 
 
-def _as_written(model: Model, heads: mx.array, attn: mx.array) -> mx.array:
+def as_written(model: Model, heads: mx.array, attn: mx.array) -> mx.array:
     """Each head's share (layer, row, head, d_model) as it enters the stream.
 
     A norm behind attention multiplies each channel by one factor for the whole row: what it made of the sum.

@@ -1,1 +1,28 @@
-"""Lenses: what a hidden state says when it is read as a prediction, a description, a trajectory."""
+"""Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
+
+`logit_lens`, `tuned_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`; `top_tokens` reads any of their
+logits.
+"""
+
+from mlx_interp.lenses.affine import affine_lens, affine_map
+from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_attribution
+from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
+from mlx_interp.lenses.patchscopes import patchscope, token_identity
+from mlx_interp.lenses.trajectories import prediction_depth
+from mlx_interp.lenses.tuned import TunedLens, load_lens, train_tuned_lens
+
+__all__ = [
+    "LogitAttribution",
+    "TunedLens",
+    "affine_lens",
+    "affine_map",
+    "direct_logit_attribution",
+    "load_lens",
+    "logit_lens",
+    "patchscope",
+    "prediction_depth",
+    "token_identity",
+    "top_tokens",
+    "train_tuned_lens",
+    "tuned_lens",
+]

@@ -15,10 +15,44 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp import sites
 from mlx_interp.behaviour.answers import Question
+from mlx_interp.errors import DataError, PositionError, SiteError
 from mlx_interp.lenses.tuned import TunedLens
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+
+
+def logit_lens(model: Model, prompt: AnyPrompt, position: int = -1, *, site: str = "resid_post") -> mx.array:
+    """Logit lens: logits (n_layers, d_vocab) of every layer at one position; at the last layer they are the model's.
+
+    site: "resid_post", or "attn_out" and "mlp_out" for what a layer adds, by itself; "resid_post.8-20" for some layers.
+    Raises PositionError for a position that the prompt does not have, SiteError for a site that is no stream.
+    """
+    return lens_at(model, prompt, [_checked(model, prompt, position)], _stream(model, site))[0]
+
+
+def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int = -1) -> mx.array:
+    """Tuned lens: logits (n_layers, d_vocab) of every layer at one position, each through its own translator.
+
+    lens: from `train_tuned_lens` or `load_lens`. Raises DataError for a lens of another model, PositionError as above.
+    """
+    return lens_at(model, prompt, [_checked(model, prompt, position)], lens=lens)[0]
+
+
+def top_tokens(model: Model, logits: mx.array, k: int = 5) -> list[list[tuple[str, float]]]:
+    """Top tokens of each row of logits (n, d_vocab), the likeliest first: text and probability.
+
+    Raises DataError for a k that the vocabulary does not have.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise DataError(f"the top {k} of {logits.shape[-1]} tokens: give 1 to {logits.shape[-1]}")
+    probs = np.asarray(mx.softmax(logits.astype(mx.float32), axis=-1))
+    order = np.argsort(-probs, axis=-1, kind="stable")[:, :k]
+    return [
+        [(model.tokenizer.decode([int(token)]), float(row[token])) for token in top]
+        for row, top in zip(probs, order, strict=True)
+    ]
 
 
 def lens_logits(model: Model, prompt: AnyPrompt, position: int = -1) -> mx.array:
@@ -56,6 +90,20 @@ def lens_name_log_probs(model: Model, asked: Question, lens: TunedLens | None = 
         best = log_prob if best is None else mx.maximum(best, log_prob)
     assert best is not None
     return [float(value) for value in np.asarray(best)]
+
+
+def _checked(model: Model, prompt: AnyPrompt, position: int) -> int:
+    length = len(model.prompts(prompt)[0])
+    if not -length <= position < length:
+        raise PositionError(f"position {position}: the prompt has {length} tokens, 0 to {length - 1}")
+    return position
+
+
+def _stream(model: Model, site: str) -> str:
+    kind = sites.parse(site, model.n_layers)[0].kind
+    if kind.axes != ("d_model",) or not kind.layered:
+        raise SiteError(f"a lens reads the stream, or what is added to it: resid_post, attn_out, mlp_out; not {site!r}")
+    return site
 
 
 def lens_ranks(logits: mx.array, tokens: Sequence[int]) -> list[int]:

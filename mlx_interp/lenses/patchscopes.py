@@ -20,8 +20,9 @@ import mlx.core as mx
 from mlx_interp.behaviour.answers import Question, continuation, mentions, name_scores
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Patch
-from mlx_interp.model import Model
-from mlx_interp.patching.back_patching import EMBEDDING, Pair, patches
+from mlx_interp.model import Completion, Model
+from mlx_interp.patching.back_patching import EMBEDDING, Pair, patches, states_at
+from mlx_interp.prompts import AnyPrompt
 
 PLACEHOLDER = "x"
 DESCRIPTIONS = (
@@ -46,6 +47,38 @@ class TargetPrompt:
         """The placeholder's last token, counted from the start."""
         spans = model.prompt(self.text).spans
         return [i for i, (low, high) in enumerate(spans) if low <= len(self.before) < high][-1]
+
+
+def patchscope(
+    model: Model,
+    source: AnyPrompt,
+    target_prompt: str = DESCRIPTIONS,
+    *,
+    source_position: int = -1,
+    pairs: Sequence[Pair] | None = None,
+    max_tokens: int = 10,
+) -> list[Completion]:
+    """Patchscope: what the model writes, greedily, when a hidden state replaces the target prompt's placeholder.
+
+    source, source_position: where the states are from. target_prompt: ends in the placeholder "x". pairs: (source
+    layer, target layer), one Completion each, target -1 being what enters layer 0; by default every layer into layer 0.
+    Raises DataError for a target prompt without a placeholder.
+    """
+    states = states_at(model, source, source_position)
+    target = placeholder_position(model, target_prompt)
+    chosen = [(layer, 0) for layer in range(model.n_layers)] if pairs is None else pairs
+    return model.sweep_generate(target_prompt, patches(states, states, chosen, target, "raw"), max_tokens=max_tokens)
+
+
+def token_identity(
+    model: Model, source: AnyPrompt, source_position: int = -1, *, target_prompt: str = IDENTITY
+) -> mx.array:
+    """Token-identity Patchscope: next-token logits (n_layers, d_vocab), float32, that each layer's state leads to.
+
+    A logit lens that uses the model's own later layers. Raises DataError as `patchscope`.
+    """
+    states = states_at(model, source, source_position)[: model.n_layers, None]
+    return mx.concatenate(list(identity_readings(model, states, target_prompt)))
 
 
 def all_pairs(n_layers: int, *, embedding: bool = False) -> list[Pair]:

@@ -1,1 +1,21 @@
-"""Patching: activations of one run written into another, and attention knocked out."""
+"""Patching: activations of one run written into another, and attention knocked out.
+
+`activation_patching`, `head_patching`, `path_patching`, `back_patching_grid`, `attention_knockout`: each is one sweep,
+and returns the logits of every counterfactual or a metric of them.
+"""
+
+from mlx_interp.patching.activation_patches import activation_patching, head_patching, logit_difference
+from mlx_interp.patching.back_patching import back_patching_grid, back_patching_pairs, same_layer_pairs
+from mlx_interp.patching.knockout import attention_knockout
+from mlx_interp.patching.path_patches import path_patching
+
+__all__ = [
+    "activation_patching",
+    "attention_knockout",
+    "back_patching_grid",
+    "back_patching_pairs",
+    "head_patching",
+    "logit_difference",
+    "path_patching",
+    "same_layer_pairs",
+]

@@ -12,7 +12,7 @@ pairs of any order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import mlx.core as mx
@@ -68,6 +68,31 @@ def patches(
     lengths = _length(replaced)
     unit = states / _length(states)
     return [[Patch(target_site(t), states[s] if length == "raw" else unit[s] * lengths[t], position)] for s, t in pairs]
+
+
+def back_patching_grid(
+    model: Model,
+    prompt: AnyPrompt,
+    position: int = -1,
+    *,
+    source: AnyPrompt | None = None,
+    source_position: int | None = None,
+    pairs: Sequence[Pair] | None = None,
+    length: Length = "raw",
+    metric: Callable[[mx.array], mx.array] | None = None,
+    progress: bool = False,
+) -> mx.array:
+    """Back-patching grid: last logits (n_pairs, d_vocab) for each (source layer, target layer), one sweep.
+
+    pairs: `back_patching_pairs` by default, all with the source above the target. source, source_position: another
+    prompt to take the states from (cross-prompt patching), by default the same prompt and position. length: "raw", or
+    "rescaled" to the norm that is replaced. metric: as in `Model.sweep`; (n_pairs, ...).
+    """
+    replaced = states_at(model, prompt, position)
+    taken_from = prompt if source is None else source
+    states = states_at(model, taken_from, position if source_position is None else source_position)
+    chosen = back_patching_pairs(model.n_layers) if pairs is None else pairs
+    return model.sweep(prompt, patches(states, replaced, chosen, position, length), metric=metric, progress=progress)
 
 
 def _length(states: mx.array) -> mx.array:

@@ -11,8 +11,8 @@ from mlx_interp.circuits import wiring
 from mlx_interp.circuits.acdc import acdc, divergence
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.exact import edge_metric
-from mlx_interp.circuits.nodes import reader
 from mlx_interp.errors import CircuitError
+from mlx_interp.patching.nodes import reader
 from tests.circuits.test_attribution import pairs_of
 from tests.tiny import tiny_model
 

@@ -27,7 +27,7 @@ from mlx_interp.circuits import (
 )
 from mlx_interp.circuits.discovery import existing, sizes
 from mlx_interp.circuits.faithfulness import without_each
-from mlx_interp.circuits.nodes import reader
+from mlx_interp.patching.nodes import reader
 from tests.circuits.test_attribution import m, pairs_of
 from tests.tiny import tiny_model
 

@@ -69,3 +69,14 @@ def node_number(wires: Wiring, name: str) -> int:
     if name not in known:
         raise CircuitError(f"no node {name!r}: {nearest(name, known)}nodes are embed, z.LAYER.HEAD and mlp.LAYER")
     return known[name]
+
+
+def input_number(wires: Wiring, name: str) -> int:
+    """Number of an input by its name. Raises CircuitError with the nearest names."""
+    known = {one: number for number, one in enumerate(inputs(wires))}
+    if name not in known:
+        raise CircuitError(
+            f"no input {name!r}: {nearest(name, known)}inputs are q.LAYER.HEAD, k.LAYER.HEAD, v.LAYER.HEAD, mlp.LAYER "
+            "and logits"
+        )
+    return known[name]
