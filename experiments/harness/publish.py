@@ -1,13 +1,17 @@
 """Publishing results: `python -m experiments publish exp9` copies finished runs from runs/ into results/.
 
 Runs never touch published results; this does, one run folder at a time: the new one is copied beside the old, then
-takes its place in one step, so that a kill leaves the one or the other, whole. Tables over models, the index and the
-coverage table are made anew. Runs that are not complete, not validated or cut short by --limit are refused.
+takes its place in one step, so that a kill leaves the one or the other, whole. Published is what people read: the
+tables, run.json, each run's first five pictures and its pages; records, data files and figures for print stay with the
+run. Tables over models, the index and the coverage table are made anew. Runs that are not complete, not validated or
+cut short by --limit are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,12 +23,24 @@ from experiments.harness.coverage import write_coverage
 from experiments.harness.options import Parser
 from mlx_interp.errors import DataError, MlxInterpError, RunError, nearest
 from mlx_interp.reporting.files import make_folder, swap_folders, write_atomically, writing
-from mlx_interp.reporting.folders import EARLIER, PUBLISHED, RECORDS_FILE, RUN_FILE, RUNS, locked, read_run
+from mlx_interp.reporting.folders import (
+    EARLIER,
+    FILES_FOLDER,
+    PUBLISHED,
+    RUN_FILE,
+    RUNS,
+    TABLE_FILE,
+    locked,
+    read_run,
+)
 from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_overviews
 
 VALIDATION = "validation"
-KEPT_BACK = (RECORDS_FILE, ".*")
-"""What is for resuming alone; the records are published as parquet."""
+PICTURES = 5
+"""How many of a run's pictures are published: a study's figures are in the order of their weight."""
+PAGES = (".html", ".md")
+"""Endings of what is published of files/: what people read."""
+PICTURE = re.compile(r"!\[([^\]]*)\]\(figures/([^)]+)\)")
 EXAMPLES = """examples:
   python -m experiments publish exp9 --model tiny-llama
   python -m experiments publish all
@@ -159,12 +175,31 @@ def replace_folder(source: Path, target: Path) -> None:
     with writing(target):
         try:
             shutil.rmtree(fresh, ignore_errors=True)  # what a killed one left
-            shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*KEPT_BACK))
+            fresh.mkdir()
+            for name, content in readable(source):
+                make_folder((fresh / name).parent)
+                write_atomically(fresh / name, content)
             swap_folders(fresh, target)
-        except shutil.Error as error:  # copytree's own: it keeps the text of the system's errors, not their kind
-            raise RunError(f"{target}: cannot be written: {error.args[0][0][2]}; it is as it was") from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def readable(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """What is published of a run folder: names in it, and contents."""
+    table = (folder / TABLE_FILE).read_text(encoding="utf-8")
+    shown = [match[2] for match in PICTURE.finditer(table)][:PICTURES]
+    yield Path(RUN_FILE), (folder / RUN_FILE).read_bytes()
+    yield Path(TABLE_FILE), PICTURE.sub(functools.partial(_shown, shown), table).encode("utf-8")
+    for name in shown:
+        yield Path("figures", name), (folder / "figures" / name).read_bytes()
+    for path in sorted((folder / FILES_FOLDER).rglob("*")):
+        if path.suffix in PAGES:
+            yield path.relative_to(folder), path.read_bytes()
+
+
+def _shown(shown: Sequence[str], picture: re.Match[str]) -> str:
+    """A picture that is published, or where a reader finds it."""
+    return picture[0] if picture[2] in shown else f"`figures/{picture[2]}` of the run shows:"
 
 
 def parser() -> Parser:

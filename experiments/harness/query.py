@@ -1,9 +1,9 @@
 """SQL over all results: `python -m experiments query "SELECT model, count(*) FROM exp9_back_patching GROUP BY model"`.
 
 Every experiment is a table of its records, over all models that have a finished run; the columns are the fields of the
-records, with `model` and `validated` added. `runs` is a table with one row a run. Read are the published results and,
-for models that have none, runs/; `--out runs` reads what was run here instead. DuckDB's SQL, in memory: nothing is
-written.
+records, with `model` and `validated` added. `runs` is a table with one row a run. Read is what was run here, in runs/;
+published results have no records and count in `runs` alone, for models that were not run here. `--out DIR` reads
+another folder. DuckDB's SQL, in memory: nothing is written.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Row
         return [column[0] for column in result.description or []], result.fetchall()
     except duckdb.Error as error:
         known = [str(row[0]) for row in connection.execute("SHOW TABLES").fetchall()]
-        close = "".join(nearest(word, known) for word in sql.split() if word.startswith("exp") and word not in known)
+        missing = [word for word in sql.split() if word.startswith("exp") and word not in known]
+        close = "".join(nearest(word, known) for word in missing)
+        close += f"records are where the experiment was run, in {RUNS} by default; " if missing and not close else ""
         raise DataError(f"{str(error).strip()} {close}tables are {', '.join(known)}") from error
 
 
@@ -129,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"this folder alone (default: {PUBLISHED}, {RUNS} for the rest)",
+        help=f"this folder alone (default: {RUNS}, and {PUBLISHED} for the rest)",
     )
     shape = options.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="comma-separated, for other programs")
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake that the message explains."""
     options = parser().parse_args(arguments)
     try:
-        names, rows = ask(connect(*([options.out] if options.out else (PUBLISHED, RUNS))), options.sql)
+        names, rows = ask(connect(*([options.out] if options.out else (RUNS, PUBLISHED))), options.sql)
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -84,9 +84,8 @@ def write_combined(folder: Path) -> Path | None:
     together = list(complete.values())
     if (trend := trends(together)) is not None:
         parts.append(markdown(trend.as_data()))
-    for picture in write_scaling(folder, together):
-        caption = picture.with_suffix(".md").read_text(encoding="utf-8")
-        parts.append(f"![{picture.stem}](figures/{picture.name})\n\n{caption}")
+    for picture, caption in write_scaling(folder, together):
+        parts.append(f"![{picture.stem}](figures/{picture.name})\n\n{caption}\n")
     parts += [f"{note}\n" for note in _settings(together)]
     write_atomically(path, "\n".join(parts))
     return path

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_interp.reporting.figures import Plot, Point, save_plot, scatter
+from mlx_interp.reporting.figures import Plot, Point, caption_text, save_plot, scatter
 from mlx_interp.reporting.tables import Cell, Column, Table
 from mlx_interp.stats import Estimate, trend_test
 
@@ -86,7 +86,16 @@ def _name(model: Mapping[str, Any]) -> str:
     return str(model["name"])
 
 
-def write_scaling(folder: Path, complete: Sequence[Run]) -> list[Path]:
-    """The figures of an experiment over its models, under its folder's figures/; UNVALIDATED if any run is."""
+def write_scaling(folder: Path, complete: Sequence[Run]) -> list[tuple[Path, str]]:
+    """The figures of an experiment over its models, under its folder's figures/, with captions.
+
+    UNVALIDATED if any run is.
+    """
     unvalidated = any(not run["validated"] for run in complete)
-    return [save_plot(plot, folder / "figures", unvalidated=unvalidated) for plot in scaling_plots(complete)]
+    return [
+        (
+            save_plot(plot, folder / "figures", unvalidated=unvalidated, picture_only=True),
+            caption_text(plot, unvalidated=unvalidated),
+        )
+        for plot in scaling_plots(complete)
+    ]

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from mlx_interp.reporting import files
 from mlx_interp.reporting.folders import FORMAT
 
 EXPERIMENT = "exp9_back_patching"
+READ = ("figures/heat.png", "files/page.html", "run.json", "table.md")
+"""What is published of a run folder."""
 
 
 def run_in(out: Path, model: str, text: str, **changes: Any) -> Path:
@@ -30,8 +32,12 @@ def run_in(out: Path, model: str, text: str, **changes: Any) -> Path:
     run |= {"model": {"name": model, "family": model[5:]}, "headline": text, "finished": "2026-11-01T00:00:00Z"}
     run |= {"identity": {"config": {"limit": None}, "code": "123456abcdef"}, "scaling": []}
     (folder / "run.json").write_text(json.dumps(run | changes))
-    for name in ("table.md", "records.jsonl", "records.parquet", "figures/heat.png"):
+    (folder / "files" / "directions").mkdir(parents=True, exist_ok=True)
+    for name in ("records.jsonl", "records.parquet", "figures/heat.png", "figures/heat.pdf", "figures/heat.md"):
         (folder / name).write_text(text)
+    for name in ("page.html", "numbers.csv", "directions/layer_1.safetensors"):
+        (folder / "files" / name).write_text(text)
+    (folder / "table.md").write_text(f"{text}\n\n![heat](figures/heat.png)\n\nShares.\n")
     return folder
 
 
@@ -61,7 +67,7 @@ def test_a_run_takes_the_place_of_the_published_one(
     (target / "COVERAGE.md").write_text("old")
     assert published(places, "exp9") == 0
     folder = target / EXPERIMENT / "tiny-llama"
-    assert sorted(texts(folder)) == ["figures/heat.png", "records.parquet", "run.json", "table.md"]
+    assert sorted(texts(folder)) == sorted(READ)
     assert (folder / "figures" / "heat.png").read_text() == "new"
     said = capsys.readouterr().out
     assert "replaces" in said
@@ -95,7 +101,7 @@ def test_what_is_not_fit_to_be_quoted_stops_all_unless_told(
     assert published(places, "all", "--model", "tiny-llama") == 0
     assert not (target / EXPERIMENT / "tiny-qwen2").exists()
     assert published(places, "all", "--anyway") == 0
-    assert (target / EXPERIMENT / "tiny-qwen2" / "table.md").read_text() == "new"
+    assert (target / EXPERIMENT / "tiny-qwen2" / "table.md").read_text().startswith("new")
 
 
 def test_names_that_are_not_there_are_named(places: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,14 +147,13 @@ def test_an_end_at_any_step_leaves_the_old_or_the_new(
 
         return stopped
 
-    monkeypatch.setattr(shutil, "copy2", stopping(shutil.copy2))
-    monkeypatch.setattr(shutil, "copyfile", stopping(shutil.copyfile))
+    monkeypatch.setattr(publish, "write_atomically", stopping(files.write_atomically))
     monkeypatch.setattr(os, "rename", stopping(os.rename))
     monkeypatch.setattr(publish, "swap_folders", stopping(files.swap_folders))
     with contextlib.suppress(KeyboardInterrupt):
         replace_folder(source, target)
     monkeypatch.undo()
-    new = {name: text for name, text in texts(source).items() if name != "records.jsonl"}
+    new = {name: text for name, text in texts(source).items() if name in READ}
     assert texts(target) in (old, new)
     replace_folder(source, target)
     assert texts(target) == new
@@ -163,7 +168,24 @@ def test_a_full_disk_leaves_the_old_folder_and_nothing_else(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(RunError, match=r"No space left on device.*it is as it was"):
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(RunError, match="the disk is full"):
         replace_folder(source, target)
     assert texts(places[1]) == old
+
+
+def test_the_first_pictures_are_published_and_the_table_says_where_the_others_are(places: tuple[Path, Path]) -> None:
+    source, target = places
+    folder = source / EXPERIMENT / "tiny-llama"
+    links = []
+    for number in range(publish.PICTURES + 2):
+        (folder / "figures" / f"p{number}.png").write_text("drawn")
+        links.append(f"![p{number}](figures/p{number}.png)\n\nWhat picture {number} shows.\n")
+    (folder / "table.md").write_text("\n".join(links))
+    assert published(places, "exp9") == 0
+    there = target / EXPERIMENT / "tiny-llama"
+    assert len(list((there / "figures").iterdir())) == publish.PICTURES
+    table = (there / "table.md").read_text()
+    assert re.findall(r"\]\((.*?)\)", table) == [f"figures/p{number}.png" for number in range(publish.PICTURES)]
+    assert f"`figures/p{publish.PICTURES}.png` of the run shows:\n\nWhat picture {publish.PICTURES} shows." in table
+    assert "](figures/p6.png)" in (folder / "table.md").read_text()
