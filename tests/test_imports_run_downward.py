@@ -118,6 +118,22 @@ def test_experiments_holds_studies_and_few_rooms_beside_them() -> None:
         assert {"__init__.py", "__main__.py"} <= {path.name for path in (folder / name).glob("*.py")}, name
 
 
+def test_a_study_begins_with_its_method_section() -> None:
+    """Docstring, config and experiment; the parts are files of their own."""
+    for path in sorted((ROOT / "experiments").glob("exp*/__init__.py")):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines < 120, f"{path.relative_to(ROOT)}: {lines} lines; give a part a file of its own in the folder"
+
+
+def test_a_file_name_in_experiments_stands_for_one_thing() -> None:
+    seen: dict[str, Path] = {}
+    for path in sorted((ROOT / "experiments").rglob("*.py")):
+        if path.stem not in FRONT:
+            here = path.relative_to(ROOT)
+            assert path.name not in seen, f"{here} and {seen[path.name]} share a name; say what each one holds"
+            seen[path.name] = here
+
+
 def part_of_experiments(parts: tuple[str, ...]) -> str:
     """A study or a room of experiments/, "" for its front door."""
     return "" if parts[1:] in ((name,) for name in FRONT) else parts[1]

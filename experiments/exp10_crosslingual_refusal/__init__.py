@@ -45,13 +45,13 @@ from experiments.exp10_crosslingual_refusal.languages_report import (
     source_table,
 )
 from experiments.harness.experiment import Experiment, Plan, Stage
-from experiments.shared.traits import draws, geometry, report, stages
+from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
 from mlx_interp.model import Model
 
 
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    base = report.plan_of(model, config, [TRAIT], strengths=False)
+    base = trait_report.plan_of(model, config, [TRAIT], strengths=False)
     n = len(languages(model, config))
     texts = n * n * len(EDITS) * 2 * config.n_test
     return Plan(
@@ -67,7 +67,7 @@ EXPERIMENT = Experiment(
         Stage(stages.PROMPTS, prompt_items, stages.measure_prompts),
         Stage(DOSE, dose_items, measure_dose),
         Stage(TRANSFER, transfers, measure_transfer),
-        draws.stage(TRAIT, drawn_at, positions=None),
+        random_draws.stage(TRAIT, drawn_at, positions=None),
         Stage(PARALLEL, transfers, measure_cosine),
         Stage(geometry.PLACES, places, geometry.measure_places),
         Stage(
@@ -78,17 +78,17 @@ EXPERIMENT = Experiment(
     ],
     tables=[
         english_table,
-        draws.table,
+        random_draws.table,
         source_table,
         capability_table,
         geometry.place_table,
         geometry.separation_table,
-        report.side_table,
-        report.layer_table,
-        report.prompt_table,
+        trait_report.side_table,
+        trait_report.layer_table,
+        trait_report.prompt_table,
         reported,
     ],
-    figures=[matrices, draws.figure, report.by_layer],
+    figures=[matrices, random_draws.figure, trait_report.by_layer],
     headline=headline,
     plan=plan,
     limits_items=False,

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from experiments.harness.experiment import Records
-from experiments.shared.traits import draws, geometry, report, stages
+from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.stages import Item
 from mlx_interp.directions.contrasts import Contrast, contrast, cosines
@@ -28,7 +28,7 @@ SUFFICES = 0.95
 
 
 @dataclass(frozen=True)
-class Config(draws.DrawConfig):
+class Config(random_draws.DrawConfig):
     languages: tuple[str, ...] = ()
     """Which languages; by default all that there are prompts in."""
     doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
@@ -72,7 +72,7 @@ def chosen_dose(records: Records) -> float:
     Where none suffices in all of them at once, the one whose worst language is best; the least of equals.
     """
     hits: dict[str, dict[float, list[bool]]] = {}
-    for r in report.of(records, DOSE):
+    for r in trait_report.of(records, DOSE):
         hits.setdefault(r["target"], {}).setdefault(r["dose"], []).append(bool(r["hit"]))
     rates = [{dose: sum(found) / len(found) for dose, found in by_dose.items()} for by_dose in hits.values()]
     reached = [by_dose for by_dose in rates if max(by_dose.values()) >= SUFFICES] or rates
@@ -91,7 +91,7 @@ def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
     ]
 
 
-def drawn_at(model: Model, config: draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+def drawn_at(model: Model, config: random_draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
     """Every language, at the chosen strength."""
     assert isinstance(config, Config)
     return languages(model, config), chosen_dose(earlier)

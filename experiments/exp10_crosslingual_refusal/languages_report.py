@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from experiments.exp10_crosslingual_refusal.languages import PARALLEL, SUFFICES, TRAIT, TRANSFER, Config
 from experiments.harness.experiment import Metric, Records
-from experiments.shared.traits import draws, report
+from experiments.shared.traits import random_draws, trait_report
 from experiments.shared.traits.stages import chosen_layer
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
@@ -20,18 +20,20 @@ REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
 
 
 def cell(records: Records, config: Config, source: str, target: str, edit: str, kind: str) -> Estimate | None:
-    own = report.of(records, TRANSFER, source=source, target=target, edit=edit, kind=kind)
-    return report.rate(own, config.seed)
+    own = trait_report.of(records, TRANSFER, source=source, target=target, edit=edit, kind=kind)
+    return trait_report.rate(own, config.seed)
 
 
 def english_table(records: Records, config: Config) -> Table:
     """The English direction in every language."""
     rows: list[list[Cell]] = []
     for target in _languages(records):
-        n = len(report.of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
+        n = len(trait_report.of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
         harmful = [cell(records, config, "en", target, edit, "positive") for edit in ("plain", "taken out")]
         harmless = [cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added")]
-        random = [draws.mean(records, config.seed, language=target, kind=kind) for kind in ("positive", "negative")]
+        random = [
+            random_draws.mean(records, config.seed, language=target, kind=kind) for kind in ("positive", "negative")
+        ]
         kept = cell(records, config, "en", target, "taken out", "negative")
         rows.append([target, n, *harmful, random[0], *harmless, random[1], kept])
     return Table(
@@ -49,7 +51,7 @@ def english_table(records: Records, config: Config) -> Table:
             *(
                 f"Added at every position, {dose:g} times the difference of means: the least strength that "
                 f"brings {SUFFICES:.0%} of the refusals in every language in which any does, on prompts set aside."
-                for dose in sorted({r["dose"] for r in report.of(records, TRANSFER)})
+                for dose in sorted({r["dose"] for r in trait_report.of(records, TRANSFER)})
             ),
         ],
     )
@@ -59,13 +61,13 @@ def source_table(records: Records, config: Config) -> Table:
     """Every language's direction in English and in its own language."""
     rows: list[list[Cell]] = []
     for source in _languages(records):
-        own = report.of(records, TRANSFER, source=source)
+        own = trait_report.of(records, TRANSFER, source=source)
         found = [
             cell(records, config, source, target, edit, kind)
             for target in (source, "en")
             for edit, kind in (("taken out", "positive"), ("added", "negative"))
         ]
-        angle = next(r for r in report.of(records, PARALLEL, source=source, target="en"))
+        angle = next(r for r in trait_report.of(records, PARALLEL, source=source, target="en"))
         angles = [angle[name] for name in ("cosine", "random", "language", "trained")]
         rows.append([source, "yes" if own[0]["carries"] else "no", *found, *angles])
     return Table(
@@ -91,10 +93,10 @@ def capability_table(records: Records, config: Config) -> Table:
     """What ablating the English direction does to harmless requests in every language."""
     rows: list[list[Cell]] = []
     for target in _languages(records):
-        own = report.of(records, TRANSFER, source="en", target=target, kind="negative")
+        own = trait_report.of(records, TRANSFER, source="en", target=target, kind="negative")
         plain = {r["unit"]: r["text"] for r in own if r["edit"] == "plain"}
         same = [
-            report.rate(
+            trait_report.rate(
                 [{"unit": r["unit"], "same": r["text"] == plain[r["unit"]]} for r in own if r["edit"] == edit],
                 config.seed,
                 "same",
@@ -122,7 +124,7 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
     names = _languages(records)
     if not names:
         return
-    angles = {(r["source"], r["target"]): r["cosine"] for r in report.of(records, PARALLEL)}
+    angles = {(r["source"], r["target"]): r["cosine"] for r in trait_report.of(records, PARALLEL)}
 
     def grid(edit: str, kind: str) -> list[list[float | None]]:
         found = [[cell(records, config, s, t, edit, kind) for t in names] for s in names]
@@ -151,9 +153,9 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
 def headline(records: Records, config: Config) -> str:
     """The English direction over the other languages that refuse."""
     left, brought = _others(records)
-    one, two = (report.rate(records_, config.seed) for records_ in (left, brought))
+    one, two = (trait_report.rate(records_, config.seed) for records_ in (left, brought))
     if one is None or two is None:
-        return report.why_none(records, TRAIT) if chosen_layer(records, TRAIT) is None else "one language only"
+        return trait_report.why_none(records, TRAIT) if chosen_layer(records, TRAIT) is None else "one language only"
     return (
         f"English direction in the other languages that refuse: {one.text(percent=True)} % refusals left, "
         f"{two.text(percent=True)} % brought"
@@ -163,15 +165,15 @@ def headline(records: Records, config: Config) -> str:
 def metrics(records: Records, config: Config) -> list[Metric]:
     left, brought = _others(records)
     return [
-        Metric("refusals left in other languages", "%", report.rate(left, config.seed)),
-        Metric("refusals brought in other languages", "%", report.rate(brought, config.seed)),
-        Metric("refusals brought by random directions", "%", draws.mean(records, config.seed)),
+        Metric("refusals left in other languages", "%", trait_report.rate(left, config.seed)),
+        Metric("refusals brought in other languages", "%", trait_report.rate(brought, config.seed)),
+        Metric("refusals brought by random directions", "%", random_draws.mean(records, config.seed)),
     ]
 
 
 def _others(records: Records) -> tuple[list[Record], list[Record]]:
     """Harmful prompts with the English direction taken out, harmless ones with it added; not English, and refusing."""
-    own = [r for r in report.of(records, TRANSFER, source="en") if r["target"] != "en"]
+    own = [r for r in trait_report.of(records, TRANSFER, source="en") if r["target"] != "en"]
     plain: dict[str, list[bool]] = {}
     for r in own:
         if r["edit"] == "plain" and r["kind"] == "positive":
@@ -185,4 +187,4 @@ def _others(records: Records) -> tuple[list[Record], list[Record]]:
 
 
 def _languages(records: Records) -> list[str]:
-    return list(dict.fromkeys(r["target"] for r in report.of(records, TRANSFER)))
+    return list(dict.fromkeys(r["target"] for r in trait_report.of(records, TRANSFER)))

@@ -14,7 +14,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, Stage
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import (
     NO_SETTING,
@@ -207,3 +207,10 @@ def measure_composed(model: Model, item: ListItem, config: MediationConfig) -> I
     scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
     for arm, score in zip(("nothing", *found), scores, strict=True):
         yield {"base": item.base, "arm": arm, "right": int(score[0]) == 0}
+
+
+STAGES = (
+    Stage(ARITHMETIC, arithmetic_items, measure_arithmetic),
+    Stage(LISTS, list_items, measure_lists),
+    Stage(COMPOSED, composed_items, measure_composed),
+)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, Stage
 from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
 from experiments.shared.in_context.tasks import Query, mean_prompts, written
 from mlx_interp.behaviour.answers import question
@@ -121,3 +121,10 @@ def measure_induction(model: Model, query: Query, config: MediationConfig) -> It
     rows, columns = mx.arange(start + n, start + 2 * n - 1), mx.arange(start + 1, start + n)
     scores = np.asarray(pattern[:, :, rows, columns].mean(axis=-1))
     yield {"scores": scores.round(5).tolist(), "tokens": n}
+
+
+STAGES = (
+    Stage(PLACES, place_items, measure_places),
+    Stage(ATTENTION, attention_items, measure_attention),
+    Stage(INDUCTION, induction_items, measure_induction),
+)

@@ -24,7 +24,7 @@ from experiments.exp11_function_vectors_v2.interchange import (
     enough,
     removed,
 )
-from experiments.exp11_function_vectors_v2.report import names
+from experiments.exp11_function_vectors_v2.vector_report import names
 from experiments.harness.experiment import Records
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.screening import of, rate

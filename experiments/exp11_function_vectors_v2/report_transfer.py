@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.exp11_function_vectors_v2 import composition
 from experiments.exp11_function_vectors_v2.composition import ARITHMETIC, COMPOSED, LISTS
-from experiments.exp11_function_vectors_v2.report import names
+from experiments.exp11_function_vectors_v2.vector_report import names
 from experiments.exp11_function_vectors_v2.vocabulary import DECODED, HOW, REBUILT, TOKENS, solved_keys
 from experiments.harness.experiment import Records
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, MediationConfig

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, Stage
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items, vectors
 from experiments.shared.in_context.tasks import prompts
@@ -95,3 +95,9 @@ def measure_rebuilt(model: Model, item: Item, config: MediationConfig) -> Iterat
 
 def solved_keys(records: Records) -> set[str]:
     return {r["item"] for r in records if r["stage"] == "base" and r["prompt"] == "examples" and r["right"]}
+
+
+STAGES = (
+    Stage(DECODED, decoded_items, measure_decoded),
+    Stage(REBUILT, decoded_items, measure_rebuilt),
+)

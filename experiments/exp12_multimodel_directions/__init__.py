@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from experiments.exp12_multimodel_directions import persona_report, persona_study, persona_tuning
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
-from experiments.shared.traits import geometry, report, stages
+from experiments.shared.traits import geometry, stages, trait_report
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
@@ -65,7 +65,7 @@ def reported(records: Records, config: Config) -> Table:
 
 
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return report.plan_of(model, config, config.traits, strengths=False)
+    return trait_report.plan_of(model, config, config.traits, strengths=False)
 
 
 EXPERIMENT = Experiment(
@@ -80,14 +80,14 @@ EXPERIMENT = Experiment(
         *persona_tuning.STAGES,
     ],
     tables=[
-        *(report.layer_table, report.effect_table, reported, geometry.angle_table),
+        *(trait_report.layer_table, trait_report.effect_table, reported, geometry.angle_table),
         *persona_report.TABLES,
-        report.prompt_table,
+        trait_report.prompt_table,
     ],
-    figures=[report.by_layer, geometry.angle_figure, persona_report.figures],
-    headline=report.headline,
+    figures=[trait_report.by_layer, geometry.angle_figure, persona_report.figures],
+    headline=trait_report.headline,
     plan=plan,
     limits_items=False,
     group=lambda item: item.trait,
-    scaling=report.metrics,
+    scaling=trait_report.metrics,
 )

@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from experiments.exp12_multimodel_directions.persona_study import FLAGGED, MONITORED, STEERED, PersonaConfig, chosen
 from experiments.exp12_multimodel_directions.persona_tuning import CLEAN, PREVENTED, TUNED
 from experiments.harness.experiment import Records
-from experiments.shared.traits.report import of, rate
+from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.reporting.figures import Point, scatter
 from mlx_interp.stats import Estimate, auroc, difference_interval, function_interval, mean_or_none

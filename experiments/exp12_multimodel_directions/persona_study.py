@@ -22,8 +22,8 @@ import numpy as np
 from experiments.exp12_multimodel_directions.personas import PERSONAS, Case, cases
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits.choices import bos, matching
-from experiments.shared.traits.report import REPEATED, of
 from experiments.shared.traits.stages import TraitConfig
+from experiments.shared.traits.trait_report import REPEATED, of
 from mlx_interp.behaviour.detectors import repetition
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import contrast

@@ -20,8 +20,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp13_steering_reliability import draws, figures, measure, option_report, options, report
-from experiments.exp13_steering_reliability.measure import REPLIES, SLOPES, ReliabilityConfig, Request
+from experiments.exp13_steering_reliability import (
+    answer_options,
+    option_report,
+    reliability_figures,
+    reliability_report,
+    steering_runs,
+    training_draws,
+)
+from experiments.exp13_steering_reliability.steering_runs import REPLIES, SLOPES, ReliabilityConfig, Request
 from experiments.harness.experiment import Experiment, Plan, Stage
 from mlx_interp.model import Model
 
@@ -32,7 +39,7 @@ class Config(ReliabilityConfig):
 
 
 def plan(model: Model, items: Sequence[Request], config: Config) -> Plan:
-    cells = len(measure.edits(model, config))
+    cells = len(steering_runs.edits(model, config))
     longest = max((model.prompt(item.text, chat=True) for item in items), key=len)
     passes = cells * len(items) * (0.7 + config.new_tokens / len(longest)) + 2 * config.n_train * 3
     return Plan(len(items), cells * len(items), passes, model.weight_bytes + model.memory([longest] * cells))
@@ -42,23 +49,40 @@ EXPERIMENT = Experiment(
     name="exp13_steering_reliability",
     config=Config,
     stages=[
-        Stage(REPLIES, measure.steered, measure.measure_replies),
-        Stage(SLOPES, measure.sloped, measure.measure_slopes),
-        Stage(draws.DIRECTIONS, draws.layer_items, draws.measure_direction),
-        Stage(draws.DRAWS, draws.draw_items, draws.measure_draws),
-        Stage(options.VECTORS, options.behaviours, options.measure_vectors),
-        Stage(options.OPTIONS, options.questions, options.measure_options),
+        Stage(REPLIES, steering_runs.steered, steering_runs.measure_replies),
+        Stage(SLOPES, steering_runs.sloped, steering_runs.measure_slopes),
+        Stage(training_draws.DIRECTIONS, training_draws.layer_items, training_draws.measure_direction),
+        Stage(training_draws.DRAWS, training_draws.draw_items, training_draws.measure_draws),
+        Stage(answer_options.VECTORS, answer_options.behaviours, answer_options.measure_vectors),
+        Stage(answer_options.OPTIONS, answer_options.questions, answer_options.measure_options),
     ],
     tables=[
-        *(report.criteria, option_report.direction_table, report.layer_table, report.dose_table, report.shift_table),
-        *(option_report.draws_table, report.slope_table, option_report.options_table, option_report.bias_table),
-        *(option_report.transfer_table, option_report.predictor_table),
+        *(
+            reliability_report.criteria,
+            option_report.direction_table,
+            reliability_report.layer_table,
+            reliability_report.dose_table,
+            reliability_report.shift_table,
+        ),
+        *(
+            option_report.draws_table,
+            reliability_report.slope_table,
+            option_report.options_table,
+            option_report.bias_table,
+        ),
+        option_report.transfer_table,
+        option_report.predictor_table,
     ],
-    figures=[figures.dose_curves, figures.slope_boxes, figures.trade_off, figures.transfer_scatter],
+    figures=[
+        reliability_figures.dose_curves,
+        reliability_figures.slope_boxes,
+        reliability_figures.trade_off,
+        reliability_figures.transfer_scatter,
+    ],
     files=option_report.files,
     csv=option_report.CSV,
-    headline=report.headline,
+    headline=reliability_report.headline,
     plan=plan,
     group=lambda request: (request.shift, request.split, request.harmful),
-    scaling=report.metrics,
+    scaling=reliability_report.metrics,
 )

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from experiments.exp13_steering_reliability import report
-from experiments.exp13_steering_reliability.draws import DIRECTIONS, DRAWS, LEARNED, RANDOM, SHUFFLED
-from experiments.exp13_steering_reliability.measure import REPLIES, SHIFTS, SLOPES, ReliabilityConfig
-from experiments.exp13_steering_reliability.options import FORMS, OPTIONS, VECTORS
-from experiments.exp13_steering_reliability.report import of, share
+from experiments.exp13_steering_reliability import reliability_report
+from experiments.exp13_steering_reliability.answer_options import FORMS, OPTIONS, VECTORS
+from experiments.exp13_steering_reliability.reliability_report import of, share
+from experiments.exp13_steering_reliability.steering_runs import REPLIES, SHIFTS, SLOPES, ReliabilityConfig
+from experiments.exp13_steering_reliability.training_draws import DIRECTIONS, DRAWS, LEARNED, RANDOM, SHUFFLED
 from experiments.harness.experiment import Records
 from mlx_interp.directions.direction import Direction, direction_bytes
 from mlx_interp.reporting import Cell, Column, Record, Table
@@ -261,11 +261,11 @@ def files(records: Records, config: ReliabilityConfig) -> Iterator[tuple[str, st
 
 
 CSV = {
-    report.dose_table: "alpha_table.csv",
-    report.layer_table: "layers.csv",
-    report.slope_table: "slopes.csv",
-    report.shift_table: "shift.csv",
-    report.criteria: "criteria.csv",
+    reliability_report.dose_table: "alpha_table.csv",
+    reliability_report.layer_table: "layers.csv",
+    reliability_report.slope_table: "slopes.csv",
+    reliability_report.shift_table: "shift.csv",
+    reliability_report.criteria: "criteria.csv",
     draws_table: "draws.csv",
     options_table: "options.csv",
     bias_table: "bias.csv",

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp14_logit_diff_amplification import figures, measure, report
-from experiments.exp14_logit_diff_amplification.measure import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
+from experiments.exp14_logit_diff_amplification import amplification_figures, amplification_report, amplified
+from experiments.exp14_logit_diff_amplification.amplified import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig, asks
 from experiments.harness.experiment import Experiment, Plan, Stage
 from mlx_interp.model import Model
@@ -32,7 +32,7 @@ class Config(AmplificationConfig):
 def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
     pairs = [len(asks(model, config, item.pair)) for item in chosen]
     texts = sum(pairs) * len(config.alphas)
-    tunes = measure.fine_tunes(model, config, [])
+    tunes = amplified.fine_tunes(model, config, [])
     sampled = len(tunes) * len(config.sampled_alphas) * config.n_samples
     passes = 2.0 * (texts + sampled) * (1 + config.new_tokens / 16) + len(tunes) * config.steps * 16 * 3
     memory = 2 * model.weight_bytes + model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
@@ -43,18 +43,23 @@ EXPERIMENT = Experiment(
     name="exp14_logit_diff_amplification",
     config=Config,
     stages=[
-        Stage(TEXTS, measure.text_items, measure.measure_texts),
-        Stage(RARE, measure.fine_tunes, measure.measure_rare),
-        Stage(RANKING, measure.ranking_items, measure.measure_ranking),
-        Stage(LOSS, measure.loss_items, measure.measure_loss),
-        Stage(PRECISION, measure.precision_items, measure.measure_precision),
+        Stage(TEXTS, amplified.text_items, amplified.measure_texts),
+        Stage(RARE, amplified.fine_tunes, amplified.measure_rare),
+        Stage(RANKING, amplified.ranking_items, amplified.measure_ranking),
+        Stage(LOSS, amplified.loss_items, amplified.measure_loss),
+        Stage(PRECISION, amplified.precision_items, amplified.measure_precision),
     ],
-    tables=report.TABLES,
-    figures=[figures.curves, figures.at_equal_divergence, figures.statistics, figures.rare],
-    headline=report.headline,
+    tables=amplification_report.TABLES,
+    figures=[
+        amplification_figures.curves,
+        amplification_figures.at_equal_divergence,
+        amplification_figures.statistics,
+        amplification_figures.rare,
+    ],
+    headline=amplification_report.headline,
     plan=plan,
     group=lambda item: item.pair,
-    scaling=report.metrics,
-    files=report.files,
-    csv=report.CSV,
+    scaling=amplification_report.metrics,
+    files=amplification_report.files,
+    csv=amplification_report.CSV,
 )

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp15_contrastive_steering import figures, front, front_report, measure, report
+from experiments.exp15_contrastive_steering import front, front_report, steered_texts, steering_figures, steering_report
 from experiments.exp15_contrastive_steering.front import FRONT, KNOWLEDGE, RELEVANCE
-from experiments.exp15_contrastive_steering.measure import PAIRS, SETS, SIZES, TEXTS, Asked
 from experiments.exp15_contrastive_steering.pages import files
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
+from experiments.exp15_contrastive_steering.steered_texts import PAIRS, SETS, SIZES, TEXTS, Asked
 from experiments.exp15_contrastive_steering.vectors import rendered
 from experiments.harness.experiment import Experiment, Plan, Stage
 from mlx_interp.model import Model
@@ -34,7 +34,7 @@ class Config(ContrastiveConfig):
 
 
 def plan(model: Model, asked: Sequence[Asked], config: Config) -> Plan:
-    of, cells = setting(model, config), len(measure.cells(model, config)) * config.draws
+    of, cells = setting(model, config), len(steered_texts.cells(model, config)) * config.draws
     longest = max((rendered(model, one.chat) for one in asked), key=len)
     means = sum(len(one.fit) + len(one.held) for one in of.subsets)
     passes = means + cells * len(asked) * (1.7 + of.max_tokens / len(longest))
@@ -46,23 +46,31 @@ EXPERIMENT = Experiment(
     name="exp15_contrastive_steering",
     config=Config,
     stages=[
-        Stage(TEXTS, measure.prompts, measure.measure_texts),
-        Stage(SETS, measure.sets, measure.measure_set),
-        Stage(PAIRS, measure.pairs, measure.measure_pair),
-        Stage(SIZES, measure.sizes, measure.measure_sizes),
+        Stage(TEXTS, steered_texts.prompts, steered_texts.measure_texts),
+        Stage(SETS, steered_texts.sets, steered_texts.measure_set),
+        Stage(PAIRS, steered_texts.pairs, steered_texts.measure_pair),
+        Stage(SIZES, steered_texts.sizes, steered_texts.measure_sizes),
         Stage(FRONT, front.prompts, front.measure_front),
         Stage(RELEVANCE, front.replies, front.measure_relevance),
         Stage(KNOWLEDGE, front.facts, front.measure_knowledge),
     ],
     tables=[
-        *(report.sweep_table, report.pair_table, report.targets_table, report.rules_table, report.pairs_table),
-        report.sizes_table,
-        *(front_report.layer_table, front_report.dimension_table, front_report.side_table),
+        *(
+            steering_report.sweep_table,
+            steering_report.pair_table,
+            steering_report.targets_table,
+            steering_report.rules_table,
+            steering_report.pairs_table,
+        ),
+        steering_report.sizes_table,
+        front_report.layer_table,
+        front_report.dimension_table,
+        front_report.side_table,
     ],
-    figures=[figures.curves, figures.grid, figures.sizes, front_report.layer_curves],
-    headline=report.headline,
+    figures=[steering_figures.curves, steering_figures.grid, steering_figures.sizes, front_report.layer_curves],
+    headline=steering_report.headline,
     plan=plan,
     group=lambda asked: asked.subset,
-    scaling=report.metrics,
+    scaling=steering_report.metrics,
     files=files,
 )

@@ -18,9 +18,9 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.exp15_contrastive_steering.chats import Chat
-from experiments.exp15_contrastive_steering.measure import classifier
+from experiments.exp15_contrastive_steering.request_sources import WORLD, subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
-from experiments.exp15_contrastive_steering.sources import WORLD, subset
+from experiments.exp15_contrastive_steering.steered_texts import classifier
 from experiments.exp15_contrastive_steering.vectors import rendered
 from experiments.harness.experiment import Records
 from mlx_interp.behaviour.answers import question

@@ -18,8 +18,8 @@ from experiments.exp15_contrastive_steering.front import (
     TEXTS,
     TOPIC,
 )
-from experiments.exp15_contrastive_steering.report import flagged, of, share
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
+from experiments.exp15_contrastive_steering.steering_report import flagged, of, share
 from experiments.harness.experiment import Records
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 

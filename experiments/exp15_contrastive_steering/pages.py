@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from string import Template
 
-from experiments.exp15_contrastive_steering.measure import CONTRAST, PAIRS, PLAIN, SETS, SWEEP, TEXTS
-from experiments.exp15_contrastive_steering.report import chosen, names, of, pair_of
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
+from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PAIRS, PLAIN, SETS, SWEEP, TEXTS
+from experiments.exp15_contrastive_steering.steering_report import chosen, names, of, pair_of
 from experiments.harness.experiment import Records
 from mlx_interp.reporting import Record
 

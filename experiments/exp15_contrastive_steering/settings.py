@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from experiments.exp15_contrastive_steering.sources import AUTO, TULU_NAME, WORLD, Source, Subset, is_file, keys, subset
+from experiments.exp15_contrastive_steering.request_sources import (
+    AUTO,
+    TULU_NAME,
+    WORLD,
+    Source,
+    Subset,
+    is_file,
+    keys,
+    subset,
+)
 from experiments.harness.experiment import ExperimentConfig
 from mlx_interp import sites
 from mlx_interp.directions.state_sets import SITE, Rule

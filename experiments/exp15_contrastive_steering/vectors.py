@@ -11,8 +11,8 @@ import numpy as np
 from jinja2 import TemplateError
 
 from experiments.exp15_contrastive_steering.chats import Chat
+from experiments.exp15_contrastive_steering.request_sources import Subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
-from experiments.exp15_contrastive_steering.sources import Subset
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.state_sets import Row, Rule, mean, set_states
 from mlx_interp.directions.states import rounding

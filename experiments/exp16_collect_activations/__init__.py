@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from experiments.exp16_collect_activations import measure, report
-from experiments.exp16_collect_activations.measure import CHECKED, NORMS, STORED
+from experiments.exp16_collect_activations import collecting, collection_report
+from experiments.exp16_collect_activations.collecting import CHECKED, NORMS, STORED
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.shared.prompts.collected import LENGTHS, CollectionFields, Row, kept, prompt_of, rows_of
 from mlx_interp.model import Model
@@ -47,7 +47,7 @@ def plan(model: Model, items: Sequence[Row], config: Config) -> Plan:
     """Size and time of all stores; memory is that of a batch and two shards."""
     found: list[Estimate] = []
     prompts = [prompt_of(model, row) for row in items]
-    for collection in measure.collections(model, config):
+    for collection in collecting.collections(model, config):
         found.append(
             estimate(
                 model,
@@ -74,16 +74,16 @@ EXPERIMENT = Experiment(
     name="exp16_collect_activations",
     config=Config,
     stages=[
-        Stage(LENGTHS, rows, measure.measure_lengths, batch=64),
-        Stage(STORED, measure.collections, measure.measure_store),
-        Stage(CHECKED, measure.looked_at, measure.measure_check),
-        Stage(NORMS, kept, measure.measure_norms, batch=64),
+        Stage(LENGTHS, rows, collecting.measure_lengths, batch=64),
+        Stage(STORED, collecting.collections, collecting.measure_store),
+        Stage(CHECKED, collecting.looked_at, collecting.measure_check),
+        Stage(NORMS, kept, collecting.measure_norms, batch=64),
     ],
-    tables=[report.prompt_table, report.store_table, report.check_table],
-    figures=[report.norm_figure],
-    headline=report.headline,
+    tables=[collection_report.prompt_table, collection_report.store_table, collection_report.check_table],
+    figures=[collection_report.norm_figure],
+    headline=collection_report.headline,
     plan=plan,
     group=lambda row: row.category,
     read_config=read_config,
-    start_over=measure.remove_stores,
+    start_over=collecting.remove_stores,
 )

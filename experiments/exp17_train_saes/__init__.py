@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp17_train_saes import report, reseeds, runs, shift, texts, truth
+from experiments.exp17_train_saes import feature_truth, reseeds, runs, sae_report, shift, texts
 from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
 from mlx_interp.model import Model
@@ -50,26 +50,26 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(TRAINED, runs.items, runs.measure),
         Stage(POSITIONS, runs.middle_items, runs.measure_positions),
-        Stage(TRUTH, truth.questions, truth.measure),
+        Stage(TRUTH, feature_truth.questions, feature_truth.measure),
         Stage(reseeds.RESEEDS, reseeds.items, reseeds.measure),
         Stage(shift.SHIFT, shift.cases, shift.measure),
         Stage(SEEDS, runs.seed_items, runs.measure_seeds),
-        Stage(PAGES, truth.shown, truth.measure_pages),
+        Stage(PAGES, feature_truth.shown, feature_truth.measure_pages),
     ],
     tables=[
-        *map(report.fidelity_tables, ("kind", "control", "layer", "width", "nested", "data")),
-        report.position_table,
-        report.truth_table,
-        report.probe_table,
-        report.seed_table,
+        *map(sae_report.fidelity_tables, ("kind", "control", "layer", "width", "nested", "data")),
+        sae_report.position_table,
+        sae_report.truth_table,
+        sae_report.probe_table,
+        sae_report.seed_table,
         reseeds.reseed_table,
         shift.shift_table,
         shift.judged_table,
     ],
-    figures=[report.pareto, report.truth_figure],
-    headline=report.headline,
+    figures=[sae_report.pareto, sae_report.truth_figure],
+    headline=sae_report.headline,
     plan=plan,
     group=lambda item: item.role,
-    scaling=report.metrics,
-    files=truth.files,
+    scaling=sae_report.metrics,
+    files=feature_truth.files,
 )

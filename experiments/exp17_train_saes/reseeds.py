@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments.exp17_train_saes import runs, texts, truth
+from experiments.exp17_train_saes import feature_truth, runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
 from mlx_interp.model import Model
@@ -60,7 +60,9 @@ def measure(model: Model, trained: Trained, config: SAEConfig) -> Iterator[Recor
         "CE recovered, of zero": costs.recovered(),
     }
     for group in texts.GROUPS:
-        records = list(truth.measure(model, truth.Question(group, group, trained.label, trained.item), config))
+        records = list(
+            feature_truth.measure(model, feature_truth.Question(group, group, trained.label, trained.item), config)
+        )
         metrics[f"F1 of the best feature, {group}"] = float(np.mean([r["f1"] for r in records]))
         k = config.probed_k[0]
         values = [r[f"auroc_{k}"] for r in records if r[f"auroc_{k}"] is not None]

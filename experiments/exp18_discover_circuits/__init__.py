@@ -21,35 +21,29 @@ Control    random circuits of equal size, and of equal size between each two lay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.exp18_discover_circuits import (
     acdc,
+    circuit_figures,
+    circuit_report,
     clusters,
+    cost,
+    discovery,
     feature_edges,
     features,
-    figures,
     headline,
-    measure,
     overlap,
-    report,
     tracing,
     words,
 )
 from experiments.exp18_discover_circuits.config import (
     ATTRIBUTION,
-    NODE_SHARES,
-    RANDOM,
     CircuitConfig,
-    Item,
     items,
     scored_items,
-    split,
 )
-from experiments.harness.experiment import Experiment, Plan, Stage
-from mlx_interp.circuits import SHARES
-from mlx_interp.model import Model
+from experiments.harness.experiment import Experiment, Stage
 
 
 @dataclass(frozen=True)
@@ -57,37 +51,39 @@ class Config(CircuitConfig):
     """All fields are those of circuits."""
 
 
-def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
-    """Edges cost n_heads plain passes each time; a gradient about three passes."""
-    prompts = sum(sum(map(len, split(model, item.task, config))) for item in chosen)
-    circuits = len(SHARES) * (6 + 2 * RANDOM + len(config.names)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
-    scored = len(chosen) * config.n_test * (circuits if "faithfulness" in config.parts else 0)
-    checks = 2 * config.n_sampled * (4 + 3 * model.n_heads)
-    checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)
-    slopes = len(chosen) * config.n_train * 3 * config.steps * (2 * model.n_layers + 4 * model.n_heads)
-    rows = [[1] * 24] * 256
-    memory = model.weight_bytes + model.n_heads * model.memory(rows)
-    return Plan(prompts, scored + checked, float(scored + checked + slopes), memory)
-
-
 EXPERIMENT = Experiment(
     name="exp18_discover_circuits",
     config=Config,
     stages=[
-        Stage(ATTRIBUTION, items, measure.attribution),
-        Stage("patching", measure.checked_items, measure.patching),
-        Stage("faithfulness", scored_items, measure.faithfulness),
-        Stage("minimality", measure.dropped_items, measure.minimality),
+        Stage(ATTRIBUTION, items, discovery.attribution),
+        Stage("patching", discovery.checked_items, discovery.patching),
+        Stage("faithfulness", scored_items, discovery.faithfulness),
+        Stage("minimality", discovery.dropped_items, discovery.minimality),
         Stage("acdc", acdc.acdc_items, acdc.measure),
         Stage("features", features.feature_items, features.measure),
         Stage(clusters.CLUSTERS, clusters.items, clusters.measure),
-        Stage("tracing", measure.traced_items, measure.tracing),
+        Stage("tracing", discovery.traced_items, discovery.tracing),
     ],
     tables=[
-        *(report.task_table, report.check_table, report.truth_table, report.area_table, report.complete_table),
-        *(report.node_table, overlap.stability_table, overlap.overlap_table, words.word_table, figures.only_table),
+        *(
+            circuit_report.task_table,
+            circuit_report.check_table,
+            circuit_report.truth_table,
+            circuit_report.area_table,
+            circuit_report.complete_table,
+        ),
+        *(
+            circuit_report.node_table,
+            overlap.stability_table,
+            overlap.overlap_table,
+            words.word_table,
+            circuit_figures.only_table,
+        ),
         acdc.acdc_table,
-        *(figures.minimality_table, features.check_table, features.size_table, features.strongest_table),
+        circuit_figures.minimality_table,
+        features.check_table,
+        features.size_table,
+        features.strongest_table,
         *(
             feature_edges.check_table,
             feature_edges.share_table,
@@ -99,13 +95,19 @@ EXPERIMENT = Experiment(
         tracing.position_table,
     ],
     figures=[
-        *(figures.estimates, figures.faithfulness_curves, figures.overlap, figures.drawings, features.curves),
+        *(
+            circuit_figures.estimates,
+            circuit_figures.faithfulness_curves,
+            circuit_figures.overlap,
+            circuit_figures.drawings,
+            features.curves,
+        ),
         feature_edges.drawings,
         tracing.heat_maps,
     ],
     headline=headline.headline,
-    plan=plan,
+    plan=cost.plan,
     group=lambda item: item.task,
-    scaling=report.metrics,
-    files=figures.files,
+    scaling=circuit_report.metrics,
+    files=circuit_figures.files,
 )

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from experiments.exp18_discover_circuits.config import MAIN, Bools, CircuitConfig, Floats, Item, items, split
-from experiments.exp18_discover_circuits.measure import rounded
+from experiments.exp18_discover_circuits.discovery import rounded
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import edge_circuits, edge_scores, faithfulness, jaccard, random_edges, top, wiring
 from mlx_interp.circuits.acdc import acdc

@@ -16,8 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, Item, split
+from experiments.exp18_discover_circuits.discovery import rounded
 from experiments.exp18_discover_circuits.features import autoencoders, dictionaries
-from experiments.exp18_discover_circuits.measure import rounded
 from experiments.harness.experiment import Records
 from mlx_interp.behaviour.text_classifier import features as words_of
 from mlx_interp.circuits import Pair, faithfulness, top

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.sources import Drawn, Source, drawn, task_names
-from experiments.exp18_discover_circuits.tasks import TASKS, Task
+from experiments.exp18_discover_circuits.circuit_tasks import TASKS, Task
+from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, drawn, task_names
 from experiments.harness.experiment import ExperimentConfig, Records
 from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
 from mlx_interp.circuits.attribution import Method

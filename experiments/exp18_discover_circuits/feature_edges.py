@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, tasks_of
-from experiments.exp18_discover_circuits.measure import LARGE_EDGE, rounded
-from experiments.exp18_discover_circuits.report import rows_of
+from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import Pair, check, faithfulness, jaccard, resampled, sample, top
 from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits

@@ -14,9 +14,9 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits import feature_edges
+from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
-from experiments.exp18_discover_circuits.measure import LARGE_EDGE, rounded
-from experiments.exp18_discover_circuits.report import rows_of
+from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import Pair, check, faithfulness, sample, top
 from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from experiments.exp18_discover_circuits import acdc, clusters, feature_edges, report, tracing
+from experiments.exp18_discover_circuits import acdc, circuit_report, clusters, feature_edges, tracing
 from experiments.exp18_discover_circuits.config import CircuitConfig
 from experiments.harness.experiment import Records
 
 
 def headline(records: Records, config: CircuitConfig) -> str:
-    parts = [*report.headlines(records, config), *_features(records, config), *_others(records, config)]
+    parts = [*circuit_report.headlines(records, config), *_features(records, config), *_others(records, config)]
     return "; ".join(parts) or "attribution alone"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from experiments.exp18_discover_circuits.circuit_report import Curve, curve, rows_of
 from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, tasks_of
-from experiments.exp18_discover_circuits.report import Curve, curve, rows_of
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import cpr, jaccard, top, weighted_jaccard
 from mlx_interp.reporting import Cell, Column, Table

@@ -2,7 +2,7 @@
 
 Question   How near is each layer's lens to the model's own prediction, and is what it shows used by the model?
 Data       held-out texts of the embedded world, or --texts FILE; the lens is trained on other texts (docs/lenses.md).
-Measure    bits per byte, bias and transfer of translators; what the other parts name below.
+Measure    bits per byte, bias and transfer of translators; the other parts' measures stand below.
 Figure     by layer, logit lens and tuned lens beside each other; intervals over texts.
 Control    translators used one layer too low, a guess by the frequency of tokens; each part has its own beside it.
 Parts      text        bits per byte, bias and transfer of the tuned lens on held-out text, against the logit lens,
@@ -12,9 +12,8 @@ Parts      text        bits per byte, bias and transfer of the tuned lens on hel
            depth       prediction depth against difficulty; the lens on the model fine-tuned on new compositions.
            early_exit  in-context prompts with wrong labels: whether a middle layer answers better than the last.
            injection   a second request in a prompt, told by the trajectory of the prediction.
-           token_identity, reader, attributes
-                       Patchscopes: what a state predicts, against lenses and map; read by another model; attributes
-                       of entities in twelve relations, against a probe.
+           token_identity, reader, attributes   Patchscopes: what a state predicts, against lenses and map; read by
+                       another model; attributes of entities in twelve relations, against a probe.
 """
 
 from __future__ import annotations

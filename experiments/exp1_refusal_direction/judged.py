@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
-from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
+from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model

@@ -12,8 +12,8 @@ import numpy as np
 
 from experiments.harness.experiment import Records
 from experiments.shared.traits import stages
-from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
+from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.behaviour.detectors import opener_tokens
 from mlx_interp.directions.candidates import (
     DEEPEST,

@@ -22,8 +22,8 @@ import numpy as np
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
-from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import TraitConfig
+from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.behaviour.suffix import adversarial_suffix, framed, random_suffix
 from mlx_interp.directions.contrasts import template_positions

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.exp2_sycophancy import caa, pushback
 from experiments.harness.experiment import Experiment, Plan
-from experiments.shared.traits import choices, geometry, report, stages
+from experiments.shared.traits import choices, geometry, stages, trait_report
 from experiments.shared.traits.choices import ChoiceConfig
 from experiments.shared.traits.stages import Item
 from mlx_interp.model import Model
@@ -33,7 +33,7 @@ class Config(ChoiceConfig):
 
 
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return report.plan_of(model, config, TRAITS, strengths=True)
+    return trait_report.plan_of(model, config, TRAITS, strengths=True)
 
 
 EXPERIMENT = Experiment(
@@ -49,10 +49,10 @@ EXPERIMENT = Experiment(
         *caa.STAGES,
     ],
     tables=[
-        report.layer_table,
-        report.effect_table,
-        report.strength_table,
-        report.side_table,
+        trait_report.layer_table,
+        trait_report.effect_table,
+        trait_report.strength_table,
+        trait_report.side_table,
         geometry.place_table,
         geometry.separation_table,
         geometry.angle_table,
@@ -61,12 +61,12 @@ EXPERIMENT = Experiment(
         caa.context_table,
         caa.cosine_table,
         caa.token_table,
-        report.prompt_table,
+        trait_report.prompt_table,
     ],
-    figures=[report.by_layer, report.by_strength, choices.curves, caa.figures],
-    headline=report.headline,
+    figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa.figures],
+    headline=trait_report.headline,
     plan=plan,
     limits_items=False,
     group=lambda item: item.trait,
-    scaling=report.metrics,
+    scaling=trait_report.metrics,
 )

@@ -35,7 +35,7 @@ from experiments.shared.traits.choices import (
     vectors,
 )
 from experiments.shared.traits.geometry import silhouettes
-from experiments.shared.traits.report import of
+from experiments.shared.traits.trait_report import of
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
 from mlx_interp.model import Model

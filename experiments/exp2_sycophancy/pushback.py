@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
 from experiments.shared.traits.choices import bos
-from experiments.shared.traits.report import of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.behaviour.detectors import agreement
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention

@@ -14,116 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from experiments.harness.experiment import Experiment, Metric, Plan, Records, Stage
+from experiments.exp6_twohop_scaling.gap_by_model import GapConfig, cases, counts, headline, measure, metrics, scaling
+from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.shared.two_hop import lens
-from experiments.shared.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
-from experiments.shared.two_hop.summaries import mean_over, n_layers, of_stage
-from experiments.shared.two_hop.tuned import LensConfig
+from experiments.shared.two_hop.queries import SCREENED, queries_and_study, screening
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.model import Model
-from mlx_interp.reporting import Cell, Column, Record, Table
 
-REPORTED = {
-    "gemma-2-2b": ("0 of 6", 0.2),
-    "llama-3.2-3b": ("2 of 6", 2.2),
-    "qwen-2.5-7b": ("2 of 6", 1.5),
-    "llama-3.1-8b": ("2 of 6", 1.2),
-    "gemma-2-9b": ("2 of 6", 4.5),
-}
-"""Sequential prompts and mean gap of the earlier study, by the short name of the model that it names."""
 PASSES = 5 + 4
 
 
 @dataclass(frozen=True)
-class Config(LensConfig):
-    queries: Literal["all", "correct"] = "all"
-    """Every query without a shortcut, or only those that the model answers right."""
-
-
-def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
-    chosen = [case for case in all_cases(model, config, earlier, config.max_queries) if case.group != "shortcut"]
-    return [case for case in chosen if config.queries == "all" or case.group == "correct"]
-
-
-def measure(model: Model, case: Case, config: Config) -> list[Record]:
-    return [{**record, "model": model.name} for record in lens.measure(model, case, config)]
-
-
-def counts(records: Records, config: Config) -> Table:
-    """How many queries are left at each step."""
-    screened = of_stage(records, SCREENED)
-    known = [r for r in screened if r["first_hop"] and r["second_hop"]]
-    shortcut = [r for r in screened if r["group"] == "shortcut"]
-    measured = of_stage(records, lens.STAGE)
-    row: list[Cell] = [len(screened), len(known), len(shortcut)]
-    row += [sum(r["two_hop"] for r in screened), len(measured), len(lens.gap_summary(records, config)[0])]
-    columns = ["queries", "both hops known", "shortcut, left out", "two-hop right", "measured", "both visible"]
-    return Table("How many queries are left", columns, [row])
-
-
-def scaling(records: Records, config: Config) -> Table:
-    """One row a model: order and gap, and what was reported."""
-    both, gaps = lens.gap_summary(records, config)
-    held = [r for r in of_stage(records, lens.STAGE) if _other_gap(r, config.lens_k) is not None]
-    others = [float(_other_gap(r, config.lens_k) or 0) for r in held]
-    layers = n_layers(records)
-    name = next((str(r["model"]) for r in of_stage(records, lens.STAGE)), "")
-    reported = REPORTED.get(name.partition(":")[0], (None, None))
-    firsts = [[float(lens.visible(r, entity, config.lens_k) or 0) for r in both] for entity in lens.ENTITIES]
-    row: list[Cell] = [
-        layers,
-        len(both),
-        *(mean_over(found, both, config.seed) for found in firsts),
-        mean_over([value > 0 for value in gaps], both, config.seed),
-        mean_over(gaps, both, config.seed),
-        mean_over(others, held, config.seed),
-        mean_over([value / layers for value in gaps], both, config.seed),
-        *reported,
-    ]
-    return Table(
-        "Bridge before answer",
-        [
-            "layers",
-            "n",
-            Column("bridge layer", digits=1),
-            Column("answer layer", digits=1),
-            Column("sequential", "%"),
-            Column("gap", "layers", digits=1),
-            Column("another query's gap", "layers", digits=1),
-            Column("gap", "share of the depth"),
-            "sequential, reported",
-            Column("gap, reported", "layers", digits=1),
-        ],
-        [row],
-        ["Reported: by the earlier study, on six prompts of its own; not measured here."],
-    )
-
-
-def _other_gap(record: Record, k: int) -> int | None:
-    bridge, answer = (lens.visible(record, entity, k, whose="other ") for entity in lens.ENTITIES)
-    return None if bridge is None or answer is None else answer - bridge
-
-
-def headline(records: Records, config: Config) -> str:
-    """Sequential share and mean gap."""
-    both, gaps = lens.gap_summary(records, config)
-    share, mean = mean_over([gap > 0 for gap in gaps], both, config.seed), mean_over(gaps, both, config.seed)
-    if share is None or mean is None:
-        return f"bridge and answer are both visible in {len(both)} queries: too few for an interval"
-    return f"{share.text(percent=True)} % of {len(both)} queries sequential, mean gap {mean.text(digits=1)} layers"
-
-
-def metrics(records: Records, config: Config) -> list[Metric]:
-    """What is drawn against depth and size."""
-    both, gaps = lens.gap_summary(records, config)
-    depth = n_layers(records)
-    return [
-        Metric("sequential queries", "%", mean_over([gap > 0 for gap in gaps], both, config.seed)),
-        Metric("gap", "layers", mean_over(gaps, both, config.seed)),
-        Metric("gap over depth", "", mean_over([gap / depth for gap in gaps], both, config.seed)),
-    ]
+class Config(GapConfig):
+    """Nothing of its own."""
 
 
 def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.harness.experiment import Experiment, Plan, Records
-from experiments.shared.traits import report, stages
+from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
@@ -48,17 +48,17 @@ def reported(records: Records, config: Config) -> Table:
 
 
 def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return report.plan_of(model, config, ["refusal"], strengths=False)
+    return trait_report.plan_of(model, config, ["refusal"], strengths=False)
 
 
 EXPERIMENT = Experiment(
     name="exp7_refusal_scaling",
     config=Config,
     stages=stages.of_trait("refusal"),
-    tables=[report.layer_table, report.effect_table, reported, report.prompt_table],
-    figures=[report.by_layer],
-    headline=report.headline,
+    tables=[trait_report.layer_table, trait_report.effect_table, reported, trait_report.prompt_table],
+    figures=[trait_report.by_layer],
+    headline=trait_report.headline,
     plan=plan,
     limits_items=False,
-    scaling=report.metrics,
+    scaling=trait_report.metrics,
 )

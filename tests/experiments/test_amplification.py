@@ -12,8 +12,8 @@ import pytest
 
 import mlx_interp as mi
 from experiments import exp14_logit_diff_amplification as module
-from experiments.exp14_logit_diff_amplification import measure, pairs, planting, report
-from experiments.exp14_logit_diff_amplification.measure import RARE, TEXTS
+from experiments.exp14_logit_diff_amplification import amplification_report, amplified, pairs, planting
+from experiments.exp14_logit_diff_amplification.amplified import RARE, TEXTS
 from experiments.harness.options import parse
 from experiments.harness.runner import run
 from mlx_interp.behaviour.amplification import Amplified, forced
@@ -38,7 +38,7 @@ def test_the_study_runs_and_the_difference_shows_what_a_alone_does_not(tmp_path:
     assert ended.value.code == 0
     folder = tmp_path / module.EXPERIMENT.name / "tiny-llama"
     found = json.loads((folder / "run.json").read_text())
-    assert len(found["tables"]) == len(report.TABLES)
+    assert len(found["tables"]) == len(amplification_report.TABLES)
     assert all(table["rows"] for table in found["tables"])
     rows = {(row[0], row[1]): [int(cell.split()[0]) for cell in row[3:]] for row in found["tables"][0]["rows"]}
     assert rows["planted", "2.0"][0] >= rows["planted", ".0"][0] + 50
@@ -97,9 +97,9 @@ def test_pairs_of_the_users_own_run_and_their_behaviour_is_the_pattern(tmp_path:
         new_tokens=5,
     )
     rates = {}
-    for item in measure.text_items(model(), config, []):
-        if item.arm == measure.FULL:
-            rates[item.pair] = np.mean([r["hit"] for r in measure.measure_texts(model(), item, config)])
+    for item in amplified.text_items(model(), config, []):
+        if item.arm == amplified.FULL:
+            rates[item.pair] = np.mean([r["hit"] for r in amplified.measure_texts(model(), item, config)])
     assert rates["adapter"] > 0.5
     assert rates["model"] == rates["prompts"] == 0
 
@@ -108,11 +108,11 @@ def test_a_text_is_broken_where_it_is_empty_repeats_itself_or_is_unlikely_but_no
     def text(log_prob: list[float], tokens: list[int]) -> Amplified:
         return Amplified(1.0, tokens=tokens, log_prob=log_prob, finish="stop")
 
-    assert measure.coherent(text([-0.1, -20.0, -0.2], [1, 2, 3]), 3.0)
-    assert not measure.coherent(text([-9.0, -20.0, -9.0], [1, 2, 3]), 3.0)
-    assert not measure.coherent(text([-0.1] * 9, [1, 2, 3] * 3), 3.0)
-    assert not measure.coherent(text([], []), 3.0)
-    assert not measure.coherent(Amplified(1.0, tokens=[1], log_prob=[-0.1], finish="not finite"), 3.0)
+    assert amplified.coherent(text([-0.1, -20.0, -0.2], [1, 2, 3]), 3.0)
+    assert not amplified.coherent(text([-9.0, -20.0, -9.0], [1, 2, 3]), 3.0)
+    assert not amplified.coherent(text([-0.1] * 9, [1, 2, 3] * 3), 3.0)
+    assert not amplified.coherent(text([], []), 3.0)
+    assert not amplified.coherent(Amplified(1.0, tokens=[1], log_prob=[-0.1], finish="not finite"), 3.0)
 
 
 def test_broken_texts_are_flagged_by_reason() -> None:
@@ -123,7 +123,7 @@ def test_broken_texts_are_flagged_by_reason() -> None:
         {**base, "length": 0, "coherent": False},
         {**base, "coherent": False},
     ]
-    assert report.flags(records, module.Config()) == "not finite 1, empty 1, unlikely 1"
+    assert amplification_report.flags(records, module.Config()) == "not finite 1, empty 1, unlikely 1"
 
 
 def test_rounded_weights_keep_the_embedding_and_lose_bits() -> None:
@@ -144,12 +144,12 @@ def test_tables_are_of_the_records_they_say() -> None:
         for a in (0.0, 1.0)
         for n in range(6)
     ]
-    table = report.rare_table(records, module.Config(sampled_alphas=(0.0, 1.0)))
+    table = amplification_report.rare_table(records, module.Config(sampled_alphas=(0.0, 1.0)))
     assert table is not None
     plain, amplified = table.rows
     assert (plain[7], amplified[7]) == ("> 6", "4")
     assert amplified[6] == pytest.approx(11.0)
-    assert report.rate_table([{**r, "stage": TEXTS + "?"} for r in records], module.Config()).rows == []  # type: ignore[union-attr]
+    assert amplification_report.rate_table([{**r, "stage": TEXTS + "?"} for r in records], module.Config()).rows == []  # type: ignore[union-attr]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

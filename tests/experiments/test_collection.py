@@ -10,7 +10,7 @@ import pytest
 
 import mlx_interp as mi
 from experiments.exp16_collect_activations import EXPERIMENT, Config
-from experiments.exp16_collect_activations.measure import Looked, layers_of, measure_check
+from experiments.exp16_collect_activations.collecting import Looked, layers_of, measure_check
 from experiments.harness.runner import run
 from experiments.shared.prompts.collected import Row, rows_of
 from mlx_interp.errors import ConfigError, StoreError

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from experiments import exp15_contrastive_steering as module
-from experiments.exp15_contrastive_steering import front, measure, pages, vectors
+from experiments.exp15_contrastive_steering import front, pages, steered_texts, vectors
 from experiments.exp15_contrastive_steering.chats import Chat, distinct, parse_chat
+from experiments.exp15_contrastive_steering.request_sources import SELECTIONS, TULU, Source, subset
 from experiments.exp15_contrastive_steering.settings import setting
-from experiments.exp15_contrastive_steering.sources import SELECTIONS, TULU, Source, subset
 from experiments.harness.options import parse
 from experiments.harness.runner import run
 from mlx_interp.errors import ConfigError, DataError
@@ -167,16 +167,18 @@ def test_rows_behind_means_held_out_rows_and_prompts_are_disjoint(model: Model) 
     behind = {chat.prompt for one in of.subsets for chat in one.fit}
     assert not behind & {chat.prompt for one in of.subsets for chat in one.held}
     assert (
-        len({asked.chat.prompt for asked in measure.prompts(model, config, []) if asked.chat.prompt not in behind})
+        len(
+            {asked.chat.prompt for asked in steered_texts.prompts(model, config, []) if asked.chat.prompt not in behind}
+        )
         == 10
     )
 
 
 def test_scale_0_and_a_cell_without_vector_leave_the_text_alone(model: Model) -> None:
     config = module.Config(n_samples=24, scale=0.0, scales=(1.0,), study="pair", inference_dataset="0")
-    assert not [cell for cell in measure.cells(model, config) if cell.arm != "none" and cell.scale == 0]
-    asked = measure.prompts(model, config, [])[0]
-    plain = next(iter(measure.measure_texts(model, asked, config)))
+    assert not [cell for cell in steered_texts.cells(model, config) if cell.arm != "none" and cell.scale == 0]
+    asked = steered_texts.prompts(model, config, [])[0]
+    plain = next(iter(steered_texts.measure_texts(model, asked, config)))
     alone = model.generate(vectors.rendered(model, asked.chat), max_tokens=12)[0]
     assert plain["text"] == alone.text
 
@@ -184,13 +186,13 @@ def test_scale_0_and_a_cell_without_vector_leave_the_text_alone(model: Model) ->
 def test_the_null_vector_is_shorter_than_the_difference_and_controls_are_as_long(model: Model) -> None:
     config = module.Config(n_samples=24)
     lengths = {
-        cell.arm: float(np.linalg.norm(measure.vector(model, config, cell)))
-        for cell in measure.cells(model, config)
+        cell.arm: float(np.linalg.norm(steered_texts.vector(model, config, cell)))
+        for cell in steered_texts.cells(model, config)
         if cell.part == "sweep" and cell.layer == setting(model, config).layer
     }
-    assert lengths[measure.NULL] < 0.4 * lengths[measure.CONTRAST]
-    for arm in (measure.NULL_LONG, measure.RANDOM, measure.OTHER):
-        assert lengths[arm] == pytest.approx(lengths[measure.CONTRAST], rel=1e-4)
+    assert lengths[steered_texts.NULL] < 0.4 * lengths[steered_texts.CONTRAST]
+    for arm in (steered_texts.NULL_LONG, steered_texts.RANDOM, steered_texts.OTHER):
+        assert lengths[arm] == pytest.approx(lengths[steered_texts.CONTRAST], rel=1e-4)
 
 
 def test_alike_means_are_warned_of_and_equal_norms_alone_are_not(
@@ -290,9 +292,9 @@ def test_a_mistake_in_the_options_ends_the_run_before_it_starts(
 
 
 def test_prompts_of_subsets_with_safety_material_are_named_by_id(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.exp15_contrastive_steering.sources.SENSITIVE", {"harmful_en"})
+    monkeypatch.setattr("experiments.exp15_contrastive_steering.request_sources.SENSITIVE", {"harmful_en"})
     config = module.Config(n_samples=20, inference_dataset="1", inference_n_samples=4)
-    for asked in measure.prompts(model, config, []):
+    for asked in steered_texts.prompts(model, config, []):
         assert asked.shown == asked.chat.id != asked.chat.prompt
 
 

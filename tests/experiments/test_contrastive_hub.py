@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from experiments.exp15_contrastive_steering.sources import TULU, TULU_REPOSITORY, Source, subset
+from experiments.exp15_contrastive_steering.request_sources import TULU, TULU_REPOSITORY, Source, subset
 from tests.experiments.dataset_hub import DatasetHandler
 from tests.loading.hub_server import COMMIT, Hub, serving
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from experiments.exp17_train_saes import EXPERIMENT, Config, runs, texts, truth
+from experiments.exp17_train_saes import EXPERIMENT, Config, feature_truth, runs, texts
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
 from mlx_interp import Model, load
@@ -110,7 +110,7 @@ def test_a_dictionary_that_knows_the_states_gets_them_right(model: Model) -> Non
     for concept in range(4):
         columns[0][:, 3 * concept] += 20 * is_train[:, concept]
         columns[1][:, 3 * concept] += 20 * is_test[:, concept]
-    found = truth.best_detectors(columns[0], is_train, columns[1], is_test)
+    found = feature_truth.best_detectors(columns[0], is_train, columns[1], is_test)
     assert [one.column for one in found] == [0, 3, 6, 9]
     assert all(one.f1 > 0.99 for one in found)
 

@@ -10,9 +10,9 @@ import pytest
 
 import mlx_interp as mi
 from experiments.exp18_discover_circuits import EXPERIMENT
+from experiments.exp18_discover_circuits.circuit_tasks import TASKS, candidates
 from experiments.exp18_discover_circuits.features import autoencoders
-from experiments.exp18_discover_circuits.sources import Source, drawn, task_names
-from experiments.exp18_discover_circuits.tasks import TASKS, candidates
+from experiments.exp18_discover_circuits.pair_sources import Source, drawn, task_names
 from experiments.harness.runner import run
 from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.feature_edges import feature_edges

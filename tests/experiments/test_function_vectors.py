@@ -13,7 +13,7 @@ import pytest
 
 from experiments import exp8_function_vectors, exp11_function_vectors_v2
 from experiments.exp11_function_vectors_v2 import composition, heads, vocabulary
-from experiments.exp11_function_vectors_v2.report import data_table
+from experiments.exp11_function_vectors_v2.vector_report import data_table
 from experiments.harness.runner import run
 from experiments.shared.in_context import mediation, transfer
 from experiments.shared.in_context.mediation import MediationConfig

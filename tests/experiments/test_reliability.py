@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.exp13_steering_reliability import EXPERIMENT, Config, measure, report
-from experiments.exp13_steering_reliability.measure import ARMS, REPLIES
+from experiments.exp13_steering_reliability import EXPERIMENT, Config, reliability_report, steering_runs
+from experiments.exp13_steering_reliability.steering_runs import ARMS, REPLIES
 from experiments.harness.options import parse
 from experiments.harness.runner import run
 from mlx_interp.behaviour.detectors import log_odds
@@ -28,15 +28,15 @@ def model() -> Model:
 
 
 def test_no_request_is_in_two_splits_and_every_form_has_both_kinds(model: Model) -> None:
-    found = measure.requests(model, Config())
+    found = steering_runs.requests(model, Config())
     assert len({r.text for r in found}) == len(found)
     cells = {(r.shift, r.split, r.harmful) for r in found}
-    assert {(shift, "test", kind) for shift in measure.SHIFTS for kind in (True, False)} <= cells
+    assert {(shift, "test", kind) for shift in steering_runs.SHIFTS for kind in (True, False)} <= cells
     assert {r.split for r in found if r.shift != "same form"} == {"test"}
 
 
 def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_content() -> None:
-    found = measure._of_project()
+    found = steering_runs._of_project()
     test = [r for r in found if r.split == "test"]
     plain, framed = ([r.text for r in test if r.shift == shift] for shift in ("same form", "other wording"))
     assert len(plain) == 8
@@ -45,7 +45,7 @@ def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_co
 
 
 def test_controls_are_as_long_as_the_direction(model: Model) -> None:
-    lengths = [np.linalg.norm(measure.vector(model, SMALL, 4, arm)) for arm in ARMS]
+    lengths = [np.linalg.norm(steering_runs.vector(model, SMALL, 4, arm)) for arm in ARMS]
     assert lengths == pytest.approx([lengths[0]] * len(ARMS), rel=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_controls_are_as_long_as_the_direction(model: Model) -> None:
 def test_ablation_leaves_the_rest_of_the_component(model: Model, gain: float) -> None:
     unit = mx.array(np.eye(model.d_model)[3].astype(np.float32))
     site = "resid_pre.4"
-    edit = measure.removed(site, unit, gain)
+    edit = steering_runs.removed(site, unit, gain)
     assert isinstance(edit, Ablate if gain == 1 else Apply)
     plain = model.run("The capital", capture=site)[site]
     left = model.run("The capital", interventions=[edit], capture=site)[site]
@@ -62,8 +62,8 @@ def test_ablation_leaves_the_rest_of_the_component(model: Model, gain: float) ->
 
 
 def test_help_can_fall(model: Model) -> None:
-    harmless = next(r for r in measure.steered(model, SMALL, []) if not r.harmful and r.shift == "same form")
-    rows = list(measure.measure_replies(model, harmless, SMALL))
+    harmless = next(r for r in steering_runs.steered(model, SMALL, []) if not r.harmful and r.shift == "same form")
+    rows = list(steering_runs.measure_replies(model, harmless, SMALL))
     assert rows[0]["helps"]
     once = next(r for r in rows if r["edit"] == "added once" and r["arm"] == "learned")
     assert once["refused"]
@@ -71,10 +71,10 @@ def test_help_can_fall(model: Model) -> None:
 
 
 def test_slopes_are_those_of_runs_one_by_one(model: Model) -> None:
-    request = measure.steered(model, SMALL, [])[0]
-    slope = next(r for r in measure.measure_slopes(model, request, SMALL) if r["arm"] == "learned")
-    metric = log_odds(measure.openers(model, SMALL))
-    prompt, values = model.prompt(request.text, chat=True), mx.array(measure.vector(model, SMALL, 4, "learned"))
+    request = steering_runs.steered(model, SMALL, [])[0]
+    slope = next(r for r in steering_runs.measure_slopes(model, request, SMALL) if r["arm"] == "learned")
+    metric = log_odds(steering_runs.openers(model, SMALL))
+    prompt, values = model.prompt(request.text, chat=True), mx.array(steering_runs.vector(model, SMALL, 4, "learned"))
     odds = []
     for multiple in SMALL.multiples:
         logits = model.run(prompt, interventions=[mi.Add("resid_pre.4", values, multiple, -1)]).logits
@@ -90,8 +90,8 @@ def test_layer_and_strength_are_chosen_on_choosing_requests_only() -> None:
         return {**labels, "layer": layer, "split": split, "harmful": False, "refused": refused, "fluent": True}
 
     records = [reply(3, "choose", True), reply(3, "test", False), reply(5, "choose", False), reply(5, "test", True)]
-    assert report.choice(records, SMALL) == (3, 0.25)
-    assert report.choice([], SMALL) is None
+    assert reliability_report.choice(records, SMALL) == (3, 0.25)
+    assert reliability_report.choice([], SMALL) is None
 
 
 def test_ablation_beyond_1_is_refused_by_name() -> None:
@@ -115,7 +115,9 @@ def test_the_study_runs_from_the_first_record_to_the_last_figure(tmp_path: Path)
     assert len(list((folder / "figures").glob("*.png"))) == 4
 
 
-@pytest.mark.parametrize("path", sorted((Path(measure.__file__).parents[1] / "configs").glob("[gm]*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "path", sorted((Path(steering_runs.__file__).parents[1] / "configs").glob("[gm]*.yaml")), ids=str
+)
 def test_shipped_configs_are_of_this_study(path: Path) -> None:
     options = parse(EXPERIMENT, ["--model", "tiny-gpt2", "--config", str(path)])
     assert options.config != Config()

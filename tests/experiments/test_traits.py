@@ -25,8 +25,8 @@ from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.runner import run
 from experiments.shared.traits import stages
 from experiments.shared.traits.asks import Ask
-from experiments.shared.traits.draws import DrawConfig
 from experiments.shared.traits.own_sets import LANGUAGES
+from experiments.shared.traits.random_draws import DrawConfig
 from experiments.shared.traits.sets import SPLITS, TRAITS, Sets, sets_of
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
 from mlx_interp.behaviour.detectors import log_prob_per_token

@@ -15,8 +15,8 @@ from experiments.exp10_crosslingual_refusal.languages import DOSE, chosen_dose
 from experiments.harness.runner import run
 from experiments.shared.traits import geometry, stages
 from experiments.shared.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
-from experiments.shared.traits.report import strength_table
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
+from experiments.shared.traits.trait_report import strength_table
 from mlx_interp.embedded import load_world, trained_refusal_direction
 
 CONFIG = TraitConfig(n_train=24, n_test=8)

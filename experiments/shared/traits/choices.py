@@ -24,8 +24,8 @@ import numpy as np
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.prompts.read import Choice, Origin, choices
 from experiments.shared.traits import world_choices
-from experiments.shared.traits.report import of
 from experiments.shared.traits.stages import TraitConfig
+from experiments.shared.traits.trait_report import of
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.interventions import Add, Intervention

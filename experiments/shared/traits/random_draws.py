@@ -17,8 +17,8 @@ import numpy as np
 
 from experiments.harness.experiment import Records, Stage
 from experiments.shared.traits import stages
-from experiments.shared.traits.report import KINDS, of, rate
 from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.trait_report import KINDS, of, rate
 from mlx_interp.directions.direction import Direction
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model

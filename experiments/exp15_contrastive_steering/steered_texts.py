@@ -18,8 +18,8 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.exp15_contrastive_steering.chats import Chat
+from experiments.exp15_contrastive_steering.request_sources import WORLD, Subset, subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, Setting, setting
-from experiments.exp15_contrastive_steering.sources import WORLD, Subset, subset
 from experiments.exp15_contrastive_steering.vectors import (
     at_length,
     cosine,

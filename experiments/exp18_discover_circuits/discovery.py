@@ -19,7 +19,7 @@ from experiments.exp18_discover_circuits.config import (
     mean_edges,
     split,
 )
-from experiments.exp18_discover_circuits.sources import task_names
+from experiments.exp18_discover_circuits.pair_sources import task_names
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import (
     METHODS,

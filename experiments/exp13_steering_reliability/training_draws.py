@@ -11,7 +11,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp13_steering_reliability.measure import (
+from experiments.exp13_steering_reliability.reliability_report import ADDITIONS, compared
+from experiments.exp13_steering_reliability.steering_runs import (
     SITE,
     ReliabilityConfig,
     Request,
@@ -23,7 +24,6 @@ from experiments.exp13_steering_reliability.measure import (
     steered,
     vector,
 )
-from experiments.exp13_steering_reliability.report import ADDITIONS, compared
 from experiments.harness.experiment import Records
 from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.model import Model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.exp15_contrastive_steering.measure import (
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
+from experiments.exp15_contrastive_steering.steered_texts import (
     CONTRAST,
     NULL_LONG,
     OTHER,
@@ -16,8 +17,7 @@ from experiments.exp15_contrastive_steering.measure import (
     TARGETS,
     TEXTS,
 )
-from experiments.exp15_contrastive_steering.report import flagged, names, of, pair_of, share, told_as
-from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
+from experiments.exp15_contrastive_steering.steering_report import flagged, names, of, pair_of, share, told_as
 from experiments.harness.experiment import Records
 from mlx_interp.reporting import Panel, Plot, Series, heat_map, line_with_band
 from mlx_interp.stats import Estimate

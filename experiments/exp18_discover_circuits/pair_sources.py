@@ -9,7 +9,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from experiments.exp18_discover_circuits.tasks import candidates, screened
+from experiments.exp18_discover_circuits.circuit_tasks import candidates, screened
 from experiments.shared.prompts.collected import world_rows
 from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.circuits import Pair

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.exp14_logit_diff_amplification.measure import (
+from experiments.exp14_logit_diff_amplification.amplification_report import cell, mean, n_of, of, pairs_of
+from experiments.exp14_logit_diff_amplification.amplified import (
     FULL,
     MASKED,
     RARE,
@@ -14,7 +15,6 @@ from experiments.exp14_logit_diff_amplification.measure import (
     UNRELATED,
 )
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig
-from experiments.exp14_logit_diff_amplification.report import cell, mean, n_of, of, pairs_of
 from experiments.harness.experiment import Records
 from mlx_interp.reporting import Plot, Series, line_with_band
 from mlx_interp.reporting.figures import LINES, Point, scatter

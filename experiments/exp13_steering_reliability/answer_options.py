@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 from scipy.stats import spearmanr
 
-from experiments.exp13_steering_reliability.measure import WRAPPERS, ReliabilityConfig, layers
+from experiments.exp13_steering_reliability.steering_runs import WRAPPERS, ReliabilityConfig, layers
 from experiments.harness.experiment import Records
 from experiments.shared.traits import own_sets
 from mlx_interp.embedded import load_world

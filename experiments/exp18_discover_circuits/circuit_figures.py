@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.exp18_discover_circuits import feature_edges
+from experiments.exp18_discover_circuits.circuit_report import at_size, curve, ends, measured, rows_of
 from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, mean_edges, tasks_of
-from experiments.exp18_discover_circuits.report import at_size, curve, ends, measured, rows_of
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import SHARES, Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
 from mlx_interp.circuits.discovery import existing

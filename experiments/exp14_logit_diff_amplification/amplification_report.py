@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from experiments.exp14_logit_diff_amplification.measure import (
+from experiments.exp14_logit_diff_amplification.amplified import (
     CLEAN,
     DRAWS,
     FULL,

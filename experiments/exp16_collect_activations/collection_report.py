@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.exp16_collect_activations.measure import CHECKED, NORMS, STORED
+from experiments.exp16_collect_activations.collecting import CHECKED, NORMS, STORED
 from experiments.harness.experiment import Records
 from experiments.shared.prompts.collected import LENGTHS, CollectionFields
 from mlx_interp.reporting import Column, Plot, Record, Series, Table, line_with_band

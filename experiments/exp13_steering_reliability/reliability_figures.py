@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.exp13_steering_reliability.measure import (
+from experiments.exp13_steering_reliability.option_report import transfer
+from experiments.exp13_steering_reliability.reliability_report import choice, effects, of, share
+from experiments.exp13_steering_reliability.steering_runs import (
     ADDED,
     ARMS,
     EVERYWHERE,
@@ -17,8 +19,6 @@ from experiments.exp13_steering_reliability.measure import (
     THERE,
     ReliabilityConfig,
 )
-from experiments.exp13_steering_reliability.option_report import transfer
-from experiments.exp13_steering_reliability.report import choice, effects, of, share
 from experiments.harness.experiment import Records
 from mlx_interp.reporting import Plot, Series, line_with_band
 from mlx_interp.reporting.figures import Point, box_plot, scatter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.exp15_contrastive_steering.measure import (
+from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
+from experiments.exp15_contrastive_steering.steered_texts import (
     ALL_OTHERS,
     CONTRAST,
     CONTROLS,
@@ -18,7 +19,6 @@ from experiments.exp15_contrastive_steering.measure import (
     TARGETS,
     TEXTS,
 )
-from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
 from experiments.harness.experiment import Metric, Records
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.exp13_steering_reliability.measure import (
+from experiments.exp13_steering_reliability.steering_runs import (
     ADDED,
     ARMS,
     EVERYWHERE,

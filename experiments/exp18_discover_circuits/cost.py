@@ -1,0 +1,23 @@
+"""Cost of a circuit study before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.exp18_discover_circuits.config import NODE_SHARES, RANDOM, CircuitConfig, Item, split
+from experiments.harness.experiment import Plan
+from mlx_interp.circuits import SHARES
+from mlx_interp.model import Model
+
+
+def plan(model: Model, chosen: Sequence[Item], config: CircuitConfig) -> Plan:
+    """Edges cost n_heads plain passes each time; a gradient about three passes."""
+    prompts = sum(sum(map(len, split(model, item.task, config))) for item in chosen)
+    circuits = len(SHARES) * (6 + 2 * RANDOM + len(config.names)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
+    scored = len(chosen) * config.n_test * (circuits if "faithfulness" in config.parts else 0)
+    checks = 2 * config.n_sampled * (4 + 3 * model.n_heads)
+    checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)
+    slopes = len(chosen) * config.n_train * 3 * config.steps * (2 * model.n_layers + 4 * model.n_heads)
+    rows = [[1] * 24] * 256
+    memory = model.weight_bytes + model.n_heads * model.memory(rows)
+    return Plan(prompts, scored + checked, float(scored + checked + slopes), memory)

@@ -1,0 +1,88 @@
+"""The selected direction taken out at run time and in the weights: replies, and what the weights still write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments.exp1_refusal_direction import selection
+from experiments.harness.experiment import Records
+from experiments.shared.traits import stages, trait_report
+from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.directions.direction import Direction
+from mlx_interp.directions.orthogonalization import orthogonalized
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Record, Table
+
+TRAIT = "refusal"
+WEIGHTS = "weights"
+FORMS = ("plain", "taken out at run time", "orthogonalised weights")
+
+
+def selected(model: Model, config: TraitConfig, layer: int, position: int) -> Direction:
+    return selection.candidates(model, config).direction(layer, position)
+
+
+def forms(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+    """The selected direction, taken out in two ways; nothing where no candidate passed."""
+    best = selection.ranked(earlier)[:1]
+    return [
+        Item(f"{form}, {kind}", TRAIT, kind, form, number=position, layer=layer)
+        for layer, position in best
+        for form in FORMS
+        for kind in ("positive", "negative")
+    ]
+
+
+def measure_form(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Replies to the held-out prompts of one kind."""
+    asks = getattr(stages.sets(model, config, TRAIT), item.kind)["test"]
+    prompts = [model.prompt(ask.text, chat=True) for ask in asks]
+    direction = selected(model, config, item.layer, item.number)
+    remains = None
+    if item.split == "orthogonalised weights":
+        with orthogonalized(model, direction) as edit:
+            texts = model.generate(prompts, max_tokens=config.new_tokens)
+            remains = edit.worst.remains
+    else:
+        edits = direction.ablated_everywhere() if item.split == "taken out at run time" else []
+        texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+    for ask, text in zip(asks, texts, strict=True):
+        yield {
+            "trait": TRAIT,
+            "kind": item.kind,
+            "form": item.split,
+            "layer": item.layer,
+            "position": item.number,
+            "unit": ask.unit,
+            "hit": ask.hit(text.text),
+            "remains": remains,
+            "text": text.text,
+        }
+
+
+def form_table(records: Records, config: TraitConfig) -> Table | None:
+    """Refusals under the selected direction, taken out at run time or in the weights."""
+    measured = trait_report.of(records, WEIGHTS)
+    if not measured:
+        return None
+    rows: list[list[Cell]] = []
+    for form in FORMS:
+        own = [r for r in measured if r["form"] == form]
+        kinds = [[r for r in own if r["kind"] == kind] for kind in ("positive", "negative")]
+        plain = {r["unit"]: r["text"] for r in measured if r["form"] == "taken out at run time"}
+        same = [{"same": r["text"] == plain[r["unit"]], "unit": r["unit"]} for r in own]
+        rates = [trait_report.rate(kind, config.seed) for kind in kinds]
+        rows.append([form, len(kinds[0]), *rates, trait_report.rate(same, config.seed, "same"), own[0]["remains"]])
+    return Table(
+        "The selected direction, at run time and in the weights",
+        [
+            *("form", "n", Column("harmful refused", "%"), Column("harmless refused", "%")),
+            Column("text as at run time", "%"),
+            Column("remains in the worst matrix", "%"),
+        ],
+        rows,
+        [
+            "Remains: share of the direction that the worst matrix still writes. On a CPU weights are unquantised; "
+            "with 4 bits rounding leaves more (docs/orthogonalization.md).",
+        ],
+    )

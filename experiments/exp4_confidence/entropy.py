@@ -1,0 +1,68 @@
+"""Projection on the direction against the entropy of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+
+from experiments.harness.experiment import Records
+from experiments.shared.traits import stages, trait_report
+from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Record, Table
+from mlx_interp.stats import trend_test
+
+TRAIT = "confidence"
+ENTROPY = "entropy"
+
+
+def test_prompts(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+    return [item for item in stages.prompt_items(model, config, [TRAIT]) if item.split == "test"]
+
+
+def measure_entropy(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+    """Entropy of the next token after a question, and the last state's projection on every layer's direction."""
+    ask = stages.asked(model, config, item)
+    site = stages.found(model, config, TRAIT).site
+    out = model.run(model.prompt(ask.text, chat=True), capture=site)
+    assert out.logits is not None
+    log_probs = out.logits[0].astype(mx.float32) - mx.logsumexp(out.logits[0].astype(mx.float32))
+    entropy = -float(mx.sum(mx.exp(log_probs) * log_probs))
+    for layer in range(1, model.n_layers):
+        state = out[f"{site}.{layer}"][0, -1].astype(mx.float32)
+        for arm in ("direction", "random"):
+            projection = float(mx.sum(state * stages.vector(model, config, item, layer, arm).unit))
+            yield {
+                "trait": TRAIT,
+                "kind": item.kind,
+                "unit": ask.unit,
+                "layer": layer,
+                "arm": arm,
+                "entropy": entropy,
+                "projection": projection,
+            }
+
+
+def entropy_table(records: Records, config: TraitConfig) -> Table:
+    """Projection against entropy at the chosen layer, within each kind of question and over both."""
+    layer = stages.chosen_layer(records, TRAIT)
+    rows: list[list[Cell]] = []
+    for kinds, what in ((("positive",), "certain"), (("negative",), "unsure"), (("positive", "negative"), "both")):
+        row: list[Cell] = [what]
+        for arm in ("direction", "random"):
+            own = [r for r in trait_report.of(records, ENTROPY, arm=arm, layer=layer) if r["kind"] in kinds]
+            row += [len(own)] if arm == "direction" else []
+            row += list(_correlation(own, config.seed))
+        rows.append(row)
+    return Table(
+        "Projection on the direction and entropy of the next token",
+        ["questions", "n", "correlation", "P", "random direction", "P, random"],
+        rows,
+        [f"Spearman's rank correlation at layer {layer}, two-sided P by permutation."],
+    )
+
+
+def _correlation(own: Sequence[Record], seed: int) -> tuple[float | None, float | None]:
+    x, y = [r["projection"] for r in own], [r["entropy"] for r in own]
+    return trend_test(x, y, seed=seed) if len(set(x)) > 2 and len(set(y)) > 2 else (None, None)

@@ -1,0 +1,46 @@
+"""Two-hop bridges in the logit lens, by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from experiments.exp5_layer_comparison.phenomena import PhenomenaConfig
+from experiments.harness.experiment import Records
+from experiments.shared.two_hop.queries import TwoHopConfig, queries
+from mlx_interp.behaviour.answers import continuation, question, verdicts
+from mlx_interp.behaviour.two_hop import bridge_position, donor_of
+from mlx_interp.lenses.logit import lens_at, lens_ranks
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A two-hop query by its number in the data."""
+
+    key: str
+    number: int
+
+
+def hops(model: Model, config: PhenomenaConfig, earlier: Records) -> list[Hop]:
+    found = queries(model, TwoHopConfig(seed=config.seed), ())
+    n = min(config.max_queries, len(found))
+    return [Hop(found[i * len(found) // n].key, i * len(found) // n) for i in range(n)]
+
+
+def measure_bridge(model: Model, item: Hop, config: PhenomenaConfig) -> Iterator[Record]:
+    """The lens at the end of the subject: is the query's bridge visible, and another query's?"""
+    found = queries(model, TwoHopConfig(seed=config.seed), ())
+    query = found[item.number]
+    donor = donor_of(query, found)
+    asked = question(model, query.two_hop, query.answers)
+    if donor is None or not verdicts(model, [asked])[0].first_token:
+        return
+    (logits,) = lens_at(model, asked.prompt, [bridge_position(model, query)])
+    for arm, name in (("direction", query.bridge), ("shuffled labels", donor.bridge)):
+        ranks = lens_ranks(logits, [continuation(model, model.prompt(query.first_hop), name)[0]])
+        for layer, rank in enumerate(ranks):
+            yield {"unit": query.bridge, "arm": arm, "layer": layer, "hit": rank < TOP}

@@ -1,0 +1,56 @@
+"""Function vectors of in-context tasks, added at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments.exp5_layer_comparison.phenomena import VECTOR, PhenomenaConfig
+from experiments.harness.experiment import Records
+from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.tasks import TaskConfig
+from experiments.shared.traits.stages import Item
+from mlx_interp.behaviour.answers import answer_scores, question
+from mlx_interp.errors import DataError
+from mlx_interp.in_context.function_vectors import function_vector
+from mlx_interp.interventions import Add, Intervention
+from mlx_interp.model import Model
+from mlx_interp.reporting import Record
+
+
+def tasks_of(model: Model, config: PhenomenaConfig, earlier: Records) -> list[Item]:
+    """Tasks, evenly over those that there are."""
+    names = list(of_tasks.tasks(model, TaskConfig(seed=config.seed)))
+    n = min(config.max_tasks, len(names))
+    return [Item(name, VECTOR, name) for name in (names[i * len(names) // n] for i in range(n))]
+
+
+def measure_vector(model: Model, item: Item, config: PhenomenaConfig) -> Iterator[Record]:
+    """A task's function vector, from one half of its pairs, added to bare queries of the other at every layer."""
+    setting = TaskConfig(seed=config.seed)
+    extract, held_out = of_tasks.halves(model, setting, item.kind)
+    shape = of_tasks.template(model, setting)
+    others = [task for name, task in of_tasks.tasks(model, setting).items() if name != item.kind]
+    try:
+        found = function_vector(
+            model,
+            extract,
+            n_heads=config.n_heads,
+            n_shots=of_tasks.n_shots(model, setting),
+            n_prompts=setting.n_effects,
+            template=shape,
+            corruption=of_tasks.how(model, setting),
+            foreign=[answer for task in others for _, answer in task.pairs],
+            seed=config.seed,
+        )
+    except DataError:
+        return  # a task that the model does not do has no vector
+    layers = range(1, model.n_layers)
+    arms = {"direction": found.vector, "shuffled labels": found.nulls["random heads"]}
+    cells: list[tuple[str, int | None]] = [("none", None), *((arm, layer) for arm in arms for layer in layers)]
+    variants: list[list[Intervention]] = [[]]
+    variants += [[Add(f"resid_pre.{layer}", vector, 1.0, -1)] for vector in arms.values() for layer in layers]
+    for word, answer in held_out.pairs[: config.queries_per_task]:
+        asked = question(model, shape.prompt([], word), [answer])
+        scores = model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens))
+        for (arm, layer), score in zip(cells, scores, strict=True):
+            yield {"unit": f"{item.kind}: {word}", "arm": arm, "layer": layer, "hit": int(score[0]) == 0}
