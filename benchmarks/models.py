@@ -39,7 +39,7 @@ OWN: dict[str, dict[str, Any]] = {
 class TokenIds:
     """The benchmark works on token ids alone."""
 
-    def decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int], **_: bool) -> str:
         return " ".join(map(str, tokens)) + " "
 
 

@@ -66,7 +66,7 @@ class Model(Wrapped):
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths)
         plan = plan_edits(self.network, [listed(interventions)] * len(batch), lengths, shared=True)
-        wanted = frozenset(sites.parse_all(capture, self.n_layers))
+        wanted = frozenset(self.sites_of(capture))
         self._refuse_too_large(bytes_of_run(self.network, len(batch), max(lengths), wanted, logits), batch, wanted)
         tokens = mx.array([prompt.tokens + [0] * (max(lengths) - len(prompt)) for prompt in batch])
         under_way = Pass(self.network, plan, lengths, wanted)
@@ -94,7 +94,7 @@ class Model(Wrapped):
         Raises what `run` raises.
         """
         batch = self.prompts(prompts)
-        wanted = sites.parse_all(capture, self.n_layers)
+        wanted = self.sites_of(capture)
         lengths = [len(prompt) for prompt in batch]
         with reported(progress, len(batch), "prompts") as report:
             for rows in rows_that_fit(self.network, lengths, wanted, logits, memory or default_budget()):
@@ -153,7 +153,7 @@ class Model(Wrapped):
         _check_logits(logits)
         if not len(variants):
             raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
-        wanted = frozenset(sites.parse_all(capture, self.n_layers))
+        wanted = frozenset(self.sites_of(capture))
         if wanted:
             held = sum(bytes_of_site(self.network, site, len(variants), len(only)) for site in wanted)
             self._refuse_too_large(2 * held, variants, wanted)
@@ -229,8 +229,8 @@ class Model(Wrapped):
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths)
         plan = plan_edits(self.network, [listed(interventions)] * len(batch), lengths, shared=True)
-        wanted = sites.parse_all(capture, self.n_layers)
-        source = None if of is None else sites.parse_one(of, self.n_layers)
+        wanted = self.sites_of(capture)
+        source = None if of is None else self.network.has(sites.parse_one(of, self.n_layers))
         found = gradients(self.network, [prompt.tokens for prompt in batch], plan, wanted, metric, logits, source)
         plan.check_fired()
         activations, slopes = (
@@ -338,7 +338,7 @@ class Model(Wrapped):
         """What a sweep would cost at least, in operations and plain forward passes; nothing is computed."""
         length = len(self._prompt(prompt))
         plan = plan_edits(self.network, variants, [length] * len(variants))
-        return sweep_cost(self.network, length, entries_of(plan, len(variants), self.n_layers, length))
+        return sweep_cost(self.network, length, entries_of(plan, len(variants), self.network, length))
 
     def memory(
         self, prompts: AnyPrompt | Sequence[AnyPrompt], *, capture: str | Sequence[str] = (), logits: Logits = "last"
@@ -348,7 +348,7 @@ class Model(Wrapped):
         An upper estimate, within a factor of four of what is measured on models whose layers outweigh their overhead.
         """
         lengths = [len(prompt) for prompt in self.prompts(prompts)]
-        wanted = sites.parse_all(capture, self.n_layers)
+        wanted = self.sites_of(capture)
         return bytes_of_run(self.network, len(lengths), max(lengths), wanted, logits)
 
     def unembed(self, resid: mx.array) -> mx.array:

@@ -24,24 +24,25 @@ class SiteKind:
 
     name: str
     axes: tuple[str, ...]
-    """Axes after (batch, pos); `pattern` alone has (head, query, key) after batch."""
+    """Axes after (batch, pos); `pattern` alone has (head, query, key) after batch. kv_head: heads that share keys."""
     meaning: str
     writable: bool = True
     layered: bool = True
 
     @property
     def has_heads(self) -> bool:
-        return "head" in self.axes
+        return self.axes[0] in ("head", "kv_head")
 
 
-# In the order in which a layer computes them: the sweep relies on it to know what a change leaves untouched.
+# In the order in which a layer computes them where its MLP reads what attention wrote. When each is computed, of what,
+# is said by `engine/block.py`.
 KINDS: dict[str, SiteKind] = {
     kind.name: kind
     for kind in (
         SiteKind("resid_pre", ("d_model",), "residual stream before the layer"),
         SiteKind("q", ("head", "d_head"), "queries as they enter attention"),
-        SiteKind("k", ("head", "d_head"), "keys as they enter attention"),
-        SiteKind("v", ("head", "d_head"), "values as they enter attention"),
+        SiteKind("k", ("kv_head", "d_head"), "keys as they enter attention"),
+        SiteKind("v", ("kv_head", "d_head"), "values as they enter attention"),
         SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
         SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
         SiteKind("head_out", ("head", "d_model"), "each head's share of the output projection", writable=False),
@@ -53,7 +54,6 @@ KINDS: dict[str, SiteKind] = {
         SiteKind("final", ("d_model",), "after the last norm", layered=False),
     )
 }
-ORDER = {name: rank for rank, name in enumerate(KINDS)}
 ALIASES = {"residuals": "resid_pre", "mlp": "mlp_out", "attention": "attn_out"}
 
 
@@ -71,7 +71,7 @@ class Site:
     @property
     def depth(self) -> tuple[int, int]:
         """Sorts sites in the order in which a forward pass meets them."""
-        return (self.layer if self.kind.layered else 1_000_000, ORDER[self.name])
+        return (self.layer if self.kind.layered else 1_000_000, list(KINDS).index(self.name))
 
     def __str__(self) -> str:
         return f"{self.name}.{self.layer}" if self.kind.layered else self.name

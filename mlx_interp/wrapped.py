@@ -15,7 +15,7 @@ from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network, check_parts
 from mlx_interp.errors import PromptError
 from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt
-from mlx_interp.sites import Site
+from mlx_interp.sites import Site, parse_all
 
 
 class Wrapped:
@@ -71,6 +71,15 @@ class Wrapped:
     @property
     def d_vocab(self) -> int:
         return self.network.d_vocab
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that the model has (`mlx_interp.sites` says what they mean)."""
+        return self.network.sites
+
+    def sites_of(self, selectors: str | Iterable[str]) -> list[Site]:
+        """The sites that selectors name, in the order of the forward pass. Raises SiteError for one that is none."""
+        return [self.network.has(site) for site in parse_all(selectors, self.n_layers)]
 
     @property
     def n_parameters(self) -> int:

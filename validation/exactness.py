@@ -29,8 +29,7 @@ def forward_is_mlx_lms(subject: Subject) -> Finding:
 
 def capture_changes_nothing(subject: Subject) -> Finding:
     tokens = subject.prompt.tokens
-    capture = "resid_pre resid_mid resid_post attn_out mlp_out z q k v pattern mlp_act final".split()
-    captured = subject.model.run(tokens, capture=capture, logits="all").logits
+    captured = subject.model.run(tokens, capture=subject.model.sites, logits="all").logits
     assert captured is not None
     return bitwise([("capture of every site", captured, all_logits(subject.model, tokens))])
 
@@ -230,7 +229,7 @@ CHECKS = [
         "residual stream adds up",
         "sites that are off by a layer, or taken before a post-norm instead of after it",
         rounding,
-        "mlx_interp/engine/forward.py: block",
+        "mlx_interp/engine/block.py",
         states_chain,
     ),
 ]

@@ -6,24 +6,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Add, Intervention, Patch
-from mlx_interp.sites import Site
 from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
-ORDER = (
-    "resid_pre",
-    "q",
-    "k",
-    "v",
-    "pattern",
-    "z",
-    "attn_out",
-    "resid_mid",
-    "mlp_act",
-    "mlp_out",
-    "resid_post",
-    "final",
-)
-"""Sites of a layer, in the order in which they are computed."""
 HEADROOM = 0.5
 """Share of the dtype's range that the largest activation may take: doubling it, as steering does, must not overflow."""
 SLACK = 4
@@ -31,9 +15,9 @@ SLACK = 4
 
 
 def everything_is_finite(subject: Subject) -> Finding:
-    out = subject.model.run(subject.prompts, capture=ORDER)
+    out = subject.model.run(subject.prompts, capture=subject.model.sites)
     infinite = [site for site, x in out.captured.items() if not bool(mx.all(mx.isfinite(x)))]
-    first = min(infinite, key=_when) if infinite else None
+    first = min(infinite, key=lambda site: site.depth) if infinite else None
     note = f"first at {first}" if first else ""
     return Finding("failed" if infinite else "passed", f"{len(infinite)} sites", "0 sites", note)
 
@@ -54,8 +38,8 @@ def dtype_is_kept(subject: Subject) -> Finding:
     model, layer = subject.model, subject.layers[len(subject.layers) // 2]
     vector = unit_vector(subject)
     edits: list[Intervention] = [Add(f"resid_post.{layer}", vector, 2.0), Patch(f"mlp_out.{layer}", vector, -1)]
-    plain = model.run(subject.prompt, capture=ORDER)
-    edited = model.run(subject.prompt, capture=ORDER, interventions=edits)
+    plain = model.run(subject.prompt, capture=model.sites)
+    edited = model.run(subject.prompt, capture=model.sites, interventions=edits)
     own = mx.float32 if model.network.dtype == mx.bfloat16 else model.network.dtype  # numpy has no bfloat16
     other = {str(site): x.dtype for out in (plain, edited) for site, x in out.captured.items() if x.dtype != own}
     note = f"{next(iter(other))} is {next(iter(other.values()))}" if other else ""
@@ -92,11 +76,6 @@ def memory_is_planned(subject: Subject) -> Finding:
     passed = 1 <= ratio <= SLACK
     note = f"estimate {estimate / 1e6:.1f} MB, measured {measured / 1e6:.1f} MB"
     return Finding("passed" if passed else "failed", f"{ratio:.2f}", f"1 to {SLACK}", note)
-
-
-def _when(site: Site) -> tuple[int, int]:
-    layer = site.layer if site.name != "final" else 10**9
-    return layer or 0, ORDER.index(site.name)
 
 
 CHECKS = [

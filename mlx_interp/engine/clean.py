@@ -8,26 +8,12 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_interp.engine.block import SEEN, Step, block
+from mlx_interp.engine.forward import HEADS_FIRST, Pass
 from mlx_interp.engine.layout import Layout
-from mlx_interp.engine.network import Network
+from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.sites import Site
-
-# Where a variant joins a layer, and which clean activations it needs there: each needs what the layer has carried along
-# up to that point. In the order of the layer's steps.
-JOIN_OF = {
-    "resid_pre": 0,
-    "q": 1,
-    "k": 1,
-    "v": 1,
-    "pattern": 1,
-    "z": 2,
-    "attn_out": 3,
-    "resid_mid": 3,
-    "mlp_act": 4,
-    "mlp_out": 5,
-    "resid_post": 5,
-}
 
 
 @dataclass(frozen=True)
@@ -37,6 +23,7 @@ class Entry:
     start: int
     layer: int
     join: int
+    """The layer's place of joining, as `block.Order` counts them."""
 
 
 @dataclass
@@ -45,34 +32,86 @@ class Clean:
 
     k: dict[int, mx.array] = field(default_factory=dict)
     v: dict[int, mx.array] = field(default_factory=dict)
-    at: dict[tuple[int, str], mx.array] = field(default_factory=dict)
+    at: dict[tuple[int, int], dict[str, mx.array]] = field(default_factory=dict)
+    """By layer and place of joining: all that later steps read, at the positions that are held there."""
     captured: dict[Site, mx.array] = field(default_factory=dict)
     final: mx.array | None = None
 
 
-def entry_of(edits: Sequence[tuple[Site, Edit]], blocked: Sequence[tuple[int, Blocked]], n_layers: int) -> Entry:
+def entry_of(edits: Sequence[tuple[Site, Edit]], blocked: Sequence[tuple[int, Blocked]], net: Network) -> Entry:
     """The first position and the first step of the forward pass that a variant changes."""
-    steps = [(n_layers, 0) if site.name == "final" else (site.layer, JOIN_OF[site.name]) for site, _ in edits]
-    steps += [(layer, JOIN_OF["pattern"]) for layer, _ in blocked]
-    starts = [edit.first for _, edit in edits] + [block.first for _, block in blocked]
+    join_of = net.order.join_of
+    steps = [(site.layer, join_of[site.name]) if site.kind.layered else (net.n_layers, 0) for site, _ in edits]
+    steps += [(layer, join_of["pattern"]) for layer, _ in blocked]
+    starts = [edit.first for _, edit in edits] + [edges.first for _, edges in blocked]
     return Entry(min(starts), *min(steps))
 
 
-def entries_of(plan: EditPlan, n_variants: int, n_layers: int, length: int) -> list[Entry]:
+def entries_of(plan: EditPlan, n_variants: int, net: Network, length: int) -> list[Entry]:
     """The entry of every variant; one without interventions enters at the end, where nothing is left to compute."""
     edits: dict[int, list[tuple[Site, Edit]]] = defaultdict(list)
     blocked: dict[int, list[tuple[int, Blocked]]] = defaultdict(list)
     for site, site_edits in plan.edits.items():
         for edit in site_edits:
             edits[edit.row].append((site, edit))
-    for layer, blocks in plan.blocked.items():
-        for block in blocks:
-            blocked[block.row].append((layer, block))
-    nothing = Entry(length - 1, n_layers, 0)
+    for layer, forbidden in plan.blocked.items():
+        for edges in forbidden:
+            blocked[edges.row].append((layer, edges))
+    nothing = Entry(length - 1, net.n_layers, 0)
     return [
-        entry_of(edits[row], blocked[row], n_layers) if row in edits or row in blocked else nothing
+        entry_of(edits[row], blocked[row], net) if row in edits or row in blocked else nothing
         for row in range(n_variants)
     ]
+
+
+@dataclass
+class _Columns:
+    """The columns of a layout, as the text that the clean run reads; keys and values are kept."""
+
+    layout: Layout
+    clean: Clean
+    ends: mx.array | None = None
+    """The prompts' last columns, once the others ask nothing any more."""
+
+    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        return self.layout.rotate(net, layer, x)
+
+    def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        self.clean.k[layer], self.clean.v[layer] = k, v
+        return k, v
+
+    def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
+        mask = self.layout.clean_mask(net, layer)
+        if self.ends is None:
+            return mask
+        return mask[self.ends] if isinstance(mask, mx.array) else None  # "causal" lets the last one see everything
+
+
+@dataclass
+class _CleanRun(Pass):
+    """A pass that keeps what joining variants need, and drops the last layer's positions that nobody reads."""
+
+    columns: _Columns = field(kw_only=True)
+    needed: frozenset[tuple[int, int]] = field(kw_only=True)
+    whole: bool = field(kw_only=True)
+
+    def entered(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
+        if step.join is not None and (layer, step.join) in self.needed:
+            self.columns.clean.at[layer, step.join] = {
+                name: held[name].transpose(0, 2, 1, 3) if name in HEADS_FIRST else held[name] for name in step.live
+            }
+
+    def opened(self, name: str, layer: int, value: mx.array) -> mx.array:
+        if (site := Site(name, layer)) in self.wanted:  # nothing is done to it
+            self.captured[site] = value.transpose(0, 2, 1, 3) if name in HEADS_FIRST else value
+        return value
+
+    def left(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
+        if self.whole or layer < self.network.n_layers - 1 or not SEEN.issubset(step.makes):
+            return
+        ends = self.columns.ends = mx.array(self.columns.layout.ends)
+        for name in held.keys() - SEEN:
+            held[name] = held[name][:, :, ends] if name in HEADS_FIRST else held[name][:, ends]
 
 
 def run_clean(
@@ -89,54 +128,27 @@ def run_clean(
     whole: also the last layer at every position. cached: keys and values of every layer, for a decode that follows.
     """
     clean = Clean()
-    needed = {(entry.layer, entry.join) for entry in entries}
+    columns = _Columns(layout, clean)
+    needed = frozenset((entry.layer, entry.join) for entry in entries)
     # Keys and values are read where a variant starts late, everything else up to where the last one enters.
     deepest = max(entry.layer for entry in entries)
     through = whole or cached or captures or any(entry.start for entry in entries)
+    run = _CleanRun(
+        net,
+        EditPlan(),
+        [layout.length],
+        captures,
+        captured=clean.captured,
+        text=columns,
+        columns=columns,
+        needed=needed,
+        whole=whole,
+    )
     x = layout.embed(net)
     for layer in range(net.n_layers):
         if layer > deepest and not through:
             break
-        joins = {join for entry_layer, join in needed if entry_layer == layer}
-
-        def keep(name: str, value: mx.array, *at_joins: int, joins: set[int] = joins, layer: int = layer) -> None:
-            if joins & set(at_joins):
-                clean.at[layer, name] = value
-            if Site(name, layer) in captures:
-                clean.captured[Site(name, layer)] = value
-
-        keep("resid_pre", x, 0, 1, 2, 3)
-        q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
-        q, k = layout.rotate(net, layer, q), layout.rotate(net, layer, k)
-        clean.k[layer], clean.v[layer] = k, v
-        for name, a in (("q", q), ("k", k), ("v", v)):
-            keep(name, a.transpose(0, 2, 1, 3), 1)
-        last = layer == net.n_layers - 1 and not whole
-        if last and not any(entry.layer >= layer for entry in entries):
-            break  # nobody reads further than the last layer's keys and values
-        mask = layout.clean_mask(net, layer)
-        if last:  # only the last position is read from here on
-            ends = mx.array(layout.ends)
-            q, x = q[:, :, ends], x[:, ends]
-            mask = mask[ends] if isinstance(mask, mx.array) else None  # "causal" lets the last one see everything
-        if Site("pattern", layer) in captures:
-            clean.captured[Site("pattern", layer)] = net.pattern(layer, q, k, mask).swapaxes(1, 2)
-        z = net.attend(layer, q, k, v, mask).transpose(0, 2, 1, 3)
-        keep("z", z, 2)
-        if Site("head_out", layer) in captures:
-            keep("head_out", net.head_out(layer, z))
-        attn_out = net.attn_out(layer, z)
-        keep("attn_out", attn_out, 3)
-        x = net.add(x, attn_out)
-        keep("resid_mid", x, 4, 5)
-        act = net.mlp_act(layer, x)
-        keep("mlp_act", act, 4)
-        mlp_out = net.mlp_out(layer, act)
-        keep("mlp_out", mlp_out, 5)
-        x = net.add(x, mlp_out)
-        keep("resid_post", x)
-    else:
-        clean.final = net.final(x)
-        if Site("final", -1) in captures:
-            clean.captured[Site("final", -1)] = clean.final
+        x = block(run, layer, x)
+    else:  # what no variant reads of this is never evaluated
+        clean.final = run.site("final", -1, net.final(x))
     return clean

@@ -36,7 +36,7 @@ def sweep_generate(
     length = len(tokens)
     plan = plan_edits(net, variants, [length] * len(variants), decodes=max_tokens > 1)
     reading, writing = plan.for_prompt(), plan.for_generated()
-    entries = entries_of(reading, len(variants), net.n_layers, length)
+    entries = entries_of(reading, len(variants), net, length)
     whole = applies_late(reading, net.n_layers)
     layout = alone(tokens)
     clean = run_clean(net, layout, entries, frozenset(), whole, cached=True)
@@ -61,7 +61,7 @@ def _cache(batch: Sweep, clean: Clean, length: int, room: int) -> Cache:
     """The keys and values of all rows of a batch, group after group."""
     n_rows = sum(len(group.rows) for group in batch.groups)
     cache = Cache([length] * n_rows, length, room=room)
-    for layer in range(batch.net.n_layers):
+    for layer in range(batch.network.n_layers):
         for held, base, own in (
             (cache.k, clean.k[layer], batch.kept_k[layer]),
             (cache.v, clean.v[layer], batch.kept_v[layer]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_interp.engine.block import Extent
 from mlx_interp.engine.clean import Entry
 from mlx_interp.engine.memory import bytes_per_variant
 from mlx_interp.engine.network import Network
@@ -48,19 +49,9 @@ def variant_flops(net: Network, length: int, entry: Entry) -> float:
 
 
 def _layer(net: Network, positions: range, queries: range, join: int = 0) -> float:
-    """One layer for keys and values at `positions` and everything else at `queries`, from a step of it on."""
-    d, heads, kv, d_head = net.d_model, net.n_heads, net.n_kv_heads, net.d_head
-    n_products = 2 if net.family.activation == "gelu_tanh" else 3
-    keys = sum(query + 1 for query in queries)
-    steps = (
-        2.0 * d * d_head * (2 * kv * len(positions) + heads * len(queries)),
-        4.0 * heads * d_head * keys,
-        2.0 * heads * d_head * d * len(queries),
-        2.0 * (n_products - 1) * d * net.d_mlp * len(queries),
-        2.0 * d * net.d_mlp * len(queries),
-        0.0,
-    )
-    return sum(steps[join:])
+    """One layer for keys and values at `positions` and everything else at `queries`, from a place of joining on."""
+    pairs = sum(query + 1 for query in queries)
+    return net.order.flops(net, Extent(len(positions), len(queries), pairs), join)
 
 
 def _logits(net: Network) -> float:

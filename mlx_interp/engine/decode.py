@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
-from mlx_interp.engine.forward import Pass, block, forward, pattern_change
-from mlx_interp.engine.network import Network
+from mlx_interp.engine.block import block
+from mlx_interp.engine.forward import Pass, Prompts, forward
+from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
 from mlx_interp.interventions import Intervention
 
@@ -55,7 +56,15 @@ class Cache:
         self.positions = self.lengths[0] + now if even else mx.array([length + now for length in self.lengths])
         self.masks = {window: self._mask(window) for window in windows}
 
-    def extend(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+    # As the text that a pass over one more token reads.
+
+    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        return net.rotate(layer, x, self.positions)
+
+    def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
+        return self.masks[net.window(layer)]
+
+    def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         """Adds one token's keys and values (batch, kv head, 1, d_head); returns all so far."""
         slot = self.n_prompt + self.n_generated - 1
         for held, new in ((self.k, k), (self.v, v)):
@@ -85,7 +94,7 @@ def decode(
     lengths = [len(tokens) for tokens in prompts]
     cache = Cache(lengths, max(lengths), room=room)
     padded = mx.array([list(tokens) + [0] * (cache.n_prompt - len(tokens)) for tokens in prompts])
-    logits = forward(Pass(net, plan.for_prompt(), lengths, keep=cache.keep), padded, "last")
+    logits = forward(Pass(net, plan.for_prompt(), lengths, text=Prompts(lengths, cache.keep)), padded, "last")
     assert logits is not None
     return go_on(net, cache, logits, plan.for_generated(), sample)
 
@@ -95,7 +104,7 @@ def go_on(net: Network, cache: Cache, logits: mx.array, plan: EditPlan, sample: 
 
     plan: what acts on generated tokens; its rows are those of the cache.
     """
-    run = Pass(net, plan, [1] * len(cache.lengths))
+    run = Pass(net, plan, [1] * len(cache.lengths), text=cache)
     windows = {net.window(layer) for layer in range(net.n_layers)}
     token = sample(logits, 0)
     step = 0
@@ -135,14 +144,14 @@ class Stream:
         self._plan = plan_edits(net, [interventions] * len(rows), rows, shared=True, decodes=True)
         plan.fired = self._plan.fired
         self._cache = Cache(rows, max(lengths), room=room)
-        self._run = Pass(net, self._plan.for_generated(), [1] * len(rows))
+        self._run = Pass(net, self._plan.for_generated(), [1] * len(rows), text=self._cache)
         self._windows = {net.window(layer) for layer in range(net.n_layers)}
 
         def keep(layer: int, k: mx.array, v: mx.array) -> None:
             self._cache.keep(layer, *(x if each == 1 else mx.repeat(x, each, axis=0) for x in (k, v)))
 
         padded = mx.array([list(tokens) + [0] * (self._cache.n_prompt - len(tokens)) for tokens in prompts])
-        logits = forward(Pass(net, plan.for_prompt(), lengths, keep=keep), padded, "last")
+        logits = forward(Pass(net, plan.for_prompt(), lengths, text=Prompts(lengths, keep)), padded, "last")
         assert logits is not None
         self.logits = logits if each == 1 else mx.repeat(logits, each, axis=0)
 
@@ -174,23 +183,9 @@ def collect(
 
 
 def step_of(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
-    """One token of every row (batch,) -> logits (batch, d_vocab)."""
+    """One token of every row (batch,) -> logits (batch, d_vocab); `run` reads the cache."""
     net = run.network
     x = net.embed(tokens[:, None], cache.positions)
     for layer in range(net.n_layers):
-        x = block(run, layer, x, lambda run, layer, x: _attention(run, cache, layer, x))
+        x = block(run, layer, x)
     return net.unembed(run.site("final", -1, net.final(x))[:, 0])
-
-
-def _attention(run: Pass, cache: Cache, layer: int, x: mx.array) -> mx.array:
-    """Residual stream (batch, 1, d_model) -> z (batch, 1, head, d_head), attending to the cache."""
-    net = run.network
-    q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
-    q, k = (net.rotate(layer, a, cache.positions) for a in (q, k))
-    q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
-    k, v = cache.extend(layer, k, v)
-    mask = cache.masks[net.window(layer)]
-    z = net.attend(layer, q, k, v, mask)
-    if run.touched("pattern", layer) or layer in run.plan.blocked:
-        z = z + pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
-    return z.transpose(0, 2, 1, 3)

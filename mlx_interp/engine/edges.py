@@ -16,10 +16,11 @@ belong to no node. Queries, keys and values are computed for each head's own inp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
+from mlx_interp.engine.block import Step, block
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
@@ -32,6 +33,8 @@ class Wiring:
 
     n_layers: int
     n_heads: int
+    parallel: bool = False
+    """Whether a layer's MLP reads what its heads read, and not what they wrote."""
 
     @property
     def n_nodes(self) -> int:
@@ -66,7 +69,7 @@ class Wiring:
         if number == self.logits_input:
             return self.n_nodes
         layer, place = divmod(number, 3 * self.n_heads + 1)
-        return self.mlp(layer) if place == 3 * self.n_heads else self.heads(layer).start
+        return self.mlp(layer) if place == 3 * self.n_heads and not self.parallel else self.heads(layer).start
 
     def mask(self) -> mx.array:
         """(n_inputs, n_nodes) of bool: which edges there are."""
@@ -75,7 +78,7 @@ class Wiring:
 
 
 def wiring(net: Network) -> Wiring:
-    return Wiring(net.n_layers, net.n_heads)
+    return Wiring(net.n_layers, net.n_heads, parallel="resid_mid" not in net.order.sites)
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,8 @@ def patched(net: Network, embedding: mx.array, other: Written, weights: mx.array
     many. weights: (row, n_inputs, n_nodes), 1 for the present output, 0 for the other's, or a mixture.
     """
 
-    def split(now: mx.array, block: Block) -> tuple[mx.array, mx.array]:
-        before = other.of(*block)
+    def split(now: mx.array, nodes: Nodes) -> tuple[mx.array, mx.array]:
+        before = other.of(*nodes)
         return before.sum(1), now - before
 
     return _run(net, embedding, _Stream(net, weights, split))
@@ -159,42 +162,27 @@ def patched(net: Network, embedding: mx.array, other: Written, weights: mx.array
 
 def probed(net: Network, embedding: mx.array, change: Written, weights: mx.array) -> mx.array:
     """Logits of runs in which `weights` times a fixed change is added on every edge; shapes as in `patched`."""
-    return _run(net, embedding, _Stream(net, weights, lambda now, block: (now.sum(1), change.of(*block))))
+    return _run(net, embedding, _Stream(net, weights, lambda now, nodes: (now.sum(1), change.of(*nodes))))
 
 
-def _run(net: Network, embedding: mx.array, stream: _Stream) -> mx.array:
-    wires, length = wiring(net), embedding.shape[1]
-    stream.write(0, embedding[:, None], 0, "embedding")
+def _run(net: Network, embedding: mx.array, start: _Stream) -> mx.array:
+    wires = wiring(net)
+    stream: mx.array | _Stream = start.with_nodes(0, embedding[:, None], "embedding", 0)
     for layer in range(net.n_layers):
-        heads = _heads(net, layer, stream.read(wires.attention_inputs(layer)), length)
-        stream.write_heads(layer, heads)
-        number = wires.mlp_input(layer)
-        x = stream.read(slice(number, number + 1))[:, 0]
-        stream.write(wires.mlp(layer), net.mlp_out(layer, net.mlp_act(layer, x))[:, None], layer, "mlp")
+        stream = block(_Edges(net), layer, stream)
+    assert isinstance(stream, _Stream)
     x = stream.read(slice(wires.logits_input, wires.n_inputs))[:, 0, -1]
     return net.unembed(net.final(x))
 
 
-def _heads(net: Network, layer: int, x: mx.array, length: int) -> mx.array:
-    """What queries, keys, values read (row, 3 * head, pos, d_model) -> what heads write (row, head, pos, d_model)."""
-    n = net.n_heads
-    repeats = n // net.n_kv_heads
-    q, k, v = (net.qkv(layer, x[:, part * n : (part + 1) * n])[part] for part in range(3))
-    q = mx.stack([q[:, head, :, head] for head in range(n)], axis=1)
-    k, v = (mx.stack([a[:, head, :, head // repeats] for head in range(n)], axis=1) for a in (k, v))
-    q, k = net.rotate(layer, q), net.rotate(layer, k)
-    z = net.attend(layer, q, k, v, net.mask(layer, length))
-    return net.head_out(layer, z.transpose(0, 2, 1, 3)).swapaxes(1, 2)
-
-
-Block = tuple[str, int]
+Nodes = tuple[str, int]
 """Kind of node and layer."""
-Split = Callable[[mx.array, Block], tuple[mx.array, mx.array]]
+Split = Callable[[mx.array, Nodes], tuple[mx.array, mx.array]]
 """What nodes write now (row, node, pos, d_model) -> what all inputs read of it alike, summed over the nodes, and the
 part of each node that the weights of its edges multiply."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Stream:
     """What was written so far, as a base that all inputs read alike and a part that the weights of an edge multiply."""
 
@@ -202,33 +190,30 @@ class _Stream:
     weights: mx.array
     split: Split
     base: mx.array | None = None
-    parts: list[mx.array] = field(default_factory=list)
+    parts: tuple[mx.array, ...] = ()
     """(row, node, pos, d_model) of nodes that add to the stream as they are."""
-    columns: list[range] = field(default_factory=list)
-    normed: list[tuple[int, mx.array, mx.array]] = field(default_factory=list)
+    columns: tuple[range, ...] = ()
+    normed: tuple[tuple[int, mx.array, mx.array], ...] = ()
     """Layers with a norm behind attention: the sum over heads, and each head's part."""
 
-    def write(self, first: int, now: mx.array, layer: int, kind: str) -> None:
+    def with_nodes(self, first: int, now: mx.array, kind: str, layer: int) -> _Stream:
+        """The stream with what nodes write into it (row, node, pos, d_model), the first of them numbered `first`."""
         base, part = self.split(now, (kind, layer))
-        self._add(base, part, range(first, first + now.shape[1]))
+        return self._with(base, part, range(first, first + now.shape[1]))
 
-    def write_heads(self, layer: int, now: mx.array) -> None:
+    def with_heads(self, layer: int, now: mx.array) -> _Stream:
+        """The stream with what a layer's heads write into it."""
         net = self.net
         base, part = self.split(now, ("heads", layer))
         base = net.with_attn_bias(layer, base)
         if net.family.norms.after_attn is not None:
-            self.normed.append((layer, base, part))
-        else:  # at most a multiplier follows: it acts on each head alone
-            self._add(
-                net.after_attn(layer, base),
-                net.after_attn(layer, part),
-                range(wiring(net).heads(layer).start, wiring(net).heads(layer).stop),
-            )
+            return replace(self, normed=(*self.normed, (layer, base, part)))
+        heads = wiring(net).heads(layer)  # at most a multiplier follows: it acts on each head alone
+        return self._with(net.after_attn(layer, base), net.after_attn(layer, part), range(heads.start, heads.stop))
 
-    def _add(self, base: mx.array, part: mx.array, columns: range) -> None:
-        self.base = base if self.base is None else self.base + base
-        self.parts.append(part)
-        self.columns.append(columns)
+    def _with(self, base: mx.array, part: mx.array, columns: range) -> _Stream:
+        base = base if self.base is None else self.base + base
+        return replace(self, base=base, parts=(*self.parts, part), columns=(*self.columns, columns))
 
     def read(self, inputs: slice) -> mx.array:
         """What inputs read: (row, input, pos, d_model)."""
@@ -242,6 +227,66 @@ class _Stream:
             mixed = base[:, None] + _weighted(weights[:, :, wiring(self.net).heads(layer)], part)
             x = x + self.net.after_attn(layer, mixed)
         return x
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """Carries what each input reads through `block`; the stream is its parts, what heads write stays apart."""
+
+    network: Network
+
+    def each(self, step: Step, layer: int, *values: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
+        (x,) = values
+        net = self.network
+        if "attn_out" in step.makes:
+            return (net.head_out(layer, x.transpose(0, 2, 1, 3)).swapaxes(1, 2),)  # type: ignore[union-attr]
+        if isinstance(x, _Stream):
+            wires = wiring(net)
+            number = wires.mlp_input(layer)
+            of_mlp = "mlp_in" in (*step.makes, *step.functions)
+            x = x.read(slice(number, number + 1))[:, 0] if of_mlp else x.read(wires.attention_inputs(layer))
+        return self._by_head(step, layer, x) if "q" in step.makes else step.apply(net, layer, x)
+
+    def _by_head(self, step: Step, layer: int, x: mx.array) -> tuple[mx.array, ...]:
+        """What queries, keys, values read (row, 3 * head, pos, d_model) -> each of its own (row, head, pos, d_head)."""
+        n = self.network.n_heads
+        repeats = n // self.network.n_kv_heads
+        q, k, v = (step.apply(self.network, layer, x[:, part * n : (part + 1) * n])[part] for part in range(3))
+        return (
+            mx.stack([q[:, head, :, head] for head in range(n)], axis=1),
+            *(mx.stack([a[:, head, :, head // repeats] for head in range(n)], axis=1) for a in (k, v)),
+        )
+
+    def turned(self, layer: int, value: mx.array | _Stream) -> mx.array:
+        return self.network.rotate(layer, value)  # type: ignore[arg-type]
+
+    def attended(self, layer: int, *qkv: mx.array | _Stream) -> mx.array:
+        q, k, v = qkv
+        mask = self.network.mask(layer, q.shape[2])  # type: ignore[union-attr]
+        return self.network.attend(layer, q, k, v, mask)  # type: ignore[arg-type]
+
+    def summed(self, step: Step, layer: int, *values: mx.array | _Stream) -> _Stream:
+        stream, *updates = values
+        assert isinstance(stream, _Stream)
+        for name, update in zip(step.reads[1:], updates, strict=True):
+            assert isinstance(update, mx.array)
+            if name == "attn_out":
+                stream = stream.with_heads(layer, update)
+            else:
+                stream = stream.with_nodes(wiring(self.network).mlp(layer), update[:, None], "mlp", layer)
+        return stream
+
+    def touched(self, name: str, layer: int) -> bool:
+        return False
+
+    def entered(self, step: Step, layer: int, held: dict[str, mx.array | _Stream]) -> None:
+        """Nobody joins."""
+
+    def opened(self, name: str, layer: int, value: mx.array | _Stream) -> mx.array | _Stream:
+        return value
+
+    def left(self, step: Step, layer: int, held: dict[str, mx.array | _Stream]) -> None:
+        """All positions are kept."""
 
 
 def _weighted(weights: mx.array, part: mx.array) -> mx.array:

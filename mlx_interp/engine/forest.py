@@ -69,7 +69,7 @@ def _sweep_pack(
     """Logits or metric of every variant on each of these prompts."""
     net = packed.net
     layout, plan, last = packed.joined(members)
-    entries = entries_of(plan, n_variants, net.n_layers, layout.length)
+    entries = entries_of(plan, n_variants, net, layout.length)
     clean = run_clean(net, layout, entries, frozenset(), whole=False)
     values: list[list[mx.array]] = [[] for _ in members]
     order: list[int] = []

@@ -8,33 +8,81 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp.engine.block import Step, block
 from mlx_interp.engine.edits import apply_edits, blocked_mask
 from mlx_interp.engine.memory import LARGE, bytes_per_position
-from mlx_interp.engine.network import Network
+from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
 
 Logits = Literal["last", "all", "none"]
 
 
+class Text(Protocol):
+    """Where the positions of a pass stand, and which keys and values they attend to; arrays are head before pos."""
+
+    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        """Queries or keys after RoPE."""
+        ...
+
+    def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """All keys and values that there are to attend to, those of the pass included."""
+        ...
+
+    def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
+        """Which of them each query may attend to."""
+        ...
+
+
+@dataclass
+class Prompts:
+    """Whole prompts, each row from its first token on."""
+
+    lengths: Sequence[int]
+    keep: Callable[[int, mx.array, mx.array], None] | None = None
+    """Gets each layer's keys and values after their edits, for a cache."""
+
+    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        return net.rotate(layer, x, 0, self.lengths)
+
+    def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        if self.keep is not None:
+            self.keep(layer, k, v)
+        return k, v
+
+    def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
+        return net.mask(layer, n_queries)
+
+
+HEADS_FIRST = frozenset({"q", "k", "v"})
+"""Values that a pass holds as (batch, head, pos, d_head), as attention wants them; all others are (batch, pos, ...)."""
+ROTATED = ("q", "k")
+"""Sites that are read after RoPE."""
+
+
 @dataclass
 class Pass:
-    """One pass under way: what it changes, and what it keeps."""
+    """One pass under way: what it changes, and what it keeps. It carries one array a value through `block`."""
 
     network: Network
     plan: EditPlan
     lengths: Sequence[int]
     wanted: frozenset[Site] = frozenset()
     captured: dict[Site, mx.array] = field(default_factory=dict)
-    keep: Callable[[int, mx.array, mx.array], None] | None = None
-    """Gets each layer's keys and values after their edits, for a cache."""
+    text: Text | None = None
+    """What it reads; None for prompts of these lengths."""
     probes: Mapping[Site, mx.array] = field(default_factory=dict)
     """What is added at sites, after their edits: the zeros that a metric is differentiated by."""
+
+    @cached_property
+    def reading(self) -> Text:
+        return Prompts(self.lengths) if self.text is None else self.text
 
     def site(self, name: str, layer: int, x: mx.array) -> mx.array:
         """An activation (batch, pos, ...) after the edits of its site, kept if it was asked for."""
@@ -60,12 +108,36 @@ class Pass:
         site = Site(name, layer)
         return site in self.wanted or bool(self.plan.at(site))
 
+    # As a carrier of `block`.
 
-ROTATED = ("q", "k")
-"""Sites that are read after RoPE."""
+    def each(self, step: Step, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
+        made = step.apply(self.network, layer, *values)
+        named = zip(step.makes, made, strict=True)
+        return tuple(x.transpose(0, 2, 1, 3) if name in HEADS_FIRST else x for name, x in named)
 
-Attention = Callable[[Pass, int, mx.array], mx.array]
-"""(pass, layer, residual stream) -> z (batch, pos, head, d_head)."""
+    def turned(self, layer: int, value: mx.array) -> mx.array:
+        return self.reading.rotated(self.network, layer, value)
+
+    def attended(self, layer: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        net = self.network
+        k, v = self.reading.seen(layer, k, v)
+        mask = self.reading.mask(net, layer, q.shape[2])
+        z = net.attend(layer, q, k, v, mask)
+        if self.touched("pattern", layer) or layer in self.plan.blocked:
+            z = z + pattern_change(self, layer, q, k, v, mask).astype(z.dtype)
+        return z.transpose(0, 2, 1, 3)
+
+    def summed(self, step: Step, layer: int, *values: mx.array) -> mx.array:
+        return step.apply(self.network, layer, *values)[0]
+
+    def entered(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
+        """Nobody joins a pass on its way."""
+
+    def opened(self, name: str, layer: int, value: mx.array) -> mx.array:
+        return self.head_site(name, layer, value) if name in HEADS_FIRST else self.site(name, layer, value)
+
+    def left(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
+        """All positions are kept."""
 
 
 def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
@@ -74,40 +146,13 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     x = net.embed(tokens)
     large = bytes_per_position(net) * tokens.size > LARGE and not run.probes
     for layer in range(net.n_layers):
-        x = block(run, layer, x, attention_over_prompts)
+        x = block(run, layer, x)
         if large:
             mx.eval(x, run.captured)  # Python sees a Ctrl-C only between evaluations
     x = run.site("final", -1, net.final(x))
     if logits == "none":
         return None
     return net.unembed(last_positions(x, run.lengths) if logits == "last" else x)
-
-
-def block(run: Pass, layer: int, x: mx.array, attention: Attention) -> mx.array:
-    """One layer: residual stream in, residual stream out; `attention` says what there is to attend to."""
-    net = run.network
-    x = run.site("resid_pre", layer, x)
-    z = run.site("z", layer, attention(run, layer, x))
-    if run.touched("head_out", layer):
-        run.site("head_out", layer, net.head_out(layer, z))
-    x = run.site("resid_mid", layer, net.add(x, run.site("attn_out", layer, net.attn_out(layer, z))))
-    act = run.site("mlp_act", layer, net.mlp_act(layer, x))
-    return run.site("resid_post", layer, net.add(x, run.site("mlp_out", layer, net.mlp_out(layer, act))))
-
-
-def attention_over_prompts(run: Pass, layer: int, x: mx.array) -> mx.array:
-    """Residual stream (batch, pos, d_model) -> z (batch, pos, head, d_head)."""
-    net, length = run.network, x.shape[1]
-    q, k, v = (a.transpose(0, 2, 1, 3) for a in net.qkv(layer, x))
-    q, k = net.rotate(layer, q, 0, run.lengths), net.rotate(layer, k, 0, run.lengths)
-    q, k, v = (run.head_site(name, layer, a) for name, a in (("q", q), ("k", k), ("v", v)))
-    if run.keep is not None:
-        run.keep(layer, k, v)
-    mask = net.mask(layer, length)
-    z = net.attend(layer, q, k, v, mask)
-    if run.touched("pattern", layer) or layer in run.plan.blocked:
-        z = z + pattern_change(run, layer, q, k, v, mask).astype(z.dtype)
-    return z.transpose(0, 2, 1, 3)
 
 
 def pattern_change(

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.plan import EditPlan, site_shape
+from mlx_interp.engine.plan import EditPlan
 from mlx_interp.errors import ShapeError, SiteError
 from mlx_interp.sites import Site
 
@@ -70,7 +70,7 @@ def _reached(run: Pass, tokens: mx.array, site: Site) -> mx.array:
 
 def _held_shape(net: Network, site: Site, n_rows: int, n_pos: int) -> tuple[int, ...]:
     """A site's axes as a pass holds it: patterns as (row, query, head, key)."""
-    n_heads, width = site_shape(net, site, n_pos)
+    n_heads, width = net.site_shape(site, n_pos)
     return (n_rows, n_pos, n_heads, width) if n_heads else (n_rows, n_pos, width)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 import mlx.core as mx
 
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.plan import site_shape
 from mlx_interp.errors import TooLarge
 from mlx_interp.sites import Site
 
@@ -57,7 +56,7 @@ def bytes_per_variant(network: Network, length: int, n_active: int, with_logits:
 
 def bytes_of_site(network: Network, site: Site, n_rows: int, n_pos: int) -> int:
     """Bytes of one captured site, (row, pos, ...)."""
-    n_heads, width = site_shape(network, site, n_pos)
+    n_heads, width = network.site_shape(site, n_pos)
     return n_rows * n_pos * max(n_heads, 1) * width * max(network.dtype.size, 4)
 
 

@@ -17,9 +17,12 @@ import mlx.nn as nn
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask
 
+from mlx_interp import sites
 from mlx_interp.architectures import PAGE, Family
+from mlx_interp.engine.block import SEQUENTIAL, Order, order_of
 from mlx_interp.engine.rope import LengthRoPE
-from mlx_interp.errors import PromptError, UnsupportedModel
+from mlx_interp.errors import PromptError, SiteError, UnsupportedModel
+from mlx_interp.sites import Site
 
 Mask = mx.array | str | None
 
@@ -82,13 +85,48 @@ class Network:
     @cached_property
     def n_parameters(self) -> int:
         """Weights, as if none were packed."""
-        total = 0
-        for _, module in self.mlx_model.named_modules():
-            packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-            for name, array in module.items():
-                if isinstance(array, mx.array) and not (packed and name in ("scales", "biases")):
-                    total += array.size * (32 // module.bits if packed and name == "weight" else 1)
-        return total
+        return sum(_size(module) for _, module in self.mlx_model.named_modules())
+
+    @cached_property
+    def n_mlp_inputs(self) -> int:
+        """Matrices through which the MLP's input passes: two where one of them gates the other."""
+        mlp = getattr(self.layers[0], self.family.mlp)
+        parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
+        return round(sum(map(_size, parts)) / (self.d_model * self.d_mlp))
+
+    @cached_property
+    def order(self) -> Order:
+        """The steps of a layer."""
+        return order_of(SEQUENTIAL)
+
+    def site_shape(self, site: Site, length: int) -> tuple[int, int]:
+        """(number of heads or 0, width) of a site; the width of a pattern is its number of keys, `length`."""
+        sizes = {
+            "head": self.n_heads,
+            "kv_head": self.n_kv_heads,
+            "query": 0,
+            "key": length,
+            "d_model": self.d_model,
+            "d_head": self.d_head,
+            "d_mlp": self.d_mlp,
+        }
+        first, *_ = axes = site.kind.axes
+        return (sizes[first] if site.kind.has_heads else 0), sizes[axes[-1]]
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that the model has, in the order of `sites.KINDS`."""
+        return tuple(name for name, kind in sites.KINDS.items() if not kind.layered or name in self.order.sites)
+
+    def has(self, site: Site, owner: object = None) -> Site:
+        """The site. Raises SiteError, naming who asks, where the model has none of that name."""
+        if site.name in self.sites:
+            return site
+        named = f"{owner}: " if owner else ""
+        raise SiteError(
+            f"{named}{self.family.model_type} has no site {site.name!r}: its attention and its MLP both read the "
+            f"layer's input; it has {', '.join(self.sites)}"
+        )
 
     @cached_property
     def max_positions(self) -> int | None:
@@ -144,17 +182,21 @@ class Network:
             x = x + getattr(self.decoder, self.family.positions)(positions)
         return x
 
-    def add(self, x: mx.array, update: mx.array) -> mx.array:
+    def add(self, layer: int, x: mx.array, update: mx.array) -> mx.array:
         """The residual stream with what attention or the MLP adds to it."""
         if self.family.residual_sum == "plain" or x.dtype != mx.float16:
             return x + update
         bound = mx.finfo(mx.float16).max
         return mx.clip(x.astype(mx.float32) + update.astype(mx.float32), -bound, bound).astype(mx.float16)
 
+    def attn_in(self, layer: int, x: mx.array) -> mx.array:
+        """Residual stream (..., d_model) -> what attention reads: the stream after the norm before it."""
+        normed: mx.array = getattr(self.layers[layer], self.family.norms.before_attn)(x)
+        return normed
+
     def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Residual stream (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
+        """What attention reads (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
         attention = self._attention(layer)
-        x = getattr(self.layers[layer], self.family.norms.before_attn)(x)
         if self.family.qkv == "fused":
             widths = [self.n_heads * self.d_head, (self.n_heads + self.n_kv_heads) * self.d_head]
             q, k, v = mx.split(getattr(attention, self.family.qkv_name)(x), widths, axis=-1)
@@ -267,9 +309,13 @@ class Network:
         bias = _bias(project)
         return out if bias is None else out - bias
 
+    def mlp_in(self, layer: int, x: mx.array) -> mx.array:
+        """Residual stream (..., d_model) -> what the MLP reads: the stream after the norm before it."""
+        normed: mx.array = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
+        return normed
+
     def mlp_act(self, layer: int, x: mx.array) -> mx.array:
-        """Residual stream (..., d_model) -> the MLP's hidden activations (..., d_mlp)."""
-        x = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
+        """What the MLP reads (..., d_model) -> its hidden activations (..., d_mlp)."""
         mlp = getattr(self.layers[layer], self.family.mlp)
         form = self.family.activation
         act: mx.array = _ACTIVATIONS[form](mlp, x) if isinstance(form, str) else form(mlp, x)
@@ -357,6 +403,17 @@ def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str
         raise UnsupportedModel(
             f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
         )
+
+
+def _size(module: nn.Module) -> int:
+    """Weights of a module itself, as if none were packed."""
+    packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+    arrays = {name: array for name, array in module.items() if isinstance(array, mx.array)}
+    return sum(
+        array.size * (32 // module.bits if packed and name == "weight" else 1)
+        for name, array in arrays.items()
+        if not (packed and name in ("scales", "biases"))
+    )
 
 
 def _bias(module: Any) -> mx.array | None:

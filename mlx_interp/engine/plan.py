@@ -178,7 +178,7 @@ class _RowPlanner:
             return
         where = None if generated or positions is None else tuple(positions)
         named = sites.parse(intervention.site, self.network.n_layers)
-        _refuse_read_only(named[0], intervention)
+        _refuse_read_only(self.network.has(named[0], intervention), intervention)
         heads, value = self._value(intervention, named[0], positions)  # a site has the same shape in every layer
         edit: Edit | None = None
         for site in named:
@@ -214,7 +214,7 @@ class _RowPlanner:
     ) -> tuple[tuple[int, ...] | None, mx.array | None]:
         """The heads that an intervention names, and its array in the shape in which it is applied."""
         length = self.lengths[self.row]
-        n_heads, width = site_shape(self.network, site, length)
+        n_heads, width = self.network.site_shape(site, length)
         if isinstance(intervention, Features):
             _refuse_misfit(intervention, site, max(n_heads, 1) * width)
             n_heads, width = 0, len(intervention.chosen)
@@ -301,16 +301,3 @@ def _refuse_no_direction(plan: EditPlan) -> None:
 
 def _are_lengths(norms: mx.array) -> bool:
     return bool(mx.all(mx.isfinite(norms) & (norms > 0)))
-
-
-def site_shape(network: Network, site: Site, length: int) -> tuple[int, int]:
-    """(number of heads or 0, width) of a site; the width of a pattern is its number of keys."""
-    if site.name == "pattern":
-        return network.n_heads, length
-    if site.name in ("q", "z"):
-        return network.n_heads, network.d_head
-    if site.name in ("k", "v"):
-        return network.n_kv_heads, network.d_head
-    if site.name == "head_out":
-        return network.n_heads, network.d_model
-    return 0, network.d_mlp if site.name == "mlp_act" else network.d_model

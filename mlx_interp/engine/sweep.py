@@ -4,8 +4,8 @@ A variant is a list of interventions. Its *entry* is the first site it changes; 
 
 1. The clean prompt runs once. Keys and values of every layer are kept, and the clean activation at each entry.
 2. Variants with the same start form a group; a group's rows hold positions start..end only, as earlier ones are clean.
-3. Layer by layer, a variant joins the batch at its entry with a copy of the clean activation. All steps but attention
-   treat positions alone, so the rows of all groups pass through each weight matrix together.
+3. Layer by layer, a variant joins the batch at its entry with a copy of the clean activation (`block` says of which).
+   All steps but attention treat positions alone, so the rows of all groups pass through each weight matrix together.
 4. Attention meets the clean keys and values before the start, shared by the whole group, and each variant's own after.
 5. At the last layer only the last position is computed further (unless more was asked for).
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp.engine.block import SEEN, Step, block
 from mlx_interp.engine.clean import Clean, Entry
 from mlx_interp.engine.edits import apply_edits, blocked_mask
 from mlx_interp.engine.layout import Layout
@@ -70,9 +71,9 @@ def make_groups(entries: Sequence[Entry], rows: Sequence[int], length: int) -> l
 
 @dataclass
 class Sweep:
-    """The variants of one batch under way; `x` holds one array (row, pos, d_model) for each group."""
+    """The variants of one batch under way. It carries a list through `block`: an array (row, pos, ...) a group."""
 
-    net: Network
+    network: Network
     layout: Layout
     plan: EditPlan
     clean: Clean
@@ -99,82 +100,88 @@ class Sweep:
                 if edit.row in place:
                     index, row = place[edit.row]
                     self.edits[index, site].append(edit if edit.row == row else replace(edit, row=row))
-        for layer, blocks in self.plan.blocked.items():
-            for block in blocks:
-                if block.row in place:
-                    index, row = place[block.row]
-                    self.blocked[index, layer].append(replace(block, row=row))
+        for layer, forbidden in self.plan.blocked.items():
+            for edges in forbidden:
+                if edges.row in place:
+                    index, row = place[edges.row]
+                    self.blocked[index, layer].append(replace(edges, row=row))
 
     def run(self) -> list[mx.array]:
         """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
-        dtype, d_model = self.net.dtype, self.net.d_model
-        xs = [mx.zeros((0, len(group.held), d_model), dtype=dtype) for group in self.groups]
-        large = bytes_per_position(self.net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
-        for layer in range(self.net.n_layers):
-            xs = self.layer(layer, xs)
+        net = self.network
+        xs = [mx.zeros((0, len(group.held), net.d_model), dtype=net.dtype) for group in self.groups]
+        large = bytes_per_position(net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
+        for layer in range(net.n_layers):
+            xs = block(self, layer, xs)
             if large:
                 mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
-        if not self.whole:
-            xs = [self._cut(group, x) for group, x in zip(self.groups, xs, strict=True)]
-            self._drop()
-        xs = self._together(self.net.final, xs)
-        xs = self._join(self.net.n_layers, 0, xs, None)
-        return self._site("final", -1, xs)
+        (xs,) = self._together(lambda x: (net.final(x),), xs)
+        for index, group in enumerate(self.groups):
+            if entering := group.entering(net.n_layers, 0):
+                assert self.clean.final is not None
+                xs[index] = _with_copies(xs[index], self.clean.final, group, entering)
+                group.active += entering
+        return self.opened("final", -1, xs)
 
-    def layer(self, layer: int, xs: list[mx.array]) -> list[mx.array]:
-        net = self.net
-        xs = self._join(layer, 0, xs, "resid_pre")
-        xs = self._site("resid_pre", layer, xs)
-        zs, xs = self.attention(layer, xs)
-        xs, zs = self._join_both(layer, 2, xs, "resid_pre", zs, "z")
-        zs = self._site("z", layer, zs)
-        if Site("head_out", layer) in self.captures:
-            self._site("head_out", layer, self._together(lambda z: net.head_out(layer, z), zs))
-        outs = self._together(lambda z: net.attn_out(layer, z), zs)
-        xs, outs = self._join_both(layer, 3, xs, "resid_pre", outs, "attn_out")
-        outs = self._site("attn_out", layer, outs)
-        xs = self._site("resid_mid", layer, [net.add(x, out) for x, out in zip(xs, outs, strict=True)])
-        acts = self._together(lambda x: net.mlp_act(layer, x), xs)
-        xs, acts = self._join_both(layer, 4, xs, "resid_mid", acts, "mlp_act")
-        acts = self._site("mlp_act", layer, acts)
-        outs = self._together(lambda act: net.mlp_out(layer, act), acts)
-        xs, outs = self._join_both(layer, 5, xs, "resid_mid", outs, "mlp_out")
-        outs = self._site("mlp_out", layer, outs)
-        return self._site("resid_post", layer, [net.add(x, out) for x, out in zip(xs, outs, strict=True)])
+    # As a carrier of `block`.
 
-    def attention(self, layer: int, xs: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
-        """z of each group, and the residual stream cut to the positions that are read further."""
-        net = self.net
-        parts = self._together_many(lambda x: net.qkv(layer, x), xs)
-        before = [group.active for group in self.groups]
-        joined: list[list[mx.array]] = []
-        for index, (name, part) in enumerate(zip("qkv", parts, strict=True)):
-            if name != "v":
-                part = [self._rotated(layer, group, a) for group, a in zip(self.groups, part, strict=True)]
-            part = self._join(layer, 1, part, name, advance=index == 2)
-            joined.append(self._site(name, layer, part))
+    def each(self, step: Step, layer: int, *values: list[mx.array]) -> tuple[list[mx.array], ...]:
+        """Rows of all groups through one step together."""
+        (xs,) = values
+        return self._together(lambda x: step.apply(self.network, layer, x), xs)
+
+    def turned(self, layer: int, value: list[mx.array]) -> list[mx.array]:
+        return [self._rotated(layer, group, a) for group, a in zip(self.groups, value, strict=True)]
+
+    def attended(self, layer: int, q: list[mx.array], k: list[mx.array], v: list[mx.array]) -> list[mx.array]:
+        return [self._attend(layer, index, *each) for index, each in enumerate(zip(q, k, v, strict=True))]
+
+    def summed(self, step: Step, layer: int, *values: list[mx.array]) -> list[mx.array]:
+        return [step.apply(self.network, layer, *each)[0] for each in zip(*values, strict=True)]
+
+    def touched(self, name: str, layer: int) -> bool:
+        return Site(name, layer) in self.captures
+
+    def entered(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
+        """Appends clean activations once for each variant that joins here."""
+        if step.join is None:
+            return
+        for index, group in enumerate(self.groups):
+            if entering := group.entering(layer, step.join):
+                for name, clean in self.clean.at[layer, step.join].items():
+                    joined = _with_copies(held[name][index], clean, group, entering)
+                    held[name] = [*held[name][:index], joined, *held[name][index + 1 :]]
+                group.active += entering
+
+    def opened(self, name: str, layer: int, value: list[mx.array]) -> list[mx.array]:
+        site = Site(name, layer)
+        if self.plan.at(site):
+            value = [self._edited(site, index, x, self.groups[index].held) for index, x in enumerate(value)]
+        if site in self.captures:
+            self.captured[site] += list(enumerate(value))
+        return value
+
+    def left(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
+        """Keeps keys and values for a cache; of the last layer, nothing else but what the ends of prompts need."""
+        if not SEEN.issubset(step.makes):
+            return
         if self.keep:
-            self.kept_k[layer], self.kept_v[layer] = joined[1], joined[2]
-        if any(group.active > n for group, n in zip(self.groups, before, strict=True)):
-            xs = self._append(layer, xs, "resid_pre", before)
-        if layer == net.n_layers - 1 and not self.whole:
-            queries = [self._cut(group, q) for group, q in zip(self.groups, joined[0], strict=True)]
-            xs = [self._cut(group, x) for group, x in zip(self.groups, xs, strict=True)]
-        else:
-            queries = joined[0]
-        zs = [
-            self._attend(layer, index, q, k, v)
-            for index, (q, k, v) in enumerate(zip(queries, joined[1], joined[2], strict=True))
-        ]
-        if layer == net.n_layers - 1 and not self.whole:
-            self._drop()
-        return zs, xs
+            self.kept_k[layer], self.kept_v[layer] = held["k"], held["v"]
+        if self.whole or layer < self.network.n_layers - 1:
+            return
+        for name in held.keys() - SEEN:
+            held[name] = [
+                x[:, mx.array(self.layout.ends) - group.start] for group, x in zip(self.groups, held[name], strict=True)
+            ]
+        for group in self.groups:
+            group.ends = self.layout.ends.tolist()
 
     def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """(row, query, head, d_head), (row, pos, kv head, d_head) twice -> z (row, query, head, d_head)."""
-        group, net = self.groups[index], self.net
+        group, net = self.groups[index], self.network
         n_rows, n_query, n_heads, d_head = q.shape
-        if n_rows == 0:
+        if n_rows == 0:  # a capture counts the rows of every group, those that have none yet as well
+            self._pattern_site(layer, index, mx.zeros((0, n_heads, n_query, self.layout.length), dtype=q.dtype))
             return q
         n_kv, start, n_own = k.shape[2], group.start, k.shape[1]
         repeats = n_heads // n_kv
@@ -189,9 +196,8 @@ class Sweep:
             before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
             scores = mx.concatenate([before, scores], axis=-1)
         scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
-        queries = self.layout.ends.tolist() if layer == net.n_layers - 1 and not self.whole else group.held
-        pattern = _masked_softmax(scores, self._mask(layer, index, queries, n_rows))
-        pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1), queries)
+        pattern = _masked_softmax(scores, self._mask(layer, index, group.held, n_rows))
+        pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1))
         weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
         z = weights[..., start:] @ own_v
         if start:
@@ -202,7 +208,7 @@ class Sweep:
 
     def _mask(self, layer: int, index: int, queries: Sequence[int], n_rows: int) -> mx.array | None:
         """Bool mask that broadcasts to (row, kv head, repeat, query, key); None where everything is allowed."""
-        net = self.net
+        net = self.network
         allowed = self.layout.allowed(queries, net.window(layer))
         mask = None if allowed is None else mx.array(allowed)
         blocks = self.blocked.get((index, layer))
@@ -219,95 +225,39 @@ class Sweep:
             mask = knocked if mask is None else mask & knocked
         return mask
 
-    def _pattern_site(self, layer: int, index: int, pattern: mx.array, queries: Sequence[int]) -> mx.array:
+    def _pattern_site(self, layer: int, index: int, pattern: mx.array) -> mx.array:
         """The pattern (row, head, query, key) after its edits; `pos` of this site is the query."""
         site = Site("pattern", layer)
         if not self.plan.at(site) and site not in self.captures:
             return pattern
-        held = pattern.swapaxes(1, 2)
-        held = self._edited(site, index, held, queries)
+        held = self._edited(site, index, pattern.swapaxes(1, 2), self.groups[index].held)
         if site in self.captures:
             self.captured[site].append((index, held))
         return held.swapaxes(1, 2)
 
-    # Rows of all groups through one step together.
-
-    def _together(self, step: Callable[[mx.array], mx.array], xs: list[mx.array]) -> list[mx.array]:
-        return self._together_many(lambda x: (step(x),), xs)[0]
-
-    def _together_many(
+    def _together(
         self, step: Callable[[mx.array], tuple[mx.array, ...]], xs: list[mx.array]
-    ) -> list[list[mx.array]]:
+    ) -> tuple[list[mx.array], ...]:
         """A step that treats each position by itself, on (positions of all groups, ...) at once."""
         sizes = [x.shape[0] * x.shape[1] for x in xs]
         flat = [x.reshape(n, *x.shape[2:]) for n, x in zip(sizes, xs, strict=True) if n]
         if not flat:
             results = step(mx.zeros((1, *xs[0].shape[2:]), dtype=xs[0].dtype))
-            return [[mx.zeros((*x.shape[:2], *r.shape[1:]), dtype=r.dtype) for x in xs] for r in results]
+            return tuple([mx.zeros((*x.shape[:2], *r.shape[1:]), dtype=r.dtype) for x in xs] for r in results)
         joined = step(flat[0] if len(flat) == 1 else mx.concatenate(flat))
         ends = np.cumsum(sizes).tolist()
-        return [
+        return tuple(
             [
                 (r if n == r.shape[0] else r[end - n : end]).reshape(*x.shape[:2], *r.shape[1:])
                 for n, end, x in zip(sizes, ends, xs, strict=True)
             ]
             for r in joined
-        ]
+        )
 
     def _rotated(self, layer: int, group: Group, a: mx.array) -> mx.array:
         if a.shape[0] == 0:
             return a
-        return self.layout.rotate(self.net, layer, a.transpose(0, 2, 1, 3), group.start).transpose(0, 2, 1, 3)
-
-    # Variants that enter.
-
-    def _join(
-        self, layer: int, join: int, xs: list[mx.array], name: str | None, advance: bool = True
-    ) -> list[mx.array]:
-        """Appends the clean activation `name` once for each variant that enters at this step."""
-        joined = []
-        for group, x in zip(self.groups, xs, strict=True):
-            if entering := group.entering(layer, join):
-                clean = self.clean.final if name is None else self.clean.at[layer, name]
-                assert clean is not None
-                x = _with_copies(x, clean, group, entering)
-                group.active += entering if advance else 0
-            joined.append(x)
-        return joined
-
-    def _join_both(
-        self, layer: int, join: int, xs: list[mx.array], name: str, others: list[mx.array], other: str
-    ) -> tuple[list[mx.array], list[mx.array]]:
-        xs = self._join(layer, join, xs, name, advance=False)
-        return xs, self._join(layer, join, others, other)
-
-    def _append(self, layer: int, xs: list[mx.array], name: str, before: list[int]) -> list[mx.array]:
-        clean = self.clean.at[layer, name]
-        return [
-            _with_copies(x, clean, group, group.active - n) if group.active > n else x
-            for group, x, n in zip(self.groups, xs, before, strict=True)
-        ]
-
-    def _cut(self, group: Group, x: mx.array) -> mx.array:
-        """Only the last positions."""
-        if group.ends is not None:
-            return x
-        return x[:, mx.array(self.layout.ends) - group.start]
-
-    def _drop(self) -> None:
-        """From here on, arrays hold last positions only."""
-        for group in self.groups:
-            group.ends = self.layout.ends.tolist()
-
-    # Sites.
-
-    def _site(self, name: str, layer: int, xs: list[mx.array]) -> list[mx.array]:
-        site = Site(name, layer)
-        if self.plan.at(site):
-            xs = [self._edited(site, index, x, self.groups[index].held) for index, x in enumerate(xs)]
-        if site in self.captures:
-            self.captured[site] += list(enumerate(xs))
-        return xs
+        return self.layout.rotate(self.network, layer, a.transpose(0, 2, 1, 3), group.start).transpose(0, 2, 1, 3)
 
     def _edited(self, site: Site, index: int, x: mx.array, held: Sequence[int]) -> mx.array:
         edits = self.edits.get((index, site))

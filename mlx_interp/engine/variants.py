@@ -45,7 +45,7 @@ def sweep(
     """See `Model.sweep`."""
     length, n_layers = len(tokens), net.n_layers
     plan = plan_edits(net, variants, [length] * len(variants))
-    entries = entries_of(plan, len(variants), n_layers, length)
+    entries = entries_of(plan, len(variants), net, length)
     whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
     layout = alone(tokens)
     clean = run_clean(net, layout, entries, captures, whole)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_interp import sites
-from mlx_interp.engine.plan import site_shape
 from mlx_interp.errors import SAEError, SiteError
 from mlx_interp.interventions import ArrayLike, Intervention, Patch
 from mlx_interp.model import Model
@@ -260,7 +259,7 @@ def check_fits(sae: SAE, model: Model) -> None:
         site = sites.parse_one(sae.site, model.n_layers)
     except SiteError as error:
         raise SAEError(f"{sae} is of a site that {model.name} does not have: {error}") from error
-    n_heads, width = site_shape(model.network, site, 1)
+    n_heads, width = model.network.site_shape(site, 1)
     if sae.d_model != (width := max(n_heads, 1) * width):
         raise SAEError(
             f"{sae} reads activations of width {sae.d_model}; {site} of {model.name} is {width} wide: it is of another "

@@ -10,7 +10,6 @@ from typing import cast
 import numpy as np
 
 from mlx_interp import sites as site_names
-from mlx_interp.engine.plan import site_shape
 from mlx_interp.errors import DataError, SiteError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
@@ -83,7 +82,7 @@ def storable(model: Model, sites: str | Sequence[str]) -> tuple[Site, ...]:
 
 def row_shape(model: Model, site: Site) -> tuple[int, ...]:
     """Shape of a site at one position: (d_model,), or (head, d_head)."""
-    n_heads, width = site_shape(model.network, site, 1)
+    n_heads, width = model.network.site_shape(site, 1)
     return (n_heads, width) if n_heads else (width,)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
 from mlx_interp.model import Model
+from mlx_interp.sites import KINDS as KINDS_OF_SITES
+from mlx_interp.sites import Site
 
 TOKENS = [3, 5, 7, 11, 13, 17, 19]
-SITES = "resid_pre q k v pattern z attn_out resid_mid mlp_act mlp_out resid_post final".split()
+SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable]
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
 KINDS = ["patch", "add", "ablate", "scale", "apply"]
 
@@ -21,13 +23,9 @@ def named(site: str, layer: int) -> str:
 
 
 def shape_of(model: Model, site: str, length: int = len(TOKENS)) -> tuple[int, ...]:
-    """What one position of a site holds."""
-    heads = {"q": model.n_heads, "z": model.n_heads, "k": model.n_kv_heads, "v": model.n_kv_heads}
-    if site in heads:
-        return (heads[site], model.d_head)
-    if site == "pattern":
-        return (length,)
-    return (model.d_mlp,) if site == "mlp_act" else (model.d_model,)
+    """What an intervention's array for one position of a site holds."""
+    n_heads, width = model.network.site_shape(Site(site, 0), length)
+    return (n_heads, width) if n_heads and site != "pattern" else (width,)
 
 
 def random_array(rng: np.random.Generator, *shape: int) -> mx.array:

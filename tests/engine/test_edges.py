@@ -94,14 +94,15 @@ def test_one_edge_is_that_input_recomputed_by_hand() -> None:
     clean = model.run(tokens, capture=["resid_pre.2", "resid_mid.1", "resid_post.2", "z.0"], logits="none")
     node, head = wires.heads(0).start + 4, 3
     change = (there.heads[0] - here.heads[0])[:, 4]
-    moved = net.qkv(2, clean["resid_pre.2"] + change)
+    moved = net.qkv(2, net.attn_in(2, clean["resid_pre.2"] + change))
     q, k = (net.rotate(2, a.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for a in moved[:2])
     start = wires.attention_inputs(2).start
     by_hand: dict[int, list[Intervention]] = {
         start + part * 6 + head: [Patch(f"{name}.2", values[:, :, head], heads=head)]
         for part, (name, values) in enumerate((("q", q), ("k", k), ("v", moved[2])))
     }
-    by_hand[wires.mlp_input(1)] = [Patch("mlp_out.1", net.mlp_out(1, net.mlp_act(1, clean["resid_mid.1"] + change)))]
+    mlp_out = net.mlp_out(1, net.mlp_act(1, net.mlp_in(1, clean["resid_mid.1"] + change)))
+    by_hand[wires.mlp_input(1)] = [Patch("mlp_out.1", mlp_out)]
     by_hand[wires.logits_input] = [Patch("resid_post.2", clean["resid_post.2"] + change)]
     for number, edits in by_hand.items():
         assert node < wires.sources(number)

@@ -67,7 +67,7 @@ def test_the_result_does_not_depend_on_the_split(model: Model) -> None:
 
 def test_captures_and_all_logits_of_a_sweep_equal_each_variant_alone(model: Model) -> None:
     variants = mixed_variants(model)[::3]
-    capture = ["resid_pre", "resid_post", "z.1", "pattern.2", "q.0", "k.2", "head_out.1", "mlp_act.0", "final"]
+    capture = model.sites
     swept = model.sweep(TOKENS, variants, capture=capture, logits="all")
     for row, variant in enumerate(variants):
         expected = model.run(TOKENS, interventions=variant, capture=capture, logits="all")

@@ -15,7 +15,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.errors import NeverFired, PositionError, ShapeError
 from mlx_interp.model import Model
-from tests.engine.examples import mixed_variants
+from tests.engine.examples import SITES, mixed_variants
 from tests.tiny import tiny_model
 
 PROMPTS = [[3, 5, 7, 11, 13], [3, 5, 7, 11, 17, 19, 4], [3, 5, 8, 11, 13, 6], [9, 5, 7, 4, 4], [3, 5, 7, 11, 13]]
@@ -67,6 +67,14 @@ def whole(variants: list[list[Intervention]]) -> list[list[Intervention]]:
 
 def test_variants_on_many_prompts_equal_runs_of_each_alone(model: Model) -> None:
     variants = whole(variants_of(model))
+    assert worst(model.sweep_prompts(PROMPTS, variants), swept_by_run(model, variants)) < BOUND
+
+
+def test_variants_that_enter_the_last_layer_equal_runs_of_each_alone(model: Model) -> None:
+    """Of the last layer, prompts of different lengths hold their ends alone, wherever these stand in the layout."""
+    last = model.n_layers - 1
+    names = [name for name in model.sites if name in SITES and name not in ("pattern", "final")]
+    variants: list[list[Intervention]] = [[Scale(f"{name}.{last}", 0.3, -1)] for name in names]
     assert worst(model.sweep_prompts(PROMPTS, variants), swept_by_run(model, variants)) < BOUND
 
 

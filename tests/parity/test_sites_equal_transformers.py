@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from mlx_interp.architectures import FAMILIES
+from mlx_interp.sites import KINDS
 from tests.parity.reference import TOKENS, case_config, cases, golden_path, overrides, reference
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 BOUND = 1e-4  # relative, float32: two orders above what differs by the order of summation
-SITES = "resid_pre q k v pattern z attn_out resid_mid mlp_act mlp_out resid_post final".split()
+SITES = [name for name, kind in KINDS.items() if kind.writable]
 CASES = cases(FAMILIES)
 with_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,

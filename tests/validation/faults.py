@@ -213,7 +213,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     def rotated(original: Any, self: Sweep, layer: int, group: Any, a: mx.array) -> mx.array:
         if a.shape[0] == 0:
             return a
-        return self.net.rotate(layer, a.transpose(0, 2, 1, 3), 0).transpose(0, 2, 1, 3)
+        return self.network.rotate(layer, a.transpose(0, 2, 1, 3), 0).transpose(0, 2, 1, 3)
 
     wrap(patch, Sweep, "_rotated", rotated)
 

@@ -1,0 +1,253 @@
+"""A transformer block, step by step: what is computed of what, in which order, at which sites it is open, at what cost.
+
+The table below says it once. `block` carries values through it, for anyone who can carry them: a batch of prompts, the
+clean run of a sweep, a sweep's variants, a pass along edges. What a sweep may share follows from it: a variant joins
+behind the first product of weights that it changes, with clean copies of all that later steps read; and so does what
+is left to compute.
+
+A value is a site if `sites.KINDS` has its name. One that has none is computed together with what reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import mlx.core as mx
+
+from mlx_interp import sites
+
+if TYPE_CHECKING:
+    from mlx_interp.engine.network import Network
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much of a prompt a layer computes."""
+
+    positions: int
+    """Where keys and values are computed."""
+    queries: int
+    """Where everything else is."""
+    pairs: int
+    """Of queries and keys."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a layer: `makes` = function(`reads`)."""
+
+    makes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    """Methods of `Network`, one after the other: (layer, what is read) -> what is made."""
+    how: Literal["each", "sum", "attention"] = "each"
+    """Each position by itself, by weights; a sum of arrays; or across positions."""
+    turned: tuple[str, ...] = ()
+    """What RoPE turns before anybody sees it."""
+    inside: tuple[str, ...] = ()
+    """Sites that are met within the step."""
+    aside: bool = False
+    """Nothing is computed from it: it is made where somebody asks for it."""
+    flops: Callable[[Network, Extent], float] | None = None
+    """Operations of its matrix products; None where there are none, so that nothing is saved by entering behind it."""
+    join: int | None = None
+    """Number of the place behind it where a variant may join (`Order` counts them)."""
+    live: tuple[str, ...] = ()
+    """What a variant that joins there needs of the clean run."""
+    open: tuple[str, ...] = ()
+    """What it makes that is a site."""
+
+    def apply(self, net: Network, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
+        """The step on plain arrays, each position by itself."""
+        for name in self.functions:
+            made: Any = getattr(net, name)(layer, *values)
+            values = made if isinstance(made, tuple) else (made,)
+        return values
+
+
+RESID_PRE = Step(("resid_pre",))
+ATTN_IN = Step(("attn_in",), ("resid_pre",), ("attn_in",))
+QKV = Step(
+    ("q", "k", "v"),
+    ("attn_in",),
+    ("qkv",),
+    turned=("q", "k"),
+    flops=lambda net, n: 2.0 * net.d_model * net.d_head * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries),
+)
+ATTENTION = Step(
+    ("z",),
+    ("q", "k", "v"),
+    how="attention",
+    inside=("pattern",),
+    flops=lambda net, n: 4.0 * net.n_heads * net.d_head * n.pairs,
+)
+HEAD_OUT = Step(("head_out",), ("z",), ("head_out",), aside=True)
+ATTN_OUT = Step(
+    ("attn_out",),
+    ("z",),
+    ("attn_out",),
+    flops=lambda net, n: 2.0 * net.n_heads * net.d_head * net.d_model * n.queries,
+)
+MLP_ACT = Step(
+    ("mlp_act",),
+    ("mlp_in",),
+    ("mlp_act",),
+    flops=lambda net, n: 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp * n.queries,
+)
+MLP_OUT = Step(
+    ("mlp_out",),
+    ("mlp_act",),
+    ("mlp_out",),
+    flops=lambda net, n: 2.0 * net.d_model * net.d_mlp * n.queries,
+)
+
+SEQUENTIAL = (
+    RESID_PRE,
+    *(ATTN_IN, QKV, ATTENTION, HEAD_OUT, ATTN_OUT),
+    Step(("resid_mid",), ("resid_pre", "attn_out"), ("add",), how="sum"),
+    *(Step(("mlp_in",), ("resid_mid",), ("mlp_in",)), MLP_ACT, MLP_OUT),
+    Step(("resid_post",), ("resid_mid", "mlp_out"), ("add",), how="sum"),
+)
+"""The MLP reads what attention wrote."""
+PARALLEL = (
+    RESID_PRE,
+    *(ATTN_IN, QKV),
+    *(Step(("mlp_in",), ("resid_pre",), ("mlp_in",)), MLP_ACT, MLP_OUT),
+    *(ATTENTION, HEAD_OUT, ATTN_OUT),
+    Step(("resid_post",), ("resid_pre", "attn_out", "mlp_out"), ("add_both",), how="sum"),
+)
+"""Both read the layer's input. The MLP comes first, so that changes of attention share it."""
+
+SEEN = frozenset({"k", "v"})
+"""What attention reads of other positions; of all else, the last layer's result needs a prompt's last position only."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """The steps of a layer as they are carried out, and what follows from them."""
+
+    steps: tuple[Step, ...]
+    join_of: dict[str, int]
+    """Where a variant joins that changes a site first."""
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The sites of a layer."""
+        return frozenset(name for step in self.steps for name in (*step.open, *step.inside))
+
+    def flops(self, net: Network, extent: Extent, join: int = 0) -> float:
+        """Operations of a layer, from behind a place of joining on."""
+        return sum(step.flops(net, extent) for step in self.steps if step.flops and step.join and step.join > join)
+
+
+def order_of(steps: tuple[Step, ...]) -> Order:
+    """The order that a table describes: hidden values fused with what reads them, places of joining counted."""
+    return _order(steps, frozenset(sites.KINDS))
+
+
+@lru_cache(maxsize=16)
+def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
+    placed: list[Step] = []
+    join_of: dict[str, int] = {}
+    join = -1
+    fused = _fused(steps, named)
+    for number, step in enumerate(fused):
+        join_of |= dict.fromkeys(step.inside, join)
+        made = {name for earlier in fused[: number + 1] for name in earlier.makes}
+        read = {name for later in fused[number + 1 :] for name in later.reads}
+        if step.flops or not step.reads:
+            join += 1
+            step = replace(step, join=join, live=tuple(sorted(made & read)))
+        step = replace(step, open=tuple(name for name in step.makes if name in named))
+        if not step.aside:
+            join_of |= dict.fromkeys(step.open, join)
+        placed.append(step)
+    return Order(tuple(placed), join_of)
+
+
+def _fused(steps: Sequence[Step], named: frozenset[str]) -> list[Step]:
+    """Steps whose one result nobody sees, carried out together with the step that reads it."""
+    hidden: dict[str, Step] = {}
+    fused: list[Step] = []
+    for step in steps:
+        if len(step.reads) == 1 and (before := hidden.pop(step.reads[0], None)):
+            step = replace(step, reads=before.reads, functions=before.functions + step.functions)
+        readers = [later for later in steps if step.makes[0] in later.reads]
+        alone = len(step.makes) == len(readers) == 1 and step.how == readers[0].how == "each"
+        if alone and step.makes[0] not in named and len(readers[0].reads) == 1 and not step.flops:
+            hidden[step.makes[0]] = step
+        else:
+            fused.append(step)
+    return fused
+
+
+class Carrier(Protocol[T]):
+    """Who carries values through a layer; T is what it holds of one value (an array, an array a group, ...)."""
+
+    @property
+    def network(self) -> Network: ...
+
+    def each(self, step: Step, layer: int, *values: T) -> tuple[T, ...]:
+        """A step that treats each position by itself."""
+        ...
+
+    def turned(self, layer: int, value: T) -> T:
+        """Queries or keys after RoPE."""
+        ...
+
+    def attended(self, layer: int, q: T, k: T, v: T) -> T:
+        """z, with the pattern's site on the way."""
+        ...
+
+    def summed(self, step: Step, layer: int, *values: T) -> T:
+        """The residual stream with what is added to it."""
+        ...
+
+    def touched(self, name: str, layer: int) -> bool:
+        """Whether somebody asks for a site."""
+        ...
+
+    def entered(self, step: Step, layer: int, held: dict[str, T]) -> None:
+        """Behind a step, before its sites: where variants join."""
+        ...
+
+    def opened(self, name: str, layer: int, value: T) -> T:
+        """A site's activation, after what is done to it."""
+        ...
+
+    def left(self, step: Step, layer: int, held: dict[str, T]) -> None:
+        """Behind a step and its sites: where positions that nobody reads any more are dropped."""
+        ...
+
+
+def block(carrier: Carrier[T], layer: int, x: T) -> T:
+    """One layer: residual stream in, residual stream out."""
+    held: dict[str, T] = {"resid_pre": x}
+    for step in carrier.network.order.steps:
+        if step.aside and not carrier.touched(step.makes[0], layer):
+            continue
+        if step.reads:
+            values = [held[name] for name in step.reads]
+            held.update(zip(step.makes, _made(carrier, step, layer, values), strict=True))
+        carrier.entered(step, layer, held)
+        for name in step.open:
+            held[name] = carrier.opened(name, layer, held[name])
+        carrier.left(step, layer, held)
+    return held["resid_post"]
+
+
+def _made(carrier: Carrier[T], step: Step, layer: int, values: list[T]) -> tuple[T, ...]:
+    if step.how == "attention":
+        return (carrier.attended(layer, *values),)
+    if step.how == "sum":
+        return (carrier.summed(step, layer, *values),)
+    made = carrier.each(step, layer, *values)
+    return tuple(
+        carrier.turned(layer, value) if name in step.turned else value
+        for name, value in zip(step.makes, made, strict=True)
+    )
