@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_interp.errors import nearest
+from mlx_interp.studies import invocation
 
 TOOLS = {
     "run_all": "many experiments on many models",
@@ -33,19 +34,20 @@ def experiments(folder: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Print the list, or hand over to a tool; 2 for a name that is none."""
     if arguments and arguments[0] in TOOLS:
-        sys.argv = [f"python -m experiments {arguments[0]}", *arguments[1:]]
+        sys.argv = [invocation(f"experiments {arguments[0]}"), *arguments[1:]]
         runpy.run_module(f"experiments.harness.{arguments[0]}", run_name="__main__")
         return 0
     known = experiments(Path(__file__).parent)
     if arguments and arguments[0] not in ("-h", "--help"):
         print(
             f"error: no command {arguments[0]!r}: {nearest(arguments[0], [*TOOLS, *known])}"
-            f"commands are {', '.join(TOOLS)}; a study is run as python -m experiments.NAME",
+            f"commands are {', '.join(TOOLS)}; a study is run as {invocation('experiments.NAME')}",
             file=sys.stderr,
         )
         return 2
     console = Console()
-    for head, rows in (("studies: python -m experiments.NAME", known), ("tools: python -m experiments NAME", TOOLS)):
+    studies, tools = f"studies: {invocation('experiments.NAME')}", f"tools: {invocation('experiments NAME')}"
+    for head, rows in ((studies, known), (tools, TOOLS)):
         table = Table(box=None, show_header=False, pad_edge=False, title=head, title_justify="left")
         for name, line in rows.items():
             table.add_row(name, line)

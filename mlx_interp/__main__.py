@@ -1,4 +1,4 @@
-"""The command line of the library: `python -m mlx_interp doctor | models | download | convert | steer | cache`."""
+"""The command line of library and studies: `mlx-interp`, or `python -m mlx_interp`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.loading.profile import gigabytes
 from mlx_interp.loading.speed import Speed
+from mlx_interp.studies import COMMAND, hand_over, run_study, run_tool, studies_folder
 
-ABOUT = """Look after models and machine; experiments are run with `python -m experiments.<name>`.
+ABOUT = """Interpretability of language models under MLX: run studies, validate models, look after models and machine.
 
 A model's name is one of
   an embedded model       tiny-gemma2                         ships with the package, no network needed
@@ -38,26 +41,48 @@ A model's name is one of
   a GGUF file             ./my-model.gguf                     as llama.cpp writes it; quantised weights without loss
 """
 EXAMPLES = """examples:
-  python -m mlx_interp doctor                       what MLX computes with here, how fast, what to install
-  python -m mlx_interp doctor --model gemma-2-9b    ... and whether that model fits this machine
-  python -m mlx_interp models                       short names with layers, memory, and what is downloaded
-  python -m mlx_interp download gemma-2-2b          into the Hub's own cache; fetches only what is missing
-  python -m mlx_interp convert model.gguf my-model  a GGUF file as a folder that mlx-lm loads; nothing is rounded
-  python -m mlx_interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
-                                                    chat with and without a direction, side by side
-  python -m mlx_interp cache                        activations of data sets, and rows of the Hub, that are kept
-  python -m mlx_interp cache --clear --only llama   ... and removes those whose line says "llama"
+  mlx-interp run                              the studies, and the tools over many runs
+  mlx-interp run exp9_back_patching --model tiny-llama --dry-run
+                                              what a study would measure, and what that costs; --help lists its options
+  mlx-interp validate --model gemma-2-9b      is the wrapped model the model, do interventions do what they say
+  mlx-interp doctor                           what MLX computes with here, how fast, what to install
+  mlx-interp doctor --model gemma-2-9b        ... and whether that model fits this machine
+  mlx-interp models                           short names with layers, memory, and what is downloaded
+  mlx-interp download gemma-2-2b              into the Hub's own cache; fetches only what is missing
+  mlx-interp convert model.gguf my-model      a GGUF file as a folder that mlx-lm loads; nothing is rounded
+  mlx-interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
+                                              chat with and without a direction, side by side
+  mlx-interp cache                            activations of data sets, and rows of the Hub, that are kept
+  mlx-interp cache --clear --only llama       ... and removes those whose line says "llama"
+  PYTHONPATH="$(mlx-interp where)" python -m experiments.exp9_back_patching
+                                              the studies as modules, from an installed package
 """
+
+HANDED_OVER: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "run": (run_study, "run a study, by its name or number; without one, list what there is"),
+    "validate": (partial(hand_over, "validation", "validate"), "check a wrapped model, as before every study"),
+    **{
+        name: (partial(run_tool, name), text)
+        for name, text in (
+            ("query", "SQL over all results"),
+            ("publish", "put finished runs where results are kept"),
+            ("coverage", "every experiment of every paper: which study does it, what was run"),
+        )
+    },
+}
+"""Commands that are the studies' own, with what --help says of them."""
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m mlx_interp",
+        prog=COMMAND,
         description=ABOUT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{doctor,models,download,convert,steer,cache}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in HANDED_OVER.items():
+        commands.add_parser(name, help=text, add_help=False)
     doctor = commands.add_parser("doctor", help="what MLX computes with here, how fast, and what would help")
     doctor.add_argument("--model", metavar="NAME", help="also say whether this model is here and fits")
     commands.add_parser("models", help="list the short names: layers, memory, downloaded, fits")
@@ -70,15 +95,21 @@ def parser() -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="list what is kept of data sets and their activations, or remove it")
     cache.add_argument("--only", metavar="TEXT", default="", help="only lines that hold this text")
     cache.add_argument("--clear", action="store_true", help="remove the listed files; what needs them makes them anew")
+    commands.add_parser("where", help="print the folder of the studies, for PYTHONPATH")
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, or 2 for an error that the user can act on."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     console = Console()
     try:
-        if options.command == "doctor":
+        if given and given[0] in HANDED_OVER:
+            return HANDED_OVER[given[0]][0](given[1:])
+        options = parser().parse_args(given)
+        if options.command == "where":
+            print(studies_folder())
+        elif options.command == "doctor":
             print_doctor(console, options.model)
         elif options.command == "models":
             print_models(console)
@@ -128,7 +159,7 @@ def readiness(need: Need, speeds: list[Speed]) -> str:
     if not need.cached:
         room = need.stored_bytes is None or free_disk() > need.stored_bytes
         parts.append(
-            f"{need.name} is not downloaded: python -m mlx_interp download {need.name}"
+            f"{need.name} is not downloaded: mlx-interp download {need.name}"
             f"{'' if room else ', for which the disk has too little room'}"
         )
     if need.fits() == "no":

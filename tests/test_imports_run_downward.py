@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     "errors": -1,  # below all rooms: each of them raises
-    **dict.fromkeys(("sites", "stats", "authority"), 0),
+    **dict.fromkeys(("sites", "stats", "authority", "studies"), 0),
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
     ),

@@ -19,6 +19,7 @@ from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting import Table
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.folders import RUNS, writable
+from mlx_interp.studies import invocation
 from validation.check import LEVELS
 from validation.suite import Report, validate
 
@@ -27,7 +28,7 @@ COLOURS = {"passed": "green", "failed": "bold red", "not applicable": "yellow"}
 
 def parser() -> argparse.ArgumentParser:
     parsed = argparse.ArgumentParser(
-        prog="python -m validation",
+        prog=invocation("validation"),
         description="Check that a wrapped model is the model, that interventions do what they say, and that lens and "
         "prompts are read rightly. Exit status: 0 only if everything that applies passes, 1 if a check fails, 2 if "
         "a model cannot be loaded.",

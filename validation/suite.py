@@ -16,6 +16,7 @@ from mlx_interp import Model
 from mlx_interp.architectures import PACKAGED
 from mlx_interp.loading.proofs import layer_classes
 from mlx_interp.reporting.files import files_digest, make_folder, write_atomically
+from mlx_interp.studies import LIBRARY
 from validation import directions, exactness, generation, knowledge, numerics, steering, tokens, windows
 from validation.check import LEVELS, Check, Finding, Level, Result, Subject
 
@@ -26,7 +27,6 @@ CHECKS: list[Check] = [
 DECIDING = ("mlx", "mlx-lm")
 """Packages whose version decides what a model computes."""
 SOURCES = Path(__file__).resolve().parent
-ROOT = SOURCES.parent
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def _conditions(model: Model) -> str:
 
 def _key(model: Model, level: str) -> str:
     versions = [metadata.version(name) for name in DECIDING]
-    code = files_digest([*SOURCES.rglob("*.py"), *(ROOT / "mlx_interp").rglob("*.py")], ROOT)
+    library = (path for path in LIBRARY.rglob("*.py") if "_studies" not in path.parts)  # in a wheel they lie inside
+    code = files_digest([*SOURCES.rglob("*.py"), *library], LIBRARY.parent)
     facts = [model.weights_hash or model.model_id, level, str(model.network.dtype), str(mx.default_device())]
     facts += [layer_classes(model), *versions, code]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]

@@ -17,8 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from mlx_interp.reporting.files import files_digest
+from mlx_interp.studies import LIBRARY as LIBRARY_FOLDER
 
 ROOT = Path(__file__).resolve().parents[2]
+"""Of the studies; the library lies there too, unless a wheel holds both."""
 STUDIES, LIBRARY = "experiments", "mlx_interp"
 HARNESS = f"{STUDIES}.harness"
 MEASURED_BY = ("stages", "config", "group", "read_config")
@@ -50,12 +52,12 @@ def code_digest(source: Path) -> str:
 
 def report_digest(source: Path) -> str:
     """A hash over the bytes of everything that a study's files depend on, once its records are there."""
-    reporting = (ROOT / LIBRARY / "reporting").glob("*.py")
-    files = {file.path for file in _closure(source, leave_out=())} | {
-        *reporting,
-        ROOT / STUDIES / "harness" / "report.py",
-    }
-    return files_digest(files, ROOT)[:16]
+    files = {file.path for file in _closure(source, leave_out=())}
+    files |= {*(LIBRARY_FOLDER / "reporting").glob("*.py"), ROOT / STUDIES / "harness" / "report.py"}
+    studies = {path for path in files if path.is_relative_to(ROOT / STUDIES)}
+    library = {path for path in files - studies if path.is_relative_to(LIBRARY_FOLDER)}
+    parts = (files_digest(files - library, ROOT), files_digest(library, LIBRARY_FOLDER.parent))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
 def measuring_code(source: Path) -> dict[Place, str]:
@@ -135,7 +137,7 @@ def _file_of(name: str) -> Path | None:
     """The source of a module of this project; None for any other name."""
     if name.partition(".")[0] not in (STUDIES, LIBRARY):
         return None
-    base = ROOT.joinpath(*name.split("."))
+    base = (LIBRARY_FOLDER.parent if name.partition(".")[0] == LIBRARY else ROOT).joinpath(*name.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 

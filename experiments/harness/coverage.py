@@ -28,6 +28,7 @@ from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import PUBLISHED
 from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_index
 from mlx_interp.reporting.tables import grid
+from mlx_interp.studies import invocation
 
 DATA = DATA_FOLDER / "coverage"
 STATES = ("covered", "no result yet", "partly", "open")
@@ -168,7 +169,9 @@ def screen_tables(studies: Sequence[Study], out: Path, *, only_open: bool) -> It
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0, or 2 where the data or the folder cannot be used."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments coverage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=invocation("experiments coverage"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=PUBLISHED, metavar="DIR", help="where the run folders are")
     parser.add_argument("--write", action="store_true", help="also write COVERAGE.md and the index there")

@@ -17,6 +17,7 @@ from experiments.harness.fields import ConfigField, config_fields, from_text, fr
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
+from mlx_interp.studies import invocation, studies_folder
 
 SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
 
@@ -55,7 +56,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
         name = unknown[0].split("=")[0]
         kind = "unknown option" if name.startswith("-") else "unexpected argument"
         raise ConfigError(f"{kind} {name}: {nearest(name, flags)}see --help")
-    values, named = _read_config(experiment, Path(given.config), fields) if given.config else ({}, ())
+    values, named = _read_config(experiment, _config_file(given.config), fields) if given.config else ({}, ())
     values |= dict(_assignment(text, fields) for text in given.set)
     for name, field in fields.items():
         text = getattr(given, f"field_{name}")
@@ -77,7 +78,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
 def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> Parser:
     """The parser: shared options, then one flag for each field of the experiment's Config."""
     parser = Parser(
-        prog=f"python -m experiments.{experiment.name}",
+        prog=invocation(f"experiments.{experiment.name}"),
         description=experiment.doc,
         epilog=_examples(experiment, fields),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,7 +95,11 @@ def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> P
     )
     _add_field(shared, fields["limit"], "N")
     _add_field(shared, fields["seed"], "N")
-    shared.add_argument("--config", metavar="FILE.yaml", help="fields of this experiment, as `name: value` lines")
+    shared.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        help="fields of this experiment, as `name: value` lines; experiments/configs has some",
+    )
     shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one field; may be repeated")
     shared.add_argument(
         "--out",
@@ -126,7 +131,7 @@ def _add_field(group: Any, field: ConfigField, metavar: str) -> None:
 
 
 def _examples(experiment: Experiment, fields: Mapping[str, ConfigField]) -> str:
-    command = f"python -m experiments.{experiment.name}"
+    command = invocation(f"experiments.{experiment.name}")
     lines = [
         ("the embedded models, offline", ""),
         ("what it would cost, without doing it", " --dry-run"),
@@ -151,6 +156,15 @@ def _assignment(text: str, fields: Mapping[str, ConfigField]) -> tuple[str, Any]
         raise ConfigError(f"--set {text}: give KEY=VALUE, for example --set {next(iter(fields))}=1")
     field = _known(name, fields, "--set")
     return name, from_text(value.strip(), field.kind, f"--set {name}")
+
+
+def _config_file(text: str) -> Path:
+    """The file that --config names: a path, or one of the ready-made files, which an installed package holds inside."""
+    path = Path(text)
+    if path.exists() or path.is_absolute():
+        return path
+    shipped = (studies_folder() / path, studies_folder() / "experiments" / "configs" / path)
+    return next((one for one in shipped if one.is_file()), path)
 
 
 def _read_config(

@@ -34,6 +34,7 @@ from mlx_interp.reporting.folders import (
     read_run,
 )
 from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_overviews
+from mlx_interp.studies import invocation
 
 VALIDATION = "validation"
 PICTURES = 5
@@ -204,7 +205,7 @@ def _shown(shown: Sequence[str], picture: re.Match[str]) -> str:
 
 def parser() -> Parser:
     options = Parser(
-        prog="python -m experiments publish",
+        prog=invocation("experiments publish"),
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -24,6 +24,7 @@ from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.reporting.folders import PUBLISHED, RUNS
 from mlx_interp.reporting.index import Run, runs
 from mlx_interp.reporting.tables import grid
+from mlx_interp.studies import invocation
 
 EXAMPLES = """examples:
   python -m experiments query "SHOW TABLES"
@@ -121,7 +122,7 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Row
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
-        prog="python -m experiments query",
+        prog=invocation("experiments query"),
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

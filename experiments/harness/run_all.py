@@ -31,6 +31,7 @@ from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.reporting.folders import RUNS
 from mlx_interp.reporting.index import write_overviews
+from mlx_interp.studies import invocation
 from validation import gate as validation_gate
 
 PROBE_TOKENS = 16
@@ -130,7 +131,7 @@ def _seconds_per_pass(model: Any) -> float:
 
 def parser() -> argparse.ArgumentParser:
     options = Parser(
-        prog="python -m experiments run_all",
+        prog=invocation("experiments run_all"),
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,6 +1,6 @@
 """Every study's plain command on two prompts: `python -m experiments.harness.smoke`, in CI.
 
-Each study runs as `python -m experiments.NAME --limit 2`, in a process of its own with one thread of linear algebra,
+Each study runs as `mlx-interp run NAME --limit 2`, in a process of its own with one thread of linear algebra,
 two at a time; exp6 on all default models, the others on one. Exit status 1 where one ends with another status than 0,
 with what it said.
 """
@@ -27,7 +27,7 @@ SECONDS = 900
 
 def command(name: str) -> list[str]:
     """The plain command of a study."""
-    return [sys.executable, "-m", f"experiments.{name}", "--limit", "2"] + (
+    return [sys.executable, "-m", "mlx_interp", "run", name, "--limit", "2"] + (
         [] if name == ON_ALL_MODELS else ["--model", MODEL]
     )
 

@@ -21,7 +21,7 @@ POSITIONS: dict[str, Positions] = {"all": None, "last": -1, "generated": "genera
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m mlx_interp steer`."""
+    """The options of `mlx-interp steer`."""
     parser.add_argument("--model", required=True, metavar="NAME", help="the model that the direction was made on")
     parser.add_argument("--direction", required=True, type=Path, metavar="FILE", help="what mi.save_direction wrote")
     parser.add_argument("--alpha", type=float, metavar="X", help="strength of the addition; negative: the other way")

@@ -48,7 +48,7 @@ def test_readiness_says_what_is_left_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "free_memory", lambda: 10**9)
     monkeypatch.setattr(command_line, "free_disk", lambda: 10**9)
     said = command_line.readiness(need, [])
-    assert "python -m mlx_interp download gemma-2-9b" in said
+    assert "mlx-interp download gemma-2-9b" in said
     assert "too little room" in said
     assert "does not fit" in said
 
