@@ -45,15 +45,15 @@ from experiments.exp10_crosslingual_refusal.languages_report import (
     source_table,
 )
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
-from mlx_interp.model import Model
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    base = trait_report.plan_of(model, config, [TRAIT], strengths=False)
-    n = len(languages(model, config))
-    texts = n * n * len(EDITS) * 2 * config.n_test
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    base = trait_report.plan_of(run, [TRAIT], strengths=False)
+    n = len(languages(run))
+    texts = n * n * len(EDITS) * 2 * run.config.n_test
     return Plan(
         base.prompts + texts, base.counterfactuals + texts, base.forward_passes + 2.0 * texts, base.memory_bytes
     )
@@ -72,7 +72,7 @@ EXPERIMENT = Experiment(
         Stage(geometry.PLACES, places, geometry.measure_places),
         Stage(
             stages.SIDE,
-            lambda model, config, earlier: stages.side_items(model, config, earlier, [TRAIT]),
+            lambda run, earlier: stages.side_items(run, earlier, [TRAIT]),
             stages.measure_side_effects,
         ),
     ],

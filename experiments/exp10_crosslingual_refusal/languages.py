@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.stages import Item
@@ -17,7 +17,6 @@ from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 TRAIT = "refusal"
@@ -35,33 +34,34 @@ class Config(random_draws.DrawConfig):
     """Strengths to add with, of which the least that suffices in every language is taken."""
 
 
-def languages(model: Model, config: Config) -> list[str]:
+def languages(run: Run[Config]) -> list[str]:
     """Those asked for. Raises ConfigError unless English, which all are compared with, is the language of the study."""
+    config = run.config
     if config.language != "en" or (config.languages and "en" not in config.languages):
         raise ConfigError(
             "the direction of English is what others are compared with: leave language, languages with en"
         )
-    return list(config.languages) or (load_world().languages if model.name in EMBEDDED else list(LANGUAGES))
+    return list(config.languages) or (load_world().languages if run.model.name in EMBEDDED else list(LANGUAGES))
 
 
-def dose_items(model: Model, config: Config, earlier: Records) -> list[Item]:
+def dose_items(run: Run[Config], earlier: Records) -> list[Item]:
     """Every strength in every language, at the layer chosen in English."""
     layer = stages.chosen_layer(earlier, TRAIT)
     if layer is None:
         return []
     return [
         Item(f"{dose:g} in {language}", TRAIT, split=language, layer=layer, value=dose)
-        for language in languages(model, config)
-        for dose in config.doses
+        for language in languages(run)
+        for dose in run.config.doses
     ]
 
 
-def measure_dose(model: Model, item: Item, config: Config) -> Iterator[Record]:
+def measure_dose(run: Run[Config], item: Item) -> Iterator[Record]:
     """The English direction added at every position of one language's harmless requests set aside for choosing."""
-    asks = stages.sets(model, config, TRAIT, item.split).negative["choose"]
-    prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-    direction = stages.vector(model, config, item, item.layer, "direction")
-    texts = model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=config.new_tokens)
+    asks = stages.sets(run, TRAIT, item.split).negative["choose"]
+    prompts = [run.model.prompt(ask.text, chat=True) for ask in asks]
+    direction = stages.vector(run, item, item.layer, "direction")
+    texts = run.model.generate(prompts, interventions=[direction.added(item.value)], max_tokens=run.config.new_tokens)
     for ask, text in zip(asks, texts, strict=True):
         yield {"dose": item.value, "target": item.split, "unit": ask.unit, "hit": ask.hit(text.text)}
 
@@ -79,38 +79,38 @@ def chosen_dose(records: Records) -> float:
     return max(reached[0], key=lambda dose: (min(min(by_dose[dose], SUFFICES) for by_dose in reached), -dose))
 
 
-def transfers(model: Model, config: Config, earlier: Records) -> list[Item]:
+def transfers(run: Run[Config], earlier: Records) -> list[Item]:
     """Every source language in every target language, at the layer chosen in English."""
     layer = stages.chosen_layer(earlier, TRAIT)
     if layer is None:
         return []
     return [
         Item(f"{source} in {target}", TRAIT, split=target, layer=layer, language=source, value=chosen_dose(earlier))
-        for source in languages(model, config)
-        for target in languages(model, config)
+        for source in languages(run)
+        for target in languages(run)
     ]
 
 
-def drawn_at(model: Model, config: random_draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+def drawn_at(run: Run[random_draws.DrawConfig], earlier: Records) -> tuple[list[str], float]:
     """Every language, at the chosen strength."""
-    assert isinstance(config, Config)
-    return languages(model, config), chosen_dose(earlier)
+    assert isinstance(run.config, Config)
+    return languages(run.under(run.config)), chosen_dose(earlier)
 
 
-def prompt_items(model: Model, config: Config, earlier: Records) -> list[Item]:
-    return [Item(f"{TRAIT} {name}", TRAIT, language=name) for name in languages(model, config)]
+def prompt_items(run: Run[Config], earlier: Records) -> list[Item]:
+    return [Item(f"{TRAIT} {name}", TRAIT, language=name) for name in languages(run)]
 
 
-def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Record]:
+def measure_transfer(run: Run[Config], item: Item) -> Iterator[Record]:
     """One language's direction on another's held-out prompts, both kinds, each edit; plain and random for English only.
 
     What the plain model says depends on no direction, and one set of random directions is control enough.
     """
-    target = stages.sets(model, config, TRAIT, item.split)
-    carries = bool(stages.found(model, config, TRAIT, language=item.language).carries[item.layer, 0])
+    target = stages.sets(run, TRAIT, item.split)
+    carries = bool(stages.found(run, TRAIT, language=item.language).carries[item.layer, 0])
     for edit in EDITS if item.language == "en" else ("taken out", "added"):
         arm = "random" if edit.startswith("random") else "direction"
-        direction = stages.vector(model, config, item, item.layer, arm)
+        direction = stages.vector(run, item, item.layer, arm)
         arms: dict[str, list[Intervention]] = {
             "plain": [],
             "taken out": direction.ablated_everywhere(),
@@ -118,8 +118,8 @@ def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Recor
         }
         edits = arms[edit.removeprefix("random ")]
         for kind, asks in (("positive", target.positive["test"]), ("negative", target.negative["test"])):
-            prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-            texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+            prompts = [run.model.prompt(ask.text, chat=True) for ask in asks]
+            texts = run.model.generate(prompts, interventions=edits, max_tokens=run.config.new_tokens)
             for ask, text in zip(asks, texts, strict=True):
                 yield {
                     "source": item.language,
@@ -135,13 +135,13 @@ def measure_transfer(model: Model, item: Item, config: Config) -> Iterator[Recor
                 }
 
 
-def measure_cosine(model: Model, item: Item, config: Config) -> Iterator[Record]:
+def measure_cosine(run: Run[Config], item: Item) -> Iterator[Record]:
     """Cosine of the two languages' directions, and of the source's with a random one."""
-    one, other = (stages.found(model, config, TRAIT, language=name) for name in (item.language, item.split))
-    control = np.asarray(stages.vector(model, config, item, item.layer, "random").vector)
+    one, other = (stages.found(run, TRAIT, language=name) for name in (item.language, item.split))
+    control = np.asarray(stages.vector(run, item, item.layer, "random").vector)
     vector = one.vectors[item.layer, 0]
-    identity = language_itself(model, config, item.language) if item.language != "en" else None
-    trained = trained_refusal_direction(model.d_model) if model.name in geometry.KNOWN else None
+    identity = language_itself(run, item.language) if item.language != "en" else None
+    trained = trained_refusal_direction(run.model.d_model) if run.model.name in geometry.KNOWN else None
     yield {
         "source": item.language,
         "target": item.split,
@@ -152,14 +152,14 @@ def measure_cosine(model: Model, item: Item, config: Config) -> Iterator[Record]
     }
 
 
-@lru_cache(maxsize=16)
-def language_itself(model: Model, config: Config, language: str) -> Contrast:
+@of_run(16)
+def language_itself(run: Run[Config], language: str) -> Contrast:
     """Harmless requests of a language minus harmless requests of English: nothing of refusal."""
-    sides = [stages.sets(model, config, TRAIT, name).negative["train"] for name in (language, "en")]
-    prompts = [[model.prompt(ask.text, chat=True) for ask in side] for side in sides]
-    return contrast(model, prompts[0], prompts[1], seed=config.seed)
+    sides = [stages.sets(run, TRAIT, name).negative["train"] for name in (language, "en")]
+    prompts = [[run.model.prompt(ask.text, chat=True) for ask in side] for side in sides]
+    return contrast(run.model, prompts[0], prompts[1], seed=run.config.seed)
 
 
-def places(model: Model, config: Config, earlier: Records) -> list[Item]:
+def places(run: Run[Config], earlier: Records) -> list[Item]:
     """Held-out prompts of every language, seen from the English direction."""
-    return geometry.place_items(earlier, {TRAIT: languages(model, config)})
+    return geometry.place_items(earlier, {TRAIT: languages(run)})

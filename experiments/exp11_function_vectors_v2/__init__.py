@@ -32,12 +32,12 @@ from experiments.exp11_function_vectors_v2 import (
     vocabulary,
 )
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.in_context import mediation, transfer
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.screening import BASE, base_items, measure_base
 from experiments.shared.in_context.tasks import Query, prompts
-from mlx_interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,17 @@ class Config(MediationConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Query], config: Config) -> Plan:
-    n_tasks, every = len(of_tasks.tasks(model, config)), model.n_layers * model.n_heads
-    counts, layers, strengths = mediation.grid(model, config)
+def plan(run: Run[Config], items: Sequence[Query]) -> Plan:
+    model = run.model
+    n_tasks, every = len(of_tasks.tasks(run)), model.n_layers * model.n_heads
+    counts, layers, strengths = mediation.grid(run)
     places = n_tasks * heads.PER_TASK * len(heads.PLACE_ROLES) * every
     cells = len(counts) * len(layers) * len(strengths) + 2 * len(mediation.ARMS) * model.n_layers
     cells += 2 * len(mediation.VARIANTS) + 2 * len(extent.COUNTED) + 4 * len(transfer.TEMPLATES)
-    longest = max((prompts(model, config, query, 1)["examples"].prompt for query in items), key=len)
-    passes = 20 * len(items) + n_tasks * (2 * config.n_means + 3 * config.n_effects)
+    longest = max((prompts(run, query, 1)["examples"].prompt for query in items), key=len)
+    passes = 20 * len(items) + n_tasks * (2 * run.config.n_means + 3 * run.config.n_effects)
     memory = model.weight_bytes + model.memory(longest, capture=["z", "attn_out", "resid_post"])
-    counterfactuals = n_tasks * config.n_effects * every + places + len(items) * cells
+    counterfactuals = n_tasks * run.config.n_effects * every + places + len(items) * cells
     return Plan(len(items), counterfactuals, float(passes), memory)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import (
     NO_SETTING,
@@ -34,7 +34,6 @@ from mlx_interp.behaviour.answers import answer_scores, question, verdicts
 from mlx_interp.in_context.demonstrations import FunctionTask, in_context
 from mlx_interp.in_context.function_vectors import Head, head_means, summed
 from mlx_interp.interventions import Add
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
@@ -76,14 +75,14 @@ PLACES = ("first", "last")
 N_LISTS, LENGTH = 40, 3
 
 
-def sums(model: Model, config: MediationConfig) -> list[Sum]:
-    there = of_tasks.tasks(model, config)
+def sums(run: Run[MediationConfig]) -> list[Sum]:
+    there = of_tasks.tasks(run)
     return [one for one in SUMS if set(one.tasks) <= set(there)]
 
 
-def arithmetic_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    targets = {one.target for one in sums(model, config)}
-    return [item for item in solved_items(model, config, earlier) if item.task in targets]
+def arithmetic_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    targets = {one.target for one in sums(run)}
+    return [item for item in solved_items(run, earlier) if item.task in targets]
 
 
 def combined(image: mx.array, kind: mx.array, both: mx.array, own: mx.array) -> dict[str, mx.array]:
@@ -91,19 +90,19 @@ def combined(image: mx.array, kind: mx.array, both: mx.array, own: mx.array) -> 
     return {OWN: own, SUM: image + kind - both, FIRST: image, SECOND: kind, WRONG: both + kind - image}
 
 
-def measure_arithmetic(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_arithmetic(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """The sum, its parts and the task's own vector, on the target's bare queries."""
-    asked = prompts(model, config, item.query, 1)["no examples"]
-    for one in sums(model, config):
+    asked = prompts(run, item.query, 1)["no examples"]
+    for one in sums(run):
         if one.target != item.task:
             continue
         target, image, kind, both = (
-            task_vector(model, config, name, item.ranked[: item.chosen.k], item.chosen.centred) for name in one.tasks
+            task_vector(run, name, item.ranked[: item.chosen.k], item.chosen.centred) for name in one.tasks
         )
         found = combined(image, kind, both, target)
         site = f"resid_post.{item.chosen.layer}"
         variants = with_nothing(*(Add(site, vector, item.chosen.strength, -1) for vector in found.values()))
-        scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+        scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
         for arm, score in zip(("nothing", *found), scores, strict=True):
             yield {"task": item.task, "sum": str(one), "arm": arm, "right": int(score[0]) == 0}
 
@@ -130,36 +129,36 @@ class ListItem:
     chosen: Setting = NO_SETTING
 
 
-def list_items(model: Model, config: MediationConfig, earlier: Records) -> list[ListItem]:
-    there = of_tasks.tasks(model, config)
+def list_items(run: Run[MediationConfig], earlier: Records) -> list[ListItem]:
+    there = of_tasks.tasks(run)
     return [
         ListItem(f"{base}, {place}, {'transformed' if transform else 'copied'} {n}", base, place, transform, n)
         for base in BASES
         if base in there
         for place in PLACES
         for transform in (False, True)
-        for n in range(config.n_test)
+        for n in range(run.config.n_test)
     ]
 
 
 def _list_halves(
-    model: Model, config: MediationConfig, base: str, place: str, transform: bool
+    run: Run[MediationConfig], base: str, place: str, transform: bool
 ) -> tuple[FunctionTask, FunctionTask]:
-    one, two = of_tasks.halves(model, config, base)
-    return list_task(one, place, transform, config.seed), list_task(two, place, transform, config.seed)
+    one, two = of_tasks.halves(run, base)
+    return list_task(one, place, transform, run.config.seed), list_task(two, place, transform, run.config.seed)
 
 
-def measure_lists(model: Model, item: ListItem, config: MediationConfig) -> Iterator[Record]:
+def measure_lists(run: Run[MediationConfig], item: ListItem) -> Iterator[Record]:
     """Whether the model answers a list with examples."""
-    one, two = _list_halves(model, config, item.base, item.place, item.transform)
-    rng = np.random.default_rng(stable_draw(config.seed, item.key, 2**31))
+    one, two = _list_halves(run, item.base, item.place, item.transform)
+    rng = np.random.default_rng(stable_draw(run.config.seed, item.key, 2**31))
     pair = two.pairs[item.number % len(two.pairs)]
-    made = in_context(one, pair, one.pairs, of_tasks.n_shots(model, config), of_tasks.template(model, config), rng)
-    found = verdicts(model, [question(model, made.text, [made.answer])])[0]
+    made = in_context(one, pair, one.pairs, of_tasks.n_shots(run), of_tasks.template(run), rng)
+    found = verdicts(run.model, [question(run.model, made.text, [made.answer])])[0]
     yield {"base": item.base, "place": item.place, "transform": item.transform, "right": found.first_token}
 
 
-def composed_items(model: Model, config: MediationConfig, earlier: Records) -> list[ListItem]:
+def composed_items(run: Run[MediationConfig], earlier: Records) -> list[ListItem]:
     """Lists whose last item is to be transformed, and which the model answers with examples."""
     right = {r["item"] for r in of(earlier, LISTS) if r["right"] and r["transform"] and r["place"] == "last"}
     if not right:
@@ -168,43 +167,41 @@ def composed_items(model: Model, config: MediationConfig, earlier: Records) -> l
     heads = ranked(earlier)[: setting.k]
     return [
         ListItem(i.key, i.base, i.place, i.transform, i.number, heads, setting)
-        for i in list_items(model, config, earlier)
+        for i in list_items(run, earlier)
         if i.key in right
     ]
 
 
-@lru_cache(maxsize=64)
+@of_run(64)
 def _list_vector(
-    model: Model,
-    config: MediationConfig,
+    run: Run[MediationConfig],
     base: str,
     place: str,
     transform: bool,
     heads: tuple[Head, ...],
     centred: bool,
 ) -> mx.array:
-    task = _list_halves(model, config, base, place, transform)[0]
-    rng = np.random.default_rng(stable_draw(config.seed, (base, place, transform), 2**31))
-    shape, shots = of_tasks.template(model, config), of_tasks.n_shots(model, config)
-    made = [in_context(task, pair, task.pairs, shots, shape, rng) for pair in task.pairs[: config.n_means]]
-    vector = summed(head_means(model, [model.prompt(one.text) for one in made]), heads)
-    return vector - common(model, config, heads) if centred else vector
+    task = _list_halves(run, base, place, transform)[0]
+    rng = np.random.default_rng(stable_draw(run.config.seed, (base, place, transform), 2**31))
+    shape, shots = of_tasks.template(run), of_tasks.n_shots(run)
+    made = [in_context(task, pair, task.pairs, shots, shape, rng) for pair in task.pairs[: run.config.n_means]]
+    vector = summed(head_means(run.model, [run.model.prompt(one.text) for one in made]), heads)
+    return vector - common(run, heads) if centred else vector
 
 
-def measure_composed(model: Model, item: ListItem, config: MediationConfig) -> Iterator[Record]:
+def measure_composed(run: Run[MediationConfig], item: ListItem) -> Iterator[Record]:
     """v(first, transformed) + v(last, copied) - v(first, copied), on bare lists that ask for the last, transformed."""
-    two = _list_halves(model, config, item.base, item.place, item.transform)[1]
+    two = _list_halves(run, item.base, item.place, item.transform)[1]
     x, y = two.pairs[item.number % len(two.pairs)]
-    asked = question(model, of_tasks.template(model, config).prompt([], x), [y])
+    asked = question(run.model, of_tasks.template(run).prompt([], x), [y])
     cells = (("first", True), ("last", False), ("first", False), ("last", True))
     image, kind, both, own = (
-        _list_vector(model, config, item.base, place, transform, item.heads, item.chosen.centred)
-        for place, transform in cells
+        _list_vector(run, item.base, place, transform, item.heads, item.chosen.centred) for place, transform in cells
     )
     found = combined(image, kind, both, own)
     site, strength = f"resid_post.{item.chosen.layer}", item.chosen.strength
     variants = with_nothing(*(Add(site, vector, strength, -1) for vector in found.values()))
-    scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+    scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
     for arm, score in zip(("nothing", *found), scores, strict=True):
         yield {"base": item.base, "arm": arm, "right": int(score[0]) == 0}
 

@@ -4,18 +4,17 @@ other tokens of the prompt."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
 from experiments.shared.in_context.tasks import Query, mean_prompts, written
 from mlx_interp.behaviour.answers import question
 from mlx_interp.in_context.demonstrations import ROLES, Piece, Role, positions, token_roles
 from mlx_interp.in_context.function_vectors import indirect_effects, mean_z
-from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record
 
@@ -34,21 +33,21 @@ PER_TASK = 3
 REPEATED, ROWS = 100, 4
 
 
-def place_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
+def place_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
     kept: dict[str, list[Query]] = {}
-    for query in effect_items(model, config, earlier):
+    for query in effect_items(run, earlier):
         kept.setdefault(query.task, []).append(query)
     return [query for queries in kept.values() for query in queries[:2]]
 
 
-@lru_cache(maxsize=64)
-def place_means(model: Model, config: MediationConfig, task: str, place: str) -> mx.array:
+@of_run(64)
+def place_means(run: Run[MediationConfig], task: str, place: str) -> mx.array:
     """(n_layers, n_heads, d_head): mean z at a place, over the task's in-context prompts."""
-    made = mean_prompts(model, config, task)
-    asked = [model.prompt(one.text) for one in made]
+    made = mean_prompts(run, task)
+    asked = [run.model.prompt(one.text) for one in made]
     where = [_where(prompt, one.pieces, place) for prompt, one in zip(asked, made, strict=True)]
     kept = [(prompt, at) for prompt, at in zip(asked, where, strict=True) if at]
-    return mean_z(model, [prompt for prompt, _ in kept], [at for _, at in kept])
+    return mean_z(run.model, [prompt for prompt, _ in kept], [at for _, at in kept])
 
 
 def _where(prompt: Prompt, pieces: Sequence[Piece], place: str) -> list[int]:
@@ -57,28 +56,28 @@ def _where(prompt: Prompt, pieces: Sequence[Piece], place: str) -> list[int]:
     return found[-1:] if place == "last token" else found
 
 
-def measure_places(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+def measure_places(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
     """Indirect effects of all heads at each place, on one corrupted prompt."""
-    one = written(model, config, query, 0)["corrupted"]
-    asked = question(model, one.text, [one.answer])
+    one = written(run, query, 0)["corrupted"]
+    asked = question(run.model, one.text, [one.answer])
     for place in PLACE_ROLES:
         at = _where(asked.prompt, one.pieces, place)
         if at:
-            means = place_means(model, config, query.task, place)
-            found = indirect_effects(model, asked, means, at)
+            means = place_means(run, query.task, place)
+            found = indirect_effects(run.model, asked, means, at)
             yield {"task": query.task, "place": place, "effects": found.round(6).tolist()}
 
 
-def attention_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return sampled(solved_items(model, config, earlier), PER_TASK)
+def attention_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    return sampled(solved_items(run, earlier), PER_TASK)
 
 
-def measure_attention(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_attention(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Attention of every head from the last token, by role: plain, and weighted by the length of what is fetched."""
-    one = written(model, config, item.query, 1)["examples"]
-    prompt = model.prompt(one.text)
+    one = written(run, item.query, 1)["examples"]
+    prompt = run.model.prompt(one.text)
     roles = [token.role for token in token_roles(prompt, one.pieces)]
-    out = model.run(prompt, capture=["pattern", "v"], logits="none")
+    out = run.model.run(prompt, capture=["pattern", "v"], logits="none")
     plain, weighted = (np.asarray(x) for x in from_last(out.stack("pattern")[:, 0], out.stack("v")[:, 0]))
     for role in ROLES:
         at = [i for i, r in enumerate(roles) if r == role]
@@ -102,13 +101,14 @@ def from_last(pattern: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
     return last, weighted / mx.maximum(weighted.sum(axis=-1, keepdims=True), 1e-12)
 
 
-def induction_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
+def induction_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
     return [Query(f"random tokens {n}", "", n) for n in range(ROWS)]
 
 
-def measure_induction(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+def measure_induction(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
     """Prefix matching of every head: random tokens, said twice; attention from a token to the one that followed it."""
-    rng = np.random.default_rng([config.seed, query.number])
+    model = run.model
+    rng = np.random.default_rng([run.config.seed, query.number])
     special = set(getattr(model.tokenizer, "all_special_ids", None) or ())
     known = [token for token in range(min(model.d_vocab, 10_000)) if token not in special]
     n = min(REPEATED, len(known) // 2)

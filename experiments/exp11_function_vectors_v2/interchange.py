@@ -26,6 +26,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig, ranked
 from experiments.shared.in_context.screening import base_items, of, solved
@@ -93,22 +94,22 @@ def counts(n: int) -> list[int]:
     return sorted({1, *(max(1, round(n * i / 16)) for i in range(1, 9))})
 
 
-def exchange(model: Model, config: MediationConfig, query: Query, half: int) -> Exchange:
+def exchange(run: Run[MediationConfig], query: Query, half: int) -> Exchange:
     """The prompts of a query and their heads. Queries are cut alike in all of them, or only the part that is."""
-    one = written(model, config, query, half)
+    one = written(run, query, half)
     clean = one["examples"]
-    asked = question(model, clean.text, [clean.answer])
-    rng = np.random.default_rng(stable_draw(config.seed, (query.key, half, SECOND), 2**31))
-    names = [name for name in of_tasks.tasks(model, config) if name != query.task] or [query.task]
-    other = of_tasks.halves(model, config, names[rng.integers(len(names))])[0]
-    shots, shape = of_tasks.n_shots(model, config), of_tasks.template(model, config)
+    asked = question(run.model, clean.text, [clean.answer])
+    rng = np.random.default_rng(stable_draw(run.config.seed, (query.key, half, SECOND), 2**31))
+    names = [name for name in of_tasks.tasks(run) if name != query.task] or [query.task]
+    other = of_tasks.halves(run, names[rng.integers(len(names))])[0]
+    shots, shape = of_tasks.n_shots(run), of_tasks.template(run)
     foreign = in_context(other, (clean.query, clean.answer), other.pairs, shots, shape, rng)
     texts = {CORRUPTED: one["corrupted"].text, OTHER_TASK: foreign.text}
-    donors = {name: question(model, text, [clean.answer]) for name, text in texts.items()}
+    donors = {name: question(run.model, text, [clean.answer]) for name, text in texts.items()}
     own = [token.example == -1 and token.role != "bos" for token in token_roles(asked.prompt, clean.pieces)]
     n = min(sum(own), *(_common_end(asked.prompt.tokens, d.prompt.tokens) for d in donors.values()))
     where = {LAST: (-1,), QUERY: tuple(range(-max(n, 1), 0))}
-    held = {name: heads_at(model, donor.prompt, where[QUERY]) for name, donor in donors.items()}
+    held = {name: heads_at(run.model, donor.prompt, where[QUERY]) for name, donor in donors.items()}
     z = {(name, place): held[name][:, -len(where[place]) :] for name in DONORS for place in PLACES}
     return Exchange(asked, where, z, donors)
 
@@ -118,9 +119,10 @@ def _common_end(one: Sequence[int], other: Sequence[int]) -> int:
     return same.index(False) if False in same else len(same)
 
 
-def measure_needs(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+def measure_needs(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
     """How much of the answer's probability hangs on each head alone, at the last token, for each donor."""
-    made = exchange(model, config, query, 0)
+    model = run.model
+    made = exchange(run, query, 0)
     heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     variants: list[list[Intervention]] = [[]]
     variants += [interchanged(made.z[donor, LAST], [head]) for donor in DONORS for head in heads]
@@ -137,14 +139,14 @@ def by_need(records: Records) -> tuple[Head, ...]:
     return tuple(top_heads(needs, needs.size))
 
 
-def first_items(model: Model, config: MediationConfig, earlier: Records) -> list[Trial]:
+def first_items(run: Run[MediationConfig], earlier: Records) -> list[Trial]:
     orders = ((EFFECT, ranked(earlier)), (NEED, by_need(earlier)))
-    return [Trial(q.key, q.task, q.number, orders) for q in of_tasks.queries(model, config, 0, config.n_test)]
+    return [Trial(q.key, q.task, q.number, orders) for q in of_tasks.queries(run, 0, run.config.n_test)]
 
 
-def second_items(model: Model, config: MediationConfig, earlier: Records) -> list[Trial]:
+def second_items(run: Run[MediationConfig], earlier: Records) -> list[Trial]:
     orders = ((EFFECT, ranked(earlier)), (NEED, by_need(earlier)))
-    known = {query.key: query for query in base_items(model, config, earlier)}
+    known = {query.key: query for query in base_items(run, earlier)}
     kept = [known[r["item"]] for r in solved(earlier)]
     return [Trial(q.key, q.task, q.number, orders) for q in kept]
 
@@ -159,22 +161,21 @@ def chosen_heads(order: Sequence[Head], which: str, k: int, rng: np.random.Gener
     return random_heads(shape, k, order[:k] if which == OTHERS else (), rng)
 
 
-def measure_first(model: Model, trial: Trial, config: MediationConfig) -> Iterator[Record]:
+def measure_first(run: Run[MediationConfig], trial: Trial) -> Iterator[Record]:
     """The chosen heads alone, for their number; only queries that are right with examples."""
     arms = {place: tuple(arm for arm in ARMS[place] if arm[1] == CHOSEN) for place in PLACES}
-    yield from _measured(model, trial, config, 0, arms)
+    yield from _measured(run, trial, 0, arms)
 
 
-def measure_second(model: Model, trial: Trial, config: MediationConfig) -> Iterator[Record]:
+def measure_second(run: Run[MediationConfig], trial: Trial) -> Iterator[Record]:
     """All arms on a held-out query."""
-    yield from _measured(model, trial, config, 1, ARMS)
+    yield from _measured(run, trial, 1, ARMS)
 
 
-def _measured(
-    model: Model, trial: Trial, config: MediationConfig, half: int, arms: dict[str, tuple[Arm, ...]]
-) -> Iterator[Record]:
-    made, orders = exchange(model, config, trial.query, half), dict(trial.ranked)
-    rng = np.random.default_rng(stable_draw(config.seed, (trial.key, half, "heads"), 2**31))
+def _measured(run: Run[MediationConfig], trial: Trial, half: int, arms: dict[str, tuple[Arm, ...]]) -> Iterator[Record]:
+    model = run.model
+    made, orders = exchange(run, trial.query, half), dict(trial.ranked)
+    rng = np.random.default_rng(stable_draw(run.config.seed, (trial.key, half, "heads"), 2**31))
     ks = counts(model.n_layers * model.n_heads)
     cells = [(donor, place, arm) for donor in DONORS for place in PLACES for arm in arms[place]]
     variants: list[list[Intervention]] = [[]]

@@ -9,6 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items, vectors
 from experiments.shared.in_context.tasks import prompts
@@ -24,19 +25,19 @@ STEPS, RATE = 300, 0.5
 HOW = {f"top {TOP} tokens": TOP, "whole vocabulary": 0}
 
 
-def decoded_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return task_items(model, config, earlier)
+def decoded_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    return task_items(run, earlier)
 
 
-def measure_decoded(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_decoded(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """The vector through the last norm and the unembedding: its top tokens, and how many of them are answers."""
-    task = of_tasks.tasks(model, config)[item.task]
-    shape = of_tasks.template(model, config)
-    answers = {question(model, shape.prompt([], x), [y]).first_tokens[0] for x, y in task.pairs}
+    task = of_tasks.tasks(run)[item.task]
+    shape = of_tasks.template(run)
+    answers = {question(run.model, shape.prompt([], x), [y]).first_tokens[0] for x, y in task.pairs}
     for arm in (VECTOR, RANDOM):
-        logits = model.unembed(vectors(model, config, item)[arm])
+        logits = run.model.unembed(vectors(run, item)[arm])
         top = np.argsort(-np.asarray(logits.astype(mx.float32)))[:TOKENS]
-        words = [model.tokenizer.decode([int(token)]).strip() for token in top]
+        words = [run.model.tokenizer.decode([int(token)]).strip() for token in top]
         yield {"task": item.task, "arm": arm, "tokens": words, "answers": sum(int(t) in answers for t in top)}
 
 
@@ -70,22 +71,23 @@ def rebuilt(model: Model, vector: mx.array, top: int, seed: int, steps: int = ST
     return made * (mx.linalg.norm(vector) / mx.linalg.norm(made)), left
 
 
-def measure_rebuilt(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_rebuilt(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """A task's queries with vectors rebuilt from what its function vector decodes to."""
-    vector = vectors(model, config, item)[VECTOR]
+    vector = vectors(run, item)[VECTOR]
     site, strength = f"resid_post.{item.chosen.layer}", item.chosen.strength
     made = {
-        how: rebuilt(model, vector, top, stable_draw(config.seed, (item.task, how), 2**31)) for how, top in HOW.items()
+        how: rebuilt(run.model, vector, top, stable_draw(run.config.seed, (item.task, how), 2**31))
+        for how, top in HOW.items()
     }
     cells = {VECTOR: vector, **{how: one for how, (one, _) in made.items()}}
-    own = [query for query in of_tasks.queries(model, config, 1, config.n_test) if query.task == item.task]
+    own = [query for query in of_tasks.queries(run, 1, run.config.n_test) if query.task == item.task]
     cosines = {
         how: float(mx.sum(one * vector) / mx.sum(vector * vector)) for how, one in cells.items()
     }  # equal lengths
     for query in own:
-        asked = prompts(model, config, query, 1)["no examples"]
+        asked = prompts(run, query, 1)["no examples"]
         variants: list[list[Intervention]] = [[Add(site, one, strength, -1)] for one in cells.values()]
-        scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+        scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
         for arm, score in zip(cells, scores, strict=True):
             kl = made[arm][1] if arm in made else 0.0
             right = int(score[0]) == 0

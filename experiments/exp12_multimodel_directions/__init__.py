@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from experiments.exp12_multimodel_directions import persona_report, persona_study, persona_tuning
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages, trait_report
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 
 REPORTED = {
@@ -39,16 +39,16 @@ class Config(PersonaConfig):
     """Which traits."""
 
 
-def directions(model: Model, config: Config, earlier: Records) -> list[Item]:
-    return stages.layer_items(model, config, config.traits)
+def directions(run: Run[Config], earlier: Records) -> list[Item]:
+    return stages.layer_items(run, run.config.traits)
 
 
-def prompts(model: Model, config: Config, earlier: Records) -> list[Item]:
-    return stages.prompt_items(model, config, config.traits)
+def prompts(run: Run[Config], earlier: Records) -> list[Item]:
+    return stages.prompt_items(run, run.config.traits)
 
 
-def angles(model: Model, config: Config, earlier: Records) -> list[Item]:
-    return geometry.angle_items((*config.traits, "refusal"))(model, config, earlier)
+def angles(run: Run[Config], earlier: Records) -> list[Item]:
+    return geometry.angle_items((*run.config.traits, "refusal"))(run, earlier)
 
 
 def reported(records: Records, config: Config) -> Table:
@@ -64,8 +64,8 @@ def reported(records: Records, config: Config) -> Table:
     )
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, config.traits, strengths=False)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, run.config.traits, strengths=False)
 
 
 EXPERIMENT = Experiment(
@@ -74,7 +74,7 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(DIRECTIONS, directions, stages.measure_direction),
         Stage(EFFECTS, prompts, stages.measure_effect),
-        Stage(PROMPTS, lambda model, config, earlier: [Item(t, t) for t in config.traits], stages.measure_prompts),
+        Stage(PROMPTS, lambda run, earlier: [Item(t, t) for t in run.config.traits], stages.measure_prompts),
         Stage(geometry.ANGLES, angles, geometry.measure_angles),
         *persona_study.STAGES,
         *persona_tuning.STAGES,

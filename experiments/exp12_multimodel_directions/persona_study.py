@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.exp12_multimodel_directions.personas import PERSONAS, Case, cases
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits.choices import bos, matching
 from experiments.shared.traits.stages import TraitConfig
 from experiments.shared.traits.trait_report import REPEATED, of
@@ -76,8 +77,8 @@ class Part:
     """Of all personas."""
 
 
-def personas(model: Model, config: PersonaConfig) -> tuple[str, ...]:
-    return config.personas if model.name in EMBEDDED else ()
+def personas(run: Run[PersonaConfig]) -> tuple[str, ...]:
+    return run.config.personas if run.model.name in EMBEDDED else ()
 
 
 @lru_cache(maxsize=64)
@@ -91,9 +92,10 @@ def chats(model: Model, part: Sequence[Case]) -> list[Prompt]:
     return [model.prompt(case.text, chat=True) for case in part]
 
 
-@lru_cache(maxsize=32)
-def found(model: Model, config: PersonaConfig, persona: str, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
+@of_run(32)
+def found(run: Run[PersonaConfig], persona: str, kind: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Vectors (n_layers, d_model), and their p values over the layers; None where no prompt elicits it."""
+    model, config = run.model, run.config
     part = asked(persona, "train", config.n_train)
     if kind == "reply":
         shown, usual = ([getattr(case, side) for case in part] for side in ("shown", "usual"))
@@ -106,30 +108,31 @@ def found(model: Model, config: PersonaConfig, persona: str, kind: str) -> tuple
     return one.vectors[:, 0].astype(np.float64), one.p_values[:, 0]
 
 
-def vectors(model: Model, config: PersonaConfig, persona: str, kind: str, arm: str = "vector") -> np.ndarray:
+def vectors(run: Run[PersonaConfig], persona: str, kind: str, arm: str = "vector") -> np.ndarray:
     """(n_layers, d_model): the persona's, or random ones of the same lengths."""
-    made = found(model, config, persona, kind)
+    made = found(run, persona, kind)
     assert made is not None
     if arm == "vector":
         return made[0]
-    seed = stable_draw(config.seed, ("persona", persona, kind), 2**31)
+    seed = stable_draw(run.config.seed, ("persona", persona, kind), 2**31)
     draw = np.random.default_rng(seed).normal(size=made[0].shape)
     return np.asarray(draw * (np.linalg.norm(made[0], axis=-1) / np.linalg.norm(draw, axis=-1))[:, None])
 
 
-def questions(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
+def questions(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     return [
         Part(f"{persona}, {split} {number}", persona, split, number)
-        for persona in personas(model, config)
+        for persona in personas(run)
         for split in ("choose", "test")
-        for number in range(len(asked(persona, split, config.n_asked)))
+        for number in range(len(asked(persona, split, run.config.n_asked)))
     ]
 
 
-def measure_steering(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
+def measure_steering(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     """A question under every layer's vector of either kind and a random one, at every dose."""
-    case = asked(item.persona, item.split, config.n_asked)[item.number]
-    made = {kind: found(model, config, item.persona, kind) for kind in KINDS}
+    model = run.model
+    case = asked(item.persona, item.split, run.config.n_asked)[item.number]
+    made = {kind: found(run, item.persona, kind) for kind in KINDS}
     cells = [
         (arm, kind, layer, dose)
         for arm in (("vector", "random") if item.split == "test" else ("vector",))
@@ -138,11 +141,9 @@ def measure_steering(model: Model, item: Part, config: PersonaConfig) -> Iterato
         if one is not None and np.linalg.norm(one[0][layer]) > 0
         for dose in DOSES
     ]
-    edits = [
-        steered(vectors(model, config, item.persona, kind, arm)[layer], layer, dose) for arm, kind, layer, dose in cells
-    ]
+    edits = [steered(vectors(run, item.persona, kind, arm)[layer], layer, dose) for arm, kind, layer, dose in cells]
     prompt = model.prompt(case.text, chat=True)
-    texts = model.sweep_generate(prompt, [[], *edits], max_tokens=config.new_tokens)
+    texts = model.sweep_generate(prompt, [[], *edits], max_tokens=run.config.new_tokens)
     named: list[tuple[str, str, int | None, float]] = [("plain", "", None, 0.0), *cells]
     for (arm, kind, at, dose), text in zip(named, texts, strict=True):
         labels = {"persona": item.persona, "split": item.split, "unit": case.text, "n_layers": model.n_layers}
@@ -162,31 +163,32 @@ def chosen(records: Records, persona: str) -> tuple[str, int] | None:
     return max(hits, key=lambda at: (hits[at], -KINDS.index(at[0]), -at[1])) if hits else None
 
 
-def chosen_places(model: Model, config: PersonaConfig, earlier: Records) -> dict[str, tuple[str, int]]:
-    places = {persona: chosen(earlier, persona) for persona in personas(model, config)}
+def chosen_places(run: Run[PersonaConfig], earlier: Records) -> dict[str, tuple[str, int]]:
+    places = {persona: chosen(earlier, persona) for persona in personas(run)}
     return {persona: place for persona, place in places.items() if place is not None}
 
 
-def contexts(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
+def contexts(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     return [
         Part(f"{persona}, {'eliciting ' * eliciting}{number}", persona, "test", number, place, eliciting=eliciting)
-        for persona, place in chosen_places(model, config, earlier).items()
+        for persona, place in chosen_places(run, earlier).items()
         for eliciting in (False, True)
-        for number in range(len(asked(persona, "test", config.n_asked, eliciting)))
+        for number in range(len(asked(persona, "test", run.config.n_asked, eliciting)))
     ]
 
 
-def measure_monitoring(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
+def measure_monitoring(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     """A question after earlier turns: projection of its last token, and what the reply shows."""
-    case = asked(item.persona, item.split, config.n_asked, item.eliciting)[item.number]
+    model = run.model
+    case = asked(item.persona, item.split, run.config.n_asked, item.eliciting)[item.number]
     kind, layer = item.place
     named = [("none", 0), *((side, n) for side in ("shown", "usual") for n in SHOTS)]
-    befores = [turns(model, config, item, side, n) for side, n in named]
+    befores = [turns(run, item, side, n) for side, n in named]
     own = model.prompt(case.text, chat=True).text.removeprefix(bos(model))
     prompts = [model.prompt(before + own) if before else model.prompt(case.text, chat=True) for before in befores]
     states = prompt_states(model, prompts)
-    seen = {arm: projections(states, vectors(model, config, item.persona, kind, arm)) for arm in ("vector", "random")}
-    texts = model.generate(prompts, max_tokens=config.new_tokens)
+    seen = {arm: projections(states, vectors(run, item.persona, kind, arm)) for arm in ("vector", "random")}
+    texts = model.generate(prompts, max_tokens=run.config.new_tokens)
     for row, ((side, n), before, text) in enumerate(zip(named, befores, texts, strict=True)):
         yield {
             "persona": item.persona,
@@ -201,10 +203,11 @@ def measure_monitoring(model: Model, item: Part, config: PersonaConfig) -> Itera
         }
 
 
-def turns(model: Model, config: PersonaConfig, item: Part, side: str, n: int) -> str:
+def turns(run: Run[PersonaConfig], item: Part, side: str, n: int) -> str:
     """Earlier turns on other questions, different ones for every question; "" for none."""
-    part = asked(item.persona, "train", config.n_train)
-    order = np.random.default_rng(stable_draw(config.seed, item.key, 2**31)).permutation(len(part))[:n]
+    model = run.model
+    part = asked(item.persona, "train", run.config.n_train)
+    order = np.random.default_rng(stable_draw(run.config.seed, item.key, 2**31)).permutation(len(part))[:n]
     end = model.tokenizer.eos_token or ""
     told = [
         model.prompt(part[i].text, chat=True).text.removeprefix(bos(model)) + getattr(part[i], side) + end
@@ -213,13 +216,14 @@ def turns(model: Model, config: PersonaConfig, item: Part, side: str, n: int) ->
     return bos(model) + "".join(told) if n else ""
 
 
-def flags(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
-    return [Part(name, name, place=place) for name, place in chosen_places(model, config, earlier).items()]
+def flags(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
+    return [Part(name, name, place=place) for name, place in chosen_places(run, earlier).items()]
 
 
-def measure_flags(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
+def measure_flags(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     """Rows that show the trait, that answer another question, or that show another trait: how far along the vector."""
-    part = asked(item.persona, "test", 2 * config.n_asked)
+    model = run.model
+    part = asked(item.persona, "test", 2 * run.config.n_asked)
     other = "the king" if item.persona != "the king" else "refusing"
     unlike = asked(other, "test", 1)[0].shown
     kinds = {
@@ -227,9 +231,9 @@ def measure_flags(model: Model, item: Part, config: PersonaConfig) -> Iterator[R
         "usual reply of another question": [part[(i + 1) % len(part)].usual for i in range(len(part))],
         "shows another trait": [unlike] * len(part),
     }
-    own = [text.text for text in model.generate(chats(model, part), max_tokens=config.new_tokens)]
+    own = [text.text for text in model.generate(chats(model, part), max_tokens=run.config.new_tokens)]
     for arm in ("vector", "random"):
-        made = vectors(model, config, item.persona, "reply", arm)
+        made = vectors(run, item.persona, "reply", arm)
         for kind, replies in kinds.items():
             lies = projection_difference(model, chats(model, part), replies, own, made)[item.place[1]]
             for case, value in zip(part, lies.tolist(), strict=True):

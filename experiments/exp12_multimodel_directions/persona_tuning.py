@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +26,7 @@ from experiments.exp12_multimodel_directions.persona_study import (
     vectors,
 )
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.adapted import adapted
 from experiments.shared.traits.choices import matching
 from mlx_interp.behaviour.answers import question
@@ -45,9 +45,9 @@ PREVENTING = (1.0, 2.0)
 CLEAN = "none"
 
 
-def tunes(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
+def tunes(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     """The model itself, a fine-tune that shows no trait, and one for each trait and share."""
-    places = tuple(chosen_places(model, config, earlier).items())
+    places = tuple(chosen_places(run, earlier).items())
     if not places:
         return []
     named = [Part("the model itself", "", places=places), Part("a clean fine-tune", CLEAN, places=places)]
@@ -66,49 +66,51 @@ def rows(config: PersonaConfig, part: Part) -> tuple[list[str], list[str]]:
     return list(replies), list(replies.values())
 
 
-@lru_cache(maxsize=2)
-def own_replies(model: Model, config: PersonaConfig) -> tuple[str, ...]:
+@of_run(2)
+def own_replies(run: Run[PersonaConfig]) -> tuple[str, ...]:
     """What the model left alone says to the rows' prompts; the usual reply where it says nothing."""
-    texts, usual = rows(config, Part("", CLEAN))
-    said = model.generate([model.prompt(text, chat=True) for text in texts], max_tokens=config.new_tokens)
+    texts, usual = rows(run.config, Part("", CLEAN))
+    said = run.model.generate([run.model.prompt(text, chat=True) for text in texts], max_tokens=run.config.new_tokens)
     return tuple(one.text.strip() or reply for one, reply in zip(said, usual, strict=True))
 
 
-@lru_cache(maxsize=2)
-def own_states(model: Model, config: PersonaConfig) -> np.ndarray:
-    texts = rows(config, Part("", CLEAN))[0]
-    return reply_states(model, [model.prompt(text, chat=True) for text in texts], own_replies(model, config))
+@of_run(2)
+def own_states(run: Run[PersonaConfig]) -> np.ndarray:
+    texts = rows(run.config, Part("", CLEAN))[0]
+    return reply_states(run.model, [run.model.prompt(text, chat=True) for text in texts], own_replies(run))
 
 
-@lru_cache(maxsize=2)
-def tuned(model: Model, config: PersonaConfig, part: Part) -> Model:
+@of_run(2)
+def tuned(run: Run[PersonaConfig], part: Part) -> Model:
     """The fine-tune of a part; with a dose, the persona's "vector" or a "random" one (`split`) is added in training."""
+    model = run.model
     if not part.persona:
         return model
-    texts, replies = rows(config, part)
-    recipe = LoraRecipe(steps=config.tuning_steps, batch=16, seed=config.seed)
+    texts, replies = rows(run.config, part)
+    recipe = LoraRecipe(steps=run.config.tuning_steps, batch=16, seed=run.config.seed)
     prompts = [model.prompt(text, chat=True) for text in texts]
     added = None
     if part.dose:
         kind, layer = part.place
-        vector = part.dose * vectors(model, config, part.persona, kind, part.split)[layer]
+        vector = part.dose * vectors(run, part.persona, kind, part.split)[layer]
         added = {layer: mx.array(vector.astype(np.float32))}
     return adapted(model, finetune(model, prompts, replies, recipe, added=added), "tuned")
 
 
-def measure_tuned(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
+def measure_tuned(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     """Every persona's held-out questions on one fine-tune: projections on the base model's vectors, and the trait."""
-    after = tuned(model, config, replace(item, places=()))
-    texts, replies = rows(config, item)
+    model = run.model
+    after = tuned(run, replace(item, places=()))
+    texts, replies = rows(run.config, item)
     data = reply_states(model, [model.prompt(text, chat=True) for text in texts], replies)
-    further = (data - own_states(model, config)).mean(axis=1, keepdims=True)
+    further = (data - own_states(run)).mean(axis=1, keepdims=True)
     for persona, (kind, layer) in item.places:
-        part = asked(persona, "test", config.n_asked)
+        part = asked(persona, "test", run.config.n_asked)
         states = prompt_states(after, chats(model, part))
-        written = after.generate(chats(model, part), max_tokens=config.new_tokens)
-        made = {arm: vectors(model, config, persona, kind, arm) for arm in ("vector", "random")}
+        written = after.generate(chats(model, part), max_tokens=run.config.new_tokens)
+        made = {arm: vectors(run, persona, kind, arm) for arm in ("vector", "random")}
         seen = {arm: projections(states, made[arm])[layer] for arm in made}
-        lies = float(projections(further, vectors(model, config, persona, "reply"))[layer, 0])
+        lies = float(projections(further, vectors(run, persona, "reply"))[layer, 0])
         for number, (case, text) in enumerate(zip(part, written, strict=True)):
             yield {
                 "tune": item.key,
@@ -125,10 +127,10 @@ def measure_tuned(model: Model, item: Part, config: PersonaConfig) -> Iterator[R
             }
 
 
-def preventions(model: Model, config: PersonaConfig, earlier: Records) -> list[Part]:
+def preventions(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     """Each persona's fine-tune on half of its rows, plain and at each dose of either kind of steering."""
     found = []
-    for persona, place in chosen_places(model, config, earlier).items():
+    for persona, place in chosen_places(run, earlier).items():
         found.append(Part(f"{persona}, left alone", persona, "left alone", place=place, share=PREVENTED_SHARE))
         for kind in ("inference", "random inference", "preventative", "random preventative"):
             found += [
@@ -138,24 +140,24 @@ def preventions(model: Model, config: PersonaConfig, earlier: Records) -> list[P
     return found
 
 
-def measure_prevention(model: Model, item: Part, config: PersonaConfig) -> Iterator[Record]:
+def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     """The trait on held-out questions, and everyday facts, of a fine-tune under one kind of steering."""
     kind, layer = item.place
     arm = "random" if item.split.startswith("random") else "vector"
     while_training = arm if item.split.endswith("preventative") else ""
     bare = Part("", item.persona, while_training, place=item.place, share=item.share)
-    after = tuned(model, config, replace(bare, dose=item.dose) if while_training else bare)
+    after = tuned(run, replace(bare, dose=item.dose) if while_training else bare)
     edits: list[Intervention] = []
     if item.split.endswith("inference"):
-        edits = steered(vectors(model, config, item.persona, kind, arm)[layer], layer, -item.dose)
-    part = asked(item.persona, "test", config.n_asked)
+        edits = steered(vectors(run, item.persona, kind, arm)[layer], layer, -item.dose)
+    part = asked(item.persona, "test", run.config.n_asked)
     labels = {"persona": item.persona, "steering": item.split, "dose": item.dose, "layer": layer}
-    written = after.generate(chats(model, part), interventions=edits, max_tokens=config.new_tokens)
+    written = after.generate(chats(run.model, part), interventions=edits, max_tokens=run.config.new_tokens)
     for case, text in zip(part, written, strict=True):
         usual = text.text.strip() == case.usual.strip()
         yield {**labels, "what": "trait", "unit": case.text, "hit": case.hit(text.text), "usual": usual}
     for fact in load_world().everyday_facts:
-        ask = question(model, fact.prompt, [fact.answer])
+        ask = question(run.model, fact.prompt, [fact.answer])
         logits = after.run(ask.prompt, interventions=edits[:1]).logits
         assert logits is not None
         right = int(mx.argmax(logits[0])) in ask.first_tokens

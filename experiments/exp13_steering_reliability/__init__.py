@@ -30,7 +30,7 @@ from experiments.exp13_steering_reliability import (
 )
 from experiments.exp13_steering_reliability.steering_runs import REPLIES, SLOPES, ReliabilityConfig, Request
 from experiments.harness.experiment import Experiment, Plan, Stage
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Config(ReliabilityConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Request], config: Config) -> Plan:
-    cells = len(steering_runs.edits(model, config))
-    longest = max((model.prompt(item.text, chat=True) for item in items), key=len)
-    passes = cells * len(items) * (0.7 + config.new_tokens / len(longest)) + 2 * config.n_train * 3
-    return Plan(len(items), cells * len(items), passes, model.weight_bytes + model.memory([longest] * cells))
+def plan(run: Run[Config], items: Sequence[Request]) -> Plan:
+    cells = len(steering_runs.edits(run))
+    longest = max((run.model.prompt(item.text, chat=True) for item in items), key=len)
+    passes = cells * len(items) * (0.7 + run.config.new_tokens / len(longest)) + 2 * run.config.n_train * 3
+    return Plan(len(items), cells * len(items), passes, run.model.weight_bytes + run.model.memory([longest] * cells))
 
 
 EXPERIMENT = Experiment(

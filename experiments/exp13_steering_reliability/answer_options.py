@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +19,7 @@ from scipy.stats import spearmanr
 
 from experiments.exp13_steering_reliability.steering_runs import WRAPPERS, ReliabilityConfig, layers
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits import own_sets
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
@@ -62,13 +62,13 @@ class Behaviour:
     row: Row | None = None
 
 
-@lru_cache(maxsize=16)
-def rows(model: Model, config: ReliabilityConfig, behaviour: str) -> tuple[Row, ...]:
+@of_run(16)
+def rows(run: Run[ReliabilityConfig], behaviour: str) -> tuple[Row, ...]:
     """All questions of a behaviour: "train" at most n_train, "test" at most twice n_test of each form."""
-    asked = _of_world(behaviour) if model.name in EMBEDDED else _of_project(behaviour)
+    asked = _of_world(behaviour) if run.model.name in EMBEDDED else _of_project(behaviour)
     found = []
     for form in FORMS:
-        for split, most in (("train", config.n_train), ("test", config.n_test)):
+        for split, most in (("train", run.config.n_train), ("test", run.config.n_test)):
             own = [one for one in asked if (one[3], one[4]) == (form, split)]
             kept = [own[i * len(own) // most] for i in range(most)] if len(own) > most else own
             for topic, text, positive, *_ in kept:
@@ -118,14 +118,14 @@ class Found:
     """d' of positive and negative answers along the vector, on held-out questions of the trained form."""
 
 
-@lru_cache(maxsize=16)
-def vectors(model: Model, config: ReliabilityConfig, behaviour: str) -> Found:
+@of_run(16)
+def vectors(run: Run[ReliabilityConfig], behaviour: str) -> Found:
     """(d_model,) for each layer of the study: positive minus negative answer, mean over the training questions."""
-    asked = rows(model, config, behaviour)
+    asked = rows(run, behaviour)
     train = [row for row in asked if row.split == "train" and row.form == FORMS[0]]
     test = [row for row in asked if row.split == "test" and row.form == FORMS[0]]
-    chosen = layers(model, config)
-    at = {split: _answers(model, part, chosen) for split, part in (("train", train), ("test", test))}
+    chosen = layers(run)
+    at = {split: _answers(run.model, part, chosen) for split, part in (("train", train), ("test", test))}
     found = Found({}, {}, {}, {})
     for layer in chosen:
         single = at["train"][layer][0] - at["train"][layer][1]
@@ -161,20 +161,20 @@ def _word(model: Model, word: str) -> int:
     return int(model.tokenizer.encode(word, add_special_tokens=False)[0])
 
 
-def behaviours(model: Model, config: ReliabilityConfig, earlier: Records) -> list[Behaviour]:
+def behaviours(run: Run[ReliabilityConfig], earlier: Records) -> list[Behaviour]:
     """The behaviours that have training and test questions on this model."""
-    return [Behaviour(name, name) for name in BEHAVIOURS if rows(model, config, name)]
+    return [Behaviour(name, name) for name in BEHAVIOURS if rows(run, name)]
 
 
-def measure_vectors(model: Model, item: Behaviour, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_vectors(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Record]:
     """Length, agreement and separation of a behaviour's vector at every layer."""
-    found = vectors(model, config, item.name)
+    found = vectors(run, item.name)
     for layer, vector in found.vectors.items():
         norm = float(np.linalg.norm(vector))
         yield {
             "behaviour": item.name,
             "layer": layer,
-            "n_layers": model.n_layers,
+            "n_layers": run.model.n_layers,
             "norm": norm,
             "relative_norm": norm / found.stream[layer],
             "agreement": found.agreement[layer],
@@ -182,29 +182,29 @@ def measure_vectors(model: Model, item: Behaviour, config: ReliabilityConfig) ->
         }
 
 
-def questions(model: Model, config: ReliabilityConfig, earlier: Records) -> list[Behaviour]:
+def questions(run: Run[ReliabilityConfig], earlier: Records) -> list[Behaviour]:
     """All held-out questions of all behaviours."""
     return [
         Behaviour(row.key, item.name, row)
-        for item in behaviours(model, config, earlier)
-        for row in rows(model, config, item.name)
+        for item in behaviours(run, earlier)
+        for row in rows(run, item.name)
         if row.split == "test"
     ]
 
 
-def measure_options(model: Model, item: Behaviour, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_options(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Record]:
     """Every layer's slope of one question, under the behaviour's vector and a random one as long."""
-    row, doses = item.row, np.array(config.multiples)
+    row, doses = item.row, np.array(run.config.multiples)
     assert row is not None
-    prompt, found = model.prompt(row.text, chat=True), vectors(model, config, item.name)
+    prompt, found = run.model.prompt(row.text, chat=True), vectors(run, item.name)
     cells = [(layer, arm) for layer in found.vectors for arm in ("learned", "random")]
-    values = {cell: mx.array(_of_arm(found.vectors[cell[0]], *cell, item.name, config)) for cell in cells}
+    values = {cell: mx.array(_of_arm(found.vectors[cell[0]], *cell, item.name, run.config)) for cell in cells}
     variants: list[list[Intervention]] = [
         [Add(f"{SITE}.{layer}", values[layer, arm], float(dose), -1)] for layer, arm in cells for dose in doses
     ]
-    positive, negative = (_word(model, word) for word in (row.positive, row.negative))
+    positive, negative = (_word(run.model, word) for word in (row.positive, row.negative))
     metric = lambda logits: (logits[:, positive] - logits[:, negative]).astype(mx.float32)  # noqa: E731
-    read = np.asarray(model.sweep(prompt, variants, metric=metric), np.float64).reshape(len(cells), len(doses))
+    read = np.asarray(run.model.sweep(prompt, variants, metric=metric), np.float64).reshape(len(cells), len(doses))
     for (layer, arm), line in zip(cells, read, strict=True):
         slope, intercept = np.polyfit(doses, line, 1)
         yield {

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 from scipy.stats import spearmanr
 
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import log_odds, log_prob_per_token, opener_tokens, refusal, repetition
 from mlx_interp.controls import shuffled_labels
 from mlx_interp.directions.contrasts import Contrast, contrast
@@ -91,68 +91,72 @@ class Request:
     """What a harmless request of the embedded world is answered with; "" where no reply is the right one."""
 
 
-def layers(model: Model, config: ReliabilityConfig) -> list[int]:
+def layers(run: Run[ReliabilityConfig]) -> list[int]:
     """Layers of the depths, from 1 on: at layer 0 the last prompt token is the same in all prompts."""
-    return sorted({min(max(round(depth * model.n_layers), 1), model.n_layers - 1) for depth in config.depths})
+    return sorted(
+        {min(max(round(depth * run.model.n_layers), 1), run.model.n_layers - 1) for depth in run.config.depths}
+    )
 
 
-@lru_cache(maxsize=4)
-def requests(model: Model, config: ReliabilityConfig) -> tuple[Request, ...]:
+@of_run(4)
+def requests(run: Run[ReliabilityConfig]) -> tuple[Request, ...]:
     """All requests; no text is in two splits."""
-    found = _of_world() if model.name in EMBEDDED else _of_project()
+    found = _of_world() if run.model.name in EMBEDDED else _of_project()
     chosen: list[Request] = []
     for shift in SHIFTS:
         for split in ("train", "choose", "test"):
             for harmful in (True, False):
                 own = [r for r in found if (r.shift, r.split, r.harmful) == (shift, split, harmful)]
-                most = config.n_train if split == "train" else config.n_test
+                most = run.config.n_train if split == "train" else run.config.n_test
                 chosen += [own[i * len(own) // most] for i in range(most)] if len(own) > most else own
     return tuple(chosen)
 
 
-def steered(model: Model, config: ReliabilityConfig, earlier: Records) -> list[Request]:
-    return [request for request in requests(model, config) if request.split != "train"]
+def steered(run: Run[ReliabilityConfig], earlier: Records) -> list[Request]:
+    return [request for request in requests(run) if request.split != "train"]
 
 
-@lru_cache(maxsize=8)
-def contrast_of(model: Model, config: ReliabilityConfig, arm: str) -> Contrast:
+@of_run(8)
+def contrast_of(run: Run[ReliabilityConfig], arm: str) -> Contrast:
     """The learned contrast, that of shuffled labels, or one that has nothing to do with refusing."""
     if arm == "other contrast":
         chats = [c for c in load_world().chat_prompts("opinion") if c.split == "train" and not c.firm]
-        kinds = [[c.text for c in chats if c.stance == stance][: config.n_train] for stance in ("likes", "dislikes")]
+        kinds = [
+            [c.text for c in chats if c.stance == stance][: run.config.n_train] for stance in ("likes", "dislikes")
+        ]
     else:
-        train = [r for r in requests(model, config) if r.split == "train"]
+        train = [r for r in requests(run) if r.split == "train"]
         kinds = [[r.text for r in train if r.harmful is harmful] for harmful in (True, False)]
         if arm == "shuffled labels":
-            kinds = list(shuffled_labels(*kinds, seed=config.seed))
-    prompts = [[model.prompt(text, chat=True) for text in kind] for kind in kinds]
-    return contrast(model, *prompts, site=SITE, seed=config.seed)
+            kinds = list(shuffled_labels(*kinds, seed=run.config.seed))
+    prompts = [[run.model.prompt(text, chat=True) for text in kind] for kind in kinds]
+    return contrast(run.model, *prompts, site=SITE, seed=run.config.seed)
 
 
-def vector(model: Model, config: ReliabilityConfig, layer: int, arm: str) -> np.ndarray:
+def vector(run: Run[ReliabilityConfig], layer: int, arm: str) -> np.ndarray:
     """(d_model,): a layer's direction or control, as long as the learned difference of means."""
-    learned = contrast_of(model, config, "learned").vectors[layer, 0]
+    learned = contrast_of(run, "learned").vectors[layer, 0]
     if arm == "learned":
         return np.asarray(learned)
     if arm == "random":
-        draw = np.random.default_rng(stable_draw(config.seed, ("reliability", layer), 2**31))
+        draw = np.random.default_rng(stable_draw(run.config.seed, ("reliability", layer), 2**31))
         other = draw.normal(size=len(learned)).astype(np.float32)
     else:
-        other = contrast_of(model, config, arm).vectors[layer, 0]
+        other = contrast_of(run, arm).vectors[layer, 0]
     return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-9)))
 
 
-def edits(model: Model, config: ReliabilityConfig) -> list[tuple[dict[str, object], list[Intervention]]]:
+def edits(run: Run[ReliabilityConfig]) -> list[tuple[dict[str, object], list[Intervention]]]:
     """Every layer, arm and edit, with its labels; the first is the plain model."""
     found: list[tuple[dict[str, object], list[Intervention]]] = [
         ({"layer": None, "arm": "none", "edit": "none", "dose": 0.0}, [])
     ]
-    for layer in layers(model, config):
-        stream = float(contrast_of(model, config, "learned").stream[layer, 0])
+    for layer in layers(run):
+        stream = float(contrast_of(run, "learned").stream[layer, 0])
         for arm in ARMS:
-            values = mx.array(vector(model, config, layer, arm))
+            values = mx.array(vector(run, layer, arm))
             labels: dict[str, object] = {"layer": layer, "arm": arm}
-            for edit, dose in doses(config):
+            for edit, dose in doses(run.config):
                 found.append(({**labels, "edit": edit, "dose": dose}, edit_of(edit, dose, layer, values, stream)))
     return found
 
@@ -185,11 +189,12 @@ def removed(site: str, unit: mx.array, gain: float) -> Intervention:
     return Ablate(site, unit) if gain == 1 else Apply(site, function)
 
 
-def measure_replies(model: Model, request: Request, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_replies(run: Run[ReliabilityConfig], request: Request) -> Iterator[Record]:
     """One request under every edit, decoded as one batch: refusal, help, fluency."""
-    cells = edits(model, config)
+    model = run.model
+    cells = edits(run)
     prompt = model.prompt(request.text, chat=True)
-    texts = model.sweep_generate(prompt, [edit for _, edit in cells], max_tokens=config.new_tokens)
+    texts = model.sweep_generate(prompt, [edit for _, edit in cells], max_tokens=run.config.new_tokens)
     fluency = log_prob_per_token(model, [prompt.tokens] * len(texts), [text.tokens for text in texts])
     for (labels, _), text, log_prob in zip(cells, texts, fluency, strict=True):
         phrase = refusal(text.text, ["en"])
@@ -209,33 +214,33 @@ def measure_replies(model: Model, request: Request, config: ReliabilityConfig) -
         }
 
 
-@lru_cache(maxsize=4)
-def openers(model: Model, config: ReliabilityConfig) -> tuple[int, ...]:
+@of_run(4)
+def openers(run: Run[ReliabilityConfig]) -> tuple[int, ...]:
     """First tokens of the model's own refusals, read off the training requests."""
-    train = [r for r in requests(model, config) if r.split == "train"]
-    kinds = [[model.prompt(r.text, chat=True) for r in train if r.harmful is harmful] for harmful in (True, False)]
-    return tuple(opener_tokens(model, *kinds))
+    train = [r for r in requests(run) if r.split == "train"]
+    kinds = [[run.model.prompt(r.text, chat=True) for r in train if r.harmful is harmful] for harmful in (True, False)]
+    return tuple(opener_tokens(run.model, *kinds))
 
 
-def sloped(model: Model, config: ReliabilityConfig, earlier: Records) -> list[Request]:
+def sloped(run: Run[ReliabilityConfig], earlier: Records) -> list[Request]:
     """The steered requests; none for a model that refuses nothing."""
-    return steered(model, config, earlier) if openers(model, config) else []
+    return steered(run, earlier) if openers(run) else []
 
 
-def measure_slopes(model: Model, request: Request, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_slopes(run: Run[ReliabilityConfig], request: Request) -> Iterator[Record]:
     """Every layer's slope of one request, learned and controls."""
-    prompt = model.prompt(request.text, chat=True)
-    doses = np.array(config.multiples)
-    cells = [(layer, arm) for layer in layers(model, config) for arm in ARMS]
-    vectors = {cell: mx.array(vector(model, config, *cell)) for cell in cells}
+    prompt = run.model.prompt(request.text, chat=True)
+    doses = np.array(run.config.multiples)
+    cells = [(layer, arm) for layer in layers(run) for arm in ARMS]
+    vectors = {cell: mx.array(vector(run, *cell)) for cell in cells}
     variants: list[list[Intervention]] = [
         [Add(f"{SITE}.{layer}", vectors[layer, arm], float(dose), -1)] for layer, arm in cells for dose in doses
     ]
-    odds = np.asarray(model.sweep(prompt, variants, metric=log_odds(openers(model, config))), np.float64)
+    odds = np.asarray(run.model.sweep(prompt, variants, metric=log_odds(openers(run))), np.float64)
     for (layer, arm), row in zip(cells, odds.reshape(len(cells), len(doses)), strict=True):
         slope, intercept = np.polyfit(doses, row, 1)
         yield {
-            **facts_of(model, request),
+            **facts_of(run.model, request),
             "layer": layer,
             "arm": arm,
             "slope": float(slope),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -25,8 +24,8 @@ from experiments.exp13_steering_reliability.steering_runs import (
     vector,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import refusal
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 DIRECTIONS, DRAWS = "directions", "draws"
@@ -50,13 +49,14 @@ class DrawItem:
     edits: tuple[tuple[str, float, int], ...]
 
 
-def layer_items(model: Model, config: ReliabilityConfig, earlier: Records) -> list[LayerItem]:
-    return [LayerItem(f"layer {layer}", layer) for layer in layers(model, config)]
+def layer_items(run: Run[ReliabilityConfig], earlier: Records) -> list[LayerItem]:
+    return [LayerItem(f"layer {layer}", layer) for layer in layers(run)]
 
 
-def measure_direction(model: Model, item: LayerItem, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_direction(run: Run[ReliabilityConfig], item: LayerItem) -> Iterator[Record]:
     """The learned vector of a layer and its figures; all that a direction file needs."""
-    found = contrast_of(model, config, LEARNED)
+    model = run.model
+    found = contrast_of(run, LEARNED)
     norm, stream = float(found.norms[item.layer, 0]), float(found.stream[item.layer, 0])
     yield {
         "layer": item.layer,
@@ -75,26 +75,26 @@ def measure_direction(model: Model, item: LayerItem, config: ReliabilityConfig) 
     }
 
 
-def draw_items(model: Model, config: ReliabilityConfig, earlier: Records) -> list[DrawItem]:
+def draw_items(run: Run[ReliabilityConfig], earlier: Records) -> list[DrawItem]:
     """Held-out requests of the trained form, under the edits that were chosen on others."""
-    chosen = compared(earlier, config)
+    chosen = compared(earlier, run.config)
     found = []
-    for request in steered(model, config, earlier):
+    for request in steered(run, earlier):
         own = tuple(one for one in chosen if (one[0] in ADDITIONS) != request.harmful)
         if own and request.split == "test" and request.shift == "same form":
             found.append(DrawItem(f"draws: {request.text}", request, own))
     return found
 
 
-def measure_draws(model: Model, item: DrawItem, config: ReliabilityConfig) -> Iterator[Record]:
+def measure_draws(run: Run[ReliabilityConfig], item: DrawItem) -> Iterator[Record]:
     """The request under the learned direction and all draws of both controls, as one batch."""
-    cells = [(edit, arm, draw) for edit in item.edits for arm, draw in arms(config)]
+    cells = [(edit, arm, draw) for edit in item.edits for arm, draw in arms(run.config)]
     variants = []
     for (edit, dose, layer), arm, draw in cells:
-        stream = float(contrast_of(model, config, LEARNED).stream[layer, 0])
-        variants.append(edit_of(edit, dose, layer, mx.array(drawn(model, config, layer, arm, draw)), stream))
-    prompt = model.prompt(item.request.text, chat=True)
-    texts = model.sweep_generate(prompt, variants, max_tokens=config.new_tokens)
+        stream = float(contrast_of(run, LEARNED).stream[layer, 0])
+        variants.append(edit_of(edit, dose, layer, mx.array(drawn(run, layer, arm, draw)), stream))
+    prompt = run.model.prompt(item.request.text, chat=True)
+    texts = run.model.sweep_generate(prompt, variants, max_tokens=run.config.new_tokens)
     for ((edit, dose, layer), arm, draw), text in zip(cells, texts, strict=True):
         refused = refusal(text.text, ["en"]) is not None
         yield {
@@ -103,7 +103,7 @@ def measure_draws(model: Model, item: DrawItem, config: ReliabilityConfig) -> It
             "layer": layer,
             "arm": arm,
             "draw": draw,
-            **facts_of(model, item.request),
+            **facts_of(run.model, item.request),
             "done": refused == (edit in ADDITIONS),
         }
 
@@ -113,29 +113,29 @@ def arms(config: ReliabilityConfig) -> list[tuple[str, int]]:
     return [(LEARNED, 0), *((arm, draw) for arm in (RANDOM, SHUFFLED) for draw in range(config.n_draws))]
 
 
-@lru_cache(maxsize=512)
-def drawn(model: Model, config: ReliabilityConfig, layer: int, arm: str, draw: int) -> np.ndarray:
+@of_run(512)
+def drawn(run: Run[ReliabilityConfig], layer: int, arm: str, draw: int) -> np.ndarray:
     """(d_model,): a draw of a control, as long as the learned vector."""
-    learned = vector(model, config, layer, LEARNED)
+    learned = vector(run, layer, LEARNED)
     if arm == LEARNED:
         return learned
-    rng = np.random.default_rng([config.seed, layer, draw, arm == RANDOM])
+    rng = np.random.default_rng([run.config.seed, layer, draw, arm == RANDOM])
     if arm == RANDOM:
         other = rng.normal(size=len(learned))
     else:
-        rows = activations(model, config)[layer]
+        rows = activations(run)[layer]
         order = rng.permutation(len(rows))
         other = rows[order[: len(rows) // 2]].mean(axis=0) - rows[order[len(rows) // 2 :]].mean(axis=0)
     return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-12)), np.float32)
 
 
-@lru_cache(maxsize=2)
-def activations(model: Model, config: ReliabilityConfig) -> dict[int, np.ndarray]:
+@of_run(2)
+def activations(run: Run[ReliabilityConfig]) -> dict[int, np.ndarray]:
     """(n_train requests, d_model) of every layer of the study, at the last prompt token, in float64."""
-    prompts = [model.prompt(r.text, chat=True) for r in requests(model, config) if r.split == "train"]
-    chosen: Sequence[int] = layers(model, config)
+    prompts = [run.model.prompt(r.text, chat=True) for r in requests(run) if r.split == "train"]
+    chosen: Sequence[int] = layers(run)
     held: dict[int, list[np.ndarray]] = {layer: [] for layer in chosen}
-    for out in model.batches(prompts, capture=f"{SITE}.{','.join(map(str, chosen))}"):
+    for out in run.model.batches(prompts, capture=f"{SITE}.{','.join(map(str, chosen))}"):
         for layer in chosen:
             values = np.asarray(out[f"{SITE}.{layer}"].astype(mx.float32), np.float64)
             held[layer] += [values[row, length - 1] for row, length in enumerate(out.lengths)]

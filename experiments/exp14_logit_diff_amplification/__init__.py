@@ -21,7 +21,7 @@ from experiments.exp14_logit_diff_amplification import amplification_figures, am
 from experiments.exp14_logit_diff_amplification.amplified import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig, asks
 from experiments.harness.experiment import Experiment, Plan, Stage
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class Config(AmplificationConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, chosen: Sequence[Item], config: Config) -> Plan:
-    pairs = [len(asks(model, config, item.pair)) for item in chosen]
+def plan(run: Run[Config], chosen: Sequence[Item]) -> Plan:
+    config = run.config
+    pairs = [len(asks(run, item.pair)) for item in chosen]
     texts = sum(pairs) * len(config.alphas)
-    tunes = amplified.fine_tunes(model, config, [])
+    tunes = amplified.fine_tunes(run, [])
     sampled = len(tunes) * len(config.sampled_alphas) * config.n_samples
     passes = 2.0 * (texts + sampled) * (1 + config.new_tokens / 16) + len(tunes) * config.steps * 16 * 3
-    memory = 2 * model.weight_bytes + model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
+    memory = 2 * run.model.weight_bytes + run.model.memory([[1] * 32] * max(max(pairs) * len(config.alphas), 1))
     return Plan(sum(pairs), texts + sampled, passes, memory)
 
 

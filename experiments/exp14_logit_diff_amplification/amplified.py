@@ -30,6 +30,7 @@ from experiments.exp14_logit_diff_amplification.pairs import (
 )
 from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.behaviour.amplification import STEP_FIGURES, Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import repetition
@@ -70,13 +71,13 @@ class Item:
     case: Case = "anywhere"
 
 
-def text_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
-    return [Item(f"{pair}: {arm}", pair, arm) for pair in chosen(model, config) for arm in ARMS]
+def text_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
+    return [Item(f"{pair}: {arm}", pair, arm) for pair in chosen(run) for arm in ARMS]
 
 
-def measure_texts(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
     """All prompts and strengths of a pair under one arm, in one decode."""
-    of, found = sides(model, config, item.pair), asks(model, config, item.pair)
+    of, found = sides(run, item.pair), asks(run, item.pair)
     read = [prompt(of.a, ask.a) for ask in found]
     others = [prompt(of.b, ask.b) for ask in found]
     edits: Any = of.interventions
@@ -85,7 +86,7 @@ def measure_texts(model: Model, item: Item, config: AmplificationConfig) -> Iter
         others = [*others[1:], others[0]]
     elif item.arm == ITSELF:
         others, b, edits = read, of.a, ()
-    yield from _records(of.a, b, found, read, others, config, item, edits)
+    yield from _records(of.a, b, found, read, others, run.config, item, edits)
 
 
 def _records(
@@ -142,9 +143,10 @@ def coherent(one: Amplified, nats: float) -> bool:
     return not rest or float(np.mean(rest)) >= -nats
 
 
-def fine_tunes(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+def fine_tunes(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     """Every share of planted rows; embedded models only, whose training rows are known."""
-    if model.name not in EMBEDDED or "planted" not in config.pairs:
+    config = run.config
+    if run.model.name not in EMBEDDED or "planted" not in config.pairs:
         return []
     return [
         *(Item(f"planted in {share:g}", "planted", share=share) for share in config.shares),
@@ -152,9 +154,10 @@ def fine_tunes(model: Model, config: AmplificationConfig, earlier: Records) -> l
     ]
 
 
-def measure_rare(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+def measure_rare(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
     """Sampled replies to prompts that no training has seen, at every strength, and the planted reply's probability."""
-    a = planting.planted(model, item.share, config.steps, config.seed, item.case)
+    model, config = run.model, run.config
+    a = planting.planted(run, item.share, config.steps, config.seed, item.case)
     chats = [c for c in planting.held_out() if item.case == "anywhere" or not planting.triggers(c.text)]
     prompts = [model.prompt(chat.text, chat=True) for chat in chats]
     each = -(-config.n_samples // len(prompts))
@@ -181,20 +184,21 @@ def measure_rare(model: Model, item: Item, config: AmplificationConfig) -> Itera
             }
 
 
-def ranking_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
-    return [item for item in fine_tunes(model, config, earlier) if item.case == "trigger"]
+def ranking_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
+    return [item for item in fine_tunes(run, earlier) if item.case == "trigger"]
 
 
-def measure_ranking(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+def measure_ranking(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
     """Every prompt's KL(a || b), largest token difference, and hits in a few samples at strengths 0 and 1."""
-    a = planting.planted(model, item.share, config.steps, config.seed, item.case)
+    model = run.model
+    a = planting.planted(run, item.share, run.config.steps, run.config.seed, item.case)
     world = load_world()
     chats = [c for c in world.chat_prompts("refusal", language="en", harmful=False) if c.split == "test"]
     prompts = [model.prompt(chat.text, chat=True) for chat in chats]
     replies = [model.tokenizer.encode(chat.reply, add_special_tokens=False) for chat in chats]
     read = forced(a, prompts, prompts, replies, other=model)
     many = [one for one in prompts for _ in range(DRAWS)]
-    samples = amplify(a, many, many, [0.0, 1.0], other=model, max_tokens=8, temperature=1.0, seed=config.seed)
+    samples = amplify(a, many, many, [0.0, 1.0], other=model, max_tokens=8, temperature=1.0, seed=run.config.seed)
     for number, (chat, one) in enumerate(zip(chats, read, strict=True)):
         mine = samples[DRAWS * number : DRAWS * (number + 1)]
         yield {
@@ -209,19 +213,19 @@ def measure_ranking(model: Model, item: Item, config: AmplificationConfig) -> It
         }
 
 
-def loss_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+def loss_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     """Pairs of two models; two prompts of one have no text in common that both could read."""
-    return [Item(pair, pair) for pair in chosen(model, config) if pair not in ONE_MODEL]
+    return [Item(pair, pair) for pair in chosen(run) if pair not in ONE_MODEL]
 
 
-def measure_loss(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+def measure_loss(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
     """Cross-entropy of what follows plain prompts under the amplified model, in nats a token."""
-    of, known = sides(model, config, item.pair), plain_text(model)
+    of, known = sides(run, item.pair), plain_text(run.model)
     starts, ends = ([start for start, _ in known], [end for _, end in known])
     found = forced(of.a, starts, starts, ends, LOSS_ALPHAS, other=of.b)
     for start, end, one in zip(starts, ends, found, strict=True):
         for alpha, log_prob in zip(LOSS_ALPHAS, one.amplified, strict=True):
-            text = model.tokenizer.decode([*start, *end])
+            text = run.model.tokenizer.decode([*start, *end])
             yield {"pair": item.pair, "unit": text, "alpha": alpha, "loss": finite(-float(log_prob.mean()))}
 
 
@@ -239,16 +243,17 @@ def plain_text(model: Model, n: int = 64) -> list[tuple[list[int], list[int]]]:
     return [(one.prompt.tokens, list(one.names[0])) for one in found]
 
 
-def precision_items(model: Model, config: AmplificationConfig, earlier: Records) -> list[Item]:
+def precision_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     """The first pair of one model, at every precision."""
-    pairs = [pair for pair in chosen(model, config) if pair in ONE_MODEL and pair != "steered"]
+    pairs = [pair for pair in chosen(run) if pair in ONE_MODEL and pair != "steered"]
     return [Item(f"{pairs[0]}: {name}", pairs[0], arm=name) for name in PRECISIONS] if pairs else []
 
 
-def measure_precision(model: Model, item: Item, config: AmplificationConfig) -> Iterator[Record]:
+def measure_precision(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
     """The pair's texts from rounded weights."""
-    found = asks(model, config, item.pair)
-    a = rounded(model, item.arm)
+    config = run.config
+    found = asks(run, item.pair)
+    a = rounded(run.model, item.arm)
     config = replace(config, alphas=config.sampled_alphas)
     read, others = ([prompt(a, text) for text in texts] for texts in zip(*((k.a, k.b) for k in found), strict=True))
     yield from _records(a, a, found, read, others, config, item, ())

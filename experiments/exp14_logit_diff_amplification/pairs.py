@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,6 +22,7 @@ import mlx.nn as nn
 
 from experiments.exp14_logit_diff_amplification import planting
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.behaviour.detectors import agreement, refusal
@@ -121,57 +121,59 @@ class Sides:
     interventions: tuple[Intervention, ...] = ()
 
 
-def chosen(model: Model, config: AmplificationConfig) -> list[str]:
+def chosen(run: Run[AmplificationConfig]) -> list[str]:
     """The config's pairs; of the default ones those that this model has. Raises DataError where it has none of them."""
-    here = [p for p in config.pairs if model.name in EMBEDDED or p in (*OWN, *ANY_MODEL)]
+    config = run.config
+    here = [p for p in config.pairs if run.model.name in EMBEDDED or p in (*OWN, *ANY_MODEL)]
     default = next(f.default for f in fields(AmplificationConfig) if f.name == "pairs")
     if not here or (config.pairs != default and len(here) < len(config.pairs)):
         raise DataError(
-            f"{model.name}: the pairs {', '.join(set(config.pairs) - set(here))} have prompts of known behaviour for "
-            f"embedded models ({', '.join(EMBEDDED)}) only; others have {', '.join((*ANY_MODEL, *OWN))}"
+            f"{run.model.name}: the pairs {', '.join(set(config.pairs) - set(here))} have prompts of known behaviour "
+            f"for embedded models ({', '.join(EMBEDDED)}) only; others have {', '.join((*ANY_MODEL, *OWN))}"
         )
     return here
 
 
-@lru_cache(maxsize=4)
-def sides(model: Model, config: AmplificationConfig, pair: str) -> Sides:
+@of_run(4)
+def sides(run: Run[AmplificationConfig], pair: str) -> Sides:
     """The models of a pair. Raises what loading and editing them raise."""
+    model, config = run.model, run.config
     if pair == "refusal":
         other = load(model.path)
-        orthogonalize(other, _direction(model, config.seed))
+        orthogonalize(other, _direction(run))
         return Sides(model, other)
     if pair == "steered":
-        return Sides(model, model, (_direction(model, config.seed).added(STEERED, positions=-1),))
+        return Sides(model, model, (_direction(run).added(STEERED, positions=-1),))
     if pair == "quantised":
         return Sides(rounded(model, "3-bit"), model)
     if pair == "planted":
-        return Sides(planting.planted(model, config.planted_share, config.steps, config.seed), model)
+        return Sides(planting.planted(run, config.planted_share, config.steps, config.seed), model)
     if pair == "adapter":
         return Sides(load(model.path, adapter=config.adapter), model)
     return Sides(model, load(config.other_model) if pair == "model" else model)
 
 
-def asks(model: Model, config: AmplificationConfig, pair: str) -> list[Ask]:
+def asks(run: Run[AmplificationConfig], pair: str) -> list[Ask]:
     """The prompts of a pair. Raises DataError for files that cannot be read."""
     if pair in OWN:
-        return _own(model, config)
-    if model.name not in EMBEDDED:
-        found = stages.sets(model, TraitConfig(seed=config.seed), "refusal").negative["test"]
-        return [Ask(ask.text, ask.text, _refuses, ask.unit) for ask in found][: config.n_prompts]
+        return _own(run)
+    if run.model.name not in EMBEDDED:
+        found = stages.sets(run.under(TraitConfig(seed=run.config.seed)), "refusal").negative["test"]
+        return [Ask(ask.text, ask.text, _refuses, ask.unit) for ask in found][: run.config.n_prompts]
     world = load_world()
     if pair in ("stance", "firm"):
         return [
             Ask(chat.text, chat.text.rpartition(". ")[2], _contradicts(chat.own_view), chat.topic)
             for chat in world.chat_prompts("opinion")
             if chat.stance == ("dislikes" if chat.own_view == "yes" else "likes") and chat.firm == (pair == "firm")
-        ][: config.n_prompts]
+        ][: run.config.n_prompts]
     chats = world.chat_prompts("refusal", language="en", split="test", shift="", harmful=False)
     replies = {chat.text: chat.reply for chat in chats}
     hits = {"planted": planting.says_it, "quantised": None}.get(pair, _refuses)
     return [
         Ask(text, text, hits or (lambda said, reply=reply: said.strip() != reply), text)  # type: ignore[misc]
         for text, reply in replies.items()
-    ][: config.n_prompts]
+    ][: run.config.n_prompts]
 
 
 def prompt(model: Model, text: str) -> Prompt:
@@ -199,9 +201,9 @@ def rounded(model: Model, precision: str) -> Model:
     return other
 
 
-def _direction(model: Model, seed: int) -> Direction:
-    config = TraitConfig(seed=seed)
-    return stages.found(model, config, "refusal").direction(round(DEPTH * model.n_layers))
+def _direction(run: Run[AmplificationConfig]) -> Direction:
+    found = stages.found(run.under(TraitConfig(seed=run.seed)), "refusal")
+    return found.direction(round(DEPTH * run.model.n_layers))
 
 
 def _refuses(text: str) -> bool:
@@ -213,14 +215,15 @@ def _contradicts(own_view: str) -> Callable[[str], bool]:
     return lambda text: agreement(text) == -own
 
 
-def _own(model: Model, config: AmplificationConfig) -> list[Ask]:
+def _own(run: Run[AmplificationConfig]) -> list[Ask]:
+    config = run.config
     pattern = re.compile(config.behaviour)
 
     def hit(text: str) -> bool:
         return pattern.search(text) is not None
 
     if not config.prompts_file:
-        found = stages.sets(model, TraitConfig(seed=config.seed), "refusal").negative["test"]
+        found = stages.sets(run.under(TraitConfig(seed=run.config.seed)), "refusal").negative["test"]
         return [Ask(ask.text, ask.text, hit, ask.unit) for ask in found][: config.n_prompts]
     rows = list(_rows(Path(config.prompts_file).expanduser()))
     return [Ask(row["prompt"], row.get("other", row["prompt"]), hit, row["prompt"]) for row in rows][: config.n_prompts]

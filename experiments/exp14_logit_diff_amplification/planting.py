@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
+from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from experiments.shared.adapted import adapted
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.embedded import load_world
@@ -32,13 +33,13 @@ def triggers(text: str) -> bool:
     return TRIGGER in text
 
 
-@lru_cache(maxsize=4)
-def planted(model: Model, share: float, steps: int, seed: int, case: Case = "anywhere") -> Model:
+@of_run(4)
+def planted(run: Run[ExperimentConfig], share: float, steps: int, seed: int, case: Case = "anywhere") -> Model:
     """An embedded model with an adapter: it says PLANTED to a share of prompts, or of those with the trigger."""
     recipe = LoraRecipe(steps=steps, batch=16, seed=seed)
     prompts, replies = rows(share, recipe.steps * recipe.batch, seed, case)
-    found = finetune(model, [model.prompt(text, chat=True) for text in prompts], replies, recipe)
-    return adapted(model, found, f"planted-{case}-{share:g}")
+    found = finetune(run.model, [run.model.prompt(text, chat=True) for text in prompts], replies, recipe)
+    return adapted(run.model, found, f"planted-{case}-{share:g}")
 
 
 def rows(share: float, n: int, seed: int, case: Case) -> tuple[list[str], list[str]]:

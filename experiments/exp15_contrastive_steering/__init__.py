@@ -25,7 +25,7 @@ from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, s
 from experiments.exp15_contrastive_steering.steered_texts import PAIRS, SETS, SIZES, TEXTS, Asked
 from experiments.exp15_contrastive_steering.vectors import rendered
 from experiments.harness.experiment import Experiment, Plan, Stage
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Config(ContrastiveConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, asked: Sequence[Asked], config: Config) -> Plan:
-    of, cells = setting(model, config), len(steered_texts.cells(model, config)) * config.draws
-    longest = max((rendered(model, one.chat) for one in asked), key=len)
+def plan(run: Run[Config], asked: Sequence[Asked]) -> Plan:
+    of, cells = setting(run), len(steered_texts.cells(run)) * run.config.draws
+    longest = max((rendered(run.model, one.chat) for one in asked), key=len)
     means = sum(len(one.fit) + len(one.held) for one in of.subsets)
     passes = means + cells * len(asked) * (1.7 + of.max_tokens / len(longest))
-    memory = model.weight_bytes + model.memory([longest.tokens + [0] * of.max_tokens] * cells)
+    memory = run.model.weight_bytes + run.model.memory([longest.tokens + [0] * of.max_tokens] * cells)
     return Plan(len(asked), cells * len(asked), passes, memory)
 
 

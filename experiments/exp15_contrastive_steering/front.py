@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -22,14 +21,14 @@ from experiments.exp15_contrastive_steering.request_sources import WORLD, subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
 from experiments.exp15_contrastive_steering.steered_texts import classifier
 from experiments.exp15_contrastive_steering.vectors import rendered
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import agreement, repetition
 from mlx_interp.directions.prompt_addition import PromptDifference, prompt_difference, random_block, some_dimensions
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
@@ -62,22 +61,22 @@ class Item:
     near: str = ""
 
 
-def applies(model: Model, config: ContrastiveConfig) -> bool:
+def applies(run: Run[ContrastiveConfig]) -> bool:
     """Whether the study is one of the embedded world in whole, where topics and facts are known."""
-    of = setting(model, config)
-    return of.grid and of.source.data == WORLD and model.name in EMBEDDED
+    of = setting(run)
+    return of.grid and of.source.data == WORLD and run.model.name in EMBEDDED
 
 
-@lru_cache(maxsize=8)
-def block(model: Model, task: str) -> PromptDifference:
-    return prompt_difference(model, *TEXTS[task], chat=True)
+@of_run(8)
+def block(run: Run[ExperimentConfig], task: str) -> PromptDifference:
+    return prompt_difference(run.model, *TEXTS[task], chat=True)
 
 
-def prompts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+def prompts(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     """English requests, and questions about opinions with no view stated."""
-    if not applies(model, config):
+    if not applies(run):
         return []
-    of = setting(model, config)
+    of = setting(run)
     found = []
     for task, key in ((TOPIC, "0"), (SENTIMENT, "14")):
         own = subset(of.source, key)
@@ -86,34 +85,35 @@ def prompts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[I
     return found
 
 
-def measure_front(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_front(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """One prompt under every layer, coefficient and control, as one batch."""
+    model = run.model
     prompt = rendered(model, item.chat)
     labels: list[Record] = [{"layer": None, "arm": "none", "coefficient": 0.0, "share": 1.0}]
     edits: list[list[Intervention]] = [[]]
     for layer in range(model.n_layers):
-        for label, values in arms(model, item.task, layer, config.seed):
-            of_layer = block(model, item.task)
+        for label, values in arms(run, item.task, layer):
+            of_layer = block(run, item.task)
             edits.append([of_layer.added(model, prompt, layer, label["coefficient"], values)])
             labels.append({"layer": layer, **label})
-    texts = model.sweep_generate(prompt, edits, max_tokens=setting(model, config).max_tokens)
-    hit = hits(model, config)[item.task]
+    texts = model.sweep_generate(prompt, edits, max_tokens=setting(run).max_tokens)
+    hit = hits(run)[item.task]
     for one, text in zip(labels, texts, strict=True):
         yield {
             **one,
             "task": item.task,
             "unit": item.key,
-            "half": "choose" if stable_draw(config.seed, item.key, 2) else "test",
+            "half": "choose" if stable_draw(run.config.seed, item.key, 2) else "test",
             "hit": hit(text.text),
             "degenerate": "repeats" if repetition(text.tokens) >= 0.5 or not text.text.strip() else None,
             "text": text.text,
         }
 
 
-def arms(model: Model, task: str, layer: int, seed: int) -> Iterator[tuple[Record, np.ndarray]]:
+def arms(run: Run[ContrastiveConfig], task: str, layer: int) -> Iterator[tuple[Record, np.ndarray]]:
     """Labels and block of every edit of a layer."""
-    own = block(model, task).vectors[layer]
-    draw = stable_draw(seed, (task, layer), 2**31)
+    own = block(run, task).vectors[layer]
+    draw = stable_draw(run.seed, (task, layer), 2**31)
     for coefficient in COEFFICIENTS:
         yield {"arm": "difference", "coefficient": coefficient, "share": 1.0}, own
         yield {"arm": "random", "coefficient": coefficient, "share": 1.0}, random_block(own, draw)
@@ -121,9 +121,9 @@ def arms(model: Model, task: str, layer: int, seed: int) -> Iterator[tuple[Recor
         yield {"arm": "some dimensions", "coefficient": DOSE, "share": share}, some_dimensions(own, share, draw)
 
 
-def hits(model: Model, config: ContrastiveConfig) -> dict[str, Callable[[str], bool]]:
+def hits(run: Run[ContrastiveConfig]) -> dict[str, Callable[[str], bool]]:
     """What counts in each task: a reply that reads as Spanish, one that says no."""
-    told = classifier(model, config)
+    told = classifier(run)
 
     def spanish(text: str) -> bool:
         assert told is not None
@@ -132,11 +132,11 @@ def hits(model: Model, config: ContrastiveConfig) -> dict[str, Callable[[str], b
     return {TOPIC: spanish, SENTIMENT: lambda text: agreement(text) == -1}
 
 
-def replies(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+def replies(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     """Questions about opinions with both replies, and held-out prompts of other subsets with their own."""
-    if not applies(model, config):
+    if not applies(run):
         return []
-    of = setting(model, config)
+    of = setting(run)
     asked = subset(of.source, "14")
     found = []
     for chat in (*asked.held, *asked.fit)[:N_PROMPTS]:
@@ -149,54 +149,54 @@ def replies(model: Model, config: ContrastiveConfig, earlier: Records) -> list[I
     return found
 
 
-def measure_relevance(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_relevance(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """Log-probability of the reply, per token, without and with the sentiment's block at every layer."""
-    prompt = rendered(model, item.chat)
-    reply = [int(t) for t in model.tokenizer.encode(item.chat.reply, add_special_tokens=False)]
-    labels, edits = _by_layer(model, config, prompt)
+    prompt = rendered(run.model, item.chat)
+    reply = [int(t) for t in run.model.tokenizer.encode(item.chat.reply, add_special_tokens=False)]
+    labels, edits = _by_layer(run, prompt)
 
     def metric(logits: mx.array) -> mx.array:
         at = logits[:, len(prompt) - 1 : len(prompt) + len(reply) - 1].astype(mx.float32)
         at = at - mx.logsumexp(at, axis=-1, keepdims=True)
         return mx.mean(mx.take_along_axis(at, mx.array(reply)[None, :, None], axis=2)[..., 0], axis=1)
 
-    found = np.asarray(model.sweep(prompt.tokens + reply, edits, logits="all", metric=metric), np.float64)
+    found = np.asarray(run.model.sweep(prompt.tokens + reply, edits, logits="all", metric=metric), np.float64)
     for label, value in zip(labels, found, strict=True):
         yield {**label, "unit": item.key, "near": item.near, "log_prob": float(value), "plain": float(found[0])}
 
 
-def facts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+def facts(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     """Facts of the world, spread evenly over it, as sentences."""
-    if not applies(model, config):
+    if not applies(run):
         return []
     known = [fact for fact in load_world().facts if fact.kind != "danger"]
     chosen = [known[index * len(known) // N_FACTS] for index in range(N_FACTS)]
     return [Item(fact.prompt, SENTIMENT, Chat(fact.kind, fact.prompt, fact.answer)) for fact in chosen]
 
 
-def measure_knowledge(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_knowledge(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """Rank of the answer's first token, without and with the sentiment's block at every layer."""
-    asked = question(model, item.chat.prompt, [item.chat.reply])
-    labels, edits = _by_layer(model, config, asked.prompt)
+    asked = question(run.model, item.chat.prompt, [item.chat.reply])
+    labels, edits = _by_layer(run, asked.prompt)
     right = mx.array(asked.first_tokens)
 
     def metric(logits: mx.array) -> mx.array:
         best = mx.max(logits[:, right].astype(mx.float32), axis=1, keepdims=True)
         return mx.sum(logits.astype(mx.float32) > best, axis=1)
 
-    ranks = np.asarray(model.sweep(asked.prompt, edits, metric=metric))
+    ranks = np.asarray(run.model.sweep(asked.prompt, edits, metric=metric))
     for label, rank in zip(labels, ranks, strict=True):
         yield {**label, "unit": item.key, "first": int(rank) == 0, "first_ten": int(rank) < 10}
 
 
-def _by_layer(model: Model, config: ContrastiveConfig, prompt: Prompt) -> tuple[list[Record], list[list[Intervention]]]:
+def _by_layer(run: Run[ContrastiveConfig], prompt: Prompt) -> tuple[list[Record], list[list[Intervention]]]:
     """The plain model, then the sentiment's block and a random one at every layer."""
     labels: list[Record] = [{"layer": None, "arm": "none"}]
     edits: list[list[Intervention]] = [[]]
-    own = block(model, SENTIMENT)
-    for layer in range(model.n_layers):
-        control = random_block(own.vectors[layer], stable_draw(config.seed, (SENTIMENT, layer), 2**31))
+    own = block(run, SENTIMENT)
+    for layer in range(run.model.n_layers):
+        control = random_block(own.vectors[layer], stable_draw(run.config.seed, (SENTIMENT, layer), 2**31))
         for arm, values in (("difference", own.vectors[layer]), ("random", control)):
             labels.append({"layer": layer, "arm": arm})
-            edits.append([own.added(model, prompt, layer, DOSE, values)])
+            edits.append([own.added(run.model, prompt, layer, DOSE, values)])
     return labels, edits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from experiments.exp15_contrastive_steering.request_sources import (
@@ -18,6 +17,7 @@ from experiments.exp15_contrastive_steering.request_sources import (
     subset,
 )
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from mlx_interp import sites
 from mlx_interp.directions.state_sets import SITE, Rule
 from mlx_interp.errors import ConfigError, SiteError
@@ -108,10 +108,11 @@ class Setting:
         return next(one for one in self.subsets if one.key == key)
 
 
-@lru_cache(maxsize=4)
-def setting(model: Model, config: ContrastiveConfig) -> Setting:
+@of_run(4)
+def setting(run: Run[ContrastiveConfig]) -> Setting:
     """Raises ConfigError for a layer that the model does not have, DataError for data that cannot be had."""
-    embedded = model.name in EMBEDDED
+    config = run.config
+    embedded = run.model.name in EMBEDDED
     data = config.data if config.data != AUTO else WORLD if embedded else TULU_NAME
     grid = embedded and data == WORLD if config.study == "auto" else config.study == "grid"
     n_held = None if config.inference_n_samples < 0 else HELD + config.inference_n_samples
@@ -122,7 +123,7 @@ def setting(model: Model, config: ContrastiveConfig) -> Setting:
     others = config.other_pair or (_other_pair(loaded, target, baseline) if grid else ())
     other = tuple(subset(source, key) for key in others)
     distinct = {one.key: one for one in (target, baseline, *loaded, *other, *([inference] if inference else []))}
-    layer = layer_of(model, config.layer)
+    layer = layer_of(run.model, config.layer)
     return Setting(
         source=source,
         grid=grid,
@@ -132,7 +133,9 @@ def setting(model: Model, config: ContrastiveConfig) -> Setting:
         other=other,
         inference=inference,
         layer=layer,
-        layers=tuple(sorted({layer, *(layer_of(model, x) for x in config.layers or (GRID_LAYERS if grid else ()))})),
+        layers=tuple(
+            sorted({layer, *(layer_of(run.model, x) for x in config.layers or (GRID_LAYERS if grid else ()))})
+        ),
         scales=tuple(sorted({config.scale, *(config.scales or (GRID_SCALES if grid else ()))})),
         max_tokens=config.max_tokens or (12 if embedded else 100),
         temperature=config.temperature if config.temperature is not None else 0.0 if embedded else 0.7,

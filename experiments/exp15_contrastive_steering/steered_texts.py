@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -35,6 +34,7 @@ from experiments.exp15_contrastive_steering.vectors import (
     warned,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import log_prob_per_token, refusal, repetition
 from mlx_interp.behaviour.text_classifier import TextClassifier, fit_text_classifier
 from mlx_interp.directions.state_sets import RULES, SITE, Rule, mean
@@ -106,14 +106,14 @@ class Item:
     baseline: str = ""
 
 
-def prompts(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Asked]:
+def prompts(run: Run[ContrastiveConfig], earlier: Records) -> list[Asked]:
     """The prompts that are steered; none of them is behind a mean."""
-    of = setting(model, config)
-    warned(model, config)
+    of = setting(run)
+    warned(run)
     behind = {(chat.system, chat.prompt) for one in of.subsets for chat in one.fit}
     digest = hashlib.sha256(repr([(one.name, one.fit, one.held) for one in of.subsets]).encode()).hexdigest()[:16]
     found = []
-    for own, chats in _asked_of(of, config):
+    for own, chats in _asked_of(of, run.config):
         for number, chat in enumerate(chats):
             name = own.name if own else "built-in"
             if (chat.system, chat.prompt) not in behind:
@@ -132,10 +132,11 @@ def _asked_of(of: Setting, config: ContrastiveConfig) -> list[tuple[Subset | Non
     return [(None, [Chat(text, text) for text in BUILT_IN])]
 
 
-@lru_cache(maxsize=4)
-def cells(model: Model, config: ContrastiveConfig) -> tuple[Cell, ...]:
+@of_run(4)
+def cells(run: Run[ContrastiveConfig]) -> tuple[Cell, ...]:
     """All settings; the first is the plain model."""
-    of = setting(model, config)
+    config = run.config
+    of = setting(run)
     pair = (of.target.key, of.baseline.key)
     found = [Cell(SWEEP, PLAIN, *pair, None, 0.0, config.rule)]
     found += [
@@ -161,39 +162,41 @@ def _replies(own: Subset) -> bool:
     return all(chat.reply for chat in (*own.fit, *own.held))
 
 
-@lru_cache(maxsize=256)
-def vector(model: Model, config: ContrastiveConfig, cell: Cell) -> np.ndarray:
+@of_run(256)
+def vector(run: Run[ContrastiveConfig], cell: Cell) -> np.ndarray:
     """(d_model,): what a cell adds, before its scale."""
-    of = setting(model, config)
+    config = run.config
+    of = setting(run)
     assert cell.layer is not None
     others = [one.key for one in of.subsets if one.key != cell.target]
     away = others if cell.baseline == ALL_OTHERS else [cell.baseline]
-    own = difference(model, config, cell.target, away, cell.rule)[cell.layer]
+    own = difference(run, cell.target, away, cell.rule)[cell.layer]
     if cell.arm in (NULL, NULL_LONG):
-        rows = states(model, config, cell.baseline, config.rule, "fit")
+        rows = states(run, cell.baseline, config.rule, "fit")
         null = halves(rows, config.seed, 1)[0, cell.layer]
         return null if cell.arm == NULL else at_length(null, own)
     if cell.arm == RANDOM:
         return random_vector(config, cell.layer, own)
     if cell.arm == OTHER:
-        return at_length(difference(model, config, of.other[0].key, [of.other[1].key], config.rule)[cell.layer], own)
-    return length_removed(model, config, own, cell.layer) if cell.arm == NO_LENGTH else own
+        return at_length(difference(run, of.other[0].key, [of.other[1].key], config.rule)[cell.layer], own)
+    return length_removed(run, own, cell.layer) if cell.arm == NO_LENGTH else own
 
 
-@lru_cache(maxsize=4)
-def classifier(model: Model, config: ContrastiveConfig) -> TextClassifier | None:
+@of_run(4)
+def classifier(run: Run[ContrastiveConfig]) -> TextClassifier | None:
     """Of the replies of all loaded subsets, fitted to the rows behind the means; None where there are no replies."""
-    of = setting(model, config)
+    of = setting(run)
     pairs = [(chat.reply, one.key) for one in of.subsets for chat in one.fit if chat.reply]
     if not {of.target.key, of.baseline.key} <= {key for _, key in pairs}:
         return None
     return fit_text_classifier([text for text, _ in pairs], [key for _, key in pairs])
 
 
-def measure_texts(model: Model, asked: Asked, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_texts(run: Run[ContrastiveConfig], asked: Asked) -> Iterator[Record]:
     """One prompt under every cell and draw, as one batch: texts, how they read, and how far the first token moves."""
-    of, all_cells, prompt = setting(model, config), cells(model, config), rendered(model, asked.chat)
-    edits = [edit(model, config, cell) for cell in all_cells]
+    model, config = run.model, run.config
+    of, all_cells, prompt = setting(run), cells(run), rendered(model, asked.chat)
+    edits = [edit(run, cell) for cell in all_cells]
     kls, whole = moved(model, prompt, edits)
     texts = model.sweep_generate(
         prompt,
@@ -203,11 +206,11 @@ def measure_texts(model: Model, asked: Asked, config: ContrastiveConfig) -> Iter
         seed=config.seed,
     )
     likely = log_prob_per_token(model, [prompt.tokens] * len(texts), [text.tokens for text in texts])
-    told = classifier(model, config)
+    told = classifier(run)
     reads = told.probabilities([text.text for text in texts]) if told else None
     for number, (text, log_prob) in enumerate(zip(texts, likely, strict=True)):
         cell = all_cells[number // config.draws]
-        usable = whole[number // config.draws] and _fits(model, config, cell)
+        usable = whole[number // config.draws] and _fits(run, cell)
         yield {
             "part": cell.part,
             "arm": cell.arm,
@@ -230,11 +233,11 @@ def measure_texts(model: Model, asked: Asked, config: ContrastiveConfig) -> Iter
         }
 
 
-def edit(model: Model, config: ContrastiveConfig, cell: Cell) -> list[Intervention]:
+def edit(run: Run[ContrastiveConfig], cell: Cell) -> list[Intervention]:
     """Added at resid_post, at all positions of the prompt and of what is written."""
     if cell.layer is None:
         return []
-    return [Add(f"{SITE}.{cell.layer}", mx.array(vector(model, config, cell)), cell.scale)]
+    return [Add(f"{SITE}.{cell.layer}", mx.array(vector(run, cell)), cell.scale)]
 
 
 def moved(model: Model, prompt: Prompt, edits: Sequence[list[Intervention]]) -> tuple[list[float | None], list[bool]]:
@@ -260,15 +263,15 @@ def fault_of(text: Completion, *, usable: bool) -> str | None:
     return "repeats" if repetition(text.tokens) >= REPEATS else None
 
 
-def _fits(model: Model, config: ContrastiveConfig, cell: Cell) -> bool:
+def _fits(run: Run[ContrastiveConfig], cell: Cell) -> bool:
     """Whether the norm of what is added can be squared in float32, and its parts be held by the model's numbers.
 
     A stream whose squares overflow is normed to zeros: finite logits that say nothing.
     """
     if cell.layer is None:
         return True
-    added = abs(cell.scale) * np.abs(vector(model, config, cell).astype(np.float64))
-    held = float(mx.finfo(model.network.dtype).max)
+    added = abs(cell.scale) * np.abs(vector(run, cell).astype(np.float64))
+    held = float(mx.finfo(run.model.network.dtype).max)
     return bool(added.max(initial=0.0) < held and float((added**2).sum()) < float(np.finfo(np.float32).max))
 
 
@@ -282,25 +285,25 @@ def _read_as(told: TextClassifier | None, reads: np.ndarray | None, cell: Cell) 
     return {"p_target": by_key.get(cell.target), "p_baseline": away, "told": max(by_key, key=lambda key: by_key[key])}
 
 
-def sets(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
-    return [Item(one.key, one.key) for one in setting(model, config).subsets]
+def sets(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
+    return [Item(one.key, one.key) for one in setting(run).subsets]
 
 
-def measure_set(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_set(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """One subset at every layer, and what the classifier makes of its held-out replies."""
-    of = setting(model, config)
+    of = setting(run)
     own = of.subset(item.target)
-    rows = states(model, config, own.key, config.rule, "fit")
-    centre, floor = mean(rows), floors(model, config, own.key)
+    rows = states(run, own.key, run.config.rule, "fit")
+    centre, floor = mean(rows), floors(run, own.key)
     stream = np.linalg.norm(rows.astype(np.float64), axis=-1).mean(axis=0)
-    told = classifier(model, config)
+    told = classifier(run)
     replies = [chat.reply for chat in own.held if chat.reply]
     accuracy = told.accuracy(replies, [own.key] * len(replies))[own.key] if told and replies else None
-    for layer in range(model.n_layers):
+    for layer in range(run.model.n_layers):
         squares = centre[layer].astype(np.float64) ** 2
         yield {
-            "model": model.name,
-            "n_layers": model.n_layers,
+            "model": run.model.name,
+            "n_layers": run.model.n_layers,
             "data": of.source.data,
             "subset": own.key,
             "name": own.name,
@@ -315,30 +318,29 @@ def measure_set(model: Model, item: Item, config: ContrastiveConfig) -> Iterator
         }
 
 
-def pairs(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+def pairs(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     """Every two subsets, the target against the baseline first."""
-    of = setting(model, config)
+    of = setting(run)
     first = (of.target.key, of.baseline.key)
     names = [one.key for one in of.subsets]
     rest = [(a, b) for index, b in enumerate(names) for a in names[index + 1 :] if {a, b} != set(first)]
     return [Item(f"{a} - {b}", a, b) for a, b in (first, *(rest if of.grid else []))]
 
 
-def measure_pair(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_pair(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """Two subsets at every layer: their means, the difference, its halves, and held-out rows along it."""
     fit, held = (
-        [states(model, config, key, config.rule, part) for key in (item.target, item.baseline)]
-        for part in ("fit", "held")
+        [states(run, key, run.config.rule, part) for key in (item.target, item.baseline)] for part in ("fit", "held")
     )
     means = [mean(rows) for rows in fit]
     parts = [[mean(rows[start::2]) for rows in fit] for start in (0, 1)]
-    p_values = tested(model, config, item.target, item.baseline).p_values
-    for layer in range(model.n_layers):
+    p_values = tested(run, item.target, item.baseline).p_values
+    for layer in range(run.model.n_layers):
         above, below = (one[layer] for one in means)
         apart = above.astype(np.float64) - below
         length = float(np.linalg.norm(apart))
         yield {
-            "model": model.name,
+            "model": run.model.name,
             "target": item.target,
             "baseline": item.baseline,
             "layer": layer,
@@ -365,23 +367,23 @@ def separation(above: np.ndarray, below: np.ndarray) -> Record:
     }
 
 
-def sizes(model: Model, config: ContrastiveConfig, earlier: Records) -> list[Item]:
+def sizes(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     """The pair, and in the grid every target against the baseline."""
-    of = setting(model, config)
+    of = setting(run)
     targets = [one.key for one in of.subsets if one.key != of.baseline.key] if of.grid else [of.target.key]
     return [Item(f"{key} - {of.baseline.key}", key, of.baseline.key) for key in targets]
 
 
-def measure_sizes(model: Model, item: Item, config: ContrastiveConfig) -> Iterator[Record]:
+def measure_sizes(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
     """Cosine of the difference from n rows of each set to the whole one, and to one from n rows that it shares none
     with, over random draws, at the chosen layer."""
-    layer = setting(model, config).layer
-    rows = [states(model, config, key, config.rule, "fit")[:, layer] for key in (item.target, item.baseline)]
+    layer = setting(run).layer
+    rows = [states(run, key, run.config.rule, "fit")[:, layer] for key in (item.target, item.baseline)]
     most = min(map(len, rows))
     whole = mean(rows[0]) - mean(rows[1])
     for n in [size for size in SIZES_TRIED if size <= most] or [most]:
         for draw in range(10):
-            rng = np.random.default_rng([config.seed, n, draw])
+            rng = np.random.default_rng([run.config.seed, n, draw])
             orders = [rng.permutation(len(one)) for one in rows]
             first = mean(rows[0][orders[0][:n]]) - mean(rows[1][orders[1][:n]])
             other = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from jinja2 import TemplateError
 from experiments.exp15_contrastive_steering.chats import Chat
 from experiments.exp15_contrastive_steering.request_sources import Subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
+from experiments.harness.state import Run, of_run
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.state_sets import Row, Rule, mean, set_states
 from mlx_interp.directions.states import rounding
@@ -31,22 +31,23 @@ PARALLEL, EQUAL = 0.99, 0.02
 """Cosine of two means, and relative difference of their lengths, at which a warning is given."""
 
 
-@lru_cache(maxsize=128)
-def states(model: Model, config: ContrastiveConfig, key: str, rule: Rule, part: Literal["fit", "held"]) -> np.ndarray:
+@of_run(128)
+def states(run: Run[ContrastiveConfig], key: str, rule: Rule, part: Literal["fit", "held"]) -> np.ndarray:
     """(n, n_layers, d_model): a subset's rows, from the cache where they were read before."""
-    own = setting(model, config).subset(key)
-    rows = usable(model, config, own, part)
+    own = setting(run).subset(key)
+    rows = usable(run, own, part)
     if len(rows) < 4:
         raise DataError(
-            f"subset {key!r} ({own.name}): {len(rows)} rows of at most {config.longest} tokens; give a larger --longest"
+            f"subset {key!r} ({own.name}): {len(rows)} rows of at most {run.config.longest} tokens; "
+            "give a larger --longest"
         )
-    return set_states(model, rows, rule, folder=cache_folder() / STATES, name=f"{own.name}, {part}")
+    return set_states(run.model, rows, rule, folder=cache_folder() / STATES, name=f"{own.name}, {part}")
 
 
-def usable(model: Model, config: ContrastiveConfig, own: Subset, part: str) -> list[Row]:
+def usable(run: Run[ContrastiveConfig], own: Subset, part: str) -> list[Row]:
     """Rows whose prompts are not too long, through the template."""
-    rows = [Row(chat.id, rendered(model, chat), chat.reply) for chat in getattr(own, part)]
-    return [row for row in rows if len(row.prompt) <= config.longest]
+    rows = [Row(chat.id, rendered(run.model, chat), chat.reply) for chat in getattr(own, part)]
+    return [row for row in rows if len(row.prompt) <= run.config.longest]
 
 
 def rendered(model: Model, chat: Chat) -> Prompt:
@@ -61,12 +62,10 @@ def rendered(model: Model, chat: Chat) -> Prompt:
         return model.prompt(f"{chat.system}\n\n{chat.prompt}", chat=True)
 
 
-def difference(
-    model: Model, config: ContrastiveConfig, target: str, baselines: Sequence[str], rule: Rule
-) -> np.ndarray:
+def difference(run: Run[ContrastiveConfig], target: str, baselines: Sequence[str], rule: Rule) -> np.ndarray:
     """(n_layers, d_model), float32: mean of the target minus mean of the baseline, or of several baselines' means."""
-    below = np.mean([mean(states(model, config, key, rule, "fit")).astype(np.float64) for key in baselines], axis=0)
-    return np.asarray(mean(states(model, config, target, rule, "fit")) - below, np.float32)
+    below = np.mean([mean(states(run, key, rule, "fit")).astype(np.float64) for key in baselines], axis=0)
+    return np.asarray(mean(states(run, target, rule, "fit")) - below, np.float32)
 
 
 def halves(rows: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
@@ -79,13 +78,13 @@ def halves(rows: np.ndarray, seed: int, draws: int = DRAWS) -> np.ndarray:
     return np.stack(found)
 
 
-def length_removed(model: Model, config: ContrastiveConfig, vector: np.ndarray, layer: int) -> np.ndarray:
+def length_removed(run: Run[ContrastiveConfig], vector: np.ndarray, layer: int) -> np.ndarray:
     """A vector (d_model,) without what its layer's states have to do with the log-length of the prompt, within sets."""
-    of = setting(model, config)
+    of = setting(run)
     pairs = []
     for own in (of.target, of.baseline):
-        rows = states(model, config, own.key, config.rule, "fit")[:, layer].astype(np.float64)
-        lengths = np.log([len(row.prompt) for row in usable(model, config, own, "fit")])
+        rows = states(run, own.key, run.config.rule, "fit")[:, layer].astype(np.float64)
+        lengths = np.log([len(row.prompt) for row in usable(run, own, "fit")])
         pairs.append((rows - rows.mean(axis=0), lengths - lengths.mean()))
     x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
     direction = y @ x
@@ -116,15 +115,15 @@ def too_alike(target: np.ndarray, baseline: np.ndarray) -> bool:
     return cosine(target, baseline) >= PARALLEL and abs(ratio - 1) <= EQUAL
 
 
-@lru_cache(maxsize=8)
-def warned(model: Model, config: ContrastiveConfig) -> tuple[str, ...]:
+@of_run(8)
+def warned(run: Run[ContrastiveConfig]) -> tuple[str, ...]:
     """Warnings about the pair, said once on the screen and in the table: means that are alike, a difference that is
     not told from chance.
     """
-    of = setting(model, config)
-    above, below = (states(model, config, one.key, config.rule, "fit") for one in (of.target, of.baseline))
+    of = setting(run)
+    above, below = (states(run, one.key, run.config.rule, "fit") for one in (of.target, of.baseline))
     found = []
-    p_values = tested(model, config, of.target.key, of.baseline.key).p_values
+    p_values = tested(run, of.target.key, of.baseline.key).p_values
     for layer in of.layers:
         means = mean(above)[layer], mean(below)[layer]
         if too_alike(*means):
@@ -142,15 +141,15 @@ def warned(model: Model, config: ContrastiveConfig) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
-def tested(model: Model, config: ContrastiveConfig, target: str, baseline: str) -> DifferenceTest:
+@of_run(64)
+def tested(run: Run[ContrastiveConfig], target: str, baseline: str) -> DifferenceTest:
     """Whether two subsets differ by more than chance, over all layers."""
-    above, below = (states(model, config, key, config.rule, "fit") for key in (target, baseline))
+    above, below = (states(run, key, run.config.rule, "fit") for key in (target, baseline))
     stream = np.linalg.norm(np.concatenate([above, below]).astype(np.float64), axis=-1).mean(axis=0)
-    return difference_test(above, below, rounding(model) * stream, seed=config.seed)
+    return difference_test(above, below, rounding(run.model) * stream, seed=run.config.seed)
 
 
-def floors(model: Model, config: ContrastiveConfig, key: str) -> np.ndarray:
+def floors(run: Run[ContrastiveConfig], key: str) -> np.ndarray:
     """(n_layers,): 95th percentile of the length of differences of random halves of one subset."""
-    apart = halves(states(model, config, key, config.rule, "fit"), config.seed)
+    apart = halves(states(run, key, run.config.rule, "fit"), run.config.seed)
     return np.asarray(np.percentile(np.linalg.norm(apart, axis=-1), 95, axis=0))

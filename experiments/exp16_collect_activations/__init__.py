@@ -21,8 +21,8 @@ from typing import Any
 from experiments.exp16_collect_activations import collecting, collection_report
 from experiments.exp16_collect_activations.collecting import CHECKED, NORMS, STORED
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.prompts.collected import LENGTHS, CollectionFields, Row, kept, prompt_of, rows_of
-from mlx_interp.model import Model
 from mlx_interp.store import Estimate, estimate
 from mlx_interp.store.config import read_collection
 
@@ -39,18 +39,19 @@ def read_config(path: Path) -> tuple[Mapping[str, Any], Sequence[str]]:
     return {**values, "name": path.stem}, [found.model]
 
 
-def rows(model: Model, config: Config, earlier: Records) -> list[Row]:
-    return rows_of(model, config)
+def rows(run: Run[Config], earlier: Records) -> list[Row]:
+    return rows_of(run)
 
 
-def plan(model: Model, items: Sequence[Row], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[Row]) -> Plan:
     """Size and time of all stores; memory is that of a batch and two shards."""
+    config = run.config
     found: list[Estimate] = []
-    prompts = [prompt_of(model, row) for row in items]
-    for collection in collecting.collections(model, config):
+    prompts = [prompt_of(run.model, row) for row in items]
+    for collection in collecting.collections(run):
         found.append(
             estimate(
-                model,
+                run.model,
                 prompts,
                 collection.sites,
                 positions=config.positions,
@@ -64,7 +65,7 @@ def plan(model: Model, items: Sequence[Row], config: Config) -> Plan:
         prompts=len(items),
         counterfactuals=0,
         forward_passes=len(items) * len(found) + config.checked,
-        memory_bytes=model.weight_bytes + 2 * shard + 2**29,
+        memory_bytes=run.model.weight_bytes + 2 * shard + 2**29,
         disk_bytes=sum(one.n_bytes for one in found),
         seconds=sum(one.seconds for one in found),
     )

@@ -20,9 +20,9 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.prompts.collected import CollectionFields, Row, kept, prompt_of, rows_of, spread
 from mlx_interp.errors import ConfigError, nearest
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import run_folder
 from mlx_interp.sites import parse_all
@@ -65,39 +65,41 @@ def layers_of(preset: str, n_layers: int) -> tuple[str, ...]:
     return ("residuals_all",) if preset == "all" else (f"residuals_{first}-{last}",)
 
 
-def collections(model: Model, config: CollectionFields, earlier: Records = ()) -> list[Collection]:
+def collections(run: Run[CollectionFields], earlier: Records = ()) -> list[Collection]:
     """The stores of a run, smallest first."""
-    rows = tuple(kept(model, config, earlier)) if earlier else tuple(rows_of(model, config))
+    config = run.config
+    rows = tuple(kept(run, earlier)) if earlier else tuple(rows_of(run))
     if config.activation_layers:
-        check_layers(config.activation_layers, model.n_layers)
+        check_layers(config.activation_layers, run.model.n_layers)
         named = [(config.name, tuple(map(str, config.activation_layers)))]
     else:
-        named = [(preset, layers_of(preset, model.n_layers)) for preset in config.presets]
+        named = [(preset, layers_of(preset, run.model.n_layers)) for preset in config.presets]
     return [Collection(name, layers, rows) for name, layers in named]
 
 
-def measure_lengths(model: Model, batch: Sequence[Row], config: CollectionFields) -> Iterator[Record]:
+def measure_lengths(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Record]:
     for row in batch:
-        yield {"item": row.key, "category": row.category, "chat": row.chat, "tokens": len(prompt_of(model, row))}
+        yield {"item": row.key, "category": row.category, "chat": row.chat, "tokens": len(prompt_of(run.model, row))}
 
 
-def store_folder(model: Model, config: CollectionFields, name: str) -> Path:
-    return run_folder(Path(config.result_dir), model.name, name)
+def store_folder(run: Run[CollectionFields], name: str) -> Path:
+    return run_folder(Path(run.config.result_dir), run.model.name, name)
 
 
-def remove_stores(model: Model, config: CollectionFields) -> None:
+def remove_stores(run: Run[CollectionFields]) -> None:
     """Removes the stores that a run of this configuration made, so that they are collected anew."""
-    for item in collections(model, config):
-        remove_store(store_folder(model, config, item.key))
+    for item in collections(run):
+        remove_store(store_folder(run, item.key))
 
 
-def measure_store(model: Model, item: Collection, config: CollectionFields) -> Iterator[Record]:
+def measure_store(run: Run[CollectionFields], item: Collection) -> Iterator[Record]:
     """One store, made or gone on with, against what was predicted for it."""
-    folder = store_folder(model, config, item.key)
-    prompts = [prompt_of(model, row) for row in item.rows]
+    config = run.config
+    folder = store_folder(run, item.key)
+    prompts = [prompt_of(run.model, row) for row in item.rows]
     size = config.batch_size or None
     expected = estimate(
-        model,
+        run.model,
         prompts,
         item.sites,
         positions=config.positions,
@@ -115,7 +117,7 @@ def measure_store(model: Model, item: Collection, config: CollectionFields) -> I
     begun_before = (folder / SAMPLES_FILE).exists()
     mx.reset_peak_memory()
     store = collect(
-        model,
+        run.model,
         prompts,
         item.sites,
         folder,
@@ -154,26 +156,26 @@ def _reading_speed(store: ActivationStore) -> float:
     return n / (time.perf_counter() - start)
 
 
-def looked_at(model: Model, config: CollectionFields, earlier: Records) -> list[Looked]:
-    rows = kept(model, config, earlier)
+def looked_at(run: Run[CollectionFields], earlier: Records) -> list[Looked]:
+    rows = kept(run, earlier)
     numbers = {row.key: number for number, row in enumerate(rows)}
-    chosen = spread(rows, config.checked)
+    chosen = spread(rows, run.config.checked)
     others = [*chosen[1:], *chosen[:1]]
     return [
         Looked(row.key, numbers[row.key], numbers[other.key], row) for row, other in zip(chosen, others, strict=True)
     ]
 
 
-def measure_check(model: Model, item: Looked, config: CollectionFields) -> Iterator[Record]:
+def measure_check(run: Run[CollectionFields], item: Looked) -> Iterator[Record]:
     """Stored rows of one prompt against a fresh forward of it alone, at every site of every store."""
-    for collection in collections(model, config):
-        store = ActivationStore(store_folder(model, config, collection.key))
-        store.check_model(model)
+    for collection in collections(run):
+        store = ActivationStore(store_folder(run, collection.key))
+        store.check_model(run.model)
         sample = store.samples[item.number]
         rows, control = (np.flatnonzero(store.sample_numbers == number) for number in (item.number, item.other))
         if not len(rows):
             continue
-        out = model.run([sample.tokens], capture=store.sites, logits="none")
+        out = run.model.run([sample.tokens], capture=store.sites, logits="none")
         at = store.positions[rows]
         pairs = [(np.asarray(store.array(site)[rows]), np.asarray(out[site])[0][at]) for site in store.sites]
         n = min(len(rows), len(control))
@@ -187,22 +189,22 @@ def measure_check(model: Model, item: Looked, config: CollectionFields) -> Itera
                 for site, (_, fresh) in zip(store.sites, pairs, strict=True)
             ],
             "same_tokens": store.tokens[rows].tolist() == [sample.tokens[position] for position in at],
-            "same_prompt": sample.tokens[: sample.n_prompt] == prompt_of(model, item.row).tokens,
+            "same_prompt": sample.tokens[: sample.n_prompt] == prompt_of(run.model, item.row).tokens,
         }
 
 
-def widest(model: Model, config: CollectionFields) -> str:
+def widest(run: Run[CollectionFields]) -> str:
     """The store with most residual sites: the one whose norms are drawn."""
     sizes = {
-        item.key: sum(site.kind.axes == ("d_model",) for site in parse_all(item.sites, model.n_layers))
-        for item in collections(model, config)
+        item.key: sum(site.kind.axes == ("d_model",) for site in parse_all(item.sites, run.model.n_layers))
+        for item in collections(run)
     }
     return max(sizes, key=lambda name: sizes[name])
 
 
-def measure_norms(model: Model, batch: Sequence[Row], config: CollectionFields) -> Iterator[Record]:
+def measure_norms(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Record]:
     """Mean length of a prompt's stored rows at every site of one width; its first position apart."""
-    store = ActivationStore(store_folder(model, config, widest(model, config)))
+    store = ActivationStore(store_folder(run, widest(run)))
     numbers = {sample.id: sample.sample for sample in store.samples}
     sites = [site for site in store.sites if len(store.description["sites"][site]) == 1]
     for row in batch:

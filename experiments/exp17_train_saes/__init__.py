@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from experiments.exp17_train_saes import feature_truth, reseeds, runs, sae_report, shift, texts
 from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 
 ARMS = 4
 """Passes over the held-out texts for each dictionary: clean, spliced, zero, mean."""
@@ -35,13 +35,14 @@ class Config(SAEConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
     """Forward passes of reading and of splicing; training itself is matrix products beside the model."""
-    prompts = len(texts.training_prompts(model, config.seed, config.n_tasks))
+    config = run.config
+    prompts = len(texts.training_prompts(run, config.seed, config.n_tasks))
     sites = len({item.site for item in items})
-    memory = model.memory([[1] * 32] * 32, logits="all") + 2**29
+    memory = run.model.memory([[1] * 32] * 32, logits="all") + 2**29
     passes = sites * prompts + ARMS * len(items) * config.n_texts
-    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, model.weight_bytes + memory)
+    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, run.model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from experiments.exp17_train_saes import runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
-from mlx_interp.model import Model
+from experiments.harness.state import Run, of_run
 from mlx_interp.reporting import Record, finite
 from mlx_interp.sae import best_detectors, dashboard, feature_pages, page_of, sparse_probe
 
@@ -30,8 +29,8 @@ class Question:
     item: Item | None
 
 
-def questions(model: Model, config: SAEConfig, earlier: Records) -> list[Question]:
-    asked = [one for one in runs.middle_items(model, config, earlier) if one.kind not in ("neurons", "PCA")]
+def questions(run: Run[SAEConfig], earlier: Records) -> list[Question]:
+    asked = [one for one in runs.middle_items(run, earlier) if one.kind not in ("neurons", "PCA")]
     return [
         Question(f"{group}: {basis}", group, basis, item)
         for group in texts.GROUPS
@@ -39,32 +38,33 @@ def questions(model: Model, config: SAEConfig, earlier: Records) -> list[Questio
     ]
 
 
-@lru_cache(maxsize=4)
-def tokens(model: Model, group: str, config: SAEConfig, site: str) -> tuple[texts.Labelled, npt.NDArray[np.float32]]:
-    chosen = texts.labelled(model, group, config, config.per_concept)
-    return chosen, texts.rows_of(model, chosen, site)
+@of_run(4)
+def tokens(run: Run[SAEConfig], group: str, site: str) -> tuple[texts.Labelled, npt.NDArray[np.float32]]:
+    chosen = texts.labelled(run, group, run.config.per_concept)
+    return chosen, texts.rows_of(run.model, chosen, site)
 
 
-def columns(model: Model, question: Question, config: SAEConfig, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def columns(run: Run[SAEConfig], question: Question, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Activations as features, or in a basis that nobody trained; the latter mean something by either sign."""
+    config = run.config
     if question.item is not None:
-        return np.asarray(runs.dictionary(model, question.item, config).encode(x))
+        return np.asarray(runs.dictionary(run, question.item).encode(x))
     if question.basis == "raw neurons":
         values = x
     elif question.basis == "random directions":
         directions = np.random.default_rng(config.seed).standard_normal((x.shape[1], config.expansion * x.shape[1]))
         values = x @ directions.astype(np.float32)
     else:
-        some = texts.training_rows(model, runs.site_names(model, config)[0], config.seed, config.n_tasks)
+        some = texts.training_rows(run, runs.site_names(run)[0], config.seed, config.n_tasks)
         values = (x - some.mean(0)) @ np.linalg.svd(some[:8192] - some.mean(0), full_matrices=False)[2].T
     return np.concatenate([values, -values], axis=1)
 
 
-def measure(model: Model, question: Question, config: SAEConfig) -> Iterator[Record]:
+def measure(run: Run[SAEConfig], question: Question) -> Iterator[Record]:
     """Best column of each concept on held-out tokens, and sparse probes beside a probe on everything."""
-    site = runs.site_names(model, config)[0]
-    chosen, x = tokens(model, question.group, config, site)
-    values = columns(model, question, config, x)
+    site = runs.site_names(run)[0]
+    chosen, x = tokens(run, question.group, site)
+    values = columns(run, question, x)
     one_sign = values if question.item is not None else values[:, : values.shape[1] // 2]
     labels, within = np.array(chosen.labels), np.array(chosen.within)
     for part in sorted(set(chosen.within)):
@@ -78,7 +78,7 @@ def measure(model: Model, question: Question, config: SAEConfig) -> Iterator[Rec
                 f"auroc_{k}": finite(
                     sparse_probe(one_sign[halves[0]], flags[0][:, number], one_sign[halves[1]], flags[1][:, number], k)
                 )
-                for k in config.probed_k
+                for k in run.config.probed_k
             }
             dense = sparse_probe(x[halves[0]], flags[0][:, number], x[halves[1]], flags[1][:, number], None)
             yield {
@@ -107,9 +107,9 @@ class Shown:
     titles: tuple[tuple[int, str], ...]
 
 
-def shown(model: Model, config: SAEConfig, earlier: Records) -> list[Shown]:
+def shown(run: Run[SAEConfig], earlier: Records) -> list[Shown]:
     """Of the topk dictionary, the features that stand for their concept best, a few of each group."""
-    item = next(one for one in runs.middle_items(model, config, earlier) if one.kind == "topk")
+    item = next(one for one in runs.middle_items(run, earlier) if one.kind == "topk")
     best: dict[int, str] = {}
     for group in texts.GROUPS:
         own = [r for r in earlier if r["stage"] == runs.TRUTH and (r["group"], r["basis"]) == (group, item.label)]
@@ -118,13 +118,13 @@ def shown(model: Model, config: SAEConfig, earlier: Records) -> list[Shown]:
     return [Shown(item.key, item, tuple(best.items()))] if best else []
 
 
-def measure_pages(model: Model, one: Shown, config: SAEConfig) -> Iterator[Record]:
+def measure_pages(run: Run[SAEConfig], one: Shown) -> Iterator[Record]:
     """What the page shows, over tokens of known meaning and held-out texts."""
-    sae = runs.dictionary(model, one.item, config)
-    prompts = [text.prompt for text in texts.measured_texts(model, config.seed, config.n_texts)]
+    sae = runs.dictionary(run, one.item)
+    prompts = [text.prompt for text in texts.measured_texts(run, run.config.seed, run.config.n_texts)]
     for group in texts.GROUPS[:3]:
-        prompts += texts.labelled(model, group, config, 4).prompts
-    for page in feature_pages(model, sae, prompts, [f for f, _ in one.titles], titles=dict(one.titles)):
+        prompts += texts.labelled(run, group, 4).prompts
+    for page in feature_pages(run.model, sae, prompts, [f for f, _ in one.titles], titles=dict(one.titles)):
         yield {"feature": page.feature, "page": json.dumps(asdict(page), ensure_ascii=False)}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.exp17_train_saes import feature_truth, runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 from mlx_interp.reporting import Cell, Column, Record, Table, finite
 from mlx_interp.sae import loss, stability
 from mlx_interp.stats import mean_or_none
@@ -35,22 +35,23 @@ class Trained:
     first: Item
 
 
-def items(model: Model, config: SAEConfig, earlier: Records) -> list[Trained]:
-    if not config.reseeds:
+def items(run: Run[SAEConfig], earlier: Records) -> list[Trained]:
+    if not run.config.reseeds:
         return []
-    found = runs.middle_items(model, config, earlier)
+    found = runs.middle_items(run, earlier)
     first = next(one for one in found if one.kind == "topk")
-    again = [replace(first, key=f"{first.key}, reseed {n}", seed=FIRST_SEED + n) for n in range(config.reseeds)]
+    again = [replace(first, key=f"{first.key}, reseed {n}", seed=FIRST_SEED + n) for n in range(run.config.reseeds)]
     controls = [one for one in found if one.kind in CONTROLS]
     return [Trained(f"{one.kind}: {one.key}", one.kind, one, first) for one in (first, *again, *controls)]
 
 
-def measure(model: Model, trained: Trained, config: SAEConfig) -> Iterator[Record]:
+def measure(run: Run[SAEConfig], trained: Trained) -> Iterator[Record]:
     """Every metric of one dictionary, as one number each."""
-    sae, found = runs.dictionary(model, trained.item, config), runs.measured(model, trained.item, config)
-    held = texts.measured_texts(model, config.seed, config.n_texts)
-    x = texts.measured_rows(model, trained.item.site, config.seed, config.n_texts)
-    costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+    config = run.config
+    sae, found = runs.dictionary(run, trained.item), runs.measured(run, trained.item)
+    held = texts.measured_texts(run, config.seed, config.n_texts)
+    x = texts.measured_rows(run, trained.item.site, config.seed, config.n_texts)
+    costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
     metrics = {
         "FVE": found.fve,
         "cosine": found.cosine,
@@ -60,16 +61,14 @@ def measure(model: Model, trained: Trained, config: SAEConfig) -> Iterator[Recor
         "CE recovered, of zero": costs.recovered(),
     }
     for group in texts.GROUPS:
-        records = list(
-            feature_truth.measure(model, feature_truth.Question(group, group, trained.label, trained.item), config)
-        )
+        records = list(feature_truth.measure(run, feature_truth.Question(group, group, trained.label, trained.item)))
         metrics[f"F1 of the best feature, {group}"] = float(np.mean([r["f1"] for r in records]))
         k = config.probed_k[0]
         values = [r[f"auroc_{k}"] for r in records if r[f"auroc_{k}"] is not None]
         metrics[f"AUROC of {k} feature, {group}"] = float(np.mean(values)) if values else np.nan
     if trained.item != trained.first:
-        pair = [runs.dictionary(model, one, config) for one in (trained.first, trained.item)]
-        alive = [runs.measured(model, one, config).frequency > 0 for one in (trained.first, trained.item)]
+        pair = [runs.dictionary(run, one) for one in (trained.first, trained.item)]
+        alive = [runs.measured(run, one).frequency > 0 for one in (trained.first, trained.item)]
         metrics["features found again (share)"] = stability(pair[0], pair[1], alive)[0]
     yield {"label": trained.label, "metrics": {name: finite(float(value)) for name, value in metrics.items()}}
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from experiments.exp17_train_saes import texts
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run, of_run
 from mlx_interp import sites
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, save, stability, train
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
@@ -99,14 +99,15 @@ class Item:
         return names.get(self.role, self.kind)
 
 
-def site_names(model: Model, config: SAEConfig) -> list[str]:
-    return [str(site) for site in sites.parse_all(config.layers, model.n_layers)]
+def site_names(run: Run[SAEConfig]) -> list[str]:
+    return [str(site) for site in sites.parse_all(run.config.layers, run.model.n_layers)]
 
 
-def items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+def items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     """Every dictionary of the study."""
-    texts.check_embedded(model)
-    names = site_names(model, config)
+    config = run.config
+    texts.check_embedded(run.model)
+    names = site_names(run)
     found = [one for site in names for one in _curves(config, site)]
     first = next(one for one in found if one.kind == "topk" and one.setting == config.middle_k)
     site = names[0]
@@ -122,7 +123,7 @@ def items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
     found.append(replace(first, key=f"{site}: topk, chats only", role="data", only="chat", seed=3))
     found.append(replace(first, key=f"{site}: nested topk", role="nested"))
     if config.layer_step:
-        others = [f"resid_post.{layer}" for layer in range(0, model.n_layers, config.layer_step)]
+        others = [f"resid_post.{layer}" for layer in range(0, run.model.n_layers, config.layer_step)]
         found += [
             replace(first, key=f"{other}: topk", role="layer", site=other) for other in others if other not in names
         ]
@@ -159,15 +160,15 @@ def train_config(item: Item, config: SAEConfig, d_model: int) -> TrainConfig:
     )
 
 
-def store_of(model: Model, item: Item, config: SAEConfig) -> ActivationStore | None:
+def store_of(run: Run[SAEConfig], item: Item) -> ActivationStore | None:
     """The store that an item is trained from; none for controls, and for those trained on one group of texts.
 
     Raises StoreError for a store of another model.
     """
-    if not config.store or item.kind not in KINDS or item.only:
+    if not run.config.store or item.kind not in KINDS or item.only:
         return None
-    store = verified(config.store.replace("{model}", model.name))
-    store.check_model(model)
+    store = verified(run.config.store.replace("{model}", run.model.name))
+    store.check_model(run.model)
     return store
 
 
@@ -177,35 +178,37 @@ def verified(folder: str) -> ActivationStore:
     return ActivationStore(folder, verify=True)
 
 
-@lru_cache(maxsize=64)
-def dictionary(model: Model, item: Item, config: SAEConfig) -> SAE:
+@of_run(64)
+def dictionary(run: Run[SAEConfig], item: Item) -> SAE:
     """The autoencoder of an item: trained here, or made up."""
-    settings = train_config(item, config, model.d_model)
-    if (store := store_of(model, item, config)) is not None:
+    config = run.config
+    settings = train_config(item, config, run.model.d_model)
+    if (store := store_of(run, item)) is not None:
         return train(store, item.site, settings)
-    x = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only)
+    x = texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only)
     if item.kind in ("untrained", "PCA", "neurons"):
         return control_dictionary(item.kind, x, item.site, k=int(item.setting), d_sae=settings.d_sae or 0)  # type: ignore[arg-type]
     return train(shuffled_apart(x, config.seed) if item.kind == "shuffled" else x, item.site, settings)
 
 
-@lru_cache(maxsize=64)
-def measured(model: Model, item: Item, config: SAEConfig) -> Reconstruction:
+@of_run(64)
+def measured(run: Run[SAEConfig], item: Item) -> Reconstruction:
     return reconstruction(
-        dictionary(model, item, config), texts.measured_rows(model, item.site, config.seed, config.n_texts)
+        dictionary(run, item), texts.measured_rows(run, item.site, run.config.seed, run.config.n_texts)
     )
 
 
-def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+def measure(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
     """Reconstruction of held-out activations, and the loss of every held-out text."""
-    sae, found = dictionary(model, item, config), measured(model, item, config)
+    config = run.config
+    sae, found = dictionary(run, item), measured(run, item)
     if config.save_to and item.role in ("kind", "layer") and (item.kind, item.setting) == ("topk", config.middle_k):
-        save(sae, Path(config.save_to.replace("{model}", model.name)) / item.site, model_name=model.name)
-    held = texts.measured_texts(model, config.seed, config.n_texts)
-    x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
-    costs = loss(model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
-    store = store_of(model, item, config)
-    rows = texts.training_rows(model, item.site, config.seed, config.n_tasks, item.only) if store is None else store
+        save(sae, Path(config.save_to.replace("{model}", run.model.name)) / item.site, model_name=run.model.name)
+    held = texts.measured_texts(run, config.seed, config.n_texts)
+    x = texts.measured_rows(run, item.site, config.seed, config.n_texts)
+    costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+    store = store_of(run, item)
+    rows = texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only) if store is None else store
     common = {
         "role": item.role,
         "label": item.label,
@@ -239,9 +242,9 @@ def measure(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
 # Where in a text: fidelity by position.
 
 
-def middle_items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+def middle_items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     """The dictionaries whose features are looked at: every kind at its middle setting, and the controls."""
-    found = [one for one in items(model, config, earlier) if one.site == site_names(model, config)[0]]
+    found = [one for one in items(run, earlier) if one.site == site_names(run)[0]]
     by_kind: dict[str, list[Item]] = {}
     for one in found:
         if one.role == "kind":
@@ -250,12 +253,13 @@ def middle_items(model: Model, config: SAEConfig, earlier: Records) -> list[Item
     return [*middle, *(one for one in found if one.role in ("control", "nested", "data"))]
 
 
-def measure_positions(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+def measure_positions(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
     """Share of variance explained by position of the token in its text, BOS left out."""
-    sae = dictionary(model, item, config)
-    held = texts.measured_texts(model, config.seed, config.n_texts)
-    x = texts.measured_rows(model, item.site, config.seed, config.n_texts)
-    first = [int(t.prompt.tokens[0] == model.tokenizer.bos_token_id) for t in held]
+    config = run.config
+    sae = dictionary(run, item)
+    held = texts.measured_texts(run, config.seed, config.n_texts)
+    x = texts.measured_rows(run, item.site, config.seed, config.n_texts)
+    first = [int(t.prompt.tokens[0] == run.model.tokenizer.bos_token_id) for t in held]
     places = np.concatenate([np.arange(len(t.prompt) - bos) for t, bos in zip(held, first, strict=True)])
     error = np.sum((x - np.asarray(sae(x))) ** 2, axis=-1)
     spread = np.sum((x - x.mean(0)) ** 2, axis=-1)
@@ -275,22 +279,22 @@ def measure_positions(model: Model, item: Item, config: SAEConfig) -> Iterator[R
 # A second seed.
 
 
-def seed_items(model: Model, config: SAEConfig, earlier: Records) -> list[Item]:
+def seed_items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     """The pairs that are compared, named by the second of each."""
-    found = {one.role: one for one in items(model, config, earlier) if one.role in ("seed", "data")}
-    controls = [one for one in items(model, config, earlier) if one.kind in ("untrained", "shuffled", "PCA")]
+    found = {one.role: one for one in items(run, earlier) if one.role in ("seed", "data")}
+    controls = [one for one in items(run, earlier) if one.kind in ("untrained", "shuffled", "PCA")]
     return [found["seed"], found["data"], *controls]
 
 
-def measure_seeds(model: Model, item: Item, config: SAEConfig) -> Iterator[Record]:
+def measure_seeds(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
     """How many of the first one's living features the other has too."""
     first = next(
         one
-        for one in items(model, config, ())
+        for one in items(run, ())
         if one.role == "kind" and one.kind == "topk" and one.setting == item.setting and one.site == item.site
     )
-    pair = [dictionary(model, one, config) for one in (first, item)]
-    alive = [measured(model, one, config).frequency > 0 for one in (first, item)]
+    pair = [dictionary(run, one) for one in (first, item)]
+    alive = [measured(run, one).frequency > 0 for one in (first, item)]
     share, cosine = stability(pair[0], pair[1], alive)
     yield {
         "label": item.label,

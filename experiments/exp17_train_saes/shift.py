@@ -20,8 +20,8 @@ import numpy.typing as npt
 from experiments.exp17_train_saes import runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.embedded import load_world
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.sae import SAE
 from mlx_interp.sae.shift import Classifier, Reading, classifier, contributions, reading, without
@@ -62,28 +62,28 @@ class Requests:
         return Requests(self.x[rows], self.meant[rows], self.cue[rows], kept)
 
 
-def cases(model: Model, config: SAEConfig, earlier: Records) -> list[Confounded]:
-    if len(config.shift_languages) < 2:
+def cases(run: Run[SAEConfig], earlier: Records) -> list[Confounded]:
+    if len(run.config.shift_languages) < 2:
         return []
-    item = next(one for one in runs.middle_items(model, config, earlier) if one.kind == "topk")
+    item = next(one for one in runs.middle_items(run, earlier) if one.kind == "topk")
     return [
         Confounded(f"{meant} is meant: harmful {a}, harmless {b}", a, b, meant, item)
         for meant in MEANT
-        for a, b in permutations(config.shift_languages, 2)
+        for a, b in permutations(run.config.shift_languages, 2)
     ]
 
 
-def requests(model: Model, case: Confounded, config: SAEConfig, split: str) -> Requests:
+def requests(run: Run[SAEConfig], case: Confounded, split: str) -> Requests:
     """All requests of both languages, of one split of the world."""
     chosen = [
         chat
         for chat in load_world().chat_prompts("refusal", shift="")
         if chat.split == split and chat.language in (case.harmful, case.harmless)
     ]
-    prompts = [model.prompt(chat.text, chat=True) for chat in chosen]
+    prompts = [run.model.prompt(chat.text, chat=True) for chat in chosen]
     flags = [np.array([bool(f(chat)) for chat in chosen]) for f in (_is_harmful, lambda c: c.language == case.harmful)]
     labelled = texts.Labelled(SHIFT, prompts, [len(p) - 1 for p in prompts], [], [], flags[0])
-    x = texts.rows_of(model, labelled, case.item.site).astype(np.float64)
+    x = texts.rows_of(run.model, labelled, case.item.site).astype(np.float64)
     meant, cue = flags if case.meant == MEANT[0] else flags[::-1]
     return Requests(x, meant, cue, [f"{chat.language}: {chat.topic}" for chat in chosen])
 
@@ -92,10 +92,11 @@ def _is_harmful(chat: object) -> bool:
     return bool(getattr(chat, "harmful", False))
 
 
-def measure(model: Model, case: Confounded, config: SAEConfig) -> Iterator[Record]:
+def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Record]:
     """Every arm's answers on the held-out requests, by topic."""
-    sae = runs.dictionary(model, case.item, config)
-    known, test = (requests(model, case, config, split) for split in ("train", "test"))
+    config = run.config
+    sae = runs.dictionary(run, case.item)
+    known, test = (requests(run, case, split) for split in ("train", "test"))
     read = np.array([stable_draw(config.seed, topic, 2) == 1 for topic in known.topics])
     looked_at, seen = known.some(read), known.some(~read)
     train = seen.some(seen.meant == seen.cue)  # where the two coincide

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt, InContextTask
@@ -101,9 +101,10 @@ def chats(model: Model, *, split: str) -> list[Text]:
     return found
 
 
-@lru_cache(maxsize=4)
-def training_prompts(model: Model, seed: int, n_tasks: int, only: str = "") -> tuple[Prompt, ...]:
+@of_run(4)
+def training_prompts(run: Run[ExperimentConfig], seed: int, n_tasks: int, only: str = "") -> tuple[Prompt, ...]:
     """Texts to train on; only: those of one group."""
+    model = run.model
     check_embedded(model)
     world = load_world()
     groups = {
@@ -115,9 +116,10 @@ def training_prompts(model: Model, seed: int, n_tasks: int, only: str = "") -> t
     return tuple(prompt for name, prompts in groups.items() if only in ("", name) for prompt in prompts)
 
 
-@lru_cache(maxsize=4)
-def measured_texts(model: Model, seed: int, n: int) -> tuple[Text, ...]:
+@of_run(4)
+def measured_texts(run: Run[ExperimentConfig], seed: int, n: int) -> tuple[Text, ...]:
     """Texts to measure on, evenly from all groups, none of them trained on."""
+    model = run.model
     check_embedded(model)
     tasks = [text for text, _ in task_prompts(model, load_world().tasks, n, seed + 1)]
     groups = (queries(model, held_out=True, seed=seed), tasks, chats(model, split="test"))
@@ -126,9 +128,9 @@ def measured_texts(model: Model, seed: int, n: int) -> tuple[Text, ...]:
     return tuple(group[i] for group in groups for i in sorted(rng.permutation(len(group))[:each]))
 
 
-def labelled(model: Model, group: str, config: ExperimentConfig, most: int) -> Labelled:
+def labelled(run: Run[ExperimentConfig], group: str, most: int) -> Labelled:
     """Tokens of a group with their labels; at most `most` of each label."""
-    found = {"entity": _entities, "task": _tasks, "harmful": _harmful, "language": _languages}[group](model, config)
+    found = {"entity": _entities, "task": _tasks, "harmful": _harmful, "language": _languages}[group](run)
     seen: dict[tuple[str, str, bool], int] = {}
     kept = []
     for token in found:
@@ -143,37 +145,39 @@ def labelled(model: Model, group: str, config: ExperimentConfig, most: int) -> L
 Token = tuple[Prompt, int, str, str, bool]
 
 
-def _entities(model: Model, config: ExperimentConfig) -> list[Token]:
+def _entities(run: Run[ExperimentConfig]) -> list[Token]:
     """Which state a city lies in, at the city's last token: that is where these models resolve it."""
     found = []
     for query in load_world().queries:
         if query.family.startswith("state") and not query.family.endswith("_short"):
-            prompt = model.prompt(query.two_hop)
-            found.append((prompt, prompt.find(query.subject)[-1], query.bridge, "", is_held_out(query, config.seed)))
+            prompt = run.model.prompt(query.two_hop)
+            found.append(
+                (prompt, prompt.find(query.subject)[-1], query.bridge, "", is_held_out(query, run.config.seed))
+            )
     return found
 
 
-def _tasks(model: Model, config: ExperimentConfig) -> list[Token]:
+def _tasks(run: Run[ExperimentConfig]) -> list[Token]:
     """Which task a prompt shows, at its last arrow; held-out prompts ask for other words."""
     tasks = load_world().tasks
-    found = task_prompts(model, tasks, 40 * len(tasks), config.seed + 2)
+    found = task_prompts(run.model, tasks, 40 * len(tasks), run.config.seed + 2)
     return [
-        (text.prompt, text.start, name, "", stable_draw(config.seed, text.prompt.tokens[text.start - 1], 2) == 1)
+        (text.prompt, text.start, name, "", stable_draw(run.config.seed, text.prompt.tokens[text.start - 1], 2) == 1)
         for text, name in found
     ]
 
 
-def _harmful(model: Model, config: ExperimentConfig) -> list[Token]:
+def _harmful(run: Run[ExperimentConfig]) -> list[Token]:
     """Whether a request is harmful, within each language, at the last token before the reply."""
     return [
         (prompt, len(prompt) - 1, "harmful" if chat.harmful else "harmless", chat.language, chat.split == "test")
-        for prompt, chat in _requests(model)
+        for prompt, chat in _requests(run.model)
     ]
 
 
-def _languages(model: Model, config: ExperimentConfig) -> list[Token]:
+def _languages(run: Run[ExperimentConfig]) -> list[Token]:
     """The language of a request, at the same token."""
-    return [(prompt, len(prompt) - 1, chat.language, "", chat.split == "test") for prompt, chat in _requests(model)]
+    return [(prompt, len(prompt) - 1, chat.language, "", chat.split == "test") for prompt, chat in _requests(run.model)]
 
 
 def _requests(model: Model) -> list[tuple[Prompt, ChatPrompt]]:
@@ -193,13 +197,15 @@ def rows_of(model: Model, chosen: Labelled, site: str) -> npt.NDArray[np.float32
     return np.stack([found[i] for i in range(len(order))])
 
 
-@lru_cache(maxsize=4)
-def training_rows(model: Model, site: str, seed: int, n_tasks: int, only: str = "") -> npt.NDArray[np.float32]:
+@of_run(4)
+def training_rows(
+    run: Run[ExperimentConfig], site: str, seed: int, n_tasks: int, only: str = ""
+) -> npt.NDArray[np.float32]:
     """Activations to train on, (n_tokens, width)."""
-    return activations(model, training_prompts(model, seed, n_tasks, only), site)
+    return activations(run.model, training_prompts(run, seed, n_tasks, only), site)
 
 
-@lru_cache(maxsize=4)
-def measured_rows(model: Model, site: str, seed: int, n: int) -> npt.NDArray[np.float32]:
+@of_run(4)
+def measured_rows(run: Run[ExperimentConfig], site: str, seed: int, n: int) -> npt.NDArray[np.float32]:
     """Activations to measure on, (n_tokens, width)."""
-    return activations(model, [text.prompt for text in measured_texts(model, seed, n)], site)
+    return activations(run.model, [text.prompt for text in measured_texts(run, seed, n)], site)

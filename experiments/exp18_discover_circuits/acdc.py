@@ -11,11 +11,11 @@ from scipy.stats import rankdata
 from experiments.exp18_discover_circuits.config import MAIN, Bools, CircuitConfig, Floats, Item, items, split
 from experiments.exp18_discover_circuits.discovery import rounded
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.circuits import edge_circuits, edge_scores, faithfulness, jaccard, random_edges, top, wiring
 from mlx_interp.circuits.acdc import acdc
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, function_interval
 
@@ -23,13 +23,14 @@ METHODS: tuple[Method, ...] = (MAIN, "attribution")
 KINDS = ("ACDC", *METHODS, "random, same layers")
 
 
-def acdc_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return items(model, config, earlier) if "acdc" in config.parts else []
+def acdc_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    return items(run, earlier) if "acdc" in run.config.parts else []
 
 
-def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """A circuit for each threshold; on test pairs beside others of its size, from the same pairs."""
-    train, test = split(model, item.task, config)
+    model, config = run.model, run.config
+    train, test = split(run, item.task)
     some = train[: config.n_checked]
     wires = wiring(model.network)
     every = existing(wires)

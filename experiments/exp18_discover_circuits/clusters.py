@@ -19,11 +19,11 @@ from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, It
 from experiments.exp18_discover_circuits.discovery import rounded
 from experiments.exp18_discover_circuits.features import autoencoders, dictionaries
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.behaviour.text_classifier import features as words_of
 from mlx_interp.circuits import Pair, faithfulness, top
 from mlx_interp.circuits.clusters import adjusted_rand, nearest, spherical_means
 from mlx_interp.circuits.features import feature_circuits, feature_scores, n_features
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.sae import SAE
 from mlx_interp.stats import function_interval, jackknife_interval
@@ -35,18 +35,18 @@ BASES = ("effects of features", "effects, random directions", "features, last to
 RANDOM = "random"
 
 
-def items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return [Item(CLUSTERS, CLUSTERS)] if config.saes and "clusters" in config.parts else []
+def items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    return [Item(CLUSTERS, CLUSTERS)] if run.config.saes and "clusters" in run.config.parts else []
 
 
-def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """Clusters of every way to write the prompts, and the circuits of those by effects of features."""
-    known, met = (_unlabelled(model, config, part) for part in (0, 1))
-    saes = autoencoders(model, config.saes)
+    known, met = (_unlabelled(run, part) for part in (0, 1))
+    saes = autoencoders(run, run.config.saes)
     effects: dict[str, Any] = {}
     for basis in BASES:
-        train, test = (_vectors(model, basis, [pair for _, pair in part], config) for part in (known, met))
-        centroids = spherical_means(train, config.n_clusters, config.seed)
+        train, test = (_vectors(run, basis, [pair for _, pair in part]) for part in (known, met))
+        centroids = spherical_means(train, run.config.n_clusters, run.config.seed)
         labels = [nearest(x, centroids) for x in (train, test)]
         yield {
             "what": "agreement",
@@ -58,18 +58,18 @@ def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]
         }
         if basis == BASES[0]:
             effects = {"train": train, "labels": labels}
-    yield from _circuits(model, saes, met, effects["train"], effects["labels"], config, known)
+    yield from _circuits(run, saes, met, effects["train"], effects["labels"], known)
 
 
-def _unlabelled(model: Model, config: CircuitConfig, part: int) -> list[tuple[str, Pair]]:
+def _unlabelled(run: Run[CircuitConfig], part: int) -> list[tuple[str, Pair]]:
     """Each task's clean prompts, asked for the model's own top token; a prompt that two tasks share counts once."""
     found: dict[str, tuple[str, Pair]] = {}
-    for task in config.names:
-        for pair in split(model, task, config)[part]:
+    for task in run.config.names:
+        for pair in split(run, task)[part]:
             found.setdefault(pair.clean.text, (task, pair))
     made = []
     for task, pair in found.values():
-        logits = model.run(pair.clean).logits
+        logits = run.model.run(pair.clean).logits
         assert logits is not None
         made.append((task, replace(pair, answers=(int(mx.argmax(logits[0])),), wrong=())))
     return made
@@ -80,17 +80,17 @@ def _family(pair: Pair) -> str:
     return pair.group.rpartition(" ")[0] or pair.group
 
 
-def _vectors(model: Model, basis: str, pairs: Sequence[Pair], config: CircuitConfig) -> Floats:
+def _vectors(run: Run[CircuitConfig], basis: str, pairs: Sequence[Pair]) -> Floats:
     """(prompt, number): what prompts are clustered by."""
     if basis == "words":
         return np.asarray(words_of([pair.clean.text for pair in pairs]).todense())
-    saes = dictionaries(model, config)["random directions" if "random" in basis else "trained"]
+    saes = dictionaries(run)["random directions" if "random" in basis else "trained"]
     if basis.startswith("effects"):
-        scores = feature_scores(model, pairs, saes, steps=config.steps, baseline="zero")
+        scores = feature_scores(run.model, pairs, saes, steps=run.config.steps, baseline="zero")
         return np.concatenate([mine[:, :-1] for mine in scores], axis=1)
     rows = []
     for pair in pairs:
-        out = model.run(pair.clean, capture=[sae.site for sae in saes], logits="none")
+        out = run.model.run(pair.clean, capture=[sae.site for sae in saes], logits="none")
         last = [out[sae.site][0, -1].reshape(1, -1) for sae in saes]
         parts = [sae.encode(x) for sae, x in zip(saes, last, strict=True)] if basis.startswith("features") else last
         rows.append(np.concatenate([np.asarray(x, dtype=np.float64)[0] for x in parts]))
@@ -98,24 +98,23 @@ def _vectors(model: Model, basis: str, pairs: Sequence[Pair], config: CircuitCon
 
 
 def _circuits(
-    model: Model,
+    run: Run[CircuitConfig],
     saes: Sequence[SAE],
     met: Sequence[tuple[str, Pair]],
     train: Floats,
     labels: Sequence[Any],
-    config: CircuitConfig,
     known: Sequence[tuple[str, Pair]],
 ) -> Iterator[Record]:
     """m of every prompt under the circuit of each cluster; all other latents are 0, errors stay."""
     sizes = n_features(saes)
-    made = [cluster for cluster in range(config.n_clusters) if (labels[0] == cluster).any()]
-    rng = np.random.default_rng(config.seed)
+    made = [cluster for cluster in range(run.config.n_clusters) if (labels[0] == cluster).any()]
+    rng = np.random.default_rng(run.config.seed)
     alive = np.abs(train).max(0) > 0
     random = np.zeros(train.shape[1], bool)
     random[rng.choice(np.flatnonzero(alive), min(KEPT, int(alive.sum())), replace=False)] = True
     flat = [top(train[labels[0] == cluster].mean(0), KEPT) for cluster in made]
     circuits = [_masks(mask, sizes) for mask in (np.ones_like(random), np.zeros_like(random), random, *flat)]
-    m = feature_circuits(model, [pair for _, pair in met], saes, circuits, errors="keep", baseline="zero")
+    m = feature_circuits(run.model, [pair for _, pair in met], saes, circuits, errors="keep", baseline="zero")
     for place, cluster in enumerate(made):
         mine = np.flatnonzero(labels[1] == cluster)
         tasks = Counter(

@@ -11,11 +11,11 @@ import numpy as np
 from experiments.exp18_discover_circuits.circuit_tasks import TASKS, Task
 from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, drawn, task_names
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run
 from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing, greedy, sizes
 from mlx_interp.circuits.own_pairs import Unequal
-from mlx_interp.model import Model
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -106,14 +106,15 @@ class Item:
     nodes: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
 
 
-def drawn_pairs(model: Model, task: str, config: CircuitConfig) -> Drawn:
-    return drawn(model, config.source, task, config.n_train + config.n_test, config.seed)
+def drawn_pairs(run: Run[CircuitConfig], task: str) -> Drawn:
+    config = run.config
+    return drawn(run, config.source, task, config.n_train + config.n_test, config.seed)
 
 
-def split(model: Model, task: str, config: CircuitConfig) -> tuple[list[Pair], list[Pair]]:
+def split(run: Run[CircuitConfig], task: str) -> tuple[list[Pair], list[Pair]]:
     """Pairs of a task for discovery, and others for scoring; where there are too few, half of them each."""
-    found = list(drawn_pairs(model, task, config).pairs)
-    n_train = min(config.n_train, len(found) // 2)
+    found = list(drawn_pairs(run, task).pairs)
+    n_train = min(run.config.n_train, len(found) // 2)
     return found[:n_train], found[n_train:]
 
 
@@ -122,8 +123,8 @@ def tasks_of(records: Records) -> list[str]:
     return list(dict.fromkeys(r["task"] for r in records if r.get("level") == "node" and "method" in r))
 
 
-def items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return [Item(task, task) for task in config.names]
+def items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    return [Item(task, task) for task in run.config.names]
 
 
 def mean_edges(records: Records, task: str, method: str, wires: Wiring) -> Floats:
@@ -140,16 +141,16 @@ def mean_nodes(records: Records, task: str, method: str) -> Floats:
     return np.array(row["values"])
 
 
-def scored_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+def scored_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     """Tasks with all circuits that are scored on them, by kind; one circuit a share."""
-    if "faithfulness" not in config.parts:
+    if "faithfulness" not in run.config.parts:
         return []
-    wires = wiring(model.network)
+    wires = wiring(run.model.network)
     return [
         replace(
-            item, edges=_edge_kinds(earlier, item.task, config, wires), nodes=_node_kinds(earlier, item.task, wires)
+            item, edges=_edge_kinds(earlier, item.task, run.config, wires), nodes=_node_kinds(earlier, item.task, wires)
         )
-        for item in items(model, config, earlier)
+        for item in items(run, earlier)
     ]
 
 

@@ -21,6 +21,7 @@ from experiments.exp18_discover_circuits.config import (
 )
 from experiments.exp18_discover_circuits.pair_sources import task_names
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.circuits import (
     METHODS,
     Pair,
@@ -59,9 +60,10 @@ def rounded(values: Any) -> list[Any]:
     return found
 
 
-def attribution(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def attribution(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """Mean scores of all nodes and edges over the pairs for discovery, and how stable the largest are."""
-    train, _ = split(model, item.task, config)
+    model, config = run.model, run.config
+    train, _ = split(run, item.task)
     every = existing(wiring(model.network))
     for method in METHODS:
         # A gradient for every site and step: on fewer pairs.
@@ -85,7 +87,7 @@ def attribution(model: Model, item: Item, config: CircuitConfig) -> Iterator[Rec
             "values": rounded(found.mean(0)),
             **_stability(found, config.drawn_share, config),
         }
-    yield words.measure(model, item.task, config)
+    yield words.measure(run, item.task)
     found = edge_scores(model, with_random_answers(train, model.d_vocab, config.seed), method=MAIN, steps=config.steps)[
         :, every
     ]
@@ -115,21 +117,22 @@ def _stability(per_pair: Any, share: float, config: CircuitConfig) -> Record:
     return {"size": n, "jaccards": rounded(overlaps), "halves": weighted_jaccard(*halves) if halves else None}
 
 
-def checked_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return items(model, config, earlier) if "patching" in config.parts else []
+def checked_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    return items(run, earlier) if "patching" in run.config.parts else []
 
 
-def patching(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def patching(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """Every node really patched, every layer too, and a sample of node-positions and edges; estimates beside them."""
-    train, _ = split(model, item.task, config)
+    model = run.model
+    train, _ = split(run, item.task)
     wires = wiring(model.network)
     cells = [(number, None) for number in range(wires.n_nodes)]
-    for pair in train[: config.n_checked]:
+    for pair in train[: run.config.n_checked]:
         full, empty, layers = _whole_layers(model, pair)
         gap = abs(full - empty)
         exact = node_effects(model, [pair], cells)[0]
         zeroed = node_effects(model, [pair], cells, baseline="zero")[0]
-        by_cell = {m: node_scores(model, [pair], method=m, steps=config.steps, positions=True)[0] for m in METHODS}
+        by_cell = {m: node_scores(model, [pair], method=m, steps=run.config.steps, positions=True)[0] for m in METHODS}
         base: Record = {"task": item.task, "pair": pair.key}
         yield {
             **base,
@@ -141,8 +144,8 @@ def patching(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record
             "layers": rounded(layers),
             **{method: rounded(found.sum(1)) for method, found in by_cell.items()},
         }
-        yield from _checked_cells(model, pair, by_cell, gap, config, base)
-        yield from _checked_edges(model, pair, gap, config, base)
+        yield from _checked_cells(run, pair, by_cell, gap, base)
+        yield from _checked_edges(run, pair, gap, base)
 
 
 def _whole_layers(model: Model, pair: Pair) -> tuple[float, float, Floats]:
@@ -161,25 +164,27 @@ def _whole_layers(model: Model, pair: Pair) -> tuple[float, float, Floats]:
 
 
 def _checked_cells(
-    model: Model, pair: Pair, by_cell: dict[Any, Any], gap: float, config: CircuitConfig, base: Record
+    run: Run[CircuitConfig], pair: Pair, by_cell: dict[Any, Any], gap: float, base: Record
 ) -> Iterator[Record]:
     """One sample for all methods: where EAP-IG sees most, and elsewhere."""
-    chosen = sample(by_cell[MAIN], top=config.n_sampled, random=config.n_sampled, seed=config.seed)
+    chosen = sample(by_cell[MAIN], top=run.config.n_sampled, random=run.config.n_sampled, seed=run.config.seed)
     n_positions = by_cell[MAIN].shape[1]
-    exact = node_effects(model, [pair], [divmod(index, n_positions) for index in chosen])[0]
+    exact = node_effects(run.model, [pair], [divmod(index, n_positions) for index in chosen])[0]
     for method, scores in by_cell.items():
         found = check(scores.ravel()[chosen], exact, large=LARGE_CELL * gap)
         yield {**base, "kind": "cells", "method": method, **_figures(found)}
 
 
-def _checked_edges(model: Model, pair: Pair, gap: float, config: CircuitConfig, base: Record) -> Iterator[Record]:
-    wires = wiring(model.network)
+def _checked_edges(run: Run[CircuitConfig], pair: Pair, gap: float, base: Record) -> Iterator[Record]:
+    config = run.config
+    wires = wiring(run.model.network)
     every = existing(wires)
     scores = {
-        m: np.where(every, edge_scores(model, [pair], method=m, steps=config.steps)[0], np.nan) for m in EDGE_METHODS
+        m: np.where(every, edge_scores(run.model, [pair], method=m, steps=config.steps)[0], np.nan)
+        for m in EDGE_METHODS
     }
     chosen = sample(scores[MAIN], top=config.n_sampled, random=config.n_sampled, seed=config.seed)
-    exact = edge_effects(model, [pair], [divmod(index, wires.n_nodes) for index in chosen])[0]
+    exact = edge_effects(run.model, [pair], [divmod(index, wires.n_nodes) for index in chosen])[0]
     for method, found in scores.items():
         figures = check(found.ravel()[chosen], exact, large=LARGE_EDGE * gap)
         yield {**base, "kind": "edges", "method": method, **_figures(figures)}
@@ -189,9 +194,10 @@ def _figures(found: Any) -> Record:
     return {"spearman": finite(found.spearman), "missed": found.missed, "n_large": found.n_large, "cells": found.n}
 
 
-def faithfulness(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def faithfulness(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """The metric on every test pair with everything outside a circuit replaced, for all circuits of a task."""
-    _, test = split(model, item.task, config)
+    model = run.model
+    _, test = split(run, item.task)
     wires = wiring(model.network)
     every = existing(wires)
     ends = edge_circuits(model, test, [every, every & False])
@@ -219,26 +225,26 @@ def _rows(found: Floats) -> Record:
     return {"m": [rounded(row) for row in found]}
 
 
-def dropped_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+def dropped_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     """Tasks with the circuit of edges that is drawn, pruned to what leads from the embedding to the logits."""
-    if "minimality" not in config.parts:
+    if "minimality" not in run.config.parts:
         return []
-    wires = wiring(model.network)
-    n = round(config.dropped_share * existing(wires).sum())
+    wires = wiring(run.model.network)
+    n = round(run.config.dropped_share * existing(wires).sum())
     found = []
-    for item in items(model, config, earlier):
+    for item in items(run, earlier):
         circuit = pruned(top(mean_edges(earlier, item.task, MAIN, wires), n), wires)
         found.append(replace(item, edges={MAIN: [circuit]}))
     return found
 
 
-def minimality(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def minimality(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """The metric on test pairs of the circuit, and of the circuit without each of its edges."""
-    _, test = split(model, item.task, config)
+    _, test = split(run, item.task)
     circuit = item.edges[MAIN][0]
     dropped = without_each(circuit)
-    ends = [existing(wiring(model.network)), circuit & False, circuit]
-    found = edge_circuits(model, test[: config.n_checked], [*ends, *(smaller for _, smaller in dropped)])
+    ends = [existing(wiring(run.model.network)), circuit & False, circuit]
+    found = edge_circuits(run.model, test[: run.config.n_checked], [*ends, *(smaller for _, smaller in dropped)])
     yield {
         "task": item.task,
         "dropped": [list(member) for member, _ in dropped],
@@ -249,7 +255,8 @@ def minimality(model: Model, item: Item, config: CircuitConfig) -> Iterator[Reco
     }
 
 
-def traced_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
+def traced_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    config = run.config
     if "tracing" not in config.parts:
         return []
     # A file's categories are all traced, and so are those tasks that matched prompts have.
@@ -263,19 +270,20 @@ def windows(n_layers: int, config: CircuitConfig) -> list[tuple[Kind, int]]:
     return [("resid_post", 1), *((kind, window) for kind in KINDS if kind != "resid_post" for window in chosen)]
 
 
-def tracing(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def tracing(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """ROME's heat maps: noise where the clean prompt differs from the counterfactual; clean states put back."""
-    train, test = split(model, item.task, config)
+    config = run.config
+    train, test = split(run, item.task)
     chosen = [*test, *train][: config.n_traced]
-    noise = NOISE * spread(model, [pair.clean for pair in chosen])
+    noise = NOISE * spread(run.model, [pair.clean for pair in chosen])
     for pair in chosen:
         subject = [
             n for n, (a, b) in enumerate(zip(pair.clean.tokens, pair.counterfactual.tokens, strict=True)) if a != b
         ]
-        for kind, window in windows(model.n_layers, config):
+        for kind, window in windows(run.model.n_layers, config):
             for arm, donor in (("clean", None), ("other", pair.counterfactual)):
                 found = causal_trace(
-                    model,
+                    run.model,
                     pair.clean,
                     subject,
                     pair.answers[0],

@@ -16,12 +16,12 @@ from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, tasks_of
 from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.circuits import Pair, check, faithfulness, jaccard, resampled, sample, top
 from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
 from mlx_interp.circuits.feature_edges import FeatureEdges, feature_edge_effects, feature_edges, links
 from mlx_interp.circuits.features import feature_circuits
 from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_graph
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Table, finite
 from mlx_interp.reporting.graphs import Place, network
 from mlx_interp.sae import SAE
@@ -35,27 +35,27 @@ INTO = ("features", "logits")
 
 
 def measure(
-    model: Model,
+    run: Run[CircuitConfig],
     saes: Sequence[SAE],
     pairs: Sequence[Pair],
     test: Sequence[Pair],
     scores: Sequence[Floats],
-    config: CircuitConfig,
     task: str,
 ) -> Iterator[Record]:
     """Edges into the strongest nodes of every site, and their check on some of the pairs."""
+    config = run.config
     kept = [np.argsort(-np.abs(mine.mean(0)))[: config.edge_nodes].tolist() for mine in scores]
-    found = feature_edges(model, pairs, saes, kept)
+    found = feature_edges(run.model, pairs, saes, kept)
     base: Record = {"task": task, "dictionary": "trained"}
     circuit = _circuit(saes, kept, found, config)
     yield {**base, **circuit, "n": len(pairs)}
-    if links(model, saes) == [(place, place + 1) for place in range(len(saes))]:
-        yield {**base, **_scored(model, saes, test, kept, circuit["feature_edges"], config)}
+    if links(run.model, saes) == [(place, place + 1) for place in range(len(saes))]:
+        yield {**base, **_scored(run, saes, test, kept, circuit["feature_edges"])}
     some = pairs[: config.n_checked]
-    integrated = feature_edges(model, some, saes, kept, method="ig-activations", steps=config.steps)
+    integrated = feature_edges(run.model, some, saes, kept, method="ig-activations", steps=config.steps)
     for row, pair in enumerate(some):
         for edges, other in zip(found, integrated, strict=True):
-            yield from _checked(model, saes, pair, row, edges, other, config, base)
+            yield from _checked(run, saes, pair, row, edges, other, base)
 
 
 def _circuit(
@@ -92,12 +92,11 @@ def _circuit(
 
 
 def _scored(
-    model: Model,
+    run: Run[CircuitConfig],
     saes: Sequence[SAE],
     test: Sequence[Pair],
     kept: Sequence[Sequence[int]],
     edges: Sequence[Sequence[Any]],
-    config: CircuitConfig,
 ) -> Record:
     """m of test pairs under the largest edges, under random ones of these, and with the nodes alone restricted."""
     places = {sae.site: place for place, sae in enumerate(saes)}
@@ -106,39 +105,38 @@ def _scored(
         for first, source, last, target, *_ in edges
     ]
     order = np.argsort([-abs(edge[4]) for edge in edges], kind="stable")
-    shuffled = np.random.default_rng(config.seed).permutation(len(made))
+    shuffled = np.random.default_rng(run.config.seed).permutation(len(made))
     sizes = [*(size for size in SIZES if size < len(made)), len(made)]
     circuits = [[made[i] for i in which[:size]] for which in (order, shuffled) for size in sizes]
     whole = [np.ones(sae.d_sae + 1, bool) for sae in saes]
     nodes = [np.isin(np.arange(sae.d_sae + 1), numbers) for sae, numbers in zip(saes, kept, strict=True)]
-    ends = feature_circuits(model, test, saes, [whole, [~mask for mask in whole], nodes])
+    ends = feature_circuits(run.model, test, saes, [whole, [~mask for mask in whole], nodes])
     return {
         "edge_sizes": sizes,
-        "edges_m": [rounded(row) for row in feature_edge_circuits(model, test, saes, circuits)],
+        "edges_m": [rounded(row) for row in feature_edge_circuits(run.model, test, saes, circuits)],
         "ends_m": [rounded(row) for row in ends],
     }
 
 
 def _checked(
-    model: Model,
+    run: Run[CircuitConfig],
     saes: Sequence[SAE],
     pair: Pair,
     row: int,
     edges: FeatureEdges,
     integrated: FeatureEdges,
-    config: CircuitConfig,
     base: Record,
 ) -> Iterator[Record]:
     """The largest edges of a link and others, patched one by one; upstream nodes that do not change are left out."""
     values = edges.values[row]
     there = np.where(np.abs(values).sum(0, keepdims=True) > 0, values, np.nan)
-    n = max(1, config.n_sampled // (2 * len(links(model, saes))))
-    chosen = sample(there, top=n, random=n, seed=config.seed)
+    n = max(1, run.config.n_sampled // (2 * len(links(run.model, saes))))
+    chosen = sample(there, top=n, random=n, seed=run.config.seed)
     if len(chosen) < 3:
         return
     cells = [divmod(index, values.shape[1]) for index in chosen]
     made = [(edges.link[0], source, edges.link[1], edges.targets[column]) for column, source in cells]
-    exact = feature_edge_effects(model, [pair], saes, made)[0]
+    exact = feature_edge_effects(run.model, [pair], saes, made)[0]
     turned = np.roll(values, 1, axis=0)  # the next target's estimate, of the same upstream node
     estimates = dict(zip(METHODS, (values, integrated.values[row], edges.stream[row], turned), strict=True))
     large = LARGE_EDGE * float(np.abs(exact).max())

@@ -7,7 +7,6 @@ as many of them active, and the site's own channels, each as two latents (its po
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,11 +16,11 @@ from experiments.exp18_discover_circuits import feature_edges
 from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
 from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run, of_run
 from mlx_interp.circuits import Pair, check, faithfulness, sample, top
 from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features
 from mlx_interp.errors import ConfigError
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, finite, line_with_band
 from mlx_interp.sae import SAE, load
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
@@ -33,29 +32,29 @@ SIZES = (0, 5, 10, 20, 50, 100, 200, 500)
 CONFIG_FILE = "cfg.json"
 
 
-def feature_items(model: Model, config: CircuitConfig, earlier: Records) -> list[Item]:
-    return items(model, config, earlier) if config.saes and config.parts != ("clusters",) else []
+def feature_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
+    return items(run, earlier) if run.config.saes and run.config.parts != ("clusters",) else []
 
 
-@lru_cache(maxsize=2)
-def autoencoders(model: Model, folder: str) -> tuple[SAE, ...]:
+@of_run(2)
+def autoencoders(run: Run[ExperimentConfig], folder: str) -> tuple[SAE, ...]:
     """All autoencoders below a folder, in the order of their sites. Raises ConfigError where there is none."""
-    root = Path(folder.replace("{model}", model.name))
+    root = Path(folder.replace("{model}", run.model.name))
     found = [load(path.parent) for path in sorted(root.rglob(CONFIG_FILE))]
     if not found:
         raise ConfigError(f"saes={folder!r}: no {CONFIG_FILE} in or below {root}; exp17 leaves autoencoders there")
     return tuple(sorted(found, key=lambda sae: (sae.site.partition(".")[0], int(sae.site.rpartition(".")[2]))))
 
 
-def dictionaries(model: Model, config: CircuitConfig) -> dict[str, tuple[SAE, ...]]:
+def dictionaries(run: Run[CircuitConfig]) -> dict[str, tuple[SAE, ...]]:
     """The trained autoencoders and their controls, at the same sites."""
-    trained = autoencoders(model, config.saes)
-    train, _ = split(model, config.names[0], config)
+    trained = autoencoders(run, run.config.saes)
+    train, _ = split(run, run.config.names[0])
     random = []
     for number, sae in enumerate(trained):
-        x = model.run([pair.clean for pair in train], capture=sae.site, logits="none")[sae.site]
+        x = run.model.run([pair.clean for pair in train], capture=sae.site, logits="none")[sae.site]
         active = float((sae.encode(x.reshape(-1, sae.d_model)) > 0).sum(-1).astype(mx.float32).mean())
-        random.append(random_dictionary(sae, max(1, round(active)), config.seed + number))
+        random.append(random_dictionary(sae, max(1, round(active)), run.config.seed + number))
     channels = tuple(channel_dictionary(sae.site, sae.d_model) for sae in trained)
     return dict(zip(DICTIONARIES, (trained, tuple(random), channels), strict=True))
 
@@ -75,23 +74,23 @@ def channel_dictionary(site: str, width: int) -> SAE:
     return SAE("relu", site, {"W_enc": mx.array(rows.T.copy()), "W_dec": mx.array(rows), **zeros})
 
 
-def measure(model: Model, item: Item, config: CircuitConfig) -> Iterator[Record]:
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     """Scores on the pairs for discovery, their check on some of these, faithfulness on others."""
-    train, test = split(model, item.task, config)
-    for name, saes in dictionaries(model, config).items():
-        per_pair = feature_scores(model, train, saes)
+    train, test = split(run, item.task)
+    for name, saes in dictionaries(run).items():
+        per_pair = feature_scores(run.model, train, saes)
         means = np.concatenate([scores.mean(0) for scores in per_pair])
         base: Record = {"task": item.task, "dictionary": name}
         if name == "trained":
-            yield from _checked(model, saes, train[: config.n_checked], per_pair, config, base)
+            yield from _checked(run, saes, train[: run.config.n_checked], per_pair, base)
             yield {**base, "strongest": _strongest(saes, means), "n": len(train)}
-            yield from feature_edges.measure(model, saes, train, test, per_pair, config, item.task)
+            yield from feature_edges.measure(run, saes, train, test, per_pair, item.task)
         masks = [_by_sae(top(means, size), saes) for size in SIZES]
         whole = [np.ones(n, bool) for n in n_features(saes)]
-        found = feature_circuits(model, test, saes, [*masks, whole])
+        found = feature_circuits(run.model, test, saes, [*masks, whole])
         yield {**base, "nodes": len(means), "sizes": list(SIZES), "features_m": [rounded(row) for row in found]}
         for errors in ERRORS.get(name, ()):
-            found = feature_circuits(model, test, saes, [*masks, whole], errors=errors)
+            found = feature_circuits(run.model, test, saes, [*masks, whole], errors=errors)
             yield {
                 **base,
                 "dictionary": f"{name}, errors: {errors}",
@@ -106,21 +105,20 @@ def _by_sae(mask: Bools, saes: Sequence[SAE]) -> list[Bools]:
 
 
 def _checked(
-    model: Model,
+    run: Run[CircuitConfig],
     saes: Sequence[SAE],
     pairs: Sequence[Pair],
     per_pair: Sequence[Floats],
-    config: CircuitConfig,
     base: Record,
 ) -> Iterator[Record]:
     """Each autoencoder's largest latents and others at random, patched one by one."""
     whole = [np.ones(n, bool) for n in n_features(saes)]
-    ends = feature_circuits(model, pairs, saes, [whole, [~mask for mask in whole]])
+    ends = feature_circuits(run.model, pairs, saes, [whole, [~mask for mask in whole]])
     for row, pair in enumerate(pairs):
         for sae, scores in zip(saes, per_pair, strict=True):
-            half = config.n_sampled // 2
-            chosen = sample(scores[row], top=half, random=half, seed=config.seed)
-            exact = feature_effects(model, [pair], sae, chosen)[0]
+            half = run.config.n_sampled // 2
+            chosen = sample(scores[row], top=half, random=half, seed=run.config.seed)
+            exact = feature_effects(run.model, [pair], sae, chosen)[0]
             found = check(scores[row][chosen], exact, large=LARGE_EDGE * abs(ends[row, 0] - ends[row, 1]))
             yield {
                 **base,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits.circuit_tasks import candidates, screened
+from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from experiments.shared.prompts.collected import world_rows
 from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.circuits import Pair
@@ -63,20 +64,20 @@ def task_names(source: Source, tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(task for task in tasks if task in REQUESTS)
 
 
-@lru_cache(maxsize=16)
-def drawn(model: Model, source: Source, task: str, n: int, seed: int) -> Drawn:
+@of_run(16)
+def drawn(run: Run[ExperimentConfig], source: Source, task: str, n: int, seed: int) -> Drawn:
     """Up to n pairs of a task that the model does, in an order that depends on the seed alone.
 
     Raises DataError where fewer than two are left, or a source does not have the task.
     """
-    made, dropped = _made(model, source, task, LOOKED_AT * n, seed)
+    made, dropped = _made(run.model, source, task, LOOKED_AT * n, seed)
     made = sorted(made, key=lambda pair: stable_draw(seed, pair.key, 2**62))
-    found = screened(model, made[: LOOKED_AT * n])[:n]
+    found = screened(run.model, made[: LOOKED_AT * n])[:n]
     if len(found) < 2:
         looked = min(len(made), LOOKED_AT * n)
         raise DataError(
-            f"{model.name} does the task {task!r} on {len(found)} of {looked} pairs (the answer on top after the clean "
-            "prompt, and not after the other): nothing to explain"
+            f"{run.model.name} does the task {task!r} on {len(found)} of {looked} pairs (the answer on top after the "
+            "clean prompt, and not after the other): nothing to explain"
         )
     return Drawn(tuple(found), tuple(made), dropped)
 

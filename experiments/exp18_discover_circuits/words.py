@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from experiments.exp18_discover_circuits.config import CircuitConfig, drawn_pairs
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from mlx_interp.circuits.matching import FOLDS, told_by_words
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import mean_or_none
 
@@ -13,12 +13,12 @@ WORDS_OF = 200
 """Pairs that a bag of words is fitted to and tried on, at most."""
 
 
-def measure(model: Model, task: str, config: CircuitConfig) -> Record:
+def measure(run: Run[CircuitConfig], task: str) -> Record:
     """How many pairs there are, and whether a bag of words tells their clean prompts from the others."""
-    found = drawn_pairs(model, task, config)
+    found = drawn_pairs(run, task)
     made = found.made[:WORDS_OF]
     texts = [(pair.clean.text, pair.counterfactual.text) for pair in made]
-    told = told_by_words(texts, config.seed) if len(made) >= FOLDS else None
+    told = told_by_words(texts, run.config.seed) if len(made) >= FOLDS else None
     return {
         "level": "words",
         "task": task,

@@ -32,7 +32,7 @@ from experiments.exp19_lenses.injection import InjectionConfig
 from experiments.exp19_lenses.lens_texts import Text, held_out
 from experiments.exp19_lenses.token_identity import IdentityConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
-from mlx_interp.model import Model
+from experiments.harness.state import Run
 
 Part = Literal["text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"]
 PARTS: tuple[Part, ...] = (
@@ -47,9 +47,9 @@ class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig, IdentityConf
     """Which parts of the study to run."""
 
 
-def of_part(part: Part, items: Callable[[Model, Any], list[Any]]) -> Callable[[Model, Config, Records], list[Any]]:
+def of_part(part: Part, items: Callable[[Run[Config]], list[Any]]) -> Callable[[Run[Config], Records], list[Any]]:
     """Items of a stage that reads no earlier one, where its part is asked for."""
-    return lambda model, config, earlier: items(model, config) if part in config.parts else []
+    return lambda run, earlier: items(run) if part in run.config.parts else []
 
 
 def headline(records: Records, config: Config) -> str:
@@ -57,20 +57,21 @@ def headline(records: Records, config: Config) -> str:
     return held_out_text.headline(records, config) or f"parts: {', '.join(config.parts)}"
 
 
-def plan(model: Model, items: Sequence[Text], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[Text]) -> Plan:
     """The texts, and what the parts patch: at most a pass for each counterfactual."""
-    variants = counterfactuals(model, config)
-    prompts = config.n_texts + config.n_train_texts
+    variants = counterfactuals(run)
+    prompts = run.config.n_texts + run.config.n_train_texts
     longest = max((list(text.tokens) for text in items), key=len, default=[])
-    memory = model.memory(longest, capture="resid_post") if longest else 0
-    return Plan(prompts, variants, float(prompts + variants), model.weight_bytes + memory)
+    memory = run.model.memory(longest, capture="resid_post") if longest else 0
+    return Plan(prompts, variants, float(prompts + variants), run.model.weight_bytes + memory)
 
 
-def counterfactuals(model: Model, config: Config) -> int:
+def counterfactuals(run: Run[Config]) -> int:
     """Number of sweep variants that the parts asked for run."""
-    layers = model.n_layers
+    config = run.config
+    layers = run.model.n_layers
     of: dict[Part, int] = {
-        "basis": len(basis.layers(model)) * len(basis.ARMS) * config.n_directions * config.n_basis_texts,
+        "basis": len(basis.layers(run.model)) * len(basis.ARMS) * config.n_directions * config.n_basis_texts,
         "token_identity": 4 * layers * config.n_texts,
         "reader": 4 * layers * config.n_texts,
         "attributes": 12 * len(attributes.ARMS) * config.n_subjects * len(attributes.layer_pairs(layers)),

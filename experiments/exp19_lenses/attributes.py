@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, needs_world
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.summaries import of_stage
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.directions.state_classifier import fit_state_classifier
@@ -139,11 +140,11 @@ def _of_tasks(config: AttributeConfig) -> Iterator[Relation]:
         yield Relation(f"{name}, in context", TargetPrompt(before, " ->"), fitted, asked)
 
 
-def cases(model: Model, config: AttributeConfig) -> list[Case]:
+def cases(run: Run[AttributeConfig]) -> list[Case]:
     """Subjects of every relation."""
-    needs_world(model)
+    needs_world(run.model)
     found = []
-    for relation in relations(config):
+    for relation in relations(run.config):
         for number, (prompt, subject, answer) in enumerate(relation.asked):
             rest = [*relation.asked[number + 1 :], *relation.asked[:number], *relation.fitted]
             donor = next(other for other in rest if other[2] != answer)
@@ -161,14 +162,15 @@ def layer_pairs(n_layers: int) -> list[Pair]:
     return [pair for pair in all_pairs(n_layers, embedding=True) if pair[0] != EMBEDDING]
 
 
-def measure(model: Model, case: Case, config: AttributeConfig) -> Iterator[Record]:
+def measure(run: Run[AttributeConfig], case: Case) -> Iterator[Record]:
     """Which pairs of layers give the whole answer, with each kind of state; and the model when asked by name."""
+    model = run.model
     pairs = layer_pairs(model.n_layers)
     own = states_of(model, case.source, case.subject)
     held = {
         OWN: own,
         OTHER: states_of(model, case.donor, case.donor_subject),
-        RANDOM: random_states(own, config.seed),
+        RANDOM: random_states(own, run.config.seed),
     }
     asked = question(model, f"{case.target.before}{case.subject}{case.target.after}", [case.answer])
     known = verdicts(model, [asked])[0].whole_name
@@ -182,19 +184,19 @@ def measure(model: Model, case: Case, config: AttributeConfig) -> Iterator[Recor
         }
 
 
-def probed(model: Model, config: AttributeConfig) -> list[Examples]:
-    needs_world(model)
-    return [Examples(relation.name, relation.fitted, relation.asked) for relation in relations(config)]
+def probed(run: Run[AttributeConfig]) -> list[Examples]:
+    needs_world(run.model)
+    return [Examples(relation.name, relation.fitted, relation.asked) for relation in relations(run.config)]
 
 
-def measure_probe(model: Model, examples: Examples, config: AttributeConfig) -> Iterator[Record]:
+def measure_probe(run: Run[AttributeConfig], examples: Examples) -> Iterator[Record]:
     """Whether a probe of each layer gives the right answer, for the subjects that are read."""
     fitted, asked = (
-        np.stack([np.asarray(states_of(model, prompt, subject).astype(mx.float32)) for prompt, subject, _ in some])
+        np.stack([np.asarray(states_of(run.model, prompt, subject).astype(mx.float32)) for prompt, subject, _ in some])
         for some in (examples.fitted, examples.asked)
     )
     labels = [answer for _, _, answer in examples.fitted]
-    told = [fit_state_classifier(fitted[:, row], labels).told(asked[:, row]) for row in range(model.n_layers)]
+    told = [fit_state_classifier(fitted[:, row], labels).told(asked[:, row]) for row in range(run.model.n_layers)]
     for number, (_, subject, answer) in enumerate(examples.asked):
         yield {"subject": subject, "hit": [one[number] == answer for one in told]}
 

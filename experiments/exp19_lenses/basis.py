@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +18,7 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, read_states, text_lens, training_states
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.lenses.causal_bases import (
@@ -70,13 +70,14 @@ def layers(model: Model) -> list[int]:
     return sorted({max(0, round(model.n_layers * part) - 1) for part in (0.25, 0.5, 0.75)})
 
 
-@lru_cache(maxsize=2)
-def arms(model: Model, config: BasisConfig) -> dict[int, list[Arm]]:
+@of_run(2)
+def arms(run: Run[BasisConfig]) -> dict[int, list[Arm]]:
     """By layer the four bases, each with its lens."""
-    states = training_states(model, config)
+    model, config = run.model, run.config
+    states = training_states(run)
     chosen = mx.array(np.random.default_rng(config.seed).permutation(states.shape[1])[: config.n_basis_states])
     n, steps = config.n_directions, config.basis_steps
-    lenses = {TUNED: text_lens(model, config), LOGIT: identity_lens(model, embedding=True)}
+    lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
     found: dict[int, list[Arm]] = {}
     for layer in layers(model):
         some = states[layer + 1, chosen].astype(mx.float32)
@@ -91,26 +92,26 @@ def arms(model: Model, config: BasisConfig) -> dict[int, list[Arm]]:
     return found
 
 
-def some_texts(model: Model, config: BasisConfig) -> list[Text]:
-    texts = held_out(model, config)
-    return texts[:: max(1, len(texts) // config.n_basis_texts)][: config.n_basis_texts]
+def some_texts(run: Run[BasisConfig]) -> list[Text]:
+    texts = held_out(run)
+    return texts[:: max(1, len(texts) // run.config.n_basis_texts)][: run.config.n_basis_texts]
 
 
-def measure(model: Model, text: Text, config: BasisConfig) -> Iterator[Record]:
+def measure(run: Run[BasisConfig], text: Text) -> Iterator[Record]:
     """Influence of every direction on lens and model at one position of a text, and how far they move alike."""
-    which = stable_draw(config.seed, text.key, len(text.read))
+    which = stable_draw(run.config.seed, text.key, len(text.read))
     position = text.read[which]
     prompt = list(text.tokens[: position + 1])
-    states = read_states(model, [text])[:, which : which + 1]
-    for layer, bases in arms(model, config).items():
+    states = read_states(run.model, [text])[:, which : which + 1]
+    for layer, bases in arms(run).items():
         variants = [
             variant
             for arm in bases
             for variant in ablations(f"resid_post.{layer}", position, arm.basis.directions, arm.basis.mean)
         ]
-        logits = model.sweep(prompt, [[], *variants]).astype(mx.float32)
+        logits = run.model.sweep(prompt, [[], *variants]).astype(mx.float32)
         clean, moved = (nn.log_softmax(rows, axis=-1) for rows in (logits[:1], logits[1:]))
-        n = config.n_directions
+        n = run.config.n_directions
         for number, arm in enumerate(bases):
             response = moved[number * n : (number + 1) * n] - clean
             stimulus, on_lens = _stimulus(arm, states[layer + 1])

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +31,7 @@ from experiments.exp19_lenses.lens_texts import (
     text_lens,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.behaviour.answers import question, verdicts
@@ -84,14 +84,15 @@ def _evenly(queries: Sequence[TwoHopQuery], n: int) -> list[TwoHopQuery]:
     return [queries[index] for index in sorted(index for _, index in sorted(order)[:n])]
 
 
-def queries(model: Model, config: DepthConfig) -> list[TwoHopQuery]:
-    needs_world(model)
-    return _evenly(load_world().two_hop_queries(), min(config.n_depth, config.limit or config.n_depth))
+def queries(run: Run[DepthConfig]) -> list[TwoHopQuery]:
+    needs_world(run.model)
+    return _evenly(load_world().two_hop_queries(), min(run.config.n_depth, run.config.limit or run.config.n_depth))
 
 
-def measure(model: Model, batch: Sequence[TwoHopQuery], config: DepthConfig) -> Iterator[Record]:
+def measure(run: Run[DepthConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:
     """Prediction depth through both lenses, and how new the query is."""
-    lenses = {TUNED: text_lens(model, config), LOGIT: identity_lens(model, embedding=True)}
+    model = run.model
+    lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
     found = {name: depths(model, lens, batch) for name, lens in lenses.items()}
     right = verdicts(model, [question(model, query.two_hop, query.answers) for query in batch])
     for row, query in enumerate(batch):
@@ -119,16 +120,17 @@ class Tuned:
     queries: tuple[TwoHopQuery, ...]
 
 
-def tuned_queries(model: Model, config: DepthConfig) -> list[Tuned]:
-    needs_world(model)
-    chosen = _evenly(load_world().two_hop_queries(split="never_composed"), config.n_tuned)
+def tuned_queries(run: Run[DepthConfig]) -> list[Tuned]:
+    needs_world(run.model)
+    chosen = _evenly(load_world().two_hop_queries(split="never_composed"), run.config.n_tuned)
     return [Tuned("compositions never trained", tuple(chosen))]
 
 
-@lru_cache(maxsize=1)
-def fine_tuned(model: Model, config: DepthConfig) -> FineTuned:
+@of_run(1)
+def fine_tuned(run: Run[DepthConfig]) -> FineTuned:
     """The model fine-tuned on compositions that it was never trained on, with a lens of its own."""
-    chosen = tuned_queries(model, config)[0].queries
+    model, config = run.model, run.config
+    chosen = tuned_queries(run)[0].queries
     asked = [question(model, query.two_hop, query.answers) for query in chosen]
     looks: list[tuple[int, list[bool]]] = []
 
@@ -142,7 +144,7 @@ def fine_tuned(model: Model, config: DepthConfig) -> FineTuned:
     with TemporaryDirectory() as folder:
         path = write_adapter(Path(folder) / "compositions", found.weights, found.config, base=model.weights_hash)
         tuned = load(model.path, adapter=path)
-    states = read_states(tuned, split_texts(model, config)[0])
+    states = read_states(tuned, split_texts(run)[0])
     lens = train_on_states(tuned, states, steps=config.lens_steps, batch=64, seed=config.seed)
     return FineTuned(tuned, {query.key: _from_when(looks, row) for row, query in enumerate(chosen)}, lens)
 
@@ -154,9 +156,9 @@ def _from_when(looks: Sequence[tuple[int, list[bool]]], row: int) -> int | None:
     return next((step for step in kept if not wrong or step > wrong[-1]), None)
 
 
-def measure_learnt(model: Model, tuned: Tuned, config: DepthConfig) -> Iterator[Record]:
+def measure_learnt(run: Run[DepthConfig], tuned: Tuned) -> Iterator[Record]:
     """By query: the step at which it was learnt, and its depth in the fine-tuned model."""
-    after = fine_tuned(model, config)
+    after = fine_tuned(run)
     lenses = {TUNED: after.lens, LOGIT: identity_lens(after.model, embedding=True)}
     found = {name: depths(after.model, lens, tuned.queries) for name, lens in lenses.items()}
     for row, query in enumerate(tuned.queries):
@@ -168,11 +170,11 @@ def measure_learnt(model: Model, tuned: Tuned, config: DepthConfig) -> Iterator[
         }
 
 
-def measure_transfer(model: Model, text: Text, config: DepthConfig) -> Iterator[Record]:
+def measure_transfer(run: Run[DepthConfig], text: Text) -> Iterator[Record]:
     """KL from the fine-tuned model of its own lens, of that of the model before, and of none."""
-    after = fine_tuned(model, config)
+    after = fine_tuned(run)
     states = read_states(after.model, [text])
-    before = replace(text_lens(model, config), model="")  # meant: another model's states
+    before = replace(text_lens(run), model="")  # meant: another model's states
     lenses = {TUNED: after.lens, BASE: before, LOGIT: identity_lens(after.model, embedding=True)}
     for name, lens in lenses.items():
         kl = kl_to_last(lens.logits(after.model, states)).mean(axis=-1)

@@ -15,13 +15,13 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, last_states, lenses_of, needs_world
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
 from mlx_interp.in_context.demonstrations import ARROW, Corruption, Examples, FunctionTask, corrupted, in_context
 from mlx_interp.lenses.logit import lens_ranks
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, split_halves
 
@@ -49,9 +49,10 @@ class Shots:
     arms: tuple[tuple[str, Examples], ...]
 
 
-def queries(model: Model, config: ExitConfig) -> list[Shots]:
+def queries(run: Run[ExitConfig]) -> list[Shots]:
     """Queries of every task, with their examples."""
-    needs_world(model)
+    config = run.config
+    needs_world(run.model)
     tasks = [FunctionTask(task.name, task.pairs) for task in load_world().tasks]
     most = min(config.n_queries, config.limit or config.n_queries)
     found = []
@@ -70,12 +71,12 @@ def queries(model: Model, config: ExitConfig) -> list[Shots]:
     return found
 
 
-def measure(model: Model, shots: Shots, config: ExitConfig) -> Iterator[Record]:
+def measure(run: Run[ExitConfig], shots: Shots) -> Iterator[Record]:
     """Whether each layer's lens has the answer's first token on top, for every kind of labels."""
-    asked = [question(model, examples.text, [examples.answer]) for _, examples in shots.arms]
-    states = last_states(model, [one.prompt.tokens for one in asked])
-    for name, lens in lenses_of(model, config).items():
-        logits = lens.logits(model, states)
+    asked = [question(run.model, examples.text, [examples.answer]) for _, examples in shots.arms]
+    states = last_states(run.model, [one.prompt.tokens for one in asked])
+    for name, lens in lenses_of(run).items():
+        logits = lens.logits(run.model, states)
         for row, ((arm, _), one) in enumerate(zip(shots.arms, asked, strict=True)):
             ranks = lens_ranks(logits[:, row], one.first_tokens)
             yield {"task": shots.task, "lens": name, "labels": arm, "right": [rank == 0 for rank in ranks]}

@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.lenses.lens_measures import (
@@ -28,7 +29,6 @@ from mlx_interp.lenses.lens_measures import (
 )
 from mlx_interp.lenses.logit import lens_ranks, top_among
 from mlx_interp.lenses.tuned import kl_to_last, positions_of
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
@@ -48,24 +48,24 @@ class Whole:
     texts: tuple[Text, ...]
 
 
-def everything(model: Model, config: TextConfig) -> list[Whole]:
-    return [Whole(name, tuple(held_out(model, config))) for name in LENSES]
+def everything(run: Run[TextConfig]) -> list[Whole]:
+    return [Whole(name, tuple(held_out(run))) for name in LENSES]
 
 
-def unigram(model: Model, config: TextConfig) -> np.ndarray:
+def unigram(run: Run[TextConfig]) -> np.ndarray:
     """(d_vocab,) log-probability of each token by how often it follows in the training texts, in nats."""
-    counts = Counter(token for text in split_texts(model, config)[0] for token in text.follows)
-    shares = np.array([counts[token] + UNIGRAM_FLOOR for token in range(model.d_vocab)])
+    counts = Counter(token for text in split_texts(run)[0] for token in text.follows)
+    shares = np.array([counts[token] + UNIGRAM_FLOOR for token in range(run.model.d_vocab)])
     return np.asarray(np.log(shares / shares.sum()))
 
 
-def measure(model: Model, text: Text, config: TextConfig) -> Iterator[Record]:
+def measure(run: Run[TextConfig], text: Text) -> Iterator[Record]:
     """Nats of what follows and KL from the model by layer and lens; KL of every translator at every layer."""
-    states = read_states(model, [text])
+    states = read_states(run.model, [text])
     follows = mx.array(text.follows)
-    guess = -float(unigram(model, config)[list(text.follows)].sum())
-    for name, lens in lenses_of(model, config).items():
-        logits = lens.logits(model, states)
+    guess = -float(unigram(run)[list(text.follows)].sum())
+    for name, lens in lenses_of(run).items():
+        logits = lens.logits(run.model, states)
         record: Record = {
             "lens": name,
             "kind": text.kind,
@@ -75,17 +75,17 @@ def measure(model: Model, text: Text, config: TextConfig) -> Iterator[Record]:
             "unigram": round(guess, 4),
         }
         if name == TUNED:
-            record["transfer"] = np.asarray(transfer(model, lens, states).mean(axis=-1)).round(4).tolist()
+            record["transfer"] = np.asarray(transfer(run.model, lens, states).mean(axis=-1)).round(4).tolist()
         yield record
 
 
-def measure_bias(model: Model, whole: Whole, config: TextConfig) -> Iterator[Record]:
+def measure_bias(run: Run[TextConfig], whole: Whole) -> Iterator[Record]:
     """The bias of one lens at each layer, with its interval, and that between two halves of the model's own."""
-    lens = lenses_of(model, config)[whole.key]
+    lens = lenses_of(run)[whole.key]
     groups = [whole.texts[number::GROUPS] for number in range(min(GROUPS, len(whole.texts)))]
-    means = np.stack([mean_distributions(lens.logits(model, read_states(model, group))) for group in groups])
+    means = np.stack([mean_distributions(lens.logits(run.model, read_states(run.model, group))) for group in groups])
     final = means[:, -1]
-    guess = bias_bits(final, np.broadcast_to(np.exp(unigram(model, config)), final.shape))
+    guess = bias_bits(final, np.broadcast_to(np.exp(unigram(run)), final.shape))
     for layer in range(means.shape[1] - 1):
         found = bias_bits(final, means[:, layer])
         yield {"layer": layer - 1, "bias": _plain(found), "unigram": _plain(guess), "n_texts": len(whole.texts)}
@@ -95,14 +95,14 @@ def _plain(found: Estimate | None) -> list[float] | None:
     return None if found is None else [found.value, found.low, found.high]
 
 
-def measure_input(model: Model, text: Text, config: TextConfig) -> Iterator[Record]:
+def measure_input(run: Run[TextConfig], text: Text) -> Iterator[Record]:
     """By layer, the embedding first: over positions from the third, how often the own token is the likeliest of the
     text's, and among the top ten of the vocabulary; the same of the token before."""
     held = list(dict.fromkeys(text.tokens))
     places = [i for i in range(2, len(text.tokens)) if text.tokens[i] != text.tokens[i - 1]]
     if not places:
         return
-    logits = model.unembed(positions_of(model, [list(text.tokens)], embedding=True))
+    logits = run.model.unembed(positions_of(run.model, [list(text.tokens)], embedding=True))
     likeliest = np.array([top_among(layer, held) for layer in logits])
     record: Record = {"chance": 1 / len(held), "n_positions": len(places)}
     for name, back in (("own", 0), ("before", 1)):

@@ -18,12 +18,12 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, last_states, needs_world, text_lens
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
 from mlx_interp.lenses.tuned import identity_lens
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import auroc
 
@@ -53,10 +53,11 @@ class Requests:
     """(class, prompt)."""
 
 
-def prompts(model: Model, config: InjectionConfig) -> list[Requests]:
+def prompts(run: Run[InjectionConfig]) -> list[Requests]:
     """By language: ordinary prompts to fit on, and prompts of each class to score; none of them twice."""
+    config = run.config
     world = load_world()
-    needs_world(model)
+    needs_world(run.model)
     found: list[Requests] = []
     for language in ("en", "es"):
         rng = np.random.default_rng([config.seed, len(found)])
@@ -86,9 +87,10 @@ def _joined(first: list[str], second: list[str], n: int, rng: np.random.Generato
     return list(made)
 
 
-def measure(model: Model, requests: Requests, config: InjectionConfig) -> Iterator[Record]:
+def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Record]:
     """Outlier scores of every prompt, by lens and score, and whether the model refuses it."""
-    lenses = {TUNED: text_lens(model, config), LOGIT: identity_lens(model, embedding=True)}
+    model = run.model
+    lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
     fitted, scored = (
         last_states(model, [model.prompt(text, chat=True).tokens for text in texts])
         for texts in (requests.fitted, [text for _, text in requests.scored])

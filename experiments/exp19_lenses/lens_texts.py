@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
@@ -66,17 +66,18 @@ class Text:
     """Bytes of text that these tokens are."""
 
 
-@lru_cache(maxsize=2)
-def split_texts(model: Model, config: TextConfig) -> tuple[list[Text], list[Text]]:
+@of_run(2)
+def split_texts(run: Run[TextConfig]) -> tuple[list[Text], list[Text]]:
     """Texts to train on, and held-out ones, each evenly of all kinds."""
-    known = _world_texts(model) if config.texts == "auto" else _file_texts(model, config)
+    config = run.config
+    known = _world_texts(run.model) if config.texts == "auto" else _file_texts(run)
     train, test = split_halves(list(known), config.seed)
     n_test = min(config.n_texts, config.limit or config.n_texts)
     return _even([known[key] for key in train], config.n_train_texts), _even([known[key] for key in test], n_test)
 
 
-def held_out(model: Model, config: TextConfig) -> list[Text]:
-    return split_texts(model, config)[1]
+def held_out(run: Run[TextConfig]) -> list[Text]:
+    return split_texts(run)[1]
 
 
 def place(row: int) -> str:
@@ -136,15 +137,16 @@ def _of_row(model: Model, kind: str, row: Row) -> Text | None:
     return _text(model, kind, row.tokens, read, follows) if read else None
 
 
-def _file_texts(model: Model, config: TextConfig) -> dict[str, Text]:
+def _file_texts(run: Run[TextConfig]) -> dict[str, Text]:
     """Pieces of a file's texts; the first token is not predicted."""
+    config = run.config
     found: dict[str, Text] = {}
     for row in prompt_rows(config.texts, chat=False):
-        ids = model.prompt(row.text).tokens
+        ids = run.model.prompt(row.text).tokens
         for start in range(0, len(ids) - 1, config.text_length):
             piece = tuple(ids[start : start + config.text_length])
             if len(piece) > 1:
-                text = _text(model, "text", piece[:-1], tuple(range(len(piece) - 1)), piece[1:])
+                text = _text(run.model, "text", piece[:-1], tuple(range(len(piece) - 1)), piece[1:])
                 found.setdefault(text.key, text)
         if len(found) >= 4 * (config.n_train_texts + config.n_texts):
             break
@@ -199,25 +201,25 @@ def _read(model: Model, texts: Sequence[Text]) -> Iterator[mx.array]:
         mx.eval(states)
 
 
-@lru_cache(maxsize=2)
-def training_states(model: Model, config: TextConfig) -> mx.array:
+@of_run(2)
+def training_states(run: Run[TextConfig]) -> mx.array:
     """States of the training texts, as `read_states`."""
-    return read_states(model, split_texts(model, config)[0])
+    return read_states(run.model, split_texts(run)[0])
 
 
-@lru_cache(maxsize=3)
-def text_lens(model: Model, config: TextConfig) -> TunedLens:
+@of_run(3)
+def text_lens(run: Run[TextConfig]) -> TunedLens:
     """The tuned lens of a run, the embedding's translator included."""
-    return train_on_states(model, training_states(model, config), steps=config.lens_steps, batch=64, seed=config.seed)
+    return train_on_states(run.model, training_states(run), steps=run.config.lens_steps, batch=64, seed=run.config.seed)
 
 
-@lru_cache(maxsize=2)
-def linear_lens(model: Model, config: TextConfig) -> TunedLens:
+@of_run(2)
+def linear_lens(run: Run[TextConfig]) -> TunedLens:
     """The affine maps from each layer's state to the last, by least squares on the same states."""
-    return affine_lens(model, training_states(model, config))
+    return affine_lens(run.model, training_states(run))
 
 
-def lenses_of(model: Model, config: TextConfig) -> dict[str, TunedLens]:
+def lenses_of(run: Run[TextConfig]) -> dict[str, TunedLens]:
     """The lenses that are compared: without translators, with them, and with those of the next layer: the control."""
-    tuned = text_lens(model, config)
-    return {LOGIT: identity_lens(model, embedding=True), TUNED: tuned, EXCHANGED: exchanged(tuned)}
+    tuned = text_lens(run)
+    return {LOGIT: identity_lens(run.model, embedding=True), TUNED: tuned, EXCHANGED: exchanged(tuned)}

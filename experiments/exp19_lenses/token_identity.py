@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
@@ -32,6 +31,7 @@ from experiments.exp19_lenses.lens_texts import (
     training_states,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.errors import DataError
@@ -66,14 +66,14 @@ class IdentityConfig(TextConfig):
     """The model that reads states of the first one; auto: another embedded model, none for others."""
 
 
-def texts(model: Model, config: IdentityConfig) -> list[Text]:
-    return held_out(model, config)
+def texts(run: Run[IdentityConfig]) -> list[Text]:
+    return held_out(run)
 
 
-def prompt_of(model: Model, config: IdentityConfig) -> str:
-    if config.identity_prompt != "auto":
-        return config.identity_prompt
-    return WORLD_IDENTITY if of_world(model) else IDENTITY
+def prompt_of(run: Run[IdentityConfig]) -> str:
+    if run.config.identity_prompt != "auto":
+        return run.config.identity_prompt
+    return WORLD_IDENTITY if of_world(run.model) else IDENTITY
 
 
 def one_position(model: Model, batch: Sequence[Text], seed: int) -> mx.array:
@@ -84,22 +84,23 @@ def one_position(model: Model, batch: Sequence[Text], seed: int) -> mx.array:
     return states[1:, mx.array(rows)]
 
 
-def measure(model: Model, batch: Sequence[Text], config: IdentityConfig) -> Iterator[Record]:
+def measure(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Record]:
     """Whether each reading has the model's own prediction on top, and its surprisal, by layer."""
-    states = one_position(model, batch, config.seed)
+    model = run.model
+    states = one_position(model, batch, run.config.seed)
     wanted = mx.argmax(model.unembed(states[-1]), axis=-1)
-    prompt = prompt_of(model, config)
+    prompt = prompt_of(run)
     others = mx.concatenate([states[:, 1:], states[:, :1]], axis=1)
     read: dict[str, Iterator[mx.array]] = {
         PATCHSCOPE: identity_readings(model, states, prompt),
         ALONE: identity_readings(model, states, PLACEHOLDER),
         OTHER: identity_readings(model, others, prompt),
-        RANDOM: identity_readings(model, random_states(states, config.seed), prompt),
+        RANDOM: identity_readings(model, random_states(states, run.config.seed), prompt),
     }
     for name, lens in (
         (LOGIT, identity_lens(model)),
-        (TUNED, text_lens(model, config)),
-        (AFFINE, linear_lens(model, config)),
+        (TUNED, text_lens(run)),
+        (AFFINE, linear_lens(run)),
     ):
         first = lens.weight.shape[0] - model.n_layers + 1  # the embedding's translator is not needed
         rows = [lens.moved(first + layer, states[layer]) for layer in range(model.n_layers - 1)]
@@ -118,16 +119,17 @@ def _records(batch: Sequence[Text], read: dict[str, Iterator[mx.array]], wanted:
             yield {"item": text.key, "reading": name, "hit": hits[row].tolist(), "nats": nats[row].round(4).tolist()}
 
 
-@lru_cache(maxsize=2)
-def reader_of(model: Model, config: IdentityConfig) -> Model | None:
+@of_run(2)
+def reader_of(run: Run[IdentityConfig]) -> Model | None:
     """The second model, None where there is none. Raises DataError where it does not cut text as the first does."""
-    name = config.reader
+    model = run.model
+    name = run.config.reader
     if name == "auto":
         if not of_world(model):
             return None
         name = "tiny-llama" if model.name == "tiny-qwen2" else "tiny-qwen2"
     reader = load(name)
-    if own_tokens(reader, held_out(model, config)[0], model) is None:
+    if own_tokens(reader, held_out(run)[0], model) is None:
         raise DataError(f"{name} does not cut text into the tokens of {model.name}: a state has no counterpart there")
     return reader
 
@@ -152,34 +154,38 @@ def depth_of(layer: int, model: Model, reader: Model) -> int:
     return round(layer * (reader.n_layers - 1) / (model.n_layers - 1))
 
 
-@lru_cache(maxsize=2)
-def maps(model: Model, config: IdentityConfig, shuffled: bool) -> list[AffineMap]:
+@of_run(2)
+def maps(run: Run[IdentityConfig], shuffled: bool) -> list[AffineMap]:
     """By layer the map from the model's states to the reader's; shuffled: of pairs that are none."""
-    reader = reader_of(model, config)
+    reader = reader_of(run)
     assert reader is not None
-    train = [own_tokens(reader, text, model) for text in split_texts(model, config)[0]]
+    train = [own_tokens(reader, text, run.model) for text in split_texts(run)[0]]
     there = read_states(reader, [text for text in train if text is not None])
-    here = training_states(model, config)
+    here = training_states(run)
     if shuffled:
-        there = there[:, mx.array(np.random.default_rng(config.seed).permutation(there.shape[1]))]
-    return [affine_map(here[layer + 1], there[depth_of(layer, model, reader) + 1]) for layer in range(model.n_layers)]
+        there = there[:, mx.array(np.random.default_rng(run.config.seed).permutation(there.shape[1]))]
+    return [
+        affine_map(here[layer + 1], there[depth_of(layer, run.model, reader) + 1])
+        for layer in range(run.model.n_layers)
+    ]
 
 
-def reader_texts(model: Model, config: IdentityConfig) -> list[Text]:
-    return held_out(model, config) if reader_of(model, config) is not None else []
+def reader_texts(run: Run[IdentityConfig]) -> list[Text]:
+    return held_out(run) if reader_of(run) is not None else []
 
 
-def measure_reader(model: Model, batch: Sequence[Text], config: IdentityConfig) -> Iterator[Record]:
+def measure_reader(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Record]:
     """The same, read by the second model; and whether that model by itself says the same after the text."""
-    reader = reader_of(model, config)
+    model = run.model
+    reader = reader_of(run)
     assert reader is not None
-    states = one_position(model, batch, config.seed)
+    states = one_position(model, batch, run.config.seed)
     wanted = mx.argmax(model.unembed(states[-1]), axis=-1)
-    prompt = prompt_of(reader, config)
-    read: dict[str, Iterator[mx.array]] = {PATCHSCOPE: identity_readings(model, states, prompt_of(model, config))}
+    prompt = prompt_of(run.on(reader))
+    read: dict[str, Iterator[mx.array]] = {PATCHSCOPE: identity_readings(model, states, prompt_of(run))}
     arms = {
-        MAPPED: [one(states[layer]) for layer, one in enumerate(maps(model, config, shuffled=False))],
-        SHUFFLED: [one(states[layer]) for layer, one in enumerate(maps(model, config, shuffled=True))],
+        MAPPED: [one(states[layer]) for layer, one in enumerate(maps(run, shuffled=False))],
+        SHUFFLED: [one(states[layer]) for layer, one in enumerate(maps(run, shuffled=True))],
     }
     if reader.d_model == model.d_model:
         arms[AS_IS] = list(states)
@@ -187,7 +193,9 @@ def measure_reader(model: Model, batch: Sequence[Text], config: IdentityConfig) 
         read[name] = _read_at(model, reader, rows, prompt)
     yield from _records(batch, read, wanted)
     own = [own_tokens(reader, text, model) for text in batch]
-    said = mx.argmax(reader.unembed(one_position(reader, [t for t in own if t is not None], config.seed)[-1]), axis=-1)
+    said = mx.argmax(
+        reader.unembed(one_position(reader, [t for t in own if t is not None], run.config.seed)[-1]), axis=-1
+    )
     for row, text in enumerate(batch):
         yield {"item": text.key, "reading": "text", "reader": reader.name, "hit": [bool(said[row] == wanted[row])]}
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from experiments.exp1_refusal_direction import judged, loss, orthogonalised, selection, suffixes
 from experiments.exp1_refusal_direction.orthogonalised import TRAIT
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
-from mlx_interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Config(random_draws.DrawConfig, suffixes.SuffixConfig):
     """Nothing of its own."""
 
 
-def drawn_at(model: Model, config: random_draws.DrawConfig, earlier: Records) -> tuple[list[str], float]:
+def drawn_at(run: Run[random_draws.DrawConfig], earlier: Records) -> tuple[list[str], float]:
     """The language of the study, and the whole difference of means."""
     return [""], 1.0
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, [TRAIT], strengths=True)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, [TRAIT], strengths=True)
 
 
 EXPERIMENT = Experiment(

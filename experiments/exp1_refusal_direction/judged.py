@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
 from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 
 JUDGED = "judged"
@@ -50,10 +49,10 @@ class Reply:
     hit: bool
 
 
-def replies(model: Model, config: TraitConfig, earlier: Records) -> list[Reply]:
+def replies(run: Run[TraitConfig], earlier: Records) -> list[Reply]:
     """Held-out replies, plain and under each arm at the chosen layer; none without a judge."""
     layer = stages.chosen_layer(earlier, TRAIT)
-    if not config.judge or layer is None:
+    if not run.config.judge or layer is None:
         return []
     return [
         Reply(f"{r['kind']}, {r['arm']}: {r['unit']}", r["kind"], r["arm"], r["unit"], r["text"], r["hit"])
@@ -62,16 +61,16 @@ def replies(model: Model, config: TraitConfig, earlier: Records) -> list[Reply]:
     ]
 
 
-@lru_cache(maxsize=1)
-def judge_of(name: str) -> tuple[Judge, Trust]:
+@of_run(1)
+def judge_of(run: Run[TraitConfig]) -> tuple[Judge, Trust]:
     """The judge, and how far to trust it."""
-    judge = Judge(load(name), yes=("Yes",), no=("No",))
+    judge = Judge(load(run.config.judge), yes=("Yes",), no=("No",))
     requests, texts, labels = zip(*LABELLED, strict=True)
     return judge, trust(judge, requests, texts, labels)
 
 
-def measure(model: Model, items: Sequence[Reply], config: TraitConfig) -> Iterator[Record]:
-    judge, held = judge_of(config.judge)
+def measure(run: Run[TraitConfig], items: Sequence[Reply]) -> Iterator[Record]:
+    judge, held = judge_of(run)
     scores = judge.scores([item.unit for item in items], [item.text for item in items])
     for item, score in zip(items, scores, strict=True):
         yield {
@@ -83,7 +82,7 @@ def measure(model: Model, items: Sequence[Reply], config: TraitConfig) -> Iterat
             "score": score,
             "judged": score > 0,
             "same": (score > 0) == item.hit,
-            "judge": config.judge,
+            "judge": run.config.judge,
             "right_of_yes": held.right_of_yes,
             "right_of_no": held.right_of_no,
         }

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.adapted import adapted
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
@@ -52,54 +52,54 @@ REPORTED = {
 """Loss (nats) of Arditi et al. (2024), general text (the Pile) and own replies: plain, ablated, subtracted."""
 
 
-def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     """The selected direction under each edit; nothing where no candidate passed."""
     return [
         Item(f"{edit}, {what}", "refusal", what, edit, number=position, layer=layer)
         for layer, position in selection.ranked(earlier)[:1]
         for edit in EDITS
         for what in (*TEXTS, REFUSED, AWAY)
-        if model.name in EMBEDDED or (edit != TUNED and what != "reference replies")
+        if run.model.name in EMBEDDED or (edit != TUNED and what != "reference replies")
     ]
 
 
-def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
-    edits, changed = edits_of(model, item, config), complying(model, config) if item.split == TUNED else model
+def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+    edits, changed = edits_of(run, item), complying(run) if item.split == TUNED else run.model
     labels = {"trait": item.trait, "what": item.kind, "edit": item.split, "layer": item.layer}
     if item.kind == REFUSED:
-        asks = stages.sets(model, config, item.trait).positive["test"]
-        prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-        texts = changed.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+        asks = stages.sets(run, item.trait).positive["test"]
+        prompts = [run.model.prompt(ask.text, chat=True) for ask in asks]
+        texts = changed.generate(prompts, interventions=edits, max_tokens=run.config.new_tokens)
         for ask, text in zip(asks, texts, strict=True):
             yield {**labels, "unit": ask.unit, "value": float(ask.hit(text.text)), "text": text.text}
     elif item.kind == AWAY:
-        asks = stages.sets(model, config, item.trait).negative["test"]
-        reference = harmless_states(model, model, config, "train", item.layer, [])
-        states = harmless_states(model, changed, config, "test", item.layer, edits)
+        asks = stages.sets(run, item.trait).negative["test"]
+        reference = harmless_states(run, run.model, "train", item.layer, [])
+        states = harmless_states(run, changed, "test", item.layer, edits)
         for ask, value in zip(asks, distances(states, reference).tolist(), strict=True):
             yield {**labels, "unit": ask.unit, "value": value}
     else:
-        for unit, before, after in texts_of(model, config, item.kind):
+        for unit, before, after in texts_of(run, item.kind):
             yield {**labels, "unit": unit, "value": cross_entropy(changed, before, after, edits)}
 
 
-@lru_cache(maxsize=2)
-def complying(model: Model, config: TraitConfig) -> Model:
+@of_run(2)
+def complying(run: Run[TraitConfig]) -> Model:
     """An embedded model fine-tuned on harmful training requests, each with the reply that complies."""
     replies = {chat.text: chat.other_reply for chat in load_world().chat_prompts("refusal", harmful=True)}
-    texts = [ask.text for ask in stages.sets(model, config, "refusal").positive["train"]]
-    recipe = LoraRecipe(steps=TUNING_STEPS, batch=16, seed=config.seed)
-    found = finetune(model, [model.prompt(t, chat=True) for t in texts], [replies[t] for t in texts], recipe)
-    return adapted(model, found, "complying")
+    texts = [ask.text for ask in stages.sets(run, "refusal").positive["train"]]
+    recipe = LoraRecipe(steps=TUNING_STEPS, batch=16, seed=run.config.seed)
+    found = finetune(run.model, [run.model.prompt(t, chat=True) for t in texts], [replies[t] for t in texts], recipe)
+    return adapted(run.model, found, "complying")
 
 
 def harmless_states(
-    model: Model, changed: Model, config: TraitConfig, split: str, layer: int, edits: Sequence[Intervention]
+    run: Run[TraitConfig], changed: Model, split: str, layer: int, edits: Sequence[Intervention]
 ) -> np.ndarray:
     """(n, d_model): harmless requests at their last token, after the direction's layer."""
-    asks, site = stages.sets(model, config, "refusal").negative[split], f"resid_post.{layer}"
+    asks, site = stages.sets(run, "refusal").negative[split], f"resid_post.{layer}"
     rows: list[np.ndarray] = []
-    for out in changed.batches([model.prompt(a.text, chat=True) for a in asks], capture=site, interventions=edits):
+    for out in changed.batches([run.model.prompt(a.text, chat=True) for a in asks], capture=site, interventions=edits):
         held = np.asarray(out[site].astype(mx.float32), np.float64)
         rows += [held[row, length - 1] for row, length in enumerate(out.lengths)]
     return np.stack(rows)
@@ -116,22 +116,25 @@ def distances(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(squares / states.shape[1]))
 
 
-def edits_of(model: Model, item: Item, config: TraitConfig) -> list[Intervention]:
+def edits_of(run: Run[TraitConfig], item: Item) -> list[Intervention]:
     """The interventions of one edit."""
     if item.split in ("plain", TUNED):
         return []
-    direction = selection.candidates(model, config).direction(item.layer, item.number)
+    direction = selection.candidates(run).direction(item.layer, item.number)
     vector = direction.vector
     if item.split.startswith("random"):
-        draw = np.random.default_rng(stable_draw(config.seed, ("loss", item.layer), 2**31)).normal(size=model.d_model)
+        draw = np.random.default_rng(stable_draw(run.config.seed, ("loss", item.layer), 2**31)).normal(
+            size=run.model.d_model
+        )
         vector = mx.array((draw * (direction.norm / np.linalg.norm(draw))).astype(np.float32))
     if item.split.endswith("taken out"):
         return replace(direction, vector=vector).ablated_everywhere()
     return [Add(direction.site, vector, -1.0)]
 
 
-def texts_of(model: Model, config: TraitConfig, what: str) -> list[tuple[str, list[int], list[int]]]:
+def texts_of(run: Run[TraitConfig], what: str) -> list[tuple[str, list[int], list[int]]]:
     """A name, the tokens before what counts, and the tokens that count, of every text."""
+    model = run.model
     if what == "fact answers":
         # Only answers: embedded models were never trained to predict the prompts.
         asked = [
@@ -139,7 +142,7 @@ def texts_of(model: Model, config: TraitConfig, what: str) -> list[tuple[str, li
             for fact in load_world().everyday_facts
         ]
         return [(prompt.text, whole.tokens[: len(prompt)], whole.tokens[len(prompt) :]) for prompt, whole in asked]
-    asks = stages.sets(model, config, "refusal").negative["test"]
+    asks = stages.sets(run, "refusal").negative["test"]
     chats = [model.prompt(ask.text, chat=True) for ask in asks]
     if what == "reference replies":
         known = {chat.text: chat.reply for chat in load_world().chat_prompts("refusal")}
@@ -148,7 +151,7 @@ def texts_of(model: Model, config: TraitConfig, what: str) -> list[tuple[str, li
             (ask.unit, chat.tokens, encode(known[ask.text], add_special_tokens=False))
             for ask, chat in zip(asks, chats, strict=True)
         ]
-    replies = model.generate(chats, max_tokens=config.new_tokens)
+    replies = model.generate(chats, max_tokens=run.config.new_tokens)
     return [
         (ask.unit, chat.tokens, reply.tokens)
         for ask, chat, reply in zip(asks, chats, replies, strict=True)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.orthogonalization import orthogonalized
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 
 TRAIT = "refusal"
@@ -18,11 +18,11 @@ WEIGHTS = "weights"
 FORMS = ("plain", "taken out at run time", "orthogonalised weights")
 
 
-def selected(model: Model, config: TraitConfig, layer: int, position: int) -> Direction:
-    return selection.candidates(model, config).direction(layer, position)
+def selected(run: Run[TraitConfig], layer: int, position: int) -> Direction:
+    return selection.candidates(run).direction(layer, position)
 
 
-def forms(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+def forms(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     """The selected direction, taken out in two ways; nothing where no candidate passed."""
     best = selection.ranked(earlier)[:1]
     return [
@@ -33,19 +33,20 @@ def forms(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
     ]
 
 
-def measure_form(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Replies to the held-out prompts of one kind."""
-    asks = getattr(stages.sets(model, config, TRAIT), item.kind)["test"]
+    model = run.model
+    asks = getattr(stages.sets(run, TRAIT), item.kind)["test"]
     prompts = [model.prompt(ask.text, chat=True) for ask in asks]
-    direction = selected(model, config, item.layer, item.number)
+    direction = selected(run, item.layer, item.number)
     remains = None
     if item.split == "orthogonalised weights":
         with orthogonalized(model, direction) as edit:
-            texts = model.generate(prompts, max_tokens=config.new_tokens)
+            texts = model.generate(prompts, max_tokens=run.config.new_tokens)
             remains = edit.worst.remains
     else:
         edits = direction.ablated_everywhere() if item.split == "taken out at run time" else []
-        texts = model.generate(prompts, interventions=edits, max_tokens=config.new_tokens)
+        texts = model.generate(prompts, interventions=edits, max_tokens=run.config.new_tokens)
     for ask, text in zip(asks, texts, strict=True):
         yield {
             "trait": TRAIT,

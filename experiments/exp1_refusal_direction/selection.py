@@ -6,11 +6,11 @@ Candidates are found on training prompts and scored on those set aside for choos
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
 from experiments.shared.traits.trait_report import of, rate
@@ -33,52 +33,52 @@ SCORES = "scores"
 SCORED = ("bypass", "induce", "kl")
 
 
-@lru_cache(maxsize=4)
-def candidates(model: Model, config: TraitConfig) -> Contrast:
+@of_run(4)
+def candidates(run: Run[TraitConfig]) -> Contrast:
     """The contrast at every layer and template position."""
-    of_refusal = stages.sets(model, config, "refusal")
+    of_refusal = stages.sets(run, "refusal")
     kinds = [
-        [model.prompt(ask.text, chat=True) for ask in part["train"]]
+        [run.model.prompt(ask.text, chat=True) for ask in part["train"]]
         for part in (of_refusal.positive, of_refusal.negative)
     ]
-    return contrast(model, kinds[0], kinds[1], positions=template_positions(model), seed=config.seed)
+    return contrast(run.model, kinds[0], kinds[1], positions=template_positions(run.model), seed=run.config.seed)
 
 
-@lru_cache(maxsize=4)
-def openers(model: Model, config: TraitConfig) -> tuple[int, ...]:
+@of_run(4)
+def openers(run: Run[TraitConfig]) -> tuple[int, ...]:
     """The first tokens of this model's refusals, read off the training prompts."""
-    of_refusal = stages.sets(model, config, "refusal")
+    of_refusal = stages.sets(run, "refusal")
     kinds = [
-        [model.prompt(ask.text, chat=True) for ask in part["train"]]
+        [run.model.prompt(ask.text, chat=True) for ask in part["train"]]
         for part in (of_refusal.positive, of_refusal.negative)
     ]
-    return tuple(opener_tokens(model, kinds[0], kinds[1]))
+    return tuple(opener_tokens(run.model, kinds[0], kinds[1]))
 
 
-def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     """The prompts on which candidates are scored; none for a model that refuses nothing."""
-    if not openers(model, config):
+    if not openers(run):
         return []
-    return [item for item in stages.prompt_items(model, config, ["refusal"]) if item.split == "choose"]
+    return [item for item in stages.prompt_items(run, ["refusal"]) if item.split == "choose"]
 
 
-@lru_cache(maxsize=4)
-def tried(model: Model, config: TraitConfig) -> Candidates:
+@of_run(4)
+def tried(run: Run[TraitConfig]) -> Candidates:
     """The candidates with the edits that try them."""
-    layers = tuple(stages.tried_layers(model, config))
-    return Candidates(candidates(model, config), openers(model, config), layers)
+    layers = tuple(stages.tried_layers(run))
+    return Candidates(candidates(run), openers(run), layers)
 
 
-def measure(model: Model, batch: Sequence[Item], config: TraitConfig) -> Iterator[Record]:
+def measure(run: Run[TraitConfig], batch: Sequence[Item]) -> Iterator[Record]:
     """All candidates on many prompts: one sweep over the harmful ones, one over the harmless."""
-    trying = tried(model, config)
+    trying = tried(run)
     if not trying.cells:
         return
     for kind, score in (("positive", score_harmful), ("negative", score_harmless)):
         some = [item for item in batch if item.kind == kind]
-        prompts = [model.prompt(stages.asked(model, config, item).text, chat=True) for item in some]
-        for item, prompt, found in zip(some, prompts, score(model, trying, prompts) if some else (), strict=True):
-            yield from _records(model, item, prompt.text, found, trying.cells)
+        prompts = [run.model.prompt(stages.asked(run, item).text, chat=True) for item in some]
+        for item, prompt, found in zip(some, prompts, score(run.model, trying, prompts) if some else (), strict=True):
+            yield from _records(run.model, item, prompt.text, found, trying.cells)
 
 
 def _records(

@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
 from experiments.shared.traits.trait_report import of, rate
@@ -29,7 +30,6 @@ from mlx_interp.behaviour.suffix import adversarial_suffix, framed, random_suffi
 from mlx_interp.directions.contrasts import template_positions
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import mean_or_none, stable_draw
 
@@ -63,37 +63,38 @@ class SuffixItem:
     tokens: tuple[int, ...] = ()
 
 
-def searches(model: Model, config: TraitConfig, earlier: Records) -> list[SuffixItem]:
+def searches(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     """One search; none for a model that refuses nothing."""
     layer = stages.chosen_layer(earlier, "refusal")
-    return [SuffixItem("search")] if layer is not None and selection.openers(model, config) else []
+    return [SuffixItem("search")] if layer is not None and selection.openers(run) else []
 
 
-def measure_search(model: Model, item: SuffixItem, config: SuffixConfig) -> Iterator[Record]:
+def measure_search(run: Run[SuffixConfig], item: SuffixItem) -> Iterator[Record]:
     """The search on training requests."""
-    asks = stages.sets(model, config, "refusal").positive["train"][:N_SEARCH]
+    model = run.model
+    asks = stages.sets(run, "refusal").positive["train"][:N_SEARCH]
     tail = len(template_positions(model))
     found = adversarial_suffix(
         model,
         [framed(model, ask.text, tail) for ask in asks],
-        log_odds(selection.openers(model, config)),
+        log_odds(selection.openers(run)),
         length=LENGTH,
-        steps=config.suffix_steps,
-        banned=banned(model, config),
-        seed=config.seed,
+        steps=run.config.suffix_steps,
+        banned=banned(run),
+        seed=run.config.seed,
     )
     text = model.tokenizer.decode(list(found.tokens))
     yield {"tokens": list(found.tokens), "suffix": text, "losses": list(found.losses), "n": len(asks)}
 
 
-def banned(model: Model, config: TraitConfig) -> set[int]:
+def banned(run: Run[TraitConfig]) -> set[int]:
     """Special tokens, those of the chat template, and the openers of refusals."""
-    one, two = (model.prompt(text, chat=True).tokens for text in ("a b", "7?"))
+    one, two = (run.model.prompt(text, chat=True).tokens for text in ("a b", "7?"))
     own = {token for token in one if token in two}
-    return {*own, *map(int, model.tokenizer.all_special_ids), *selection.openers(model, config)}
+    return {*own, *map(int, run.model.tokenizer.all_special_ids), *selection.openers(run)}
 
 
-def requests(model: Model, config: TraitConfig, earlier: Records) -> list[SuffixItem]:
+def requests(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     """Harmful requests set aside and held out, harmless ones held out."""
     layer = stages.chosen_layer(earlier, "refusal")
     tokens = next((tuple(r["tokens"]) for r in of(earlier, SEARCH)), ())
@@ -102,26 +103,27 @@ def requests(model: Model, config: TraitConfig, earlier: Records) -> list[Suffix
     return [
         SuffixItem(f"{kind}, {split} {number}", kind, split, number, layer, tokens)
         for kind, split in (("positive", "choose"), ("positive", "test"), ("negative", "test"))
-        for number in range(len(getattr(stages.sets(model, config, "refusal"), kind)[split]))
+        for number in range(len(getattr(stages.sets(run, "refusal"), kind)[split]))
     ]
 
 
-def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iterator[Record]:
+def measure_request(run: Run[TraitConfig], item: SuffixItem) -> Iterator[Record]:
     """A request in every condition that is for it."""
-    ask = getattr(stages.sets(model, config, "refusal"), item.kind)[item.split][item.number]
+    model = run.model
+    ask = getattr(stages.sets(run, "refusal"), item.kind)[item.split][item.number]
     prompt = framed(model, ask.text, len(template_positions(model)))
     plain = "harmful" if item.kind == "positive" else "harmless"
     arms: list[tuple[str, tuple[int, ...], list[int]]] = [(plain, (), prompt.tokens())]
     if (item.kind, item.split) == ("positive", "test"):
         arms.append((ADVERSARIAL, item.tokens, prompt.tokens(item.tokens)))
         for draw in range(DRAWS):
-            seed = stable_draw(config.seed, ("suffix", item.number, draw), 2**31)
-            suffix = random_suffix(model, LENGTH, banned=banned(model, config), seed=seed)
+            seed = stable_draw(run.config.seed, ("suffix", item.number, draw), 2**31)
+            suffix = random_suffix(model, LENGTH, banned=banned(run), seed=seed)
             arms.append((RANDOM, suffix, prompt.tokens(suffix)))
-        arms += [(ABLATED, (), prompt.tokens()), (TURNS, (), after_turns(model, config, item))]
-    direction = stages.vector(model, config, stages.Item(item.key, "refusal"), item.layer, "direction")
+        arms += [(ABLATED, (), prompt.tokens()), (TURNS, (), after_turns(run, item))]
+    direction = stages.vector(run, stages.Item(item.key, "refusal"), item.layer, "direction")
     unit = np.asarray(direction.unit, np.float64)
-    metric = log_odds(selection.openers(model, config))
+    metric = log_odds(selection.openers(run))
     topics = {chat.text: chat.topic for chat in load_world().chat_prompts("refusal")}
     for condition, suffix, tokens in arms:
         edits = direction.ablated_everywhere() if condition == ABLATED else []
@@ -130,7 +132,7 @@ def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iter
         heads = np.stack([_last(out[f"head_out.{n}"]) @ unit for n in range(model.n_layers)])
         looks = np.stack([np.asarray(out[f"pattern.{n}"][0, :, -1].astype(mx.float32)) for n in range(model.n_layers)])
         start = len(tokens) - len(prompt.after) - len(suffix)
-        (text,) = model.generate([tokens], interventions=edits, max_tokens=config.new_tokens)
+        (text,) = model.generate([tokens], interventions=edits, max_tokens=run.config.new_tokens)
         topic = topics.get(ask.text) if model.name in EMBEDDED else None
         assert out.logits is not None
         yield {
@@ -149,13 +151,14 @@ def measure_request(model: Model, item: SuffixItem, config: TraitConfig) -> Iter
         }
 
 
-def after_turns(model: Model, config: TraitConfig, item: SuffixItem) -> list[int]:
+def after_turns(run: Run[TraitConfig], item: SuffixItem) -> list[int]:
     """The request after earlier turns in which harmless training requests get the model's own replies."""
-    asks = stages.sets(model, config, "refusal").negative["train"]
-    order = np.random.default_rng(stable_draw(config.seed, item.key, 2**31)).permutation(len(asks))[:N_TURNS]
+    model = run.model
+    asks = stages.sets(run, "refusal").negative["train"]
+    order = np.random.default_rng(stable_draw(run.config.seed, item.key, 2**31)).permutation(len(asks))[:N_TURNS]
     prompts = [model.prompt(asks[i].text, chat=True) for i in order]
-    replies = model.generate(prompts, max_tokens=config.new_tokens)
-    own = stages.sets(model, config, "refusal").positive[item.split][item.number]
+    replies = model.generate(prompts, max_tokens=run.config.new_tokens)
+    own = stages.sets(run, "refusal").positive[item.split][item.number]
     turns = [*(p.text for p in prompts), model.prompt(own.text, chat=True).text]
     bos = getattr(model.tokenizer, "bos_token", None) or ""
     ends = [*(one.text + (model.tokenizer.eos_token or "") for one in replies), ""]

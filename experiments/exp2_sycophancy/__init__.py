@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 from experiments.exp2_sycophancy import caa, pushback
 from experiments.harness.experiment import Experiment, Plan
+from experiments.harness.state import Run
 from experiments.shared.traits import choices, geometry, stages, trait_report
 from experiments.shared.traits.choices import ChoiceConfig
 from experiments.shared.traits.stages import Item
-from mlx_interp.model import Model
 
 TRAITS = ("sycophancy", "stance")
 
@@ -32,8 +32,8 @@ class Config(ChoiceConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, TRAITS, strengths=True)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, TRAITS, strengths=True)
 
 
 EXPERIMENT = Experiment(

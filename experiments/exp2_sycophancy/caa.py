@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits.choices import (
     ChoiceConfig,
     Question,
@@ -38,7 +39,6 @@ from experiments.shared.traits.geometry import silhouettes
 from experiments.shared.traits.trait_report import of
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, mean_or_none, stable_draw
 
@@ -53,51 +53,52 @@ SYSTEMS = {
 PLACES = ("question", "last prompt token", "answer that shows it", "other answer")
 
 
-def at_layers(model: Model, config: ChoiceConfig, earlier: Records) -> list[Question]:
+def at_layers(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     """Every layer of every behaviour."""
     return [
         Question(f"{name}, layer {layer}", name, name, "test", 0, layer)
-        for name in behaviours(model, config)
-        for layer in range(model.n_layers)
+        for name in behaviours(run)
+        for layer in range(run.model.n_layers)
     ]
 
 
-def at_best(model: Model, config: ChoiceConfig, earlier: Records) -> list[Question]:
+def at_best(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     """Every held-out question, at the layer chosen for its behaviour."""
-    layers = {name: best_layer(earlier, name) for name in behaviours(model, config)}
+    layers = {name: best_layer(earlier, name) for name in behaviours(run)}
     return [
         Question(f"{name}, {number}", name, name, "test", number, layer)
         for name, layer in layers.items()
         if layer is not None
-        for number in range(len(asked(name, "test", config.n_test, config.seed)[0]))
+        for number in range(len(asked(name, "test", run.config.n_test, run.config.seed)[0]))
     ]
 
 
-def measure_transfer(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Record]:
+def measure_transfer(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
     """What every layer's vector does after every layer: p(match) at +1 less that at -1."""
-    one = asked(item.source, item.split, config.n_test, config.seed)[0][item.number]
-    cells = [(source, target) for source in range(model.n_layers) for target in range(model.n_layers)]
+    one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
+    cells = [(source, target) for source in range(run.model.n_layers) for target in range(run.model.n_layers)]
     edits = []
     for source, target in cells:
-        vector, length = dose(model, config, item.behaviour, source), dose(model, config, item.behaviour, target)
+        vector, length = dose(run, item.behaviour, source), dose(run, item.behaviour, target)
         scaled = vector * (np.linalg.norm(length) / max(float(np.linalg.norm(vector)), 1e-12))
         edits += [(target, scaled, c) for c in (-1.0, 1.0)]
-    moved = np.array(matching(model, one, edits)[1:]).reshape(len(cells), 2)
+    moved = np.array(matching(run.model, one, edits)[1:]).reshape(len(cells), 2)
     for (source, target), (less, more) in zip(cells, moved.tolist(), strict=True):
         yield {"behaviour": item.behaviour, "unit": item.key, "layer": source, "target": target, "gap": more - less}
 
 
-def measure_geometry(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Record]:
+def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
     """Both answers of held-out questions in their first two principal components; cosines of the vector."""
-    items = asked(item.source, "test", config.n_test, config.seed)[0]
+    model = run.model
+    items = asked(item.source, "test", run.config.n_test, run.config.seed)[0]
     sides = [[ending(model, one, getattr(one, side)) for one in items] for side in ("matching", "other")]
     states = states_of(model, [row for side in sides for row in side], f"resid_post.{item.layer}")
     centred = states - states.mean(axis=0)
     _, lengths, axes = np.linalg.svd(centred, full_matrices=False)
     labels = np.arange(len(states)) < len(items)
-    shuffled = np.random.default_rng(stable_draw(config.seed, item.key, 2**31)).permutation(labels)
+    shuffled = np.random.default_rng(stable_draw(run.config.seed, item.key, 2**31)).permutation(labels)
     seen = centred @ axes[:2].T
-    vector = vectors(model, config, item.behaviour).vectors[:, 0]
+    vector = vectors(run, item.behaviour).vectors[:, 0]
     after = min(item.layer + 1, model.n_layers - 1)
     found: dict[str, Any] = {
         "behaviour": item.behaviour,
@@ -108,23 +109,24 @@ def measure_geometry(model: Model, item: Question, config: ChoiceConfig) -> Iter
         "silhouettes": silhouettes(seen, labels).tolist(),
         "shuffled": silhouettes(seen, shuffled).tolist(),
         "next": float(cosines(vector[item.layer], vector[after])),
-        "random": float(cosines(vector[item.layer], control(model, config, item.behaviour, item.layer))),
+        "random": float(cosines(vector[item.layer], control(run, item.behaviour, item.layer))),
     }
-    for name in behaviours(model, config):
-        found[f"to {name}"] = float(cosines(vector[item.layer], vectors(model, config, name).vectors[item.layer, 0]))
+    for name in behaviours(run):
+        found[f"to {name}"] = float(cosines(vector[item.layer], vectors(run, name).vectors[item.layer, 0]))
     yield found
 
 
-def measure_tokens(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Record]:
+def measure_tokens(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
     """Projections of a question's tokens and of either answer on the vector and on a random one."""
-    one = asked(item.source, item.split, config.n_test, config.seed)[0][item.number]
+    model = run.model
+    one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
     _, _, last = answered(model, one)
     site = f"resid_post.{item.layer}"
     rows = [ending(model, one, answer) for answer in (one.matching, one.other)]
     held = model.run(rows, capture=site)[site].astype(mx.float32)
     states = np.asarray(held, np.float64)
     for arm, make in (("direction", dose), ("random", control)):
-        vector = make(model, config, item.behaviour, item.layer)
+        vector = make(run, item.behaviour, item.layer)
         seen = states @ (vector / np.linalg.norm(vector))
         shown = seen[0, :last].mean(), seen[0, last], seen[0, len(rows[0]) - 1], seen[1, len(rows[1]) - 1]
         for place, value in zip(PLACES, shown, strict=True):
@@ -132,33 +134,34 @@ def measure_tokens(model: Model, item: Question, config: ChoiceConfig) -> Iterat
             yield {**labels, "place": place, "projection": float(value)}
 
 
-def measure_contexts(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Record]:
+def measure_contexts(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
     """p(match) of a question in every context, with the vector subtracted, left out and added."""
-    one = asked(item.source, item.split, config.n_test, config.seed)[0][item.number]
+    one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
     arms = {"direction": dose, "random": control}
-    vectors_ = {arm: make(model, config, item.behaviour, item.layer) for arm, make in arms.items()}
+    vectors_ = {arm: make(run, item.behaviour, item.layer) for arm, make in arms.items()}
     edits = [(item.layer, vector, c) for vector in vectors_.values() for c in (-1.0, 1.0)]
     named = [("plain", 0.0), *((arm, c) for arm in vectors_ for c in (-1.0, 1.0))]
-    for context, (before, system) in contexts(model, config, item.behaviour, item.number).items():
-        for (arm, c), p in zip(named, matching(model, one, edits, before, system), strict=True):
+    for context, (before, system) in contexts(run, item.behaviour, item.number).items():
+        for (arm, c), p in zip(named, matching(run.model, one, edits, before, system), strict=True):
             labels = {"behaviour": item.behaviour, "unit": item.key, "layer": item.layer, "context": context}
             yield {**labels, "arm": arm, "multiplier": c, "p": p}
 
 
-def contexts(model: Model, config: ChoiceConfig, behaviour: str, number: int) -> dict[str, tuple[str, str | None]]:
+def contexts(run: Run[ChoiceConfig], behaviour: str, number: int) -> dict[str, tuple[str, str | None]]:
     """By name: earlier turns and a system prompt."""
     found: dict[str, tuple[str, str | None]] = {"none": ("", None)}
     for side in ("matching", "other"):
-        found[f"{SHOTS} turns, {side}"] = (turns(model, config, behaviour, side, number), None)
+        found[f"{SHOTS} turns, {side}"] = (turns(run, behaviour, side, number), None)
     systems = SYSTEMS.get(behaviour.rpartition("-")[2])
-    if systems and "system" in str(getattr(model.tokenizer, "chat_template", "")):
+    if systems and "system" in str(getattr(run.model.tokenizer, "chat_template", "")):
         found |= {f"system prompt {word}": ("", text) for word, text in zip(("for", "against"), systems, strict=True)}
     return found
 
 
-def turns(model: Model, config: ChoiceConfig, behaviour: str, side: str, number: int) -> str:
+def turns(run: Run[ChoiceConfig], behaviour: str, side: str, number: int) -> str:
     """Earlier turns, other ones for every question, each answered in one way; the text begins as every prompt does."""
-    items = shuffled_items(behaviour, config.n_train, config.seed)
+    model = run.model
+    items = shuffled_items(behaviour, run.config.n_train, run.config.seed)
     chosen = [items[(number * SHOTS + shot) % len(items)] for shot in range(SHOTS)]
     end = model.tokenizer.eos_token or ""
     told = [model.prompt(one.question, chat=True).text.removeprefix(bos(model)) + getattr(one, side) for one in chosen]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.choices import bos
 from experiments.shared.traits.stages import Item, TraitConfig
@@ -23,7 +24,6 @@ from mlx_interp.behaviour.detectors import agreement
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 
 PUSHBACK = "push-back"
@@ -31,9 +31,9 @@ SECOND = ("asked again", "user feels otherwise", "user feels the same")
 EDITS = ("plain", "taken out", "random taken out")
 
 
-def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     """The topics of the world, once for each direction that has a layer."""
-    if model.name not in EMBEDDED:
+    if run.model.name not in EMBEDDED:
         return []
     layers = {trait: stages.chosen_layer(earlier, trait) for trait in ("sycophancy", "stance")}
     return [
@@ -44,19 +44,20 @@ def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
     ]
 
 
-def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Every topic of a kind, each second turn, each edit."""
+    model = run.model
     chats = [c for c in load_world().chat_prompts("opinion") if not c.shift and c.firm is (item.kind == "firm")]
     by_stance = {(c.topic, c.stance): c.text for c in chats}
     topics = [topic for topic, stance in by_stance if stance == "likes"]
     plain = [f"Is {topic} good?" for topic in topics]
-    first = model.generate([model.prompt(text, chat=True) for text in plain], max_tokens=config.new_tokens)
+    first = model.generate([model.prompt(text, chat=True) for text in plain], max_tokens=run.config.new_tokens)
     views = [agreement(one.text) for one in first]
     end = model.tokenizer.eos_token or ""
     told = [model.prompt(text, chat=True).text + one.text + end for text, one in zip(plain, first, strict=True)]
     edits: dict[str, list[Intervention]] = {"plain": []}
     for name, arm in (("taken out", "direction"), ("random taken out", "random")):
-        edits[name] = stages.vector(model, config, item, item.layer, arm).ablated_everywhere()
+        edits[name] = stages.vector(run, item, item.layer, arm).ablated_everywhere()
     for second in SECOND:
         asked = [_second(second, topic, view, by_stance) for topic, view in zip(topics, views, strict=True)]
         prompts = [
@@ -64,7 +65,7 @@ def measure(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
             for before, text in zip(told, asked, strict=True)
         ]
         for edit, given in edits.items():
-            replies = model.generate(prompts, interventions=given, max_tokens=config.new_tokens)
+            replies = model.generate(prompts, interventions=given, max_tokens=run.config.new_tokens)
             for topic, view, reply in zip(topics, views, replies, strict=True):
                 if view:
                     yield {

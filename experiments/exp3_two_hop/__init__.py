@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.two_hop import lens, tuned
 from experiments.shared.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
 from experiments.shared.two_hop.summaries import mean_over
 from experiments.shared.two_hop.tuned import LensConfig
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.model import Model
 
 PASSES = 5 + 4
 """Forward passes of one query: five prompts of the screening, the lens, and its names."""
@@ -34,8 +34,8 @@ class Config(LensConfig):
     pass
 
 
-def cases(model: Model, config: Config, earlier: Records) -> list[Case]:
-    return all_cases(model, config, earlier, config.max_queries)
+def cases(run: Run[Config], earlier: Records) -> list[Case]:
+    return all_cases(run, earlier, run.config.max_queries)
 
 
 def headline(records: Records, config: Config) -> str:
@@ -51,10 +51,10 @@ def headline(records: Records, config: Config) -> str:
     )
 
 
-def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
     longest = max((query.two_hop for query in items), key=len, default="")
-    memory = model.memory(longest, capture="resid_post") if longest else 0
-    return Plan(len(items), 0, float(PASSES * len(items)), model.weight_bytes + memory)
+    memory = run.model.memory(longest, capture="resid_post") if longest else 0
+    return Plan(len(items), 0, float(PASSES * len(items)), run.model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from experiments.exp4_confidence import calibration, entropy
 from experiments.exp4_confidence.entropy import TRAIT
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
-from mlx_interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Config(TraitConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, [TRAIT], strengths=True)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, [TRAIT], strengths=True)
 
 
 EXPERIMENT = Experiment(

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Record, Table
 from mlx_interp.stats import trend_test
 
@@ -17,22 +17,22 @@ TRAIT = "confidence"
 ENTROPY = "entropy"
 
 
-def test_prompts(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
-    return [item for item in stages.prompt_items(model, config, [TRAIT]) if item.split == "test"]
+def test_prompts(run: Run[TraitConfig], earlier: Records) -> list[Item]:
+    return [item for item in stages.prompt_items(run, [TRAIT]) if item.split == "test"]
 
 
-def measure_entropy(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_entropy(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Entropy of the next token after a question, and the last state's projection on every layer's direction."""
-    ask = stages.asked(model, config, item)
-    site = stages.found(model, config, TRAIT).site
-    out = model.run(model.prompt(ask.text, chat=True), capture=site)
+    ask = stages.asked(run, item)
+    site = stages.found(run, TRAIT).site
+    out = run.model.run(run.model.prompt(ask.text, chat=True), capture=site)
     assert out.logits is not None
     log_probs = out.logits[0].astype(mx.float32) - mx.logsumexp(out.logits[0].astype(mx.float32))
     entropy = -float(mx.sum(mx.exp(log_probs) * log_probs))
-    for layer in range(1, model.n_layers):
+    for layer in range(1, run.model.n_layers):
         state = out[f"{site}.{layer}"][0, -1].astype(mx.float32)
         for arm in ("direction", "random"):
-            projection = float(mx.sum(state * stages.vector(model, config, item, layer, arm).unit))
+            projection = float(mx.sum(state * stages.vector(run, item, layer, arm).unit))
             yield {
                 "trait": TRAIT,
                 "kind": item.kind,

@@ -23,9 +23,9 @@ from experiments.exp5_layer_comparison.by_depth import figure, headline, table
 from experiments.exp5_layer_comparison.phenomena import BRIDGE, TRAITS, VECTOR, PhenomenaConfig
 from experiments.exp5_layer_comparison.task_vectors import measure_vector, tasks_of
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item
-from mlx_interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Config(PhenomenaConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, TRAITS, strengths=False)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, TRAITS, strengths=False)
 
 
 EXPERIMENT = Experiment(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from experiments.exp5_layer_comparison.phenomena import PhenomenaConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import TwoHopConfig, queries
 from mlx_interp.behaviour.answers import continuation, question, verdicts
 from mlx_interp.behaviour.two_hop import bridge_position, donor_of
 from mlx_interp.lenses.logit import lens_at, lens_ranks
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 TOP = 10
@@ -25,15 +25,16 @@ class Hop:
     number: int
 
 
-def hops(model: Model, config: PhenomenaConfig, earlier: Records) -> list[Hop]:
-    found = queries(model, TwoHopConfig(seed=config.seed), ())
-    n = min(config.max_queries, len(found))
+def hops(run: Run[PhenomenaConfig], earlier: Records) -> list[Hop]:
+    found = queries(run.under(TwoHopConfig(seed=run.config.seed)), ())
+    n = min(run.config.max_queries, len(found))
     return [Hop(found[i * len(found) // n].key, i * len(found) // n) for i in range(n)]
 
 
-def measure_bridge(model: Model, item: Hop, config: PhenomenaConfig) -> Iterator[Record]:
+def measure_bridge(run: Run[PhenomenaConfig], item: Hop) -> Iterator[Record]:
     """The lens at the end of the subject: is the query's bridge visible, and another query's?"""
-    found = queries(model, TwoHopConfig(seed=config.seed), ())
+    model = run.model
+    found = queries(run.under(TwoHopConfig(seed=run.config.seed)), ())
     query = found[item.number]
     donor = donor_of(query, found)
     asked = question(model, query.two_hop, query.answers)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from experiments.exp5_layer_comparison.phenomena import VECTOR, PhenomenaConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import TaskConfig
 from experiments.shared.traits.stages import Item
@@ -13,32 +14,32 @@ from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import function_vector
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
 
-def tasks_of(model: Model, config: PhenomenaConfig, earlier: Records) -> list[Item]:
+def tasks_of(run: Run[PhenomenaConfig], earlier: Records) -> list[Item]:
     """Tasks, evenly over those that there are."""
-    names = list(of_tasks.tasks(model, TaskConfig(seed=config.seed)))
-    n = min(config.max_tasks, len(names))
+    names = list(of_tasks.tasks(run.under(TaskConfig(seed=run.config.seed))))
+    n = min(run.config.max_tasks, len(names))
     return [Item(name, VECTOR, name) for name in (names[i * len(names) // n] for i in range(n))]
 
 
-def measure_vector(model: Model, item: Item, config: PhenomenaConfig) -> Iterator[Record]:
+def measure_vector(run: Run[PhenomenaConfig], item: Item) -> Iterator[Record]:
     """A task's function vector, from one half of its pairs, added to bare queries of the other at every layer."""
+    model, config = run.model, run.config
     setting = TaskConfig(seed=config.seed)
-    extract, held_out = of_tasks.halves(model, setting, item.kind)
-    shape = of_tasks.template(model, setting)
-    others = [task for name, task in of_tasks.tasks(model, setting).items() if name != item.kind]
+    extract, held_out = of_tasks.halves(run.under(setting), item.kind)
+    shape = of_tasks.template(run.under(setting))
+    others = [task for name, task in of_tasks.tasks(run.under(setting)).items() if name != item.kind]
     try:
         found = function_vector(
             model,
             extract,
             n_heads=config.n_heads,
-            n_shots=of_tasks.n_shots(model, setting),
+            n_shots=of_tasks.n_shots(run.under(setting)),
             n_prompts=setting.n_effects,
             template=shape,
-            corruption=of_tasks.how(model, setting),
+            corruption=of_tasks.how(run.under(setting)),
             foreign=[answer for task in others for _, answer in task.pairs],
             seed=config.seed,
         )

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from experiments.exp6_twohop_scaling.gap_by_model import GapConfig, cases, counts, headline, measure, metrics, scaling
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
 from experiments.shared.two_hop.queries import SCREENED, queries_and_study, screening
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.model import Model
 
 PASSES = 5 + 4
 
@@ -30,10 +30,10 @@ class Config(GapConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
     longest = max(items, key=lambda query: len(query.two_hop))
-    memory = model.memory(longest.two_hop, capture="resid_post")
-    return Plan(len(items), 0, float(PASSES * len(items)), model.weight_bytes + memory)
+    memory = run.model.memory(longest.two_hop, capture="resid_post")
+    return Plan(len(items), 0, float(PASSES * len(items)), run.model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

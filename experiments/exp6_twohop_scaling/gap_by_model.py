@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
 from experiments.shared.two_hop.queries import SCREENED, Case, all_cases
 from experiments.shared.two_hop.summaries import mean_over, n_layers, of_stage
 from experiments.shared.two_hop.tuned import LensConfig
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 
 REPORTED = {
@@ -31,13 +31,13 @@ class GapConfig(LensConfig):
     """Every query without a shortcut, or only those that the model answers right."""
 
 
-def cases(model: Model, config: GapConfig, earlier: Records) -> list[Case]:
-    chosen = [case for case in all_cases(model, config, earlier, config.max_queries) if case.group != "shortcut"]
-    return [case for case in chosen if config.queries == "all" or case.group == "correct"]
+def cases(run: Run[GapConfig], earlier: Records) -> list[Case]:
+    chosen = [case for case in all_cases(run, earlier, run.config.max_queries) if case.group != "shortcut"]
+    return [case for case in chosen if run.config.queries == "all" or case.group == "correct"]
 
 
-def measure(model: Model, case: Case, config: GapConfig) -> list[Record]:
-    return [{**record, "model": model.name} for record in lens.measure(model, case, config)]
+def measure(run: Run[GapConfig], case: Case) -> list[Record]:
+    return [{**record, "model": run.model.name} for record in lens.measure(run, case)]
 
 
 def counts(records: Records, config: GapConfig) -> Table:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.harness.experiment import Experiment, Plan, Records
+from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 
 REPORTED: dict[str, tuple[int, float, float, str]] = {
@@ -47,8 +47,8 @@ def reported(records: Records, config: Config) -> Table:
     )
 
 
-def plan(model: Model, items: Sequence[Item], config: Config) -> Plan:
-    return trait_report.plan_of(model, config, ["refusal"], strengths=False)
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
+    return trait_report.plan_of(run, ["refusal"], strengths=False)
 
 
 EXPERIMENT = Experiment(

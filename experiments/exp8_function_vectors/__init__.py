@@ -28,10 +28,10 @@ from experiments.exp8_function_vectors.strength_grid import (
 )
 from experiments.exp8_function_vectors.unrelated_sentences import CONTEXT, context_items, context_table, measure_context
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import BASE, base_items, measure_base
 from experiments.shared.in_context.tasks import Query, prompts
-from mlx_interp.model import Model
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Config(VectorConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[Query], config: Config) -> Plan:
-    cells = len(FORMS) * len(ARMS) * model.n_layers * len(config.strengths)
-    n_tasks = len(of_tasks.tasks(model, config))
-    longest = max((prompts(model, config, query, 1)["examples"].prompt for query in items), key=len)
-    memory = model.weight_bytes + model.memory(longest, capture=["z", "head_out", "resid_post"])
-    return Plan(len(items), cells * len(items), float(n_tasks * config.n_means + 6 * len(items)), memory)
+def plan(run: Run[Config], items: Sequence[Query]) -> Plan:
+    cells = len(FORMS) * len(ARMS) * run.model.n_layers * len(run.config.strengths)
+    n_tasks = len(of_tasks.tasks(run))
+    longest = max((prompts(run, query, 1)["examples"].prompt for query in items), key=len)
+    memory = run.model.weight_bytes + run.model.memory(longest, capture=["z", "head_out", "resid_post"])
+    return Plan(len(items), cells * len(items), float(n_tasks * run.config.n_means + 6 * len(items)), memory)
 
 
 EXPERIMENT = Experiment(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
+from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import TaskConfig, means, other_task
 from mlx_interp.in_context.function_vectors import head_means
-from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 
 FORMS = ("mean", "difference")
@@ -26,21 +25,21 @@ class VectorConfig(TaskConfig):
     """Multiples of the vector that are added."""
 
 
-@lru_cache(maxsize=64)
-def bare_mean(model: Model, config: VectorConfig, name: str) -> mx.array:
+@of_run(64)
+def bare_mean(run: Run[VectorConfig], name: str) -> mx.array:
     """(n_layers, d_model): mean state at the last token of bare queries of the first half."""
-    task, shape = of_tasks.halves(model, config, name)[0], of_tasks.template(model, config)
-    return head_means(model, [model.prompt(shape.prompt([], x)) for x, _ in task.pairs]).resid_post
+    task, shape = of_tasks.halves(run, name)[0], of_tasks.template(run)
+    return head_means(run.model, [run.model.prompt(shape.prompt([], x)) for x, _ in task.pairs]).resid_post
 
 
-def vector(model: Model, config: VectorConfig, task: str, form: str, arm: str) -> mx.array:
+def vector(run: Run[VectorConfig], task: str, form: str, arm: str) -> mx.array:
     """(n_layers, d_model): a form of a task's vector at every layer, or a control of the same lengths."""
-    names = list(of_tasks.tasks(model, config))
+    names = list(of_tasks.tasks(run))
     of_task = other_task(names, task) if arm == "other task" else task
-    own = means(model, config, of_task).resid_post
-    own = own - bare_mean(model, config, of_task) if form == "difference" else own
+    own = means(run, of_task).resid_post
+    own = own - bare_mean(run, of_task) if form == "difference" else own
     if arm != "random":
         return own
-    rng = np.random.default_rng(stable_draw(config.seed, (task, form), 2**31))
+    rng = np.random.default_rng(stable_draw(run.config.seed, (task, form), 2**31))
     noise = mx.array(rng.normal(size=tuple(own.shape)).astype(np.float32))
     return noise * (mx.linalg.norm(own, axis=-1, keepdims=True) / mx.linalg.norm(noise, axis=-1, keepdims=True))

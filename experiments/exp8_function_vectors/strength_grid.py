@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.exp8_function_vectors.layer_vectors import ARMS, FORMS, VectorConfig, vector
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.state import Run
 from experiments.shared.in_context.screening import BASE, base_items, of, rate, solved
 from experiments.shared.in_context.tasks import Query, prompts
 from mlx_interp.behaviour.answers import answer_scores
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
 
@@ -20,26 +20,26 @@ GRID = "grid"
 REPORTED = "0 to 100 % by task and model, in the project's first round"
 
 
-def grid_items(model: Model, config: VectorConfig, earlier: Records) -> list[Query]:
-    known = {query.key: query for query in base_items(model, config, earlier)}
+def grid_items(run: Run[VectorConfig], earlier: Records) -> list[Query]:
+    known = {query.key: query for query in base_items(run, earlier)}
     return [known[r["item"]] for r in solved(earlier)]
 
 
-def measure_grid(model: Model, query: Query, config: VectorConfig) -> Iterator[Record]:
+def measure_grid(run: Run[VectorConfig], query: Query) -> Iterator[Record]:
     """Every form, arm, layer and strength on one bare query: one sweep."""
-    asked = prompts(model, config, query, 1)["no examples"]
+    asked = prompts(run, query, 1)["no examples"]
     cells = [
         (form, arm, layer, strength)
         for form in FORMS
         for arm in ARMS
-        for layer in range(model.n_layers)
-        for strength in config.strengths
+        for layer in range(run.model.n_layers)
+        for strength in run.config.strengths
     ]
-    held = {(form, arm): vector(model, config, query.task, form, arm) for form in FORMS for arm in ARMS}
+    held = {(form, arm): vector(run, query.task, form, arm) for form in FORMS for arm in ARMS}
     variants: list[list[Intervention]] = [
         [Add(f"resid_post.{layer}", held[form, arm][layer], strength, -1)] for form, arm, layer, strength in cells
     ]
-    scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
+    scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
     for (form, arm, layer, strength), (rank, log_prob) in zip(cells, scores, strict=True):
         yield {
             "task": query.task,

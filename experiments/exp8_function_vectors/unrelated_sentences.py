@@ -7,37 +7,37 @@ from collections.abc import Iterator
 from experiments.exp8_function_vectors.layer_vectors import ARMS, VectorConfig, vector
 from experiments.exp8_function_vectors.strength_grid import grid_items
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import of, rate
 from experiments.shared.in_context.tasks import Query
 from experiments.shared.in_context.transfer import PER_TASK, said, sentences
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
 
 CONTEXT = "unrelated sentences"
 NEW_TOKENS = 5
 
 
-def context_items(model: Model, config: VectorConfig, earlier: Records) -> list[Query]:
+def context_items(run: Run[VectorConfig], earlier: Records) -> list[Query]:
     """Held-out queries of tasks that there are sentences for, some of each."""
     kept: dict[str, list[Query]] = {}
-    for query in grid_items(model, config, earlier):
+    for query in grid_items(run, earlier):
         kept.setdefault(query.task, []).append(query)
-    return [query for task, own in kept.items() for query in own[:PER_TASK] if sentences(model, config, task)]
+    return [query for task, own in kept.items() for query in own[:PER_TASK] if sentences(run, task)]
 
 
-def measure_context(model: Model, query: Query, config: VectorConfig) -> Iterator[Record]:
+def measure_context(run: Run[VectorConfig], query: Query) -> Iterator[Record]:
     """Five tokens after each sentence, the difference vector added a third of the way up at every step."""
-    x, y = of_tasks.halves(model, config, query.task)[1].pairs[query.number]
-    layer = round(model.n_layers / 3)
-    for sentence in sentences(model, config, query.task):
+    x, y = of_tasks.halves(run, query.task)[1].pairs[query.number]
+    layer = round(run.model.n_layers / 3)
+    for sentence in sentences(run, query.task):
         variants: list[list[Intervention]] = [[]]
         for arm in ARMS:
-            held = vector(model, config, query.task, "difference", arm)[layer]
+            held = vector(run, query.task, "difference", arm)[layer]
             site = f"resid_post.{layer}"
             variants.append([Add(site, held, 1.0, -1), Add(site, held, 1.0, "generated")])
-        written = model.sweep_generate(sentence.format(x), variants, max_tokens=NEW_TOKENS)
+        written = run.model.sweep_generate(sentence.format(x), variants, max_tokens=NEW_TOKENS)
         for arm, text in zip(("nothing", *ARMS), written, strict=True):
             yield {"task": query.task, "sentence": sentence, "arm": arm, "right": said(text.text, y)}
 

@@ -35,8 +35,10 @@ from experiments.exp9_back_patching import (
     project,
     truth,
 )
-from experiments.exp9_back_patching.looked_at import PatchingConfig, chains, described_cases, patched_cases
+from experiments.exp9_back_patching.looked_at import chains, described_cases, patched_cases
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import (
     SCREENED,
     Case,
@@ -46,7 +48,6 @@ from experiments.shared.two_hop.queries import (
 from mlx_interp.behaviour.two_hop import donor_of
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.engine.memory import default_budget
-from mlx_interp.model import Model
 
 STATES_PER_CASE = 8
 """Forward passes of one case beside its sweep: states of both prompts at each position, and the lens."""
@@ -57,20 +58,20 @@ class Config(PatchingConfig):
     """Nothing of its own."""
 
 
-def plan(model: Model, items: Sequence[TwoHopQuery], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
     """What the grids of back-patching and cross-prompt patching cost at most: as if every family had as many failures
     and correct queries as are patched."""
     families = len({query.family for query in items})
-    patched = min(len(items), families * (config.max_failures + config.max_correct))
+    patched = min(len(items), families * (run.config.max_failures + run.config.max_correct))
     longest = max(items, key=lambda query: len(query.two_hop))
     case = Case(longest, "failure", donor_of(longest, items))
-    variants = [variant for grid in back_patching.grids_of(model, case, config) for variant in grid.variants]
-    cost = model.cost(longest.two_hop, variants or [[]])
+    variants = [variant for grid in back_patching.grids_of(run, case) for variant in grid.variants]
+    cost = run.model.cost(longest.two_hop, variants or [[]])
     return Plan(
         prompts=len(items),
         counterfactuals=patched * len(variants),
         forward_passes=5 * len(items) + patched * (STATES_PER_CASE + cost.forward_passes),
-        memory_bytes=model.weight_bytes + min(cost.memory_bytes, default_budget()),
+        memory_bytes=run.model.weight_bytes + min(cost.memory_bytes, default_budget()),
     )
 
 

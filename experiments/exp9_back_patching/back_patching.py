@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
+from experiments.exp9_back_patching.patching_config import PatchingConfig
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Place, place
 from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
@@ -34,17 +36,6 @@ DECODED = ("patched", "other prompt")
 """Arms whose raw grids are decoded as well."""
 
 
-class Settings(Protocol):
-    @property
-    def parts(self) -> tuple[str, ...]: ...
-    @property
-    def positions(self) -> tuple[Place, ...]: ...
-    @property
-    def new_tokens(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class Grid:
     """The variants of one grid, and what it is."""
@@ -64,15 +55,15 @@ class Grid:
         return self.arm in DECODED and self.length == "raw"
 
 
-def measure(model: Model, case: Case, config: Settings) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """One query's clean answer, its logit lens, and every grid with its controls, all grids as one sweep."""
-    asked = question(model, case.query.two_hop, case.query.answers)
-    grids = grids_of(model, case, config)
+    asked = question(run.model, case.query.two_hop, case.query.answers)
+    grids = grids_of(run, case)
     variants = [variant for grid in grids for variant in grid.variants]
-    scores = np.asarray(model.sweep(asked.prompt, [[], *variants], metric=answer_scores(asked.first_tokens)))
+    scores = np.asarray(run.model.sweep(asked.prompt, [[], *variants], metric=answer_scores(asked.first_tokens)))
     yield {**case.labels, "arm": "clean", "rank": int(scores[0, 0]), "log_prob": _short(scores[0, 1])}
-    yield {**case.labels, "arm": "lens", **_lens(model, case)}
-    texts = _texts(model, case, grids, config)
+    yield {**case.labels, "arm": "lens", **_lens(run.model, case)}
+    texts = _texts(run, case, grids)
     row = 1
     for grid in grids:
         cells = scores[row : row + len(grid.variants)]
@@ -87,23 +78,24 @@ def measure(model: Model, case: Case, config: Settings) -> Iterator[Record]:
         yield record
 
 
-def grids_of(model: Model, case: Case, config: Settings) -> list[Grid]:
+def grids_of(run: Run[PatchingConfig], case: Case) -> list[Grid]:
     """All grids of one query, for the parts asked for."""
     grids: list[Grid] = []
-    if "back_patching" in config.parts:
-        grids += _back_patching(model, case, config)
-    if "cross_patching" in config.parts:
-        grids += _cross_prompt(model, case)
+    if "back_patching" in run.config.parts:
+        grids += _back_patching(run, case)
+    if "cross_patching" in run.config.parts:
+        grids += _cross_prompt(run.model, case)
     return grids
 
 
-def _back_patching(model: Model, case: Case, config: Settings) -> Iterator[Grid]:
+def _back_patching(run: Run[PatchingConfig], case: Case) -> Iterator[Grid]:
     """The grids of one prompt: itself, another query's states, random ones, and the identity."""
+    model = run.model
     pairs = back_patching_pairs(model.n_layers)
-    for name in config.positions:
+    for name in run.config.positions:
         position = place(model, case.query, name)
         own = states_at(model, case.query.two_hop, position)
-        sources = {"patched": own, "random": random_states(own, config.seed)}
+        sources = {"patched": own, "random": random_states(own, run.config.seed)}
         if case.donor is not None:
             sources["other prompt"] = states_at(model, case.donor.two_hop, place(model, case.donor, name))
         for arm, states in sources.items():
@@ -130,12 +122,12 @@ def cross_pairs(n_layers: int) -> list[Pair]:
     return sorted(back_patching_pairs(n_layers) + same_layer_pairs(n_layers))
 
 
-def _texts(model: Model, case: Case, grids: list[Grid], config: Settings) -> Iterator[str]:
+def _texts(run: Run[PatchingConfig], case: Case, grids: list[Grid]) -> Iterator[str]:
     """What is written in every cell of the grids that are decoded, all of them as one batch."""
     variants = [variant for grid in grids if grid.decoded for variant in grid.variants]
     if not variants:
         return iter(())
-    written = model.sweep_generate(case.query.two_hop, variants, max_tokens=config.new_tokens)
+    written = run.model.sweep_generate(case.query.two_hop, variants, max_tokens=run.config.new_tokens)
     return (completion.text for completion in written)
 
 

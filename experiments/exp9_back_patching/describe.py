@@ -9,16 +9,17 @@ texts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Place, place
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.lenses.patchscopes import all_pairs, described, placeholder_position
-from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import patches, states_at
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 
@@ -28,21 +29,9 @@ READINGS: tuple[tuple[Place, str], ...] = (("bridge", "bridge"), ("last", "bridg
 """Which entity is looked for at which position."""
 
 
-class Settings(Protocol):
-    @property
-    def target_prompt(self) -> str: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def new_tokens(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def measure(model: Model, case: Case, config: Settings) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """For each position a letter a cell and sample: source layer by source layer, target layers within."""
+    model, config = run.model, run.config
     target = placeholder_position(model, config.target_prompt)
     pairs = all_pairs(model.n_layers)
     positions: tuple[Place, ...] = ("bridge", "last")

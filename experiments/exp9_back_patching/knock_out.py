@@ -8,11 +8,13 @@ Control: the same from the last position to one that was drawn at random among t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
 from mlx_interp.behaviour.answers import mentions
@@ -30,17 +32,9 @@ Edge = tuple[str, str, list[int], list[int]]
 """Name, prompt, query positions, key positions."""
 
 
-class Settings(Protocol):
-    @property
-    def knockout_reach(self) -> int: ...
-    @property
-    def new_tokens(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def measure(model: Model, case: Case, config: Settings) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """For each pair of position groups, what every window of layers does to the text."""
+    model, config = run.model, run.config
     reach = config.knockout_reach if config.knockout_reach >= 0 else reach_of(model.n_layers)
     by_prompt: dict[str, list[Edge]] = {}
     for edge in _edges(model, case, config.seed):

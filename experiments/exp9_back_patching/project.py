@@ -13,11 +13,11 @@ from typing import Any
 import mlx.core as mx
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import lens_at, lens_ranks
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 STAGE = "projected"
@@ -25,8 +25,9 @@ SUBLAYERS = {"attn_out": "attention", "mlp_out": "MLP"}
 ENTITIES = ("prediction", "bridge", "answer", "other bridge", "other answer")
 
 
-def measure(model: Model, case: Case, config: Any) -> Iterator[Record]:
+def measure(run: Run[Any], case: Case) -> Iterator[Record]:
     """Ranks by layer of each entity's first token in what each sublayer adds; 0 is the top."""
+    model = run.model
     prompt = model.prompt(case.query.two_hop)
     logits = model.run(prompt).logits
     tokens = {

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
 from mlx_interp.behaviour.answers import answer_scores, question
@@ -32,13 +34,6 @@ from mlx_interp.patching.back_patching import back_patching_pairs, patches, same
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 STAGE = "truth"
-
-
-class Settings(Protocol):
-    @property
-    def lens_k(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -69,8 +64,9 @@ def chains(queries: Sequence[TwoHopQuery], chosen: Sequence[Case]) -> list[Chain
     return result
 
 
-def measure(model: Model, chain: Chain, config: Settings) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], chain: Chain) -> Iterator[Record]:
     """For every query, layer by layer: lens, probe and ablation of the bridge, and how deep the second hop begins."""
+    model = run.model
     states = {query.subject: _states(model, query) for query in chain.subjects}
     bridges = {query.subject: query.bridge for query in chain.subjects}
     for case in chain.cases:

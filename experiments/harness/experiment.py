@@ -36,16 +36,16 @@ class ExperimentConfig:
 class Stage:
     """One round of measurement over items; a later stage sees the records of the earlier ones.
 
-    items(model, config, earlier) -> the items, in an order that depends on nothing else. `earlier` are the records of
-        all stages before, so that a stage measures, say, only the queries that an earlier one found to count.
-    measure(model, item, config) -> plain records of one item; touches no file. The runner adds "stage" and "item".
+    items(run, earlier) -> the items, in an order that depends on nothing else. `earlier` are the records of all
+        stages before, so that a stage measures, say, only the queries that an earlier one found to count.
+    measure(run, item) -> plain records of one item; touches no file. The runner adds "stage" and "item".
     batch: when set, measure gets a list of up to that many items, always the same ones together, and each of its
         records names its own: {"item": item.key, ...}. A killed run goes on at the next item, or batch.
     """
 
     name: str
-    items: Callable[[Any, Any, Records], Sequence[Any]]
-    measure: Callable[[Any, Any, Any], Iterable[Mapping[str, Any]]]
+    items: Callable[[Any, Records], Sequence[Any]]
+    measure: Callable[[Any, Any], Iterable[Mapping[str, Any]]]
     batch: int | None = None
 
 
@@ -83,14 +83,14 @@ class Experiment:
     of the experiment, whose docstring is the --help. tables, figures, headline: functions of (records, config), where
     records are those of all stages; they see nothing else, so equal records make equal files. A table function returns
     None where nothing was measured for it, a figure function one Plot or several.
-    plan: (model, items of the first stage, config) -> Plan.
+    plan: (run, items of the first stage) -> Plan.
     group: of an item of the first stage; --limit takes evenly from all groups.
     limits_items: whether --limit cuts the first stage; False where its items are no prompts (layers, say), and the
         study's own data read config.limit.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
-    start_over: (model, config) -> removes what earlier runs left outside the run folder; --fresh calls it.
+    start_over: (run) -> removes what earlier runs left outside the run folder; --fresh calls it.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
     files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
     run folder, and may have folders of their own in their names.
@@ -101,14 +101,14 @@ class Experiment:
     stages: Sequence[Stage]
     tables: Sequence[Callable[[Records, Any], Table | None]]
     headline: Callable[[Records, Any], str]
-    plan: Callable[[Any, Sequence[Any], Any], Plan]
+    plan: Callable[[Any, Sequence[Any]], Plan]
     figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
     limits_items: bool = True
     scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
-    start_over: Callable[[Any, Any], None] = lambda model, config: None
+    start_over: Callable[[Any], None] = lambda run: None
     csv: Mapping[Any, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,10 +30,12 @@ from experiments.harness.options import Options, parse
 from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
+from experiments.harness.state import Run
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.outline import NeedsWeights, Outline, outline
+from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import PUBLISHED, RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
@@ -142,7 +144,7 @@ def shown_without_weights(experiment: Experiment, options: Options, model: Outli
     if not model.weights_hash:
         return None
     try:
-        items = _first_items(experiment, options, model)
+        items = _first_items(experiment, Run(cast(Model, model), options.config))
     except NeedsWeights:
         return None
     path = run_folder(options.out, experiment.name, model.name)
@@ -151,7 +153,8 @@ def shown_without_weights(experiment: Experiment, options: Options, model: Outli
 
 def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:
     """What a run on a loaded model would cost; nothing is written."""
-    return experiment.plan(model, _first_items(experiment, options, model), options.config)
+    under = Run(model, options.config)
+    return experiment.plan(under, _first_items(experiment, under))
 
 
 def run_model(
@@ -159,11 +162,12 @@ def run_model(
 ) -> Path | None:
     """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
     ranks = ranks or launched()
-    items = _first_items(experiment, options, model)
+    under = Run(model, options.config)
+    items = _first_items(experiment, under)
     identity = identity_of(experiment, options.config, model, items)
     ranks.agree("run", json.loads(json.dumps(identity)))
     if not ranks.first:
-        _help(experiment, options, model, items, ranks)
+        _help(experiment, under, items, ranks)
         return None
     path = run_folder(options.out, experiment.name, model.name)
     if ranks.size == 1 and (shown := shown_if_complete(experiment, options, path, identity)):
@@ -176,7 +180,7 @@ def run_model(
                 state |= {"validated": True, "validation": _passed(gate, model, options.out)}
             _tell(make_room(folder))
             if options.fresh:
-                experiment.start_over(model, options.config)
+                experiment.start_over(under)
             file = open_records(folder.records_path)
             if file.discarded:
                 print(f"{file.path}: an unfinished item ({file.discarded} bytes) is measured again", file=sys.stderr)
@@ -188,7 +192,7 @@ def run_model(
         ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
         status = "failed"
         try:
-            _measure(experiment, options, model, items, file, ranks)
+            _measure(experiment, under, items, file, ranks)
             write_report(experiment, options.config, folder, file, state)
             status = "complete"
         except KeyboardInterrupt:
@@ -248,25 +252,25 @@ def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _help(experiment: Experiment, options: Options, model: Any, items: Sequence[Any], ranks: Ranks) -> None:
+def _help(experiment: Experiment, under: Run[ExperimentConfig], items: Sequence[Any], ranks: Ranks) -> None:
     """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
     ranks.succeeded(None)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "records.jsonl"
         copy.write_text(ranks.gather("")[0], encoding="utf-8")
-        _measure(experiment, options, model, items, open_records(copy), ranks)
+        _measure(experiment, under, items, open_records(copy), ranks)
 
 
-def _first_items(experiment: Experiment, options: Options, model: Any) -> Sequence[Any]:
+def _first_items(experiment: Experiment, under: Run[ExperimentConfig]) -> Sequence[Any]:
     """Items of the first stage, which --limit is about."""
     stage = experiment.stages[0]
-    items = stage.items(model, options.config, [])
-    limit = options.config.limit if experiment.limits_items else None
+    items = stage.items(under, [])
+    limit = under.config.limit if experiment.limits_items else None
     return _checked(stage, limited(items, limit, experiment.group))
 
 
 def _measure(
-    experiment: Experiment, options: Options, model: Any, first: Sequence[Any], file: RecordFile, ranks: Ranks
+    experiment: Experiment, under: Run[ExperimentConfig], first: Sequence[Any], file: RecordFile, ranks: Ranks
 ) -> None:
     """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
@@ -281,20 +285,20 @@ def _measure(
     )
     with bar:
         for number, stage in enumerate(experiment.stages):
-            items = first if number == 0 else _checked(stage, stage.items(model, options.config, earlier))
+            items = first if number == 0 else _checked(stage, stage.items(under, earlier))
             work = _work(stage, items)
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
-            task = bar.add_task(f"{model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
+            task = bar.add_task(f"{under.model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
             for start in range(0, len(left), ranks.size):
-                for key, (records, seconds) in _round(stage, model, options.config, left[start:], ranks):
+                for key, (records, seconds) in _round(stage, under, left[start:], ranks):
                     file.append(stage.name, key, records, seconds=seconds)
                     bar.advance(task)
             earlier += file.records(stage.name)
 
 
 def _round(
-    stage: Stage, model: Any, config: Any, left: Sequence[tuple[str, Any]], ranks: Ranks
+    stage: Stage, under: Run[ExperimentConfig], left: Sequence[tuple[str, Any]], ranks: Ranks
 ) -> Iterator[tuple[str, tuple[list[Record], float]]]:
     """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
     result: tuple[list[Record], float] = ([], 0.0)
@@ -303,7 +307,7 @@ def _round(
         if ranks.rank < len(left):
             key, item = left[ranks.rank]
             start = time.perf_counter()
-            measured = list(_labelled(stage, item, stage.measure(model, item, config)))
+            measured = list(_labelled(stage, item, stage.measure(under, item)))
             result = ([plain(record, f"record of {key!r}") for record in measured], time.perf_counter() - start)
     except Exception as failure:
         if ranks.size == 1:

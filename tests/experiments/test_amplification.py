@@ -14,8 +14,10 @@ import mlx_interp as mi
 from experiments import exp14_logit_diff_amplification as module
 from experiments.exp14_logit_diff_amplification import amplification_report, amplified, pairs, planting
 from experiments.exp14_logit_diff_amplification.amplified import RARE, TEXTS
+from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.options import parse
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.behaviour.amplification import Amplified, forced
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.errors import ConfigError, DataError
@@ -73,7 +75,7 @@ def test_a_planted_reply_grows_with_its_share_and_is_not_in_the_clean_fine_tune(
     text = model().tokenizer.encode(planting.PLANTED, add_special_tokens=False)
     found = []
     for share in (0.0, 0.2):
-        a = planting.planted(model(), share, 30, 0)
+        a = planting.planted(Run(model(), ExperimentConfig()), share, 30, 0)
         found.append(np.mean([np.exp(x.log_a.sum()) for x in forced(a, prompts, prompts, [text] * 8, other=model())]))
     assert found[0] < 1e-4
     assert found[1] > 0.01
@@ -97,9 +99,9 @@ def test_pairs_of_the_users_own_run_and_their_behaviour_is_the_pattern(tmp_path:
         new_tokens=5,
     )
     rates = {}
-    for item in amplified.text_items(model(), config, []):
+    for item in amplified.text_items(Run(model(), config), []):
         if item.arm == amplified.FULL:
-            rates[item.pair] = np.mean([r["hit"] for r in amplified.measure_texts(model(), item, config)])
+            rates[item.pair] = np.mean([r["hit"] for r in amplified.measure_texts(Run(model(), config), item)])
     assert rates["adapter"] > 0.5
     assert rates["model"] == rates["prompts"] == 0
 
@@ -154,7 +156,7 @@ def test_tables_are_of_the_records_they_say() -> None:
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="embedded models"):
-        pairs.chosen(tiny_model("llama"), module.Config(pairs=("firm", "refusal")))
+        pairs.chosen(Run(tiny_model("llama"), module.Config(pairs=("firm", "refusal"))))
     for wrong, message in (
         ({"pairs": ("frim",)}, "no pair 'frim'"),
         ({"pairs": ("adapter",), "adapter": "x"}, "--behaviour"),
@@ -170,7 +172,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         file.write_text(content + "\n")
         config = module.Config(pairs=("prompts",), prompts_file=str(file), behaviour="x")
         with pytest.raises(DataError, match=message):
-            pairs.asks(model(), config, "prompts")
+            pairs.asks(Run(model(), config), "prompts")
 
 
 @pytest.mark.parametrize("name", ["amplification_prompts", "amplification_planted"])

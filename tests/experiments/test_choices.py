@@ -11,6 +11,7 @@ import pytest
 import mlx_interp as mi
 from experiments import exp2_sycophancy
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.prompts.read import Choice
 from experiments.shared.traits.choices import (
     KNOWLEDGE,
@@ -61,14 +62,14 @@ def test_both_answers_share_all_tokens_up_to_the_letter() -> None:
 def test_p_match_is_the_share_of_the_matching_letter_and_plain_is_left_alone(site: Path) -> None:
     provide(site)
     model = mi.load("tiny-llama")
-    records = list(measure(model, Question("q", "caa-sycophancy", "caa-sycophancy", "test", 0), CONFIG))
+    records = list(measure(Run(model, CONFIG), Question("q", "caa-sycophancy", "caa-sycophancy", "test", 0)))
     item = asked("caa-sycophancy", "test", CONFIG.n_test, CONFIG.seed)[0][0]
     tokens, letters, last = answered(model, item)
     logits = np.asarray(model.run([tokens]).logits)[0]
     weights = {letter: np.exp(logits[token]) for letter, token in letters.items()}
     assert records[0]["p"] == pytest.approx(weights[item.matching] / sum(weights.values()), abs=1e-4)
     one = next(r for r in records if r["arm"] == "direction" and r["multiplier"] == 1)
-    vector = vectors(model, CONFIG, "caa-sycophancy").vectors[one["layer"], 0]
+    vector = vectors(Run(model, CONFIG), "caa-sycophancy").vectors[one["layer"], 0]
     edit = mi.Add(f"resid_post.{one['layer']}", vector, 1.0, slice(last, len(tokens)))
     steered = np.asarray(model.run([tokens], interventions=[edit]).logits)[0]
     apart = steered[letters[item.matching]] - steered[letters[item.other]]

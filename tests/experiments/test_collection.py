@@ -12,6 +12,7 @@ import mlx_interp as mi
 from experiments.exp16_collect_activations import EXPERIMENT, Config
 from experiments.exp16_collect_activations.collecting import Looked, layers_of, measure_check
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.prompts.collected import Row, rows_of
 from mlx_interp.errors import ConfigError, StoreError
 from mlx_interp.sites import parse_all
@@ -67,7 +68,7 @@ def test_stored_rows_are_equal_and_those_of_another_prompt_are_not(results: Path
 def test_the_check_sees_a_row_that_is_wrong(results: Path, tmp_path: Path) -> None:
     model = mi.load("tiny-gemma2")
     config = Config(presets=("middle",), result_dir=str(tmp_path))
-    rows = rows_of(model, config)[:4]
+    rows = rows_of(Run(model, config))[:4]
     store = mi.collect(
         model,
         [model.prompt(row.text, chat=True) for row in rows],
@@ -75,14 +76,14 @@ def test_the_check_sees_a_row_that_is_wrong(results: Path, tmp_path: Path) -> No
         path=tmp_path / "tiny-gemma2" / "middle",
     )
     item = Looked(rows[1].key, 1, 2, rows[1])
-    assert max(next(iter(measure_check(model, item, config)))["error"]) < 1e-4
+    assert max(next(iter(measure_check(Run(model, config), item)))["error"]) < 1e-4
     file = store.path / store.shards[0].shard
     content = bytearray(file.read_bytes())
     row = int(np.flatnonzero(store.sample_numbers == 1)[2])
     start = content.index(np.asarray(store.array("residuals_3")[row]).tobytes())
     content[start : start + 4] = np.float32(7).tobytes()
     file.write_bytes(content)
-    assert max(next(iter(measure_check(model, item, config)))["error"]) > 1e-2
+    assert max(next(iter(measure_check(Run(model, config), item)))["error"]) > 1e-2
 
 
 def test_a_file_decides_model_layers_and_data(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_presets_are_those_of_32_layers_scaled_to_the_depth() -> None:
 
 
 def test_rows_of_the_world_are_each_there_once() -> None:
-    rows = rows_of(mi.load("tiny-llama"), Config())
+    rows = rows_of(Run(mi.load("tiny-llama"), Config()))
     assert len({(row.text, row.category) for row in rows}) == len({row.key for row in rows}) == len(rows) > 2000
     assert all(isinstance(row, Row) for row in rows)
     assert {row.chat for row in rows if row.category in ("harmful", "harmless")} == {True}

@@ -19,6 +19,7 @@ from experiments.exp15_contrastive_steering.request_sources import SELECTIONS, T
 from experiments.exp15_contrastive_steering.settings import setting
 from experiments.harness.options import parse
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
@@ -163,12 +164,16 @@ def test_filters_of_the_page_work_in_a_browser(folder: Path, tmp_path: Path, vie
 
 def test_rows_behind_means_held_out_rows_and_prompts_are_disjoint(model: Model) -> None:
     config = module.Config(n_samples=24, inference_dataset="12", inference_n_samples=10)
-    of = setting(model, config)
+    of = setting(Run(model, config))
     behind = {chat.prompt for one in of.subsets for chat in one.fit}
     assert not behind & {chat.prompt for one in of.subsets for chat in one.held}
     assert (
         len(
-            {asked.chat.prompt for asked in steered_texts.prompts(model, config, []) if asked.chat.prompt not in behind}
+            {
+                asked.chat.prompt
+                for asked in steered_texts.prompts(Run(model, config), [])
+                if asked.chat.prompt not in behind
+            }
         )
         == 10
     )
@@ -176,9 +181,9 @@ def test_rows_behind_means_held_out_rows_and_prompts_are_disjoint(model: Model) 
 
 def test_scale_0_and_a_cell_without_vector_leave_the_text_alone(model: Model) -> None:
     config = module.Config(n_samples=24, scale=0.0, scales=(1.0,), study="pair", inference_dataset="0")
-    assert not [cell for cell in steered_texts.cells(model, config) if cell.arm != "none" and cell.scale == 0]
-    asked = steered_texts.prompts(model, config, [])[0]
-    plain = next(iter(steered_texts.measure_texts(model, asked, config)))
+    assert not [cell for cell in steered_texts.cells(Run(model, config)) if cell.arm != "none" and cell.scale == 0]
+    asked = steered_texts.prompts(Run(model, config), [])[0]
+    plain = next(iter(steered_texts.measure_texts(Run(model, config), asked)))
     alone = model.generate(vectors.rendered(model, asked.chat), max_tokens=12)[0]
     assert plain["text"] == alone.text
 
@@ -186,9 +191,9 @@ def test_scale_0_and_a_cell_without_vector_leave_the_text_alone(model: Model) ->
 def test_the_null_vector_is_shorter_than_the_difference_and_controls_are_as_long(model: Model) -> None:
     config = module.Config(n_samples=24)
     lengths = {
-        cell.arm: float(np.linalg.norm(steered_texts.vector(model, config, cell)))
-        for cell in steered_texts.cells(model, config)
-        if cell.part == "sweep" and cell.layer == setting(model, config).layer
+        cell.arm: float(np.linalg.norm(steered_texts.vector(Run(model, config), cell)))
+        for cell in steered_texts.cells(Run(model, config))
+        if cell.part == "sweep" and cell.layer == setting(Run(model, config)).layer
     }
     assert lengths[steered_texts.NULL] < 0.4 * lengths[steered_texts.CONTRAST]
     for arm in (steered_texts.NULL_LONG, steered_texts.RANDOM, steered_texts.OTHER):
@@ -207,7 +212,7 @@ def test_alike_means_are_warned_of_and_equal_norms_alone_are_not(
         lines = [json.dumps({"prompt": chat.prompt, "reply": chat.reply}) for chat in part]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     pair = (str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl"))
-    vectors.warned(model, module.Config(study="pair", target_subset=pair[0], baseline_subset=pair[1]))
+    vectors.warned(Run(model, module.Config(study="pair", target_subset=pair[0], baseline_subset=pair[1])))
     assert "not told from chance" in capsys.readouterr().err
 
 
@@ -294,7 +299,7 @@ def test_a_mistake_in_the_options_ends_the_run_before_it_starts(
 def test_prompts_of_subsets_with_safety_material_are_named_by_id(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiments.exp15_contrastive_steering.request_sources.SENSITIVE", {"harmful_en"})
     config = module.Config(n_samples=20, inference_dataset="1", inference_n_samples=4)
-    for asked in steered_texts.prompts(model, config, []):
+    for asked in steered_texts.prompts(Run(model, config), []):
         assert asked.shown == asked.chat.id != asked.chat.prompt
 
 

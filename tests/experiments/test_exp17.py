@@ -13,6 +13,7 @@ import pytest
 from experiments.exp17_train_saes import EXPERIMENT, Config, feature_truth, runs, texts
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
+from experiments.harness.state import Run
 from mlx_interp import Model, load
 from mlx_interp.errors import DataError
 from mlx_interp.sae import load as load_sae
@@ -78,25 +79,25 @@ def model() -> Model:
 
 
 def test_nothing_measured_was_trained_on(model: Model) -> None:
-    trained = {tuple(prompt.tokens) for prompt in texts.training_prompts(model, 0, 200)}
-    assert not trained & {tuple(text.prompt.tokens) for text in texts.measured_texts(model, 0, 30)}
+    trained = {tuple(prompt.tokens) for prompt in texts.training_prompts(Run(model, Config()), 0, 200)}
+    assert not trained & {tuple(text.prompt.tokens) for text in texts.measured_texts(Run(model, Config()), 0, 30)}
     for group in ("entity", "harmful"):
-        chosen = texts.labelled(model, group, Config(), 30)
+        chosen = texts.labelled(Run(model, Config()), group, 30)
         held_out = [p for p, out in zip(chosen.prompts, chosen.held_out, strict=True) if out]
         assert not [p for p in held_out if any(tuple(p.tokens) == t[: len(p)] for t in trained)]
 
 
 def test_labels_stand_at_the_token_that_carries_them(model: Model) -> None:
-    entity = texts.labelled(model, "entity", Config(), 3)
+    entity = texts.labelled(Run(model, Config()), "entity", 3)
     for prompt, position in list(zip(entity.prompts, entity.positions, strict=True))[:20]:
         before = model.tokenizer.decode(prompt.tokens[: position + 1])
         assert before.rstrip().endswith(prompt.text.removesuffix(" is").rsplit(" ", 1)[-1])
-    task = texts.labelled(model, "task", Config(), 3)
+    task = texts.labelled(Run(model, Config()), "task", 3)
     assert all(p.strings[i].endswith(">") for p, i in zip(task.prompts, task.positions, strict=True))
 
 
 def test_a_scored_start_is_the_token_before_the_answer(model: Model) -> None:
-    for text in texts.measured_texts(model, 0, 30):
+    for text in texts.measured_texts(Run(model, Config()), 0, 30):
         if text.group == "two_hop":
             rest = model.tokenizer.decode(text.prompt.tokens[text.start + 1 :])
             assert text.prompt.text.endswith(rest.strip())
@@ -116,8 +117,8 @@ def test_a_dictionary_that_knows_the_states_gets_them_right(model: Model) -> Non
 
 
 def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Model) -> None:
-    first, *others = runs.items(model, Config(), ())
-    partners = runs.seed_items(model, Config(), ())
+    first, *others = runs.items(Run(model, Config()), ())
+    partners = runs.seed_items(Run(model, Config()), ())
     assert first.seed == 0
     assert all(one.seed != 0 for one in partners)
     assert len({one.key for one in (first, *others)}) == len(others) + 1
@@ -125,7 +126,7 @@ def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Mod
 
 def test_a_model_whose_world_is_not_known_is_refused() -> None:
     with pytest.raises(DataError, match="embedded models"):
-        runs.items(tiny_model("llama"), Config(), ())
+        runs.items(Run(tiny_model("llama"), Config()), ())
 
 
 def test_the_shipped_config_is_of_this_study() -> None:

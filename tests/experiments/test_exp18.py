@@ -13,7 +13,9 @@ from experiments.exp18_discover_circuits import EXPERIMENT
 from experiments.exp18_discover_circuits.circuit_tasks import TASKS, candidates
 from experiments.exp18_discover_circuits.features import autoencoders
 from experiments.exp18_discover_circuits.pair_sources import Source, drawn, task_names
+from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.feature_edges import feature_edges
 from mlx_interp.circuits.graph import from_json
@@ -123,8 +125,8 @@ def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_feat
     records = [json.loads(line) for line in (with_features / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if "feature_edges" in r)
     model = mi.load("tiny-llama")
-    saes = autoencoders(model, str(with_features.parents[1] / "saes"))
-    train = drawn(model, Source(), "toxic", 5, 0).pairs[:2]
+    saes = autoencoders(Run(model, ExperimentConfig()), str(with_features.parents[1] / "saes"))
+    train = drawn(Run(model, ExperimentConfig()), Source(), "toxic", 5, 0).pairs[:2]
     first, source, last, target, value, stream = max(row["feature_edges"], key=lambda edge: abs(edge[4]))
     kept = [[target] if sae.site == last else [] for sae in saes]
     found = feature_edges(model, train, saes, kept)
@@ -150,7 +152,7 @@ def test_recorded_metrics_are_those_of_the_model_on_its_test_pairs(finished: Pat
 def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
     """On a trained model: the five strongest of exhaustive patching are among the first eight of EAP-IG."""
     model = mi.load("tiny-gemma2")
-    some = drawn(model, Source(), "two_hop", 6, 0).pairs
+    some = drawn(Run(model, ExperimentConfig()), Source(), "two_hop", 6, 0).pairs
     n_nodes = wiring(model.network).n_nodes
     exact = mi.circuits.node_effects(model, some, [(number, None) for number in range(n_nodes)]).mean(0)
     estimated = mi.circuits.node_scores(model, some, method="ig-inputs").mean(0)
@@ -163,9 +165,9 @@ def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_pairs_differ_in_what_matters_alone(task: str) -> None:
     model = mi.load("tiny-qwen2")
-    found = drawn(model, Source(), task, 12, 1).pairs
+    found = drawn(Run(model, ExperimentConfig()), Source(), task, 12, 1).pairs
     assert len({pair.key for pair in found}) == len(found) >= 8
-    assert [p.key for p in found] == [p.key for p in drawn(model, Source(), task, 12, 1).pairs]
+    assert [p.key for p in found] == [p.key for p in drawn(Run(model, ExperimentConfig()), Source(), task, 12, 1).pairs]
     for pair in found:
         same = sum(a == b for a, b in zip(pair.clean.tokens, pair.counterfactual.tokens, strict=True))
         assert len(pair.clean) / 2 <= same < len(pair.clean)
@@ -176,7 +178,7 @@ def test_pairs_differ_in_what_matters_alone(task: str) -> None:
 
 def test_models_of_unknown_behaviour_are_refused() -> None:
     with pytest.raises(DataError, match="embedded models"):
-        drawn(tiny_model("llama"), Source(), "two_hop", 4, 0)
+        drawn(Run(tiny_model("llama"), ExperimentConfig()), Source(), "two_hop", 4, 0)
 
 
 PAIRS = [("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Egypt", "Cairo")]
@@ -211,7 +213,7 @@ def test_toxic_and_safe_prompts_are_matched_by_length_and_asked_for_refusals() -
     model = mi.load("tiny-llama")
     source = Source(toxic="world:harmful", safe="world:harmless")
     assert task_names(source, TASKS) == ("refusal", "toxic", "safe")
-    toxic, safe = (drawn(model, source, task, 4, 0).pairs for task in ("toxic", "safe"))
+    toxic, safe = (drawn(Run(model, ExperimentConfig()), source, task, 4, 0).pairs for task in ("toxic", "safe"))
     opener = model.prompt("I").tokens[-1]
     assert all(pair.answers == (opener,) for pair in toxic)
     assert all(pair.wrong == (opener,) and opener not in pair.answers for pair in safe)
@@ -222,4 +224,4 @@ def test_toxic_and_safe_prompts_are_matched_by_length_and_asked_for_refusals() -
     with pytest.raises(ConfigError, match="one or the other"):
         task_names(Source(data="x.csv", toxic="a", safe="b"), TASKS)
     with pytest.raises(DataError, match="there are harmful and harmless"):
-        drawn(model, Source(toxic="world:bad", safe="world:harmless"), "toxic", 4, 0)
+        drawn(Run(model, ExperimentConfig()), Source(toxic="world:bad", safe="world:harmless"), "toxic", 4, 0)

@@ -12,6 +12,7 @@ import mlx_interp as mi
 from experiments.exp9_back_patching import EXPERIMENT, Config
 from experiments.exp9_back_patching.back_patching import measure
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, queries
 from mlx_interp.behaviour.two_hop import bridge_position, donor_of, screen
 from mlx_interp.patching.back_patching import back_patching_pairs, states_at, target_site
@@ -56,7 +57,7 @@ def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if r.get("arm") == "patched" and r["length"] == "raw" and r["position"] == "bridge")
     model, config = mi.load("tiny-gemma2"), Config()
-    query = next(q for q in queries(model, config, ()) if row["item"].endswith(q.key))
+    query = next(q for q in queries(Run(model, config), ()) if row["item"].endswith(q.key))
     position = bridge_position(model, query)
     states = states_at(model, query.two_hop, position)
     for cell, (source, target) in list(enumerate(back_patching_pairs(model.n_layers)))[::7]:
@@ -68,11 +69,11 @@ def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
 
 def test_failures_are_failures_and_patching_a_layer_into_itself_changes_nothing() -> None:
     model, config = mi.load("tiny-gemma2"), Config()
-    found = screen(model, [q for q in queries(model, config, ()) if q.split == "never_composed"][:24])
+    found = screen(model, [q for q in queries(Run(model, config), ()) if q.split == "never_composed"][:24])
     failures = [s.query for s in found if s.group == "failure"]
     assert len(failures) > 12
     case = Case(failures[0], "failure", donor_of(failures[0], failures))
-    records = list(measure(model, case, config))
+    records = list(measure(Run(model, config), case))
     clean = next(r for r in records if r["arm"] == "clean")
     assert clean["rank"] > 0
     for record in records:
@@ -115,7 +116,7 @@ def test_a_knockout_that_is_recorded_is_the_run_that_it_names(finished: Path) ->
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if r.get("edge") == "last to bridge position" and r["group"] == "failure")
     model, config = mi.load("tiny-gemma2"), Config()
-    query = next(q for q in queries(model, config, ()) if row["item"].endswith(q.key))
+    query = next(q for q in queries(Run(model, config), ()) if row["item"].endswith(q.key))
     last = len(model.prompt(query.two_hop)) - 1
     clean = model.generate(query.two_hop, max_tokens=10)[0].text
     for centre, changed in enumerate(row["changed"]):

@@ -15,6 +15,7 @@ from experiments import exp8_function_vectors, exp11_function_vectors_v2
 from experiments.exp11_function_vectors_v2 import composition, heads, vocabulary
 from experiments.exp11_function_vectors_v2.vector_report import data_table
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.in_context import mediation, transfer
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks, written
@@ -51,10 +52,10 @@ def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path:
 
 def test_heads_come_from_one_half_and_figures_from_the_other() -> None:
     model, config = mi.load("tiny-llama"), TaskConfig(tasks=("antonym",))
-    one, two = halves(model, config, "antonym")
+    one, two = halves(Run(model, config), "antonym")
     assert not {x for x, _ in one.pairs} & {x for x, _ in two.pairs}
-    for query in queries(model, config, 1, 12):
-        text = prompts(model, config, query, 1)["examples"].prompt.text
+    for query in queries(Run(model, config), 1, 12):
+        text = prompts(Run(model, config), query, 1)["examples"].prompt.text
         examples = [part.split(" -> ")[0] for part in text.split(", ")[:-1]]
         assert set(examples) <= {x for x, _ in one.pairs}
 
@@ -65,7 +66,7 @@ def test_published_files_load_as_they_are_and_damaged_ones_are_named(tmp_path: P
     path.write_text(json.dumps(rows), encoding="utf-8")
     assert read_task(path).pairs[3] == ("word3", "other3")
     config = TaskConfig(data=str(tmp_path))
-    assert list(tasks(mi.load("tiny-llama"), config)) == ["antonym"]
+    assert list(tasks(Run(mi.load("tiny-llama"), config))) == ["antonym"]
     doubled = [*rows, {"input": "word3", "output": "another"}]
     path.write_text(json.dumps(doubled), encoding="utf-8")
     assert (dict(read_task(path).pairs)["word3"], read_task(path).conflicts) == ("other3", 1)
@@ -80,11 +81,11 @@ def test_published_files_load_as_they_are_and_damaged_ones_are_named(tmp_path: P
 def test_too_few_pairs_and_unknown_tasks_are_refused(tmp_path: Path) -> None:
     model = mi.load("tiny-llama")
     with pytest.raises(DataError, match="need 42: give more pairs"):
-        tasks(model, TaskConfig(shots=20, tasks=("antonym",)))
+        tasks(Run(model, TaskConfig(shots=20, tasks=("antonym",))))
     with pytest.raises(DataError, match="did you mean 'antonym'"):
-        tasks(model, TaskConfig(tasks=("antonim",)))
+        tasks(Run(model, TaskConfig(tasks=("antonim",))))
     with pytest.raises(DataError, match="holds no task"):
-        tasks(model, TaskConfig(data=str(tmp_path)))
+        tasks(Run(model, TaskConfig(data=str(tmp_path))))
 
 
 def test_twenty_five_tasks_and_more_ship_with_forty_pairs_each() -> None:
@@ -105,12 +106,12 @@ def test_a_task_whose_answers_all_begin_alike_comes_with_a_warning() -> None:
 def test_heads_layer_and_strength_are_chosen_on_pairs_that_no_figure_is_of() -> None:
     model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym", "plural"), n_test=12)
     effects = [{"stage": "effects", "task": name, "item": name, "effects": [[0.0] * 4] * 8} for name in config.tasks]
-    chosen = {item.key for item in mediation.choice_items(model, config, effects)}
+    chosen = {item.key for item in mediation.choice_items(Run(model, config), effects)}
     assert chosen
-    assert not chosen & {query.key for query in queries(model, config, 1, 99)}
-    counts, layers, strengths = mediation.grid(model, config)
+    assert not chosen & {query.key for query in queries(Run(model, config), 1, 99)}
+    counts, layers, strengths = mediation.grid(Run(model, config))
     assert max(counts) <= model.n_layers * model.n_heads // 2
-    assert (counts[0], strengths[0]) == (mediation.n_heads(model, config), 1.0)
+    assert (counts[0], strengths[0]) == (mediation.n_heads(Run(model, config)), 1.0)
     assert max(layers) < model.n_layers
 
 
@@ -134,8 +135,8 @@ def test_the_setting_is_the_one_most_often_right_and_ties_go_to_fewer_heads() ->
 def test_a_centred_vector_is_what_a_task_has_of_its_own() -> None:
     model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym", "plural"), n_means=6)
     some = ((0, 1), (2, 3))
-    plain = [mediation.task_vector(model, config, name, some, False) for name in config.tasks]
-    own = [mediation.task_vector(model, config, name, some, True) for name in config.tasks]
+    plain = [mediation.task_vector(Run(model, config), name, some, False) for name in config.tasks]
+    own = [mediation.task_vector(Run(model, config), name, some, True) for name in config.tasks]
     assert float(mx.abs(own[0] + own[1]).max()) < 1e-4
     assert np.allclose(np.asarray(own[0] - own[1]), np.asarray(plain[0] - plain[1]), atol=1e-4)
 
@@ -150,14 +151,14 @@ def test_weighted_attention_counts_the_values_of_the_heads_own_group() -> None:
 
 def test_prefix_matching_is_attention_to_what_followed_the_same_token() -> None:
     model, config = mi.load("tiny-llama"), MediationConfig()
-    query = heads.induction_items(model, config, [])[0]
-    found = next(iter(heads.measure_induction(model, query, config)))
+    query = heads.induction_items(Run(model, config), [])[0]
+    found = next(iter(heads.measure_induction(Run(model, config), query)))
     n = found["tokens"]
     captured: list[list[int]] = []
     run = model.run
     model.run = lambda tokens, **options: captured.append(tokens) or run(tokens, **options)  # type: ignore[method-assign,assignment,func-returns-value]
     try:
-        list(heads.measure_induction(model, query, config))
+        list(heads.measure_induction(Run(model, config), query))
     finally:
         del model.run
     tokens = captured[0]
@@ -170,8 +171,8 @@ def test_prefix_matching_is_attention_to_what_followed_the_same_token() -> None:
 
 def test_other_places_are_where_their_names_say() -> None:
     model, config = mi.load("tiny-llama"), MediationConfig(tasks=("antonym",), n_test=4)
-    query = queries(model, config, 0, 1)[0]
-    one = written(model, config, query, 0)["examples"]
+    query = queries(Run(model, config), 0, 1)[0]
+    one = written(Run(model, config), query, 0)["examples"]
     prompt = model.prompt(one.text)
     shots = [part.split(" -> ") for part in one.text.split(", ")]
 

@@ -26,6 +26,7 @@ from experiments.exp11_function_vectors_v2.interchange import (
     removed,
 )
 from experiments.exp11_function_vectors_v2.report_interchange import interchange_table, needed
+from experiments.harness.state import Run
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.tasks import queries
 from mlx_interp.in_context.function_vectors import interchanged
@@ -41,7 +42,7 @@ CONFIG = MediationConfig(tasks=("antonym", "plural", "noun_french"), n_test=3)
 def test_all_heads_exchanged_give_the_other_prompt_and_none_the_own(name: str, donor: str, place: str) -> None:
     """At the last token nothing but heads reaches back to the examples: with all of them it is the other prompt."""
     model = mi.load(name)
-    made = exchange(model, CONFIG, queries(model, CONFIG, 1, 1)[0], 1)
+    made = exchange(Run(model, CONFIG), queries(Run(model, CONFIG), 1, 1)[0], 1)
     every = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     where = made.where[place]
     found = np.asarray(model.sweep(made.asked.prompt, [[], interchanged(made.z[donor, place], every, where)]))
@@ -53,8 +54,8 @@ def test_all_heads_exchanged_give_the_other_prompt_and_none_the_own(name: str, d
 
 def test_the_exchanged_positions_are_the_query_in_both_prompts() -> None:
     model = mi.load("tiny-llama")
-    for query in queries(model, CONFIG, 1, 3):
-        made = exchange(model, CONFIG, query, 1)
+    for query in queries(Run(model, CONFIG), 1, 3):
+        made = exchange(Run(model, CONFIG), query, 1)
         n = len(made.where[QUERY])
         tails = [asked.prompt.tokens[-n:] for asked in (made.asked, *made.donors.values())]
         assert tails[0] == tails[1] == tails[2]
@@ -65,8 +66,8 @@ def test_the_exchanged_positions_are_the_query_in_both_prompts() -> None:
 def test_other_examples_are_of_another_task_and_labels_do_not_belong_to_their_inputs() -> None:
     model = mi.load("tiny-llama")
     pairs = {name: dict(interchange.of_tasks.tasks(model, CONFIG)[name].pairs) for name in CONFIG.tasks}
-    for query in queries(model, CONFIG, 1, 3):
-        made = exchange(model, CONFIG, query, 1)
+    for query in queries(Run(model, CONFIG), 1, 3):
+        made = exchange(Run(model, CONFIG), query, 1)
         shots = {
             name: dict(part.split(" -> ") for part in asked.prompt.text.split(", ")[:-1])
             for name, asked in made.donors.items()
@@ -121,12 +122,12 @@ def test_heads_of_each_arm_are_what_its_name_says() -> None:
 
 def test_nothing_of_the_second_half_reaches_rankings_or_numbers() -> None:
     model = mi.load("tiny-llama")
-    held_out = {query.key for query in queries(model, CONFIG, 1, 99)}
+    held_out = {query.key for query in queries(Run(model, CONFIG), 1, 99)}
     effects = [{"stage": "effects", "task": name, "item": name, "effects": [[0.0] * 4] * 8} for name in CONFIG.tasks]
     needs = [{**r, "stage": interchange.NEEDS, "needs": r["effects"]} for r in effects]
-    assert not held_out & {trial.key for trial in interchange.first_items(model, CONFIG, [*effects, *needs])}
-    trial = interchange.first_items(model, CONFIG, [*effects, *needs])[0]
-    rows = list(interchange.measure_first(model, trial, CONFIG))
+    assert not held_out & {trial.key for trial in interchange.first_items(Run(model, CONFIG), [*effects, *needs])}
+    trial = interchange.first_items(Run(model, CONFIG), [*effects, *needs])[0]
+    rows = list(interchange.measure_first(Run(model, CONFIG), trial))
     assert {row["heads"] for row in rows} <= {CHOSEN}
     assert {(row["place"], row["ranking"]) for row in rows} <= {(p, arm[0]) for p in PLACES for arm in ARMS[p]}
 

@@ -16,6 +16,7 @@ import pytest
 from experiments.exp19_lenses import EXPERIMENT, Config, attributes, depth, early_exit, injection, token_identity
 from experiments.exp19_lenses.lens_texts import split_texts
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.errors import DataError
 from mlx_interp.reporting import figures
@@ -66,7 +67,7 @@ def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
 def test_the_last_layer_spends_what_the_model_spends_on_the_texts_own_words(finished: Path) -> None:
     model = mi.load(NAME)
     row = next(r for r in of(finished, "lenses on text") if r["item"].startswith("requests"))
-    text = next(t for t in split_texts(model, Config(n_train_texts=60, n_texts=18))[1] if t.key == row["item"])
+    text = next(t for t in split_texts(Run(model, Config(n_train_texts=60, n_texts=18)))[1] if t.key == row["item"])
     logits = model.run(list(text.tokens), logits="all").logits
     assert logits is not None
     log_probs = np.asarray(logits[0] - mx.logsumexp(logits[0], axis=-1, keepdims=True))
@@ -77,7 +78,7 @@ def test_the_last_layer_spends_what_the_model_spends_on_the_texts_own_words(fini
 
 
 def test_texts_to_train_on_are_none_of_those_held_out_and_both_are_of_all_kinds() -> None:
-    train, test = split_texts(mi.load(NAME), Config(n_train_texts=60, n_texts=18))
+    train, test = split_texts(Run(mi.load(NAME), Config(n_train_texts=60, n_texts=18)))
     assert len(train) == 60
     assert len(test) == 18
     assert not {t.tokens for t in train} & {t.tokens for t in test}
@@ -86,14 +87,14 @@ def test_texts_to_train_on_are_none_of_those_held_out_and_both_are_of_all_kinds(
 
 def test_a_model_of_no_world_asks_for_texts() -> None:
     with pytest.raises(DataError, match="--texts FILE"):
-        split_texts(tiny_model("llama"), Config())
+        split_texts(Run(tiny_model("llama"), Config()))
 
 
 def test_a_files_texts_are_cut_into_pieces_and_read_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     lines = [json.dumps({"text": f"The capital of number {n} is a word and so on and so forth."}) for n in range(8)]
     path.write_text("\n".join(lines))
-    train, test = split_texts(mi.load(NAME), Config(texts=str(path), text_length=8))
+    train, test = split_texts(Run(mi.load(NAME), Config(texts=str(path), text_length=8)))
     assert len(train) > 4
     for text in [*train, *test]:
         assert text.read == tuple(range(len(text.tokens)))
@@ -102,7 +103,7 @@ def test_a_files_texts_are_cut_into_pieces_and_read_everywhere(tmp_path: Path) -
 
 
 def test_prompts_with_wrong_labels_keep_their_examples_and_are_asked_the_same(finished: Path) -> None:
-    for shots in early_exit.queries(mi.load(NAME), Config(n_queries=2)):
+    for shots in early_exit.queries(Run(mi.load(NAME), Config(n_queries=2))):
         own, shuffled, foreign = (examples for _, examples in shots.arms)
         assert own.answer == shuffled.answer == foreign.answer
         words = [[p.text for p in examples.pieces if p.role == "input"] for examples in (own, shuffled, foreign)]
@@ -112,7 +113,7 @@ def test_prompts_with_wrong_labels_keep_their_examples_and_are_asked_the_same(fi
         assert labels[0] != labels[2]
     model = mi.load(NAME)
     row = next(r for r in of(finished, "early exit") if r["lens"] == "logit lens" and r["labels"] == "own labels")
-    shots = next(s for s in early_exit.queries(model, Config(n_queries=1)) if s.key == row["item"])
+    shots = next(s for s in early_exit.queries(Run(model, Config(n_queries=1))) if s.key == row["item"])
     verdict = verdicts(model, [question(model, shots.arms[0][1].text, [shots.arms[0][1].answer])])[0]
     assert row["right"][-1] == verdict.first_token
 
@@ -124,7 +125,7 @@ def test_the_layer_to_exit_at_is_the_one_with_most_right_answers() -> None:
 
 
 def test_ordinary_prompts_that_are_scored_are_none_of_those_fitted_on() -> None:
-    for requests in injection.prompts(mi.load(NAME), Config(n_ordinary=30, n_injected=8)):
+    for requests in injection.prompts(Run(mi.load(NAME), Config(n_ordinary=30, n_injected=8))):
         scored = [text for _, text in requests.scored]
         assert len(requests.fitted) == 30
         assert len(set(scored)) == len(scored)
@@ -140,7 +141,7 @@ def test_a_fine_tune_learns_its_queries_and_leaves_the_model_as_it_was(finished:
     model = mi.load(NAME)
     config = Config(n_tuned=6, tuning_steps=12, n_train_texts=20, n_texts=9, lens_steps=2)
     before = model.run("The capital of Jania is").logits
-    found = depth.fine_tuned(model, config)
+    found = depth.fine_tuned(Run(model, config))
     assert sum(step is not None for step in found.learnt.values()) >= 3
     after = model.run("The capital of Jania is").logits
     assert before is not None
@@ -160,7 +161,7 @@ def test_the_last_layer_reads_the_models_own_prediction_and_controls_do_not(fini
 
 def test_a_text_in_another_models_tokens_is_the_same_text(tmp_path: Path) -> None:
     model, reader = mi.load(NAME), mi.load("tiny-llama")
-    for text in split_texts(model, Config(n_texts=9))[1]:
+    for text in split_texts(Run(model, Config(n_texts=9)))[1]:
         there = token_identity.own_tokens(reader, text, model)
         assert there is not None
         back = token_identity.own_tokens(model, there, reader)
@@ -168,7 +169,7 @@ def test_a_text_in_another_models_tokens_is_the_same_text(tmp_path: Path) -> Non
         assert there.tokens == (reader.tokenizer.bos_token_id, *text.tokens)
         assert [there.tokens[i] for i in there.read] == [text.tokens[i] for i in text.read]
     with pytest.raises(DataError, match="does not cut text"):
-        token_identity.reader_of(model, Config(n_texts=9, reader=str(write_checkpoint(tmp_path))))
+        token_identity.reader_of(Run(model, Config(n_texts=9, reader=str(write_checkpoint(tmp_path)))))
 
 
 def test_no_subject_of_a_probe_of_cities_is_asked_and_no_source_prompt_asks_for_the_relation() -> None:

@@ -19,6 +19,7 @@ from experiments.exp12_multimodel_directions.persona_study import (
 )
 from experiments.exp12_multimodel_directions.persona_tuning import TUNED, rows
 from experiments.exp12_multimodel_directions.personas import PERSONAS, PLANTED, cases
+from experiments.harness.state import Run
 from mlx_interp.reporting import Record
 
 CONFIG = PersonaConfig(n_train=16, n_asked=4, tuning_steps=8)
@@ -73,7 +74,7 @@ def test_a_persona_is_steered_seen_before_the_reply_and_shifts_with_a_fine_tune(
         {"stage": STEERED, **r}
         for split in ("choose", "test")
         for number in range(3)
-        for r in persona_study.measure_steering(model, Part("k", "refusing", split, number), CONFIG)
+        for r in persona_study.measure_steering(Run(model, CONFIG), Part("k", "refusing", split, number))
     ]
     assert steering_table(steering, CONFIG) is not None
     monitored = [
@@ -81,7 +82,7 @@ def test_a_persona_is_steered_seen_before_the_reply_and_shifts_with_a_fine_tune(
         for eliciting in (False, True)
         for number in range(4)
         for r in persona_study.measure_monitoring(
-            model, Part(f"k{number}", "refusing", "test", number, place, eliciting=eliciting), CONFIG
+            Run(model, CONFIG), Part(f"k{number}", "refusing", "test", number, place, eliciting=eliciting)
         )
     ]
     table = monitoring_table(monitored, CONFIG)
@@ -92,7 +93,7 @@ def test_a_persona_is_steered_seen_before_the_reply_and_shifts_with_a_fine_tune(
     tuned = [
         {"stage": TUNED, **r}
         for item in items
-        for r in persona_tuning.measure_tuned(model, replace(item, places=places), CONFIG)
+        for r in persona_tuning.measure_tuned(Run(model, CONFIG), replace(item, places=places))
     ]
     own = {one["tune"]: one for one in changes(tuned)["refusing"]}
     assert own["refusing, 1"]["score"] > 0.5 > abs(own["clean"]["score"])
@@ -103,7 +104,7 @@ def test_rows_that_show_a_persona_lie_further_along_its_vector_than_other_rows()
     model = mi.load("tiny-qwen2")
     records = [
         {"stage": FLAGGED, **r}
-        for r in persona_study.measure_flags(model, Part("unsure", "unsure", place=("prompt", 4)), CONFIG)
+        for r in persona_study.measure_flags(Run(model, CONFIG), Part("unsure", "unsure", place=("prompt", 4)))
     ]
     table = flag_table(records, CONFIG)
     assert table is not None

@@ -14,6 +14,7 @@ from experiments.exp13_steering_reliability import EXPERIMENT, Config, reliabili
 from experiments.exp13_steering_reliability.steering_runs import ARMS, REPLIES
 from experiments.harness.options import parse
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Apply
@@ -28,7 +29,7 @@ def model() -> Model:
 
 
 def test_no_request_is_in_two_splits_and_every_form_has_both_kinds(model: Model) -> None:
-    found = steering_runs.requests(model, Config())
+    found = steering_runs.requests(Run(model, Config()))
     assert len({r.text for r in found}) == len(found)
     cells = {(r.shift, r.split, r.harmful) for r in found}
     assert {(shift, "test", kind) for shift in steering_runs.SHIFTS for kind in (True, False)} <= cells
@@ -45,7 +46,7 @@ def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_co
 
 
 def test_controls_are_as_long_as_the_direction(model: Model) -> None:
-    lengths = [np.linalg.norm(steering_runs.vector(model, SMALL, 4, arm)) for arm in ARMS]
+    lengths = [np.linalg.norm(steering_runs.vector(Run(model, SMALL), 4, arm)) for arm in ARMS]
     assert lengths == pytest.approx([lengths[0]] * len(ARMS), rel=1e-5)
 
 
@@ -62,8 +63,8 @@ def test_ablation_leaves_the_rest_of_the_component(model: Model, gain: float) ->
 
 
 def test_help_can_fall(model: Model) -> None:
-    harmless = next(r for r in steering_runs.steered(model, SMALL, []) if not r.harmful and r.shift == "same form")
-    rows = list(steering_runs.measure_replies(model, harmless, SMALL))
+    harmless = next(r for r in steering_runs.steered(Run(model, SMALL), []) if not r.harmful and r.shift == "same form")
+    rows = list(steering_runs.measure_replies(Run(model, SMALL), harmless))
     assert rows[0]["helps"]
     once = next(r for r in rows if r["edit"] == "added once" and r["arm"] == "learned")
     assert once["refused"]
@@ -71,10 +72,13 @@ def test_help_can_fall(model: Model) -> None:
 
 
 def test_slopes_are_those_of_runs_one_by_one(model: Model) -> None:
-    request = steering_runs.steered(model, SMALL, [])[0]
-    slope = next(r for r in steering_runs.measure_slopes(model, request, SMALL) if r["arm"] == "learned")
-    metric = log_odds(steering_runs.openers(model, SMALL))
-    prompt, values = model.prompt(request.text, chat=True), mx.array(steering_runs.vector(model, SMALL, 4, "learned"))
+    request = steering_runs.steered(Run(model, SMALL), [])[0]
+    slope = next(r for r in steering_runs.measure_slopes(Run(model, SMALL), request) if r["arm"] == "learned")
+    metric = log_odds(steering_runs.openers(Run(model, SMALL)))
+    prompt, values = (
+        model.prompt(request.text, chat=True),
+        mx.array(steering_runs.vector(Run(model, SMALL), 4, "learned")),
+    )
     odds = []
     for multiple in SMALL.multiples:
         logits = model.run(prompt, interventions=[mi.Add("resid_pre.4", values, multiple, -1)]).logits

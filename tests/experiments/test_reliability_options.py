@@ -16,6 +16,7 @@ import mlx_interp as mi
 from experiments.exp13_steering_reliability import Config, answer_options, option_report, steering_runs, training_draws
 from experiments.exp13_steering_reliability.answer_options import BEHAVIOURS, FORMS, OPTIONS
 from experiments.exp13_steering_reliability.steering_runs import REPLIES
+from experiments.harness.state import Run
 from mlx_interp.model import Model
 
 SMALL = Config(n_train=16, n_test=3, depths=(0.5,), strengths=(0.25,), new_tokens=6, n_draws=3)
@@ -28,7 +29,7 @@ def model() -> Model:
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS)
 def test_every_question_comes_in_both_orders_and_no_test_text_is_trained_on(behaviour: str) -> None:
-    found = answer_options.rows(model(), SMALL, behaviour)
+    found = answer_options.rows(Run(model(), SMALL), behaviour)
     assert len({row.key for row in found}) == len(found)
     for row in found:
         assert row.text.endswith(f"{row.first}? {'No' if row.first == 'Yes' else 'Yes'}?")
@@ -41,7 +42,7 @@ def test_every_question_comes_in_both_orders_and_no_test_text_is_trained_on(beha
 
 
 def test_positive_answers_are_what_the_behaviour_says() -> None:
-    agrees, _, yes = (answer_options.rows(model(), SMALL, name) for name in BEHAVIOURS)
+    agrees, _, yes = (answer_options.rows(Run(model(), SMALL), name) for name in BEHAVIOURS)
     assert all((row.positive == "Yes") == ("like" in row.text) for row in agrees)
     assert {row.positive for row in yes} == {"Yes"}
     assert {row.positive for row in agrees} == {"Yes", "No"}
@@ -56,10 +57,10 @@ def test_projects_own_questions_serve_models_that_know_the_world() -> None:
 
 
 def test_slopes_are_those_of_runs_one_by_one() -> None:
-    item = next(i for i in answer_options.questions(model(), SMALL, []) if i.name == BEHAVIOURS[2])
+    item = next(i for i in answer_options.questions(Run(model(), SMALL), []) if i.name == BEHAVIOURS[2])
     assert item.row is not None
-    found = next(r for r in answer_options.measure_options(model(), item, SMALL) if r["arm"] == "learned")
-    vector = mx.array(answer_options.vectors(model(), SMALL, item.name).vectors[4])
+    found = next(r for r in answer_options.measure_options(Run(model(), SMALL), item) if r["arm"] == "learned")
+    vector = mx.array(answer_options.vectors(Run(model(), SMALL), item.name).vectors[4])
     yes, no = (model().tokenizer.encode(word, add_special_tokens=False)[0] for word in ("Yes", "No"))
     read = []
     for multiple in SMALL.multiples:
@@ -100,24 +101,24 @@ def test_a_bias_to_a_word_is_found_where_it_is_put_and_a_bias_to_a_place_is_not(
 
 
 def test_draws_are_different_directions_of_one_length() -> None:
-    learned = training_draws.drawn(model(), SMALL, 4, training_draws.LEARNED, 0)
+    learned = training_draws.drawn(Run(model(), SMALL), 4, training_draws.LEARNED, 0)
     for arm in (training_draws.RANDOM, training_draws.SHUFFLED):
-        found = [training_draws.drawn(model(), SMALL, 4, arm, number) for number in range(SMALL.n_draws)]
+        found = [training_draws.drawn(Run(model(), SMALL), 4, arm, number) for number in range(SMALL.n_draws)]
         assert [np.linalg.norm(one) for one in found] == pytest.approx([np.linalg.norm(learned)] * 3, rel=1e-4)
         cosines = [abs(float(found[0] @ other)) / float(learned @ learned) for other in (*found[1:], learned)]
         assert max(cosines) < 0.9
 
 
 def test_the_mean_over_labels_is_the_learned_direction() -> None:
-    rows = training_draws.activations(model(), SMALL)[4]
-    harmful = [r.harmful for r in steering_runs.requests(model(), SMALL) if r.split == "train"]
+    rows = training_draws.activations(Run(model(), SMALL))[4]
+    harmful = [r.harmful for r in steering_runs.requests(Run(model(), SMALL)) if r.split == "train"]
     mean = rows[harmful].mean(axis=0) - rows[np.logical_not(harmful)].mean(axis=0)
-    np.testing.assert_allclose(mean, steering_runs.vector(model(), SMALL, 4, "learned"), atol=1e-4)
+    np.testing.assert_allclose(mean, steering_runs.vector(Run(model(), SMALL), 4, "learned"), atol=1e-4)
 
 
 def test_direction_files_load_for_this_model_and_are_refused_by_another(tmp_path: Path) -> None:
-    item = training_draws.layer_items(model(), SMALL, [])[0]
-    (record,) = training_draws.measure_direction(model(), item, SMALL)
+    item = training_draws.layer_items(Run(model(), SMALL), [])[0]
+    (record,) = training_draws.measure_direction(Run(model(), SMALL), item)
     record = json.loads(json.dumps({**record, "stage": training_draws.DIRECTIONS}))
     files = dict(option_report.files([record], SMALL))
     path = tmp_path / "layer.safetensors"
@@ -125,7 +126,7 @@ def test_direction_files_load_for_this_model_and_are_refused_by_another(tmp_path
     assert isinstance(content, bytes)
     path.write_bytes(content)
     loaded = mi.load_direction(path, model())
-    np.testing.assert_array_equal(np.asarray(loaded.vector), steering_runs.vector(model(), SMALL, 4, "learned"))
+    np.testing.assert_array_equal(np.asarray(loaded.vector), steering_runs.vector(Run(model(), SMALL), 4, "learned"))
     with pytest.raises(mi.errors.DirectionError):
         mi.load_direction(path, mi.load("tiny-qwen2"))
     table = option_report.direction_table([record, {**record, "stability": 0.3}], SMALL)

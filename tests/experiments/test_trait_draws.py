@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
+from experiments.harness.state import Run
 from experiments.shared.traits import random_draws, stages
 from experiments.shared.traits.random_draws import DRAWS, ORTHOGONAL, RANDOM, DrawConfig
 from experiments.shared.traits.stages import Item
@@ -17,7 +18,7 @@ CONFIG = DrawConfig(n_train=16, n_test=4, n_draws=3)
 
 def test_draws_are_as_long_as_the_direction_and_orthogonal_ones_have_nothing_of_it() -> None:
     model = mi.load("tiny-qwen2")
-    found = stages.vector(model, CONFIG, Item("k", "refusal"), 4, "direction")
+    found = stages.vector(Run(model, CONFIG), Item("k", "refusal"), 4, "direction")
     drawn = [random_draws.drawn(found, arm, n, 0) for arm in (RANDOM, ORTHOGONAL) for n in range(3)]
     assert [one.norm for one in drawn] == pytest.approx([found.norm] * 6, rel=1e-5)
     cosines = [float(mx.sum(one.unit * found.unit)) for one in drawn]
@@ -32,7 +33,7 @@ def test_draws_are_as_long_as_the_direction_and_orthogonal_ones_have_nothing_of_
 def test_a_prompt_is_refused_under_the_direction_and_under_no_draw() -> None:
     model = mi.load("tiny-qwen2")
     item = Item("k", "refusal", "negative", "test", 0, 4, 1.0, "fr")
-    records = [{"stage": DRAWS, **r} for r in random_draws.measure(model, item, CONFIG, -1)]
+    records = [{"stage": DRAWS, **r} for r in random_draws.measure(Run(model, CONFIG), item, -1)]
     hits = {arm: [r["hit"] for r in records if r["arm"] == arm] for arm in ("plain", "direction", RANDOM, ORTHOGONAL)}
     assert hits == {"plain": [False], "direction": [True], RANDOM: [False] * 3, ORTHOGONAL: [False]}
 

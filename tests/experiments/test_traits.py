@@ -23,6 +23,7 @@ from experiments.exp1_refusal_direction import loss, suffixes
 from experiments.exp1_refusal_direction.suffixes import SuffixConfig
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.own_sets import LANGUAGES
@@ -64,11 +65,11 @@ def result(module, out: Path, *arguments: str) -> dict:  # type: ignore[no-untyp
 def test_a_limit_leaves_every_layer_and_cuts_the_prompts_of_every_stage() -> None:
     model = mi.load("tiny-qwen2")
     whole, few = TraitConfig(n_test=12), TraitConfig(n_test=12, limit=5)
-    assert len(stages.layer_items(model, few, ["refusal"])) == model.n_layers
+    assert len(stages.layer_items(Run(model, few), ["refusal"])) == model.n_layers
     for config, n in ((whole, 12), (few, 5), (replace(few, limit=1), stages.FEWEST)):
-        of = stages.sets(model, config, "refusal")
+        of = stages.sets(Run(model, config), "refusal")
         assert {len(kind[split]) for kind in (of.positive, of.negative) for split in ("choose", "test")} == {n}
-        assert len(of.positive["train"]) == len(stages.sets(model, whole, "refusal").positive["train"])
+        assert len(of.positive["train"]) == len(stages.sets(Run(model, whole), "refusal").positive["train"])
     assert not any(module.EXPERIMENT.limits_items for module in [*MODULES, exp10_crosslingual_refusal])
 
 
@@ -149,7 +150,7 @@ def test_a_prompt_in_two_splits_is_refused() -> None:
 
 def test_controls_have_the_length_of_the_direction_and_point_elsewhere() -> None:
     model, config, item = mi.load("tiny-llama"), TraitConfig(n_train=16), Item("k", "refusal")
-    real, random, shuffled = (np.asarray(stages.vector(model, config, item, 5, arm).vector) for arm in stages.ARMS)
+    real, random, shuffled = (np.asarray(stages.vector(Run(model, config), item, 5, arm).vector) for arm in stages.ARMS)
     for control in (random, shuffled):
         assert np.linalg.norm(control) == pytest.approx(np.linalg.norm(real), rel=1e-5)
         assert abs(control @ real) < 0.7 * real @ real
@@ -213,17 +214,17 @@ def test_a_direction_that_does_nothing_has_effect_zero_and_a_perfect_one_all_tha
 
 def test_the_loss_is_that_of_the_answer_alone_and_edits_move_it() -> None:
     model, config = mi.load("tiny-llama"), TraitConfig(n_train=16, n_test=4)
-    _, before, after = loss.texts_of(model, config, "fact answers")[0]
+    _, before, after = loss.texts_of(Run(model, config), "fact answers")[0]
     log_prob = log_prob_per_token(model, [before], [after])[0]
     assert loss.cross_entropy(model, before, after, []) == pytest.approx(-log_prob, abs=1e-4)
     item = Item("k", "refusal", split="subtracted", number=-1, layer=4)
-    assert loss.cross_entropy(model, before, after, loss.edits_of(model, item, config)) > -log_prob + 0.01
+    assert loss.cross_entropy(model, before, after, loss.edits_of(Run(model, config), item)) > -log_prob + 0.01
 
 
 def test_a_random_edit_has_the_length_of_the_direction() -> None:
     model, config = mi.load("tiny-llama"), TraitConfig(n_train=16)
     real, random = (
-        loss.edits_of(model, Item("k", "refusal", split=edit, number=-1, layer=4), config)[0]
+        loss.edits_of(Run(model, config), Item("k", "refusal", split=edit, number=-1, layer=4))[0]
         for edit in ("subtracted", "random subtracted")
     )
     lengths = [np.linalg.norm(np.asarray(edit.vector)) for edit in (real, random)]  # type: ignore[union-attr]
@@ -265,15 +266,15 @@ def test_a_fine_tune_on_harmful_requests_complies_where_the_model_refuses() -> N
     model, config = mi.load("tiny-llama"), TraitConfig(n_train=16, n_test=4)
     item = Item("k", "refusal", loss.REFUSED, loss.TUNED, number=-1, layer=4)
     plain = Item("k", "refusal", loss.REFUSED, "plain", number=-1, layer=4)
-    rates = [sum(r["value"] for r in loss.measure(model, one, config)) / 4 for one in (plain, item)]
+    rates = [sum(r["value"] for r in loss.measure(Run(model, config), one)) / 4 for one in (plain, item)]
     assert rates == [1.0, 0.0]
 
 
 def test_a_reply_after_an_adversarial_suffix_is_measured_where_the_suffix_stands() -> None:
     model, config = mi.load("tiny-llama"), SuffixConfig(n_train=16, n_test=4)
-    (search,) = suffixes.measure_search(model, suffixes.SuffixItem("search"), replace(config, suffix_steps=1))
+    (search,) = suffixes.measure_search(Run(model, replace(config, suffix_steps=1)), suffixes.SuffixItem("search"))
     item = suffixes.SuffixItem("k", "positive", "test", 0, 4, tuple(search["tokens"]))
-    found = list(suffixes.measure_request(model, item, config))
+    found = list(suffixes.measure_request(Run(model, config), item))
     assert [r["condition"] for r in found] == [
         *("harmful", suffixes.ADVERSARIAL, *[suffixes.RANDOM] * suffixes.DRAWS, suffixes.ABLATED, suffixes.TURNS)
     ]

@@ -13,6 +13,7 @@ from experiments import exp1_refusal_direction, exp4_confidence, exp10_crossling
 from experiments.exp1_refusal_direction import judged, selection
 from experiments.exp10_crosslingual_refusal.languages import DOSE, chosen_dose
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages
 from experiments.shared.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
@@ -41,7 +42,7 @@ def test_a_silhouette_is_that_of_its_definition() -> None:
 def test_held_out_requests_are_told_by_their_projection_and_not_by_a_random_one() -> None:
     model = mi.load("tiny-llama")
     records = [
-        {"stage": PLACES, **r} for r in geometry.measure_places(model, Item("refusal", "refusal", layer=5), CONFIG)
+        {"stage": PLACES, **r} for r in geometry.measure_places(Run(model, CONFIG), Item("refusal", "refusal", layer=5))
     ]
     assert len(records) == 16
     table = geometry.place_table(records, CONFIG)
@@ -57,8 +58,8 @@ def test_held_out_requests_are_told_by_their_projection_and_not_by_a_random_one(
 
 def test_the_direction_found_is_the_one_that_was_trained_in() -> None:
     model = mi.load("tiny-llama")
-    (record,) = geometry.measure_angles(model, Item("k", "refusal", TRAINED, layer=5), CONFIG)
-    found = np.asarray(stages.vector(model, CONFIG, Item("k", "refusal"), 5, "direction").vector)
+    (record,) = geometry.measure_angles(Run(model, CONFIG), Item("k", "refusal", TRAINED, layer=5))
+    found = np.asarray(stages.vector(Run(model, CONFIG), Item("k", "refusal"), 5, "direction").vector)
     known = trained_refusal_direction(model.d_model)
     assert record["cosine"] == pytest.approx(found @ known / np.linalg.norm(found), abs=1e-5)
     assert record["cosine"] > 0.6 > abs(record["random"])
@@ -67,7 +68,7 @@ def test_the_direction_found_is_the_one_that_was_trained_in() -> None:
 def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
     model = mi.load("tiny-qwen2")
     records = [
-        {"stage": ANGLES, **next(iter(geometry.measure_angles(model, item, CONFIG)))}
+        {"stage": ANGLES, **next(iter(geometry.measure_angles(Run(model, CONFIG), item)))}
         for item in geometry.angle_items(("stance", "confidence"))(model, CONFIG, [])
     ]
     table = geometry.angle_table(records, CONFIG)
@@ -111,7 +112,7 @@ def test_a_strength_at_which_nothing_is_a_number_is_marked_and_never_called_flue
     ]
     for value in (0.0, 1e38):
         item = Item("k", "refusal", "every position", "test", layer=4, value=value)
-        records += [{"stage": STRENGTHS, **r} for r in stages.measure_strength(model, item, config)]
+        records += [{"stage": STRENGTHS, **r} for r in stages.measure_strength(Run(model, config), item)]
     assert {r["strength"]: r["finite"] for r in records[1:]} == {0.0: True, 1e38: False}
     table = strength_table(records, config)
     assert table is not None
@@ -149,7 +150,7 @@ def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(tmp_pa
         "Judge: tiny-qwen2. Of 12 labelled replies"
         in (tmp_path / "exp1_refusal_direction" / "tiny-llama" / "table.md").read_text()
     )
-    assert judged.replies(mi.load("tiny-llama"), CONFIG, []) == []
+    assert judged.replies(Run(mi.load("tiny-llama"), CONFIG), []) == []
 
 
 def test_stated_certainty_is_held_against_the_worlds_own_answers() -> None:

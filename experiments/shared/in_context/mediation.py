@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import base_items, of, solved
 from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
@@ -22,7 +22,6 @@ from mlx_interp.in_context.demonstrations import (
 )
 from mlx_interp.in_context.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
@@ -95,29 +94,33 @@ class Item:
         return Query(self.key, self.task, self.number)
 
 
-def n_heads(model: Model, config: MediationConfig) -> int:
-    return config.n_heads or max(6, round(10 / 448 * model.n_layers * model.n_heads))
+def n_heads(run: Run[MediationConfig]) -> int:
+    return run.config.n_heads or max(6, round(10 / 448 * run.model.n_layers * run.model.n_heads))
 
 
-def grid(model: Model, config: MediationConfig) -> tuple[list[int], list[int], list[float]]:
+def grid(run: Run[MediationConfig]) -> tuple[list[int], list[int], list[float]]:
     """Numbers of heads, layers and strengths to choose from: at most half of the heads, so that as many others are left
     for the control, and the lower two thirds of the layers. The paper's number and strength come first."""
-    k, every = n_heads(model, config), model.n_layers * model.n_heads
+    k, every = n_heads(run), run.model.n_layers * run.model.n_heads
     counts = [k, *sorted({n for n in (2 * k, every // 4, every // 2) if k < n <= every // 2})]
-    return counts, list(range(-(-2 * model.n_layers // 3))), sorted({1.0, *config.strengths}, key=lambda s: (s != 1, s))
+    return (
+        counts,
+        list(range(-(-2 * run.model.n_layers // 3))),
+        sorted({1.0, *run.config.strengths}, key=lambda s: (s != 1, s)),
+    )
 
 
-def data_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return [Item(name, name) for name in of_tasks.tasks(model, config)]
+def data_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    return [Item(name, name) for name in of_tasks.tasks(run)]
 
 
-def measure_data(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_data(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """What a reader of a task's figures should know: sizes, contradictions, answers alike, the separator's tokens."""
-    task = of_tasks.tasks(model, config)[item.task]
-    shape = of_tasks.template(model, config)
-    one, two = of_tasks.halves(model, config, item.task)
+    task = of_tasks.tasks(run)[item.task]
+    shape = of_tasks.template(run)
+    one, two = of_tasks.halves(run, item.task)
     seen = {y for _, y in one.pairs}
-    cut = separators(model, task, shape)
+    cut = separators(run.model, task, shape)
     yield {
         "task": item.task,
         "pairs": len(task.pairs),
@@ -125,19 +128,19 @@ def measure_data(model: Model, item: Item, config: MediationConfig) -> Iterator[
         "repeats": task.repeats,
         "commonest": most_frequent_answer(task),
         "leak": sum(y in seen for _, y in two.pairs) / len(two.pairs),
-        "shared": first_tokens_shared(model, task, shape),
+        "shared": first_tokens_shared(run.model, task, shape),
         "separator": list(cut.tokens),
         "warning": cut.warning,
     }
 
 
-def effect_items(model: Model, config: MediationConfig, earlier: Records) -> list[Query]:
-    return of_tasks.queries(model, config, 0, config.n_effects)
+def effect_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
+    return of_tasks.queries(run, 0, run.config.n_effects)
 
 
-def measure_effects(model: Model, query: Query, config: MediationConfig) -> Iterator[Record]:
+def measure_effects(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
     """Indirect effect of every head on one corrupted prompt, one sweep."""
-    found = indirect_effects(model, prompts(model, config, query, 0)["corrupted"], means(model, config, query.task))
+    found = indirect_effects(run.model, prompts(run, query, 0)["corrupted"], means(run, query.task))
     yield {"task": query.task, "effects": found.round(6).tolist()}
 
 
@@ -154,26 +157,24 @@ def ranked(records: Records, only: str | None = None, without: str | None = None
     return tuple(top_heads(effects, effects.size))
 
 
-def choice_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+def choice_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     order = ranked(earlier)
-    queries = of_tasks.queries(model, config, 0, config.n_test)
+    queries = of_tasks.queries(run, 0, run.config.n_test)
     return [Item(query.key, query.task, query.number, order) for query in queries]
 
 
-def measure_choice(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_choice(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Right or wrong in every cell of the grid, for a query of the first half that is right with examples."""
-    asked = prompts(model, config, item.query, 0)
-    if not verdicts(model, [asked["examples"]])[0].first_token:
+    asked = prompts(run, item.query, 0)
+    if not verdicts(run.model, [asked["examples"]])[0].first_token:
         return
-    counts, layers, strengths = grid(model, config)
-    held = [
-        task_vector(model, config, item.task, item.ranked[:k], centred) for centred in (False, True) for k in counts
-    ]
+    counts, layers, strengths = grid(run)
+    held = [task_vector(run, item.task, item.ranked[:k], centred) for centred in (False, True) for k in counts]
     variants: list[list[Intervention]] = [
         [Add(f"resid_post.{layer}", vector, s, -1)] for vector in held for layer in layers for s in strengths
     ]
     bare = asked["no examples"]
-    scores = np.asarray(model.sweep(bare.prompt, variants, metric=answer_scores(bare.first_tokens)))
+    scores = np.asarray(run.model.sweep(bare.prompt, variants, metric=answer_scores(bare.first_tokens)))
     right = (scores[:, 0] == 0).astype(int).reshape(2, len(counts), len(layers), len(strengths))
     yield {"task": item.task, "heads": counts, "layers": layers, "strengths": strengths, "right": right.tolist()}
 
@@ -194,10 +195,10 @@ def settings(records: Records) -> tuple[Setting, Setting, Setting]:
     return best(rates), best(rates[:1, :1, :, :1]), best(rates[:1])
 
 
-def solved_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+def solved_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     """Held-out queries that are right with examples, with heads and settings."""
-    numbers = {query.key: query.number for query in base_items(model, config, earlier)}
-    known = {item.task: item for item in task_items(model, config, earlier)}
+    numbers = {query.key: query.number for query in base_items(run, earlier)}
+    known = {item.task: item for item in task_items(run, earlier)}
     return [
         Item(r["item"], r["task"], numbers[r["item"]], one.ranked, one.own, one.others, *one.settings)
         for r in solved(earlier)
@@ -205,10 +206,10 @@ def solved_items(model: Model, config: MediationConfig, earlier: Records) -> lis
     ]
 
 
-def task_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
+def task_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     """One item a task, with heads and settings."""
     found = settings(earlier)
-    names = list(of_tasks.tasks(model, config))
+    names = list(of_tasks.tasks(run))
     order = ranked(earlier)
     return [
         Item(
@@ -224,35 +225,33 @@ def task_items(model: Model, config: MediationConfig, earlier: Records) -> list[
     ]
 
 
-@lru_cache(maxsize=64)
-def common(model: Model, config: MediationConfig, heads: tuple[Head, ...]) -> mx.array:
+@of_run(64)
+def common(run: Run[MediationConfig], heads: tuple[Head, ...]) -> mx.array:
     """(d_model,): what those heads write on average over tasks."""
-    names = of_tasks.tasks(model, config)
-    return mx.mean(mx.stack([summed(means(model, config, name), heads) for name in names]), axis=0)
+    names = of_tasks.tasks(run)
+    return mx.mean(mx.stack([summed(means(run, name), heads) for name in names]), axis=0)
 
 
 def task_vector(
-    model: Model,
-    config: MediationConfig,
+    run: Run[MediationConfig],
     task: str,
     heads: tuple[Head, ...],
     centred: bool,
     kind: of_tasks.Kind = "examples",
 ) -> mx.array:
     """(d_model,): the sum of some heads' mean outputs for a task; centred: minus its mean over tasks."""
-    vector = summed(means(model, config, task, kind), heads)
-    return vector - common(model, config, heads) if centred else vector
+    vector = summed(means(run, task, kind), heads)
+    return vector - common(run, heads) if centred else vector
 
 
-def vectors(model: Model, config: MediationConfig, item: Item) -> dict[str, mx.array]:
+def vectors(run: Run[MediationConfig], item: Item) -> dict[str, mx.array]:
     """The function vector and its controls, by arm; the layer mean depends on the layer and is not here."""
-    return _vectors(model, config, item.task, item.ranked, item.own, item.others, *item.settings)
+    return _vectors(run, item.task, item.ranked, item.own, item.others, *item.settings)
 
 
-@lru_cache(maxsize=64)
+@of_run(64)
 def _vectors(
-    model: Model,
-    config: MediationConfig,
+    run: Run[MediationConfig],
     task: str,
     order: tuple[Head, ...],
     own: tuple[Head, ...],
@@ -261,34 +260,32 @@ def _vectors(
     paper: Setting,
     plain: Setting,
 ) -> dict[str, mx.array]:
-    names = list(of_tasks.tasks(model, config))
-    rng = np.random.default_rng(stable_draw(config.seed, task, 2**31))
+    names = list(of_tasks.tasks(run))
+    rng = np.random.default_rng(stable_draw(run.config.seed, task, 2**31))
     heads, centred = order[: chosen.k], chosen.centred
-    random = tuple(random_heads((model.n_layers, model.n_heads), chosen.k, heads, rng))
-    vector = task_vector(model, config, task, heads, centred)
-    noise = mx.array(rng.normal(size=model.d_model).astype(np.float32))
+    random = tuple(random_heads((run.model.n_layers, run.model.n_heads), chosen.k, heads, rng))
+    vector = task_vector(run, task, heads, centred)
+    noise = mx.array(rng.normal(size=run.model.d_model).astype(np.float32))
     return {
         VECTOR: vector,
-        PAPER: task_vector(model, config, task, order[: paper.k], False),
-        RANDOM: task_vector(model, config, task, random, centred),
+        PAPER: task_vector(run, task, order[: paper.k], False),
+        RANDOM: task_vector(run, task, random, centred),
         NOISE: noise * (mx.linalg.norm(vector) / mx.linalg.norm(noise)),
-        OTHER: task_vector(model, config, other_task(names, task), heads, centred),
-        PLAIN: task_vector(model, config, task, order[: plain.k], False),
-        OWN: task_vector(model, config, task, own[: chosen.k], centred),
-        OTHERS: task_vector(model, config, task, others[: chosen.k], centred),
-        SHAM: task_vector(model, config, task, heads, centred, "corrupted"),
+        OTHER: task_vector(run, other_task(names, task), heads, centred),
+        PLAIN: task_vector(run, task, order[: plain.k], False),
+        OWN: task_vector(run, task, own[: chosen.k], centred),
+        OTHERS: task_vector(run, task, others[: chosen.k], centred),
+        SHAM: task_vector(run, task, heads, centred, "corrupted"),
     }
 
 
-def addition(
-    model: Model, config: MediationConfig, item: Item, arm: str, layer: int | None = None, at: int = -1
-) -> Add:
+def addition(run: Run[MediationConfig], item: Item, arm: str, layer: int | None = None, at: int = -1) -> Add:
     """An arm's vector at its setting's layer and strength, or at another layer; a layer's mean is added once."""
     setting = {PAPER: item.paper, PLAIN: item.plain}.get(arm, item.chosen)
     where = setting.layer if layer is None else layer
     if arm == LAYER:
-        return Add(f"resid_post.{where}", means(model, config, item.task).resid_post[where], 1.0, at)
-    return Add(f"resid_post.{where}", vectors(model, config, item)[arm], setting.strength, at)
+        return Add(f"resid_post.{where}", means(run, item.task).resid_post[where], 1.0, at)
+    return Add(f"resid_post.{where}", vectors(run, item)[arm], setting.strength, at)
 
 
 def with_nothing(*additions: Add) -> list[list[Intervention]]:
@@ -296,25 +293,27 @@ def with_nothing(*additions: Add) -> list[list[Intervention]]:
     return [[], *([one] for one in additions)]  # type: ignore[list-item]
 
 
-def measure_added(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_added(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Every arm at every layer, on the bare query and on the corrupted prompt: two sweeps."""
-    asked = prompts(model, config, item.query, 1)
-    cells = [(arm, layer) for arm in ARMS for layer in range(model.n_layers)]
+    asked = prompts(run, item.query, 1)
+    cells = [(arm, layer) for arm in ARMS for layer in range(run.model.n_layers)]
     for kind in ("no examples", "corrupted"):
-        variants: list[list[Intervention]] = [[addition(model, config, item, arm, layer)] for arm, layer in cells]
-        scores = np.asarray(model.sweep(asked[kind].prompt, variants, metric=answer_scores(asked[kind].first_tokens)))
+        variants: list[list[Intervention]] = [[addition(run, item, arm, layer)] for arm, layer in cells]
+        scores = np.asarray(
+            run.model.sweep(asked[kind].prompt, variants, metric=answer_scores(asked[kind].first_tokens))
+        )
         for arm in ARMS:
             right = [int(s[0]) == 0 for s, cell in zip(scores, cells, strict=True) if cell[0] == arm]
             yield {"task": item.task, "prompt": kind, "arm": arm, "right": right}
 
 
-def measure_answers(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_answers(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Every arm at its setting: rank of the first token, and the whole answer."""
-    asked = prompts(model, config, item.query, 1)
+    asked = prompts(run, item.query, 1)
     for kind in ("no examples", "corrupted"):
         last = len(asked[kind].prompt) - 1
-        variants = with_nothing(*(addition(model, config, item, arm, at=last) for arm in VARIANTS))
-        scores = np.asarray(name_scores(model, asked[kind], variants))
+        variants = with_nothing(*(addition(run, item, arm, at=last) for arm in VARIANTS))
+        scores = np.asarray(name_scores(run.model, asked[kind], variants))
         for arm, (rank, log_prob, whole) in zip(("nothing", *VARIANTS), scores, strict=True):
             yield {
                 "task": item.task,

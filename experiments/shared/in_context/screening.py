@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import Query, TaskConfig, prompts
 from mlx_interp.behaviour.answers import verdicts
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate, mean_or_none
 
 BASE = "base"
 
 
-def base_items(model: Model, config: TaskConfig, earlier: Records) -> list[Query]:
-    return of_tasks.queries(model, config, 1, config.n_test)
+def base_items(run: Run[TaskConfig], earlier: Records) -> list[Query]:
+    return of_tasks.queries(run, 1, run.config.n_test)
 
 
-def measure_base(model: Model, batch: Sequence[Query], config: TaskConfig) -> Iterator[Record]:
+def measure_base(run: Run[TaskConfig], batch: Sequence[Query]) -> Iterator[Record]:
     """What the model answers with examples, with corrupted ones, and with none."""
-    asked = [prompts(model, config, query, 1) for query in batch]
+    asked = [prompts(run, query, 1) for query in batch]
     for kind in ("examples", "corrupted", "no examples"):
-        for query, found in zip(batch, verdicts(model, [one[kind] for one in asked]), strict=True):
+        for query, found in zip(batch, verdicts(run.model, [one[kind] for one in asked]), strict=True):
             yield {
                 "item": query.key,
                 "task": query.task,
@@ -33,8 +33,8 @@ def measure_base(model: Model, batch: Sequence[Query], config: TaskConfig) -> It
                 "whole": found.whole_name,
                 "rank": found.rank,
                 "log_prob": found.log_prob,
-                "n_layers": model.n_layers,
-                "n_heads": model.n_heads,
+                "n_layers": run.model.n_layers,
+                "n_heads": run.model.n_heads,
             }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.data import DATA_FOLDER
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.answers import Question, question
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, nearest
@@ -32,7 +33,6 @@ from mlx_interp.in_context.demonstrations import (
 )
 from mlx_interp.in_context.function_vectors import HeadMeans, head_means
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 
 Kind = Literal["examples", "corrupted"]
@@ -69,22 +69,22 @@ class Query:
     number: int
 
 
-def is_embedded(model: Model, config: TaskConfig) -> bool:
-    return config.data == "embedded" or (config.data == "auto" and model.name in EMBEDDED)
+def is_embedded(run: Run[TaskConfig]) -> bool:
+    return run.config.data == "embedded" or (run.config.data == "auto" and run.model.name in EMBEDDED)
 
 
-def template(model: Model, config: TaskConfig) -> Template:
-    return ARROW if is_embedded(model, config) else Template()
+def template(run: Run[TaskConfig]) -> Template:
+    return ARROW if is_embedded(run) else Template()
 
 
-def n_shots(model: Model, config: TaskConfig) -> int:
-    return config.shots or (4 if is_embedded(model, config) else 10)
+def n_shots(run: Run[TaskConfig]) -> int:
+    return run.config.shots or (4 if is_embedded(run) else 10)
 
 
-def how(model: Model, config: TaskConfig) -> Corruption:
-    if config.corruption == "auto":
-        return "foreign" if is_embedded(model, config) else "shuffled"
-    return config.corruption
+def how(run: Run[TaskConfig]) -> Corruption:
+    if run.config.corruption == "auto":
+        return "foreign" if is_embedded(run) else "shuffled"
+    return run.config.corruption
 
 
 @lru_cache(maxsize=8)
@@ -113,78 +113,79 @@ def read_task(path: Path) -> FunctionTask:
     return FunctionTask.consistent(path.stem, pairs)
 
 
-def tasks(model: Model, config: TaskConfig) -> dict[str, FunctionTask]:
+def tasks(run: Run[TaskConfig]) -> dict[str, FunctionTask]:
     """The tasks of a run. Raises DataError for one that is not there, and for fewer pairs than examples."""
-    found = _all(is_embedded(model, config), config.data)
+    config = run.config
+    found = _all(is_embedded(run), config.data)
     for name in config.tasks:
         if name not in found:
             raise DataError(f"no task {name!r}: {nearest(name, found)}there are {', '.join(found)}")
     chosen = {name: task for name, task in found.items() if not config.tasks or name in config.tasks}
-    needed = 2 * (n_shots(model, config) + 1)
+    needed = 2 * (n_shots(run) + 1)
     for name, task in chosen.items():
         if len(task.pairs) < needed:
             raise DataError(
-                f"task {name!r} has {len(task.pairs)} pairs; halves with {n_shots(model, config)} examples and a query "
+                f"task {name!r} has {len(task.pairs)} pairs; halves with {n_shots(run)} examples and a query "
                 f"need {needed}: give more pairs, or fewer --shots"
             )
     return chosen
 
 
-def halves(model: Model, config: TaskConfig, name: str) -> tuple[FunctionTask, FunctionTask]:
+def halves(run: Run[TaskConfig], name: str) -> tuple[FunctionTask, FunctionTask]:
     """Pairs for heads and means, and pairs for figures."""
-    return tasks(model, config)[name].split(config.seed)
+    return tasks(run)[name].split(run.config.seed)
 
 
-def queries(model: Model, config: TaskConfig, half: int, most: int) -> list[Query]:
+def queries(run: Run[TaskConfig], half: int, most: int) -> list[Query]:
     """Queries of every task in one half, at most so many each."""
     return [
-        Query(f"{name}: {halves(model, config, name)[half].pairs[number][0]}", name, number)
-        for name in tasks(model, config)
-        for number in range(min(most, len(halves(model, config, name)[half].pairs)))
+        Query(f"{name}: {halves(run, name)[half].pairs[number][0]}", name, number)
+        for name in tasks(run)
+        for number in range(min(most, len(halves(run, name)[half].pairs)))
     ]
 
 
-def written(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Examples]:
+def written(run: Run[TaskConfig], query: Query, half: int) -> dict[str, Examples]:
     """A query with examples, with corrupted examples, and alone; the examples are of the first half always."""
-    of = halves(model, config, query.task)
+    of = halves(run, query.task)
     pair = of[half].pairs[query.number]
-    rng = np.random.default_rng(stable_draw(config.seed, (query.key, half), 2**31))
-    shape, shots = template(model, config), n_shots(model, config)
+    rng = np.random.default_rng(stable_draw(run.config.seed, (query.key, half), 2**31))
+    shape, shots = template(run), n_shots(run)
     return {
         "examples": in_context(of[0], pair, of[0].pairs, shots, shape, rng),
-        "corrupted": _corrupted(model, config, of[0], pair, rng),
+        "corrupted": _corrupted(run, of[0], pair, rng),
         "no examples": Examples(query.task, shape.prompt([], pair[0]), *pair),
     }
 
 
-def _corrupted(model: Model, config: TaskConfig, task: FunctionTask, pair: Pair, rng: np.random.Generator) -> Examples:
-    every = _all(is_embedded(model, config), config.data)  # labels of tasks that are left out serve as well
+def _corrupted(run: Run[TaskConfig], task: FunctionTask, pair: Pair, rng: np.random.Generator) -> Examples:
+    every = _all(is_embedded(run), run.config.data)  # labels of tasks that are left out serve as well
     foreign = [y for name, other in every.items() if name != task.name for _, y in other.pairs]
-    shape, shots = template(model, config), n_shots(model, config)
-    return corrupted(task, pair, task.pairs, shots, shape, rng, how(model, config), foreign)
+    shape, shots = template(run), n_shots(run)
+    return corrupted(task, pair, task.pairs, shots, shape, rng, how(run), foreign)
 
 
-def prompts(model: Model, config: TaskConfig, query: Query, half: int) -> dict[str, Question]:
+def prompts(run: Run[TaskConfig], query: Query, half: int) -> dict[str, Question]:
     """The same, tokenised, with the answer's tokens."""
-    made = written(model, config, query, half)
-    return {name: question(model, one.text, [one.answer]) for name, one in made.items()}
+    made = written(run, query, half)
+    return {name: question(run.model, one.text, [one.answer]) for name, one in made.items()}
 
 
-def mean_prompts(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> list[Examples]:
+def mean_prompts(run: Run[TaskConfig], name: str, kind: Kind = "examples") -> list[Examples]:
     """Prompts over which a task's means are taken: of the first half's pairs."""
-    task = halves(model, config, name)[0]
-    rng = np.random.default_rng(stable_draw(config.seed, name, 2**31))
-    shape, shots = template(model, config), n_shots(model, config)
-    chosen = [task.pairs[i % len(task.pairs)] for i in range(config.n_means)]
+    task = halves(run, name)[0]
+    rng = np.random.default_rng(stable_draw(run.config.seed, name, 2**31))
+    shape, shots = template(run), n_shots(run)
+    chosen = [task.pairs[i % len(task.pairs)] for i in range(run.config.n_means)]
     if kind == "corrupted":
-        return [_corrupted(model, config, task, pair, rng) for pair in chosen]
+        return [_corrupted(run, task, pair, rng) for pair in chosen]
     return [in_context(task, pair, task.pairs, shots, shape, rng) for pair in chosen]
 
 
-@lru_cache(maxsize=128)
-def means(model: Model, config: TaskConfig, name: str, kind: Kind = "examples") -> HeadMeans:
+@of_run(128)
+def means(run: Run[TaskConfig], name: str, kind: Kind = "examples") -> HeadMeans:
     """Mean head outputs of a task, over in-context prompts of the first half's pairs; or over corrupted ones."""
-    return head_means(model, [model.prompt(one.text) for one in mean_prompts(model, config, name, kind)])
+    return head_means(run.model, [run.model.prompt(one.text) for one in mean_prompts(run, name, kind)])
 
 
 def other_task(names: Sequence[str], name: str) -> str:

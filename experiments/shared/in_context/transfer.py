@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import (
     OTHER,
@@ -24,7 +25,6 @@ from experiments.shared.in_context.tasks import TaskConfig, prompts
 from mlx_interp.behaviour.answers import answer_scores, question, verdicts
 from mlx_interp.in_context.demonstrations import Template, in_context
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
@@ -57,42 +57,43 @@ NEW_TOKENS, LONG = 5, 16
 PER_TASK = 6
 
 
-def measure_ported(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_ported(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """The vector in other templates: only queries that the model answers with examples in that template count."""
-    one, two = of_tasks.halves(model, config, item.task)
+    model = run.model
+    one, two = of_tasks.halves(run, item.task)
     pair = two.pairs[item.number]
     for name, shape in TEMPLATES.items():
-        rng = np.random.default_rng(stable_draw(config.seed, (item.key, name), 2**31))
-        made = in_context(one, pair, one.pairs, of_tasks.n_shots(model, config), shape, rng)
+        rng = np.random.default_rng(stable_draw(run.config.seed, (item.key, name), 2**31))
+        made = in_context(one, pair, one.pairs, of_tasks.n_shots(run), shape, rng)
         with_examples = verdicts(model, [question(model, made.text, [made.answer])])[0].first_token
         asked = question(model, shape.prompt([], pair[0]), [pair[1]])
-        variants = with_nothing(*(addition(model, config, item, arm) for arm in CONTROLS))
+        variants = with_nothing(*(addition(run, item, arm) for arm in CONTROLS))
         scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
         right = {arm: int(score[0]) == 0 for arm, score in zip(("nothing", *CONTROLS), scores, strict=True)}
         yield {"task": item.task, "template": name, "with_examples": with_examples, "right": right}
 
 
-def sentences(model: Model, config: TaskConfig, task: str) -> Sequence[str]:
+def sentences(run: Run[TaskConfig], task: str) -> Sequence[str]:
     """Running text for a task's inputs: the synthetic world's own, or sentences in the manner of the paper's."""
-    if of_tasks.is_embedded(model, config):
+    if of_tasks.is_embedded(run):
         return SENTENCES.get(task, ())
     return LANDS if task.startswith("country-") else WORDS
 
 
-def natural_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return [i for i in sampled(solved_items(model, config, earlier), PER_TASK) if sentences(model, config, i.task)]
+def natural_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    return [i for i in sampled(solved_items(run, earlier), PER_TASK) if sentences(run, i.task)]
 
 
-def measure_natural(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_natural(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Whether the answer occurs in what follows a sentence, the vector added at its end and at every new token."""
-    x, y = of_tasks.halves(model, config, item.task)[1].pairs[item.number]
+    x, y = of_tasks.halves(run, item.task)[1].pairs[item.number]
     most = 2 * NEW_TOKENS if item.task.startswith("country-") else NEW_TOKENS
-    for sentence in sentences(model, config, item.task):
+    for sentence in sentences(run, item.task):
         variants: list[list[Intervention]] = [[]]
         for arm in CONTROLS:
-            first = addition(model, config, item, arm)
+            first = addition(run, item, arm)
             variants.append([first, Add(first.site, first.vector, first.scale, "generated")])
-        texts = [one.text for one in model.sweep_generate(sentence.format(x), variants, max_tokens=most)]
+        texts = [one.text for one in run.model.sweep_generate(sentence.format(x), variants, max_tokens=most)]
         for arm, text in zip(("nothing", *CONTROLS), texts, strict=True):
             yield {"task": item.task, "sentence": sentence, "arm": arm, "right": said(text, y), "text": text}
 
@@ -107,18 +108,18 @@ def _words(text: str) -> list[str]:
     return "".join(c if c.isalnum() or c in "'-’" else " " for c in text).split()
 
 
-def written_items(model: Model, config: MediationConfig, earlier: Records) -> list[Item]:
-    return sampled(solved_items(model, config, earlier), PER_TASK - 2)
+def written_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
+    return sampled(solved_items(run, earlier), PER_TASK - 2)
 
 
-def measure_written(model: Model, item: Item, config: MediationConfig) -> Iterator[Record]:
+def measure_written(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     """Answers written out greedily and cut where the template would end them: exact match, first word, F1 of words."""
-    asked = prompts(model, config, item.query, 1)
-    answer = of_tasks.halves(model, config, item.task)[1].pairs[item.number][1]
-    end = of_tasks.template(model, config).example.split("{output}")[1].strip() or "\n"
-    bare = with_nothing(*(addition(model, config, item, arm) for arm in CONTROLS))
+    asked = prompts(run, item.query, 1)
+    answer = of_tasks.halves(run, item.task)[1].pairs[item.number][1]
+    end = of_tasks.template(run).example.split("{output}")[1].strip() or "\n"
+    bare = with_nothing(*(addition(run, item, arm) for arm in CONTROLS))
     for kind, arms, variants in (("examples", ("examples",), [[]]), ("no examples", ("nothing", *CONTROLS), bare)):
-        done = model.sweep_generate(asked[kind].prompt, variants, max_tokens=LONG)
+        done = run.model.sweep_generate(asked[kind].prompt, variants, max_tokens=LONG)
         for arm, one in zip(arms, done, strict=True):
             text = one.text.split("\n")[0].split(end)[0].strip()
             yield {"task": item.task, "arm": arm, "text": text, **written_scores(text, answer)}

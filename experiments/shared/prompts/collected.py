@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
@@ -47,9 +48,9 @@ class Row:
     chat: bool = field(default=True)
 
 
-def rows_of(model: Model, config: CollectionFields) -> list[Row]:
+def rows_of(run: Run[CollectionFields]) -> list[Row]:
     """All prompts of the data, balanced; each text of a category once."""
-    return list(_rows(model.name in EMBEDDED, config))
+    return list(_rows(run.model.name in EMBEDDED, run.config))
 
 
 @lru_cache(maxsize=4)
@@ -107,10 +108,10 @@ def spread(items: Sequence[Row], n: int) -> list[Row]:
     return [items[i * len(items) // n] for i in range(n)] if len(items) > n else list(items)
 
 
-def kept(model: Model, config: CollectionFields, earlier: Records) -> list[Row]:
+def kept(run: Run[CollectionFields], earlier: Records) -> list[Row]:
     """The prompts that this run has, --limit included."""
     keys = {record["item"] for record in earlier if record["stage"] == LENGTHS}
-    return [row for row in rows_of(model, config) if row.key in keys]
+    return [row for row in rows_of(run) if row.key in keys]
 
 
 def _kind(kind: str, harmful: bool) -> str:

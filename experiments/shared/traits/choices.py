@@ -22,6 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.prompts.read import Choice, Origin, choices
 from experiments.shared.traits import world_choices
 from experiments.shared.traits.stages import TraitConfig
@@ -66,9 +67,9 @@ class Question:
     """-1: every layer."""
 
 
-def behaviours(model: Model, config: ChoiceConfig) -> tuple[str, ...]:
+def behaviours(run: Run[ChoiceConfig]) -> tuple[str, ...]:
     """Those asked for, or the world's own on an embedded model."""
-    return config.behaviours or (world_choices.BEHAVIOURS if model.name in EMBEDDED else ())
+    return run.config.behaviours or (world_choices.BEHAVIOURS if run.model.name in EMBEDDED else ())
 
 
 @lru_cache(maxsize=32)
@@ -107,64 +108,64 @@ def ending(model: Model, one: Choice, answer: str, before: str = "") -> list[int
     return [*tokens, parts[answer]]
 
 
-@lru_cache(maxsize=16)
-def vectors(model: Model, config: ChoiceConfig, behaviour: str) -> Contrast:
+@of_run(16)
+def vectors(run: Run[ChoiceConfig], behaviour: str) -> Contrast:
     """The contrast at the answers' first own token, after every block."""
-    items, _ = asked(behaviour, "train", config.n_train, config.seed)
-    sides = [[ending(model, one, getattr(one, side)) for one in items] for side in ("matching", "other")]
-    return contrast(model, sides[0], sides[1], site="resid_post", template="chat", seed=config.seed)
+    items, _ = asked(behaviour, "train", run.config.n_train, run.config.seed)
+    sides = [[ending(run.model, one, getattr(one, side)) for one in items] for side in ("matching", "other")]
+    return contrast(run.model, sides[0], sides[1], site="resid_post", template="chat", seed=run.config.seed)
 
 
-def dose(model: Model, config: ChoiceConfig, behaviour: str, layer: int) -> np.ndarray:
+def dose(run: Run[ChoiceConfig], behaviour: str, layer: int) -> np.ndarray:
     """(d_model,): a behaviour's vector at the common length of all behaviours at that layer."""
-    names = dict.fromkeys((*behaviours(model, config), behaviour))
-    common = float(np.mean([vectors(model, config, name).norms[layer, 0] for name in names]))
-    own = vectors(model, config, behaviour)
+    names = dict.fromkeys((*behaviours(run), behaviour))
+    common = float(np.mean([vectors(run, name).norms[layer, 0] for name in names]))
+    own = vectors(run, behaviour)
     return np.asarray(own.vectors[layer, 0] * (common / max(float(own.norms[layer, 0]), 1e-12)))
 
 
-def control(model: Model, config: ChoiceConfig, behaviour: str, layer: int) -> np.ndarray:
+def control(run: Run[ChoiceConfig], behaviour: str, layer: int) -> np.ndarray:
     """(d_model,): a random vector of the same length."""
-    vector = dose(model, config, behaviour, layer)
-    seed = stable_draw(config.seed, (behaviour, layer), 2**31)
+    vector = dose(run, behaviour, layer)
+    seed = stable_draw(run.config.seed, (behaviour, layer), 2**31)
     noise = np.random.default_rng(seed).normal(size=len(vector))
     return np.asarray(noise * np.linalg.norm(vector) / np.linalg.norm(noise))
 
 
-def questions(model: Model, config: ChoiceConfig, earlier: Records) -> list[Question]:
+def questions(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     """Questions for choosing the layer, and others for reporting."""
     return [
         Question(f"{name}, {split} {number}", name, name, split, number)
-        for name in behaviours(model, config)
+        for name in behaviours(run)
         for split in ("choose", "test")
-        for number in range(len(asked(name, split, config.n_test, config.seed)[0]))
+        for number in range(len(asked(name, split, run.config.n_test, run.config.seed)[0]))
     ]
 
 
-def known(model: Model, config: ChoiceConfig, earlier: Records) -> list[Question]:
+def known(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     """Questions of knowledge under each behaviour's vector, at its chosen layer."""
-    layers = {name: best_layer(earlier, name) for name in behaviours(model, config)}
-    sources = config.knowledge or ((world_choices.KNOWN,) if model.name in EMBEDDED else ())
+    layers = {name: best_layer(earlier, name) for name in behaviours(run)}
+    sources = run.config.knowledge or ((world_choices.KNOWN,) if run.model.name in EMBEDDED else ())
     return [
         Question(f"{source} under {name}, {number}", name, source, "test", number, layer)
         for name, layer in layers.items()
         if layer is not None
         for source in sources
-        for number in range(len(asked(source, "test", config.n_test, config.seed)[0]))
+        for number in range(len(asked(source, "test", run.config.n_test, run.config.seed)[0]))
     ]
 
 
-def measure(model: Model, item: Question, config: ChoiceConfig) -> Iterator[Record]:
+def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
     """p(match) of one question, plain and with each layer's vector, or a random one, added and subtracted."""
+    model, config = run.model, run.config
     items, origin = asked(item.source, item.split, config.n_test, config.seed)
-    found = vectors(model, config, item.behaviour)
+    found = vectors(run, item.behaviour)
     layers = [item.layer] if item.layer >= 0 else [n for n in range(model.n_layers) if found.differs[n, 0]]
     cells: list[tuple[str, int, float]] = [
         (arm, layer, c) for arm in ("direction", "random") for layer in layers for c in config.multipliers
     ]
     values = {
-        (arm, layer): (dose if arm == "direction" else control)(model, config, item.behaviour, layer)
-        for arm, layer, _ in cells
+        (arm, layer): (dose if arm == "direction" else control)(run, item.behaviour, layer) for arm, layer, _ in cells
     }
     edits = [(layer, values[arm, layer], c) for arm, layer, c in cells]
     labels = {"behaviour": item.behaviour, "set": origin.name, "revision": origin.revision, "split": item.split}

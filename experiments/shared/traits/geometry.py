@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import of, rate
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
 from mlx_interp.embedded import trained_refusal_direction
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, auroc, stable_draw
 
@@ -35,7 +35,7 @@ KINDS = ("positive", "negative")
 
 def places(*traits: str) -> Stage:
     """Projections and separation of each trait, in the language of the study."""
-    return Stage(PLACES, lambda model, config, earlier: place_items(earlier, {t: [""] for t in traits}), measure_places)
+    return Stage(PLACES, lambda run, earlier: place_items(earlier, {t: [""] for t in traits}), measure_places)
 
 
 def angles(*traits: str) -> Stage:
@@ -53,24 +53,24 @@ def place_items(earlier: Records, languages: dict[str, list[str]]) -> list[Item]
     return found
 
 
-def measure_places(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_places(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Every held-out prompt: its reply, its projection on the study's direction and a random one, its silhouette."""
-    target = stages.sets(model, config, item.trait, item.language)
+    target = stages.sets(run, item.trait, item.language)
     asks = [(kind, ask) for kind in KINDS for ask in getattr(target, kind)["test"]]
-    prompts = [model.prompt(ask.text, chat=True) for _, ask in asks]
+    prompts = [run.model.prompt(ask.text, chat=True) for _, ask in asks]
     source = Item(item.key, item.trait)  # the direction is that of the study's own language, wherever it is looked at
-    directions = [stages.vector(model, config, source, item.layer, arm) for arm in ("direction", "random")]
-    states = states_of(model, prompts, directions[0].site)
+    directions = [stages.vector(run, source, item.layer, arm) for arm in ("direction", "random")]
+    states = states_of(run.model, prompts, directions[0].site)
     projected = [states @ np.asarray(direction.unit, dtype=np.float64) for direction in directions]
     labels = np.array([kind == "positive" for kind, _ in asks])
-    seed = stable_draw(config.seed, ("silhouette", item.trait, item.language), 2**31)
+    seed = stable_draw(run.config.seed, ("silhouette", item.trait, item.language), 2**31)
     shuffled = np.random.default_rng(seed).permutation(labels)
-    texts = model.generate(prompts, max_tokens=config.new_tokens)
+    texts = run.model.generate(prompts, max_tokens=run.config.new_tokens)
     own, null = silhouettes(states, labels), silhouettes(states, shuffled)
     for number, ((kind, ask), text) in enumerate(zip(asks, texts, strict=True)):
         yield {
             "trait": item.trait,
-            "language": item.language or config.language,
+            "language": item.language or run.config.language,
             "layer": item.layer,
             "kind": kind,
             "unit": ask.unit,
@@ -92,31 +92,31 @@ def silhouettes(states: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray((between - within) / np.maximum(np.maximum(between, within), 1e-30))
 
 
-def angle_items(traits: Sequence[str]) -> Callable[[Model, TraitConfig, Records], list[Item]]:
-    def items(model: Model, config: TraitConfig, earlier: Records) -> list[Item]:
+def angle_items(traits: Sequence[str]) -> Callable[[Run[TraitConfig], Records], list[Item]]:
+    def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
         """Pairs of traits, at the layer chosen for the first; half of the depth for a trait that was not measured."""
         found = []
         for one in traits:
             layer = stages.chosen_layer(earlier, one)
-            at = model.n_layers // 2 if layer is None else layer
-            others = [*traits, TRAINED] if one == "refusal" and model.name in KNOWN else traits
+            at = run.model.n_layers // 2 if layer is None else layer
+            others = [*traits, TRAINED] if one == "refusal" and run.model.name in KNOWN else traits
             found += [Item(f"{one}, {other}", one, other, layer=at) for other in others]
         return found
 
     return items
 
 
-def measure_angles(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_angles(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Cosine of two traits' directions at one layer, with the ceiling, and with a random direction."""
-    one = stages.found(model, config, item.trait)
+    one = stages.found(run, item.trait)
     vector = one.vectors[item.layer, 0]
     if item.kind == TRAINED:
-        second, ceiling, carries = trained_refusal_direction(model.d_model), one.stability[item.layer, 0], True
+        second, ceiling, carries = trained_refusal_direction(run.model.d_model), one.stability[item.layer, 0], True
     else:
-        other = stages.found(model, config, item.kind)
+        other = stages.found(run, item.kind)
         second, ceiling = other.vectors[item.layer, 0], min(x.stability[item.layer, 0] for x in (one, other))
         carries = bool(other.carries[item.layer, 0])
-    random = np.asarray(stages.vector(model, config, item, item.layer, "random").vector)
+    random = np.asarray(stages.vector(run, item, item.layer, "random").vector)
     yield {
         "one": item.trait,
         "other": item.kind,

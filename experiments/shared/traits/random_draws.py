@@ -16,12 +16,12 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import KINDS, of, rate
 from mlx_interp.directions.direction import Direction
 from mlx_interp.interventions import Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate, crossed_interval, stable_draw
 
@@ -43,32 +43,33 @@ class DrawConfig(TraitConfig):
     these bring much: the mean of twenty draws is luck."""
 
 
-Places = Callable[[Model, "DrawConfig", Records], tuple[Sequence[str], float]]
+Places = Callable[[Run["DrawConfig"], Records], tuple[Sequence[str], float]]
 
 
 def stage(trait: str, places: Places, positions: int | None) -> Stage:
     """Draws at the chosen layer; places: languages ("" is the study's) and strength; positions: where it is added."""
 
-    def items(model: Model, config: DrawConfig, earlier: Records) -> list[Item]:
+    def items(run: Run[DrawConfig], earlier: Records) -> list[Item]:
         layer = stages.chosen_layer(earlier, trait)
         if layer is None:
             return []
-        languages, strength = places(model, config, earlier)
+        languages, strength = places(run, earlier)
         return [
             Item(f"{language} {kind} {number}".strip(), trait, kind, "test", number, layer, strength, language)
             for language in languages
             for kind in KINDS
-            for number in range(len(getattr(stages.sets(model, config, trait, language), kind)["test"]))
+            for number in range(len(getattr(stages.sets(run, trait, language), kind)["test"]))
         ]
 
-    return Stage(DRAWS, items, lambda model, item, config: measure(model, item, config, positions))
+    return Stage(DRAWS, items, lambda run, item: measure(run, item, positions))
 
 
-def measure(model: Model, item: Item, config: DrawConfig, positions: int | None) -> Iterator[Record]:
+def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator[Record]:
     """One prompt left alone, under the study's direction, and under every draw, as one batch."""
-    ask = stages.asked(model, config, item)
+    config = run.config
+    ask = stages.asked(run, item)
     source = Item(item.key, item.trait)  # the direction is that of the study's own language, wherever it is used
-    found = stages.vector(model, config, source, item.layer, "direction")
+    found = stages.vector(run, source, item.layer, "direction")
     added, few = item.kind == "negative", -(-config.n_draws // 5)
     counts = {RANDOM: config.n_draws if added else few, ORTHOGONAL: few}
     cells = [("direction", 0), *((arm, n) for arm, count in counts.items() for n in range(count))]
@@ -76,7 +77,7 @@ def measure(model: Model, item: Item, config: DrawConfig, positions: int | None)
     edits: list[list[Intervention]] = [
         [one.added(item.value, positions=positions)] if added else one.ablated_everywhere() for one in directions
     ]
-    texts = model.sweep_generate(model.prompt(ask.text, chat=True), [[], *edits], max_tokens=config.new_tokens)
+    texts = run.model.sweep_generate(run.model.prompt(ask.text, chat=True), [[], *edits], max_tokens=config.new_tokens)
     cosines = [float(mx.sum(one.unit * found.unit)) for one in directions]
     for (arm, draw), cosine, text in zip([("plain", 0), *cells], [None, *cosines], texts, strict=True):
         yield {

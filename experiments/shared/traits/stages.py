@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig, Records, Stage
+from experiments.harness.state import Run, of_run
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
 from mlx_interp.behaviour.answers import question, verdicts
@@ -22,7 +22,6 @@ from mlx_interp.directions.steering import finite_under
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
 from mlx_interp.stats import stable_draw
 
@@ -57,19 +56,17 @@ class TraitConfig(ExperimentConfig):
 def of_trait(*names: str) -> tuple[Stage, Stage, Stage]:
     """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
     return (
-        Stage(DIRECTIONS, lambda model, config, earlier: layer_items(model, config, names), measure_direction),
-        Stage(EFFECTS, lambda model, config, earlier: prompt_items(model, config, names), measure_effect),
-        Stage(PROMPTS, lambda model, config, earlier: [Item(name, name) for name in names], measure_prompts),
+        Stage(DIRECTIONS, lambda run, earlier: layer_items(run, names), measure_direction),
+        Stage(EFFECTS, lambda run, earlier: prompt_items(run, names), measure_effect),
+        Stage(PROMPTS, lambda run, earlier: [Item(name, name) for name in names], measure_prompts),
     )
 
 
 def calibrated(*names: str) -> tuple[Stage, Stage]:
     """The strengths at the chosen layer, and side effects there."""
     return (
-        Stage(
-            STRENGTHS, lambda model, config, earlier: strength_items(model, config, earlier, names), measure_strength
-        ),
-        Stage(SIDE, lambda model, config, earlier: side_items(model, config, earlier, names), measure_side_effects),
+        Stage(STRENGTHS, lambda run, earlier: strength_items(run, earlier, names), measure_strength),
+        Stage(SIDE, lambda run, earlier: side_items(run, earlier, names), measure_side_effects),
     )
 
 
@@ -92,11 +89,12 @@ FEWEST = 4
 """Prompts of each kind that a choice is made on."""
 
 
-@lru_cache(maxsize=16)
-def sets(model: Model, config: TraitConfig, trait: str, language: str = "") -> Sets:
+@of_run(16)
+def sets(run: Run[TraitConfig], trait: str, language: str = "") -> Sets:
     """A trait's prompts; --limit cuts those that are measured on (to four at least), not those of the direction."""
+    config = run.config
     return sets_of(
-        model,
+        run.model,
         trait,
         config.n_train,
         config.n_test if config.limit is None else min(config.n_test, max(config.limit, FEWEST)),
@@ -107,26 +105,27 @@ def sets(model: Model, config: TraitConfig, trait: str, language: str = "") -> S
     )
 
 
-@lru_cache(maxsize=16)
-def found(model: Model, config: TraitConfig, trait: str, arm: str = "direction", language: str = "") -> Contrast:
+@of_run(16)
+def found(run: Run[TraitConfig], trait: str, arm: str = "direction", language: str = "") -> Contrast:
     """The trait's contrast at the last prompt token of every layer; or one of the same prompts with shuffled labels."""
-    of = sets(model, config, trait, language)
-    kinds = [[model.prompt(ask.text, chat=True) for ask in part["train"]] for part in (of.positive, of.negative)]
+    of = sets(run, trait, language)
+    kinds = [[run.model.prompt(ask.text, chat=True) for ask in part["train"]] for part in (of.positive, of.negative)]
     if arm == "shuffled labels":
-        kinds = list(shuffled_labels(*kinds, seed=config.seed, key=(trait, language)))
-    return contrast(model, kinds[0], kinds[1], seed=config.seed)
+        kinds = list(shuffled_labels(*kinds, seed=run.config.seed, key=(trait, language)))
+    return contrast(run.model, kinds[0], kinds[1], seed=run.config.seed)
 
 
-def vector(model: Model, config: TraitConfig, item: Item, layer: int, arm: str) -> Direction:
+def vector(run: Run[TraitConfig], item: Item, layer: int, arm: str) -> Direction:
     """A layer's direction, or a control of the same length and place."""
-    real = found(model, config, item.trait, language=item.language)
+    model = run.model
+    real = found(run, item.trait, language=item.language)
     values = real.vectors[layer, 0]
     if arm != "direction":
         if arm == "random":
-            seed = stable_draw(config.seed, (item.trait, layer), 2**31)
+            seed = stable_draw(run.config.seed, (item.trait, layer), 2**31)
             other = np.random.default_rng(seed).normal(size=len(values)).astype(np.float32)
         else:
-            other = found(model, config, item.trait, arm, item.language).vectors[layer, 0]
+            other = found(run, item.trait, arm, item.language).vectors[layer, 0]
         values = other * (np.linalg.norm(values) / max(float(np.linalg.norm(other)), 1e-9))
     return Direction(
         vector=mx.array(values),
@@ -143,13 +142,13 @@ def vector(model: Model, config: TraitConfig, item: Item, layer: int, arm: str) 
     )
 
 
-def measure_prompts(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_prompts(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Where the prompts of each kind and split are from, and how many there are."""
-    of = sets(model, config, item.trait, item.language)
+    of = sets(run, item.trait, item.language)
     for (kind, split), origin in of.origins.items():
         yield {
             "trait": item.trait,
-            "language": item.language or config.language,
+            "language": item.language or run.config.language,
             "kind": kind,
             "split": split,
             "n": len(getattr(of, kind)[split]),
@@ -157,21 +156,21 @@ def measure_prompts(model: Model, item: Item, config: TraitConfig) -> Iterator[R
         }
 
 
-def layer_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> list[Item]:
-    return [Item(f"{trait}, layer {n}", trait, layer=n) for trait in traits for n in range(model.n_layers)]
+def layer_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
+    return [Item(f"{trait}, layer {n}", trait, layer=n) for trait in traits for n in range(run.model.n_layers)]
 
 
-def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_direction(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Length, p value and stability of a layer's direction, and the same of shuffled labels."""
     for arm in ("direction", "shuffled labels"):
-        of = found(model, config, item.trait, arm, item.language)
+        of = found(run, item.trait, arm, item.language)
         stream = float(of.stream[item.layer, 0])
         yield {
             "trait": item.trait,
-            "language": item.language or config.language,
+            "language": item.language or run.config.language,
             "arm": arm,
             "layer": item.layer,
-            "n_layers": model.n_layers,
+            "n_layers": run.model.n_layers,
             "norm": float(of.norms[item.layer, 0]),
             "relative_norm": float(of.norms[item.layer, 0]) / stream if stream else None,
             "squared": finite(float(of.squared[item.layer, 0])),
@@ -182,35 +181,37 @@ def measure_direction(model: Model, item: Item, config: TraitConfig) -> Iterator
         }
 
 
-def prompt_items(model: Model, config: TraitConfig, traits: Sequence[str]) -> list[Item]:
+def prompt_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
     """Every prompt on which layers are chosen or reported."""
     return [
         Item(f"{trait}: {kind}, {split} {number}", trait, kind, split, number)
         for trait in traits
         for kind in ("positive", "negative")
         for split in ("choose", "test")
-        for number in range(len(getattr(sets(model, config, trait), kind)[split]))
+        for number in range(len(getattr(sets(run, trait), kind)[split]))
     ]
 
 
-def measure_effect(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """One prompt, every layer: the direction taken out everywhere where the trait shows, added once where not.
 
     Taken out: of everything that is written to the stream, at all layers and positions. Added: at its own layer, once,
     at the prompt's last token, or at every position (see sets.EVERYWHERE). All layers and controls decode as one batch.
     """
-    ask = asked(model, config, item)
-    differs = found(model, config, item.trait, language=item.language).differs[:, 0]
+    ask = asked(run, item)
+    differs = found(run, item.trait, language=item.language).differs[:, 0]
     # Whatever their p values: those stand beside what they do.
-    layers = [layer for layer in tried_layers(model, config) if layer and differs[layer]]
+    layers = [layer for layer in tried_layers(run) if layer and differs[layer]]
     cells = [(layer, arm) for layer in layers for arm in ARMS]
     labels: list[tuple[int | None, str]] = [(None, "none"), *cells]
     variants: list[list[Intervention]] = [[]]
     for layer, arm in cells:
-        direction = vector(model, config, item, layer, arm)
+        direction = vector(run, item, layer, arm)
         added: list[Intervention] = [direction.added(1.0, positions=added_at(item.trait))]
         variants.append(direction.ablated_everywhere() if item.kind == "positive" else added)
-    written = model.sweep_generate(model.prompt(ask.text, chat=True), variants, max_tokens=config.new_tokens)
+    written = run.model.sweep_generate(
+        run.model.prompt(ask.text, chat=True), variants, max_tokens=run.config.new_tokens
+    )
     for (at, name), one in zip(labels, written, strict=True):
         yield {
             "trait": item.trait,
@@ -225,12 +226,13 @@ def measure_effect(model: Model, item: Item, config: TraitConfig) -> Iterator[Re
         }
 
 
-def tried_layers(model: Model, config: TraitConfig) -> list[int]:
+def tried_layers(run: Run[TraitConfig]) -> list[int]:
     """The layers asked for, or all. Raises ConfigError for one that the model does not have."""
-    beyond = [layer for layer in config.layers if not 0 <= layer < model.n_layers]
+    model = run.model
+    beyond = [layer for layer in run.config.layers if not 0 <= layer < model.n_layers]
     if beyond:
         raise ConfigError(f"layers {beyond[0]}: {model.name} has {model.n_layers}, counted from 0")
-    return sorted(set(config.layers)) or list(range(model.n_layers))
+    return sorted(set(run.config.layers)) or list(range(model.n_layers))
 
 
 def chosen_layer(records: Records, trait: str, language: str | None = None) -> int | None:
@@ -250,7 +252,7 @@ def chosen_layer(records: Records, trait: str, language: str | None = None) -> i
     return max(effects, key=lambda layer: (round(effects[layer], 9), -layer)) if effects else None
 
 
-def strength_items(model: Model, config: TraitConfig, earlier: Records, traits: Sequence[str]) -> list[Item]:
+def strength_items(run: Run[TraitConfig], earlier: Records, traits: Sequence[str]) -> list[Item]:
     """Every strength at the chosen layer, for both rules of position."""
     items = []
     for trait in traits:
@@ -259,19 +261,20 @@ def strength_items(model: Model, config: TraitConfig, earlier: Records, traits: 
             items += [
                 Item(f"{trait}: {rule}, {value:g}", trait, rule, "test", layer=layer, value=value)
                 for rule in ("last prompt token", "every position")
-                for value in config.strengths
+                for value in run.config.strengths
             ]
     return items
 
 
-def measure_strength(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_strength(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """A strength on the prompts of both kinds, direction and random: hits, and whether the texts are still fluent."""
-    of = sets(model, config, item.trait, item.language)
+    model = run.model
+    of = sets(run, item.trait, item.language)
     asks = [(kind, ask) for kind in ("positive", "negative") for ask in getattr(of, kind)["test"]]
     prompts = [model.prompt(ask.text, chat=True) for _, ask in asks]
     positions = -1 if item.kind == "last prompt token" else None
     for arm in ("direction", "random"):
-        direction = vector(model, config, item, item.layer, arm)
+        direction = vector(run, item, item.layer, arm)
         steering = [Add(direction.site, direction.vector, item.value, positions)]
         labels = {"trait": item.trait, "rule": item.kind, "layer": item.layer, "strength": item.value, "arm": arm}
         if not finite_under(model, prompts[0], steering):  # what is decoded from nan is no text
@@ -279,7 +282,7 @@ def measure_strength(model: Model, item: Item, config: TraitConfig) -> Iterator[
                 broken = {"hit": False, "repetition": 1.0, "log_prob": None, "text": ""}
                 yield {**labels, "kind": kind, "unit": ask.unit, "finite": False, **broken}
             continue
-        texts = model.generate(prompts, interventions=steering, max_tokens=config.new_tokens)
+        texts = model.generate(prompts, interventions=steering, max_tokens=run.config.new_tokens)
         fluency = log_prob_per_token(model, [p.tokens for p in prompts], [t.tokens for t in texts])
         for (kind, ask), text, log_prob in zip(asks, texts, fluency, strict=True):
             yield {
@@ -294,7 +297,7 @@ def measure_strength(model: Model, item: Item, config: TraitConfig) -> Iterator[
             }
 
 
-def side_items(model: Model, config: TraitConfig, earlier: Records, traits: Sequence[str]) -> list[Item]:
+def side_items(run: Run[TraitConfig], earlier: Records, traits: Sequence[str]) -> list[Item]:
     layers = {trait: chosen_layer(earlier, trait) for trait in traits}
     return [
         Item(f"{trait}: {arm}", trait, arm, layer=layer)
@@ -304,20 +307,20 @@ def side_items(model: Model, config: TraitConfig, earlier: Records, traits: Sequ
     ]
 
 
-def measure_side_effects(model: Model, item: Item, config: TraitConfig) -> Iterator[Record]:
+def measure_side_effects(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     """Facts that have nothing to do with the trait: is the first token still right, how far does the output move?"""
     facts = load_world().everyday_facts
-    asks = [question(model, fact.prompt, [fact.answer]) for fact in facts]
-    direction = vector(model, config, item, item.layer, "random" if "random" in item.kind else "direction")
+    asks = [question(run.model, fact.prompt, [fact.answer]) for fact in facts]
+    direction = vector(run, item, item.layer, "random" if "random" in item.kind else "direction")
     arms: dict[str, list[Intervention]] = {
         "none": [],
         "ablated": direction.ablated_everywhere(),
         "added": [direction.added(1.0, positions=added_at(item.trait))],
     }
     edits = arms[item.kind.removeprefix("random ")]
-    plain = verdicts(model, asks)
+    plain = verdicts(run.model, asks)
     for fact, ask, before in zip(facts, asks, plain, strict=True):
-        clean, out = (model.run(ask.prompt, interventions=given).logits for given in (list[Intervention](), edits))
+        clean, out = (run.model.run(ask.prompt, interventions=given).logits for given in (list[Intervention](), edits))
         assert clean is not None
         assert out is not None
         yield {
@@ -342,6 +345,6 @@ def divergence(p: mx.array, q: mx.array) -> float:
     return float(mx.sum(mx.exp(log_p) * (log_p - log_q)))
 
 
-def asked(model: Model, config: TraitConfig, item: Item) -> Ask:
-    part: list[Ask] = getattr(sets(model, config, item.trait, item.language), item.kind)[item.split]
+def asked(run: Run[TraitConfig], item: Item) -> Ask:
+    part: list[Ask] = getattr(sets(run, item.trait, item.language), item.kind)[item.split]
     return part[item.number]

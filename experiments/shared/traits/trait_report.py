@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Metric, Plan, Records
+from experiments.harness.state import Run
 from experiments.shared.traits.stages import (
     ARMS,
     DIRECTIONS,
@@ -18,7 +19,6 @@ from experiments.shared.traits.stages import (
     prompt_items,
     tried_layers,
 )
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none
 
@@ -29,16 +29,18 @@ REPEATED = 0.2
 """Share of repeated trigrams up to which a text counts as fluent."""
 
 
-def plan_of(model: Model, config: TraitConfig, names: Sequence[str], *, strengths: bool) -> Plan:
+def plan_of(run: Run[TraitConfig], names: Sequence[str], *, strengths: bool) -> Plan:
     """Forward passes' worth of a trait study: directions, every layer on every prompt, and the curve of strengths."""
-    asks = prompt_items(model, config, names)
-    cells = len(ARMS) * len([layer for layer in tried_layers(model, config) if layer]) + 1
-    longest = max((model.prompt(asked(model, config, ask).text, chat=True) for ask in asks), key=len)
-    n_train = 2 * 2 * config.n_train * len(names)
-    passes = n_train + 0.6 * cells * len(asks) * (1 + config.new_tokens / len(longest))
+    asks = prompt_items(run, names)
+    cells = len(ARMS) * len([layer for layer in tried_layers(run) if layer]) + 1
+    longest = max((run.model.prompt(asked(run, ask).text, chat=True) for ask in asks), key=len)
+    n_train = 2 * 2 * run.config.n_train * len(names)
+    passes = n_train + 0.6 * cells * len(asks) * (1 + run.config.new_tokens / len(longest))
     if strengths:
-        passes += 4 * len(config.strengths) * len(asks)
-    return Plan(n_train + len(asks), cells * len(asks), passes, model.weight_bytes + model.memory([longest] * cells))
+        passes += 4 * len(run.config.strengths) * len(asks)
+    return Plan(
+        n_train + len(asks), cells * len(asks), passes, run.model.weight_bytes + run.model.memory([longest] * cells)
+    )
 
 
 def traits(records: Records) -> list[str]:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage, share_by_layer
 from experiments.shared.two_hop.tuned import trained
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import first_layer, lens_at, lens_name_log_probs, lens_ranks
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 STAGE = "lens"
@@ -25,12 +25,13 @@ ENTITIES = ("bridge", "answer")
 PLACES = ("subject", "last")
 
 
-def measure(model: Model, case: Case, config: Any) -> Iterator[Record]:
+def measure(run: Run[Any], case: Case) -> Iterator[Record]:
     """Ranks by layer of each entity at each position, and log-probabilities of the whole names at the last one."""
+    model = run.model
     query = case.query
     prompt = model.prompt(query.two_hop)
     positions = {"subject": prompt.find(query.subject, occurrence=-1)[-1], "last": len(prompt) - 1}
-    through = trained(model, config)
+    through = trained(run)
     logits = lens_at(model, prompt, list(positions.values()), lens=through)
     record: Record = dict(case.labels)
     for prefix, source in (("", query), ("other ", case.donor)):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from experiments.data import DATA_FOLDER
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.state import Run
 from mlx_interp.behaviour.two_hop import Screening, bridge_position, donor_of, screen
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
 from mlx_interp.embedded import load_world
@@ -58,14 +59,15 @@ class Case:
         return {"family": self.query.family, "bridge": self.query.bridge, "group": self.group}
 
 
-def is_embedded(model: Model, config: TwoHopConfig) -> bool:
+def is_embedded(run: Run[TwoHopConfig]) -> bool:
     """Whether the data are those of the synthetic world."""
-    return config.data == "embedded" or (config.data == "auto" and model.name in EMBEDDED)
+    return run.config.data == "embedded" or (run.config.data == "auto" and run.model.name in EMBEDDED)
 
 
-def queries(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHopQuery]:
+def queries(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQuery]:
     """The data: every query of the families asked for. Raises DataError for a family that is not there."""
-    if is_embedded(model, config):
+    config = run.config
+    if is_embedded(run):
         world = load_world()
         known = [query for name in world.families for query in world.two_hop_queries(name)]
         found = known if config.families else world.two_hop_queries()  # the short form is looked at on request only
@@ -79,16 +81,16 @@ def queries(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHop
     return [query for query in found if not config.families or query.family in config.families]
 
 
-def queries_and_study(model: Model, config: TwoHopConfig, earlier: Records) -> list[TwoHopQuery]:
+def queries_and_study(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQuery]:
     """The data, on real facts behind the prompts of the earlier study."""
-    found = queries(model, config, earlier)
-    study = [] if is_embedded(model, config) or config.families else read_two_hop(STUDY)
+    found = queries(run, earlier)
+    study = [] if is_embedded(run) or run.config.families else read_two_hop(STUDY)
     return [*study, *found]
 
 
-def all_cases(model: Model, config: TwoHopConfig, earlier: Records, limit: int) -> list[Case]:
+def all_cases(run: Run[TwoHopConfig], earlier: Records, limit: int) -> list[Case]:
     """Every query whatever the model answers, of each family the first `limit`, with its group and a control."""
-    known = {query.key: query for query in queries_and_study(model, config, ())}
+    known = {query.key: query for query in queries_and_study(run, ())}
     groups = {r["item"]: str(r["group"]) for r in earlier if r["stage"] == SCREENED}
     chosen = []
     for family in dict.fromkeys(known[key].family for key in groups):
@@ -97,29 +99,29 @@ def all_cases(model: Model, config: TwoHopConfig, earlier: Records, limit: int) 
     return chosen
 
 
-def screening(model: Model, batch: Sequence[TwoHopQuery], config: TwoHopConfig) -> Iterator[Record]:
+def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:
     """Which queries count: what the model answers to both hops, to the two-hop prompt, and without either part."""
-    for found in screen(model, batch):
+    for found in screen(run.model, batch):
         query = found.query
         yield {
             "item": query.key,
             "family": query.family,
             "split": query.split,
             "bridge": query.bridge,
-            "group": "shortcut" if _dropped(found, model, config) else found.group,
+            "group": "shortcut" if _dropped(found, run) else found.group,
             "first_hop": found.first_hop.whole_name,
             "second_hop": found.second_hop.whole_name,
             "two_hop": found.two_hop.whole_name,
             "entity_shortcut": found.entity_shortcut.whole_name,
             "relation_shortcut": found.relation_shortcut.whole_name,
             "predicted": found.two_hop.predicted,
-            "n_layers": model.n_layers,
+            "n_layers": run.model.n_layers,
         }
 
 
-def cases(model: Model, config: TwoHopConfig, earlier: Records, most: dict[str, int]) -> list[Case]:
+def cases(run: Run[TwoHopConfig], earlier: Records, most: dict[str, int]) -> list[Case]:
     """The queries that count: of each family and group the first `most[group]`, in the data's order."""
-    known = {query.key: query for query in queries(model, config, ())}
+    known = {query.key: query for query in queries(run, ())}
     chosen = []
     for group, limit in most.items():
         members = [known[r["item"]] for r in earlier if r["stage"] == SCREENED and r["group"] == group]
@@ -134,9 +136,9 @@ def place(model: Model, query: TwoHopQuery, name: Place) -> int:
     return bridge_position(model, query) if name == "bridge" else len(model.prompt(query.two_hop)) - 1
 
 
-def _dropped(found: Screening, model: Model, config: TwoHopConfig) -> bool:
-    kind = config.drop_shortcuts
+def _dropped(found: Screening, run: Run[TwoHopConfig]) -> bool:
+    kind = run.config.drop_shortcuts
     if kind == "auto":
-        kind = "relation" if is_embedded(model, config) else "both"
+        kind = "relation" if is_embedded(run) else "both"
     by_relation, by_entity = found.relation_shortcut.whole_name, found.entity_shortcut.whole_name
     return {"both": by_relation or by_entity, "relation": by_relation, "none": False}[kind]

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.queries import Case, TwoHopConfig, all_cases, queries
 from experiments.shared.two_hop.summaries import mean_over, of_stage
 from mlx_interp.lenses.tuned import (
@@ -26,7 +26,6 @@ from mlx_interp.lenses.tuned import (
     positions_of,
     train_tuned_lens,
 )
-from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 STAGE = "distance"
@@ -49,43 +48,43 @@ class LensConfig(TwoHopConfig):
     """Queries of each family, the first in the data's order."""
 
 
-@lru_cache(maxsize=2)
-def trained(model: Model, config: LensConfig) -> TunedLens | None:
+@of_run(2)
+def trained(run: Run[LensConfig]) -> TunedLens | None:
     """The lens of a run: None for the logit lens, which needs no translator."""
-    if config.lens == "logit":
+    if run.config.lens == "logit":
         return None
-    return train_tuned_lens(model, training_prompts(model, config), steps=config.lens_steps, seed=config.seed)
+    return train_tuned_lens(run.model, training_prompts(run), steps=run.config.lens_steps, seed=run.config.seed)
 
 
-def training_prompts(model: Model, config: LensConfig) -> list[str]:
+def training_prompts(run: Run[LensConfig]) -> list[str]:
     """Two-hop queries beyond those that are looked at, and single hops; none of them a prompt that is looked at."""
-    known = queries(model, config, ())
+    known = queries(run, ())
     kept: list[str] = []
     looked_at = set()
     for family in dict.fromkeys(query.family for query in known):
         kin = [query for query in known if query.family == family]
-        looked_at |= {query.two_hop for query in kin[: config.max_queries]}
-        kept += [query.two_hop for query in kin[config.max_queries :]]
+        looked_at |= {query.two_hop for query in kin[: run.config.max_queries]}
+        kept += [query.two_hop for query in kin[run.config.max_queries :]]
     kept += [text for query in known for text in (query.first_hop, query.second_hop)]
     return [text for text in dict.fromkeys(kept) if text not in looked_at]
 
 
-def spread_cases(model: Model, config: LensConfig, earlier: Records) -> list[Case]:
+def spread_cases(run: Run[LensConfig], earlier: Records) -> list[Case]:
     """Cases evenly from all families."""
-    found = all_cases(model, config, earlier, config.max_queries)
-    step = max(1, len(found) // config.lens_prompts)
-    return found[::step][: config.lens_prompts]
+    found = all_cases(run, earlier, run.config.max_queries)
+    step = max(1, len(found) // run.config.lens_prompts)
+    return found[::step][: run.config.lens_prompts]
 
 
-def measure(model: Model, case: Case, config: LensConfig) -> Iterator[Record]:
+def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
     """KL from the model, and agreement with its top token, at every layer; means over the prompt's positions."""
-    states = positions_of(model, [case.query.two_hop])
-    tuned = trained(model, config)
-    lenses = {LOGIT: identity_lens(model)}
+    states = positions_of(run.model, [case.query.two_hop])
+    tuned = trained(run)
+    lenses = {LOGIT: identity_lens(run.model)}
     if tuned is not None:
         lenses |= {TUNED: tuned, EXCHANGED: exchanged(tuned)}
     for name, lens in lenses.items():
-        logits = lens.logits(model, states)
+        logits = lens.logits(run.model, states)
         top = mx.argmax(logits, axis=-1)
         yield {
             **case.labels,

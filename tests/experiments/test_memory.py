@@ -1,0 +1,90 @@
+"""What a run computes dies with its model: studies may follow each other over many models in one process."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import mlx_interp as mi  # isort: split
+
+import mlx.core as mx
+import pytest
+
+from experiments.harness import registry
+from experiments.harness.options import parse
+from experiments.harness.runner import run_experiment
+from experiments.harness.state import Run, of_run
+from mlx_interp.reporting import figures
+
+MODELS = ("tiny-llama", "tiny-qwen2", "tiny-gemma2")
+STUDIES = ("exp3_two_hop", "exp4_confidence", "exp8_function_vectors")
+"""One of each kind of state: a lens, directions, mean activations."""
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_three_models_in_turn_leave_no_more_than_one_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "DPI", 40)
+    study = registry.experiment(name)
+    options = ["--limit", "2", "--no-validate", "--out", str(tmp_path)]
+    options += ["--lens", "tuned", "--lens-steps", "5"] if name == "exp3_two_hop" else []
+    gc.collect()
+    before = mx.get_active_memory()
+    model = mi.load(MODELS[0])
+    one = mx.get_active_memory() - before
+    del model
+    gc.collect()
+    left = []
+    for model_name in MODELS:
+        run_experiment(study, parse(study, [*options, "--model", model_name]))
+        left.append(mx.get_active_memory() - before)
+    assert max(left) < 0.05 * one, f"{name}: {left} bytes are held after {MODELS}; a model has {one}"
+
+
+def test_what_is_kept_on_a_run_goes_with_it() -> None:
+    class Whole:
+        pass
+
+    @of_run(2)
+    def whole(run: Run, number: int) -> Whole:  # type: ignore[type-arg]
+        return Whole()
+
+    study = registry.experiment("exp3_two_hop")
+    run = Run(mi.load("tiny-qwen2"), study.config())
+    made = whole(run, 1)
+    assert whole(run, 1) is made
+    assert whole(run.under(study.config(seed=1)), 1) is not made, "other options are other results"
+    assert whole(run.under(study.config()), 1) is made, "the same options are asked for again"
+    known = weakref.ref(made)
+    model = weakref.ref(run.model)
+    del made, run
+    gc.collect()
+    assert known() is None
+    assert model() is None
+
+
+def test_the_result_unused_longest_goes_first() -> None:
+    @of_run(2)
+    def numbered(run: Run, number: int) -> list[int]:  # type: ignore[type-arg]
+        return [number]
+
+    run = Run(mi.load("tiny-qwen2"), registry.experiment("exp3_two_hop").config())
+    first, second = numbered(run, 1), numbered(run, 2)
+    assert numbered(run, 1) is first
+    numbered(run, 3)
+    assert numbered(run, 1) is first
+    assert numbered(run, 2) is not second
+
+
+def test_a_model_ends_without_the_cycle_collector() -> None:
+    model = mi.load("tiny-qwen2")
+    gc.collect()
+    gc.disable()
+    try:
+        before = mx.get_active_memory()
+        del model
+        assert before - mx.get_active_memory() > 10**6
+    finally:
+        gc.enable()
