@@ -68,8 +68,7 @@ def plan(run: Run[Config], items: Sequence[Text]) -> Plan:
 
 def counterfactuals(run: Run[Config]) -> int:
     """Number of sweep variants that the parts asked for run."""
-    config = run.config
-    layers = run.model.n_layers
+    config, layers = run.config, run.model.n_layers
     of: dict[Part, int] = {
         "basis": len(basis.layers(run.model)) * len(basis.ARMS) * config.n_directions * config.n_basis_texts,
         "token_identity": 4 * layers * config.n_texts,
