@@ -56,7 +56,7 @@ BOXES = (("#56B4E9", ""), ("#F0E442", "///"), ("#FFFFFF", "..."), ("#CC79A7", "x
 # Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
 COLOURS = "cividis"
 DPI = 200
-N_COLOURS = 192
+N_COLOURS = 256
 LONG = 6
 """Letters of a column's name beyond which names of neighbours would run into each other, and are slanted."""
 
