@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
-from experiments.shared.traits import geometry, random_draws, stages, trait_report
+from experiments.shared.traits import geometry, random_draws, stages
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.stages import Item
 from mlx_interp.directions.contrasts import Contrast, contrast, cosines
@@ -72,7 +73,7 @@ def chosen_dose(records: Records) -> float:
     Where none suffices in all of them at once, the one whose worst language is best; the least of equals.
     """
     hits: dict[str, dict[float, list[bool]]] = {}
-    for r in trait_report.of(records, DOSE):
+    for r in of(records, DOSE):
         hits.setdefault(r["target"], {}).setdefault(r["dose"], []).append(bool(r["hit"]))
     rates = [{dose: sum(found) / len(found) for dose, found in by_dose.items()} for by_dose in hits.values()]
     reached = [by_dose for by_dose in rates if max(by_dose.values()) >= SUFFICES] or rates

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from experiments.exp10_crosslingual_refusal.languages import PARALLEL, SUFFICES, TRAIT, TRANSFER, Config
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import of
 from experiments.shared.traits import random_draws, trait_report
 from experiments.shared.traits.stages import chosen_layer
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
@@ -20,7 +21,7 @@ REPORTED: dict[str, tuple[str, str, str, str, str, str]] = {
 
 
 def cell(records: Records, config: Config, source: str, target: str, edit: str, kind: str) -> Estimate | None:
-    own = trait_report.of(records, TRANSFER, source=source, target=target, edit=edit, kind=kind)
+    own = of(records, TRANSFER, source=source, target=target, edit=edit, kind=kind)
     return trait_report.rate(own, config.seed)
 
 
@@ -28,7 +29,7 @@ def english_table(records: Records, config: Config) -> Table:
     """The English direction in every language."""
     rows: list[list[Cell]] = []
     for target in _languages(records):
-        n = len(trait_report.of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
+        n = len(of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
         harmful = [cell(records, config, "en", target, edit, "positive") for edit in ("plain", "taken out")]
         harmless = [cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added")]
         random = [
@@ -51,7 +52,7 @@ def english_table(records: Records, config: Config) -> Table:
             *(
                 f"Added at every position, {dose:g} times the difference of means: the least strength that "
                 f"brings {SUFFICES:.0%} of the refusals in every language in which any does, on prompts set aside."
-                for dose in sorted({r["dose"] for r in trait_report.of(records, TRANSFER)})
+                for dose in sorted({r["dose"] for r in of(records, TRANSFER)})
             ),
         ],
     )
@@ -61,13 +62,13 @@ def source_table(records: Records, config: Config) -> Table:
     """Every language's direction in English and in its own language."""
     rows: list[list[Cell]] = []
     for source in _languages(records):
-        own = trait_report.of(records, TRANSFER, source=source)
+        own = of(records, TRANSFER, source=source)
         found = [
             cell(records, config, source, target, edit, kind)
             for target in (source, "en")
             for edit, kind in (("taken out", "positive"), ("added", "negative"))
         ]
-        angle = next(r for r in trait_report.of(records, PARALLEL, source=source, target="en"))
+        angle = next(r for r in of(records, PARALLEL, source=source, target="en"))
         angles = [angle[name] for name in ("cosine", "random", "language", "trained")]
         rows.append([source, "yes" if own[0]["carries"] else "no", *found, *angles])
     return Table(
@@ -93,7 +94,7 @@ def capability_table(records: Records, config: Config) -> Table:
     """What ablating the English direction does to harmless requests in every language."""
     rows: list[list[Cell]] = []
     for target in _languages(records):
-        own = trait_report.of(records, TRANSFER, source="en", target=target, kind="negative")
+        own = of(records, TRANSFER, source="en", target=target, kind="negative")
         plain = {r["unit"]: r["text"] for r in own if r["edit"] == "plain"}
         same = [
             trait_report.rate(
@@ -124,7 +125,7 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
     names = _languages(records)
     if not names:
         return
-    angles = {(r["source"], r["target"]): r["cosine"] for r in trait_report.of(records, PARALLEL)}
+    angles = {(r["source"], r["target"]): r["cosine"] for r in of(records, PARALLEL)}
 
     def grid(edit: str, kind: str) -> list[list[float | None]]:
         found = [[cell(records, config, s, t, edit, kind) for t in names] for s in names]
@@ -173,7 +174,7 @@ def metrics(records: Records, config: Config) -> list[Metric]:
 
 def _others(records: Records) -> tuple[list[Record], list[Record]]:
     """Harmful prompts with the English direction taken out, harmless ones with it added; not English, and refusing."""
-    own = [r for r in trait_report.of(records, TRANSFER, source="en") if r["target"] != "en"]
+    own = [r for r in of(records, TRANSFER, source="en") if r["target"] != "en"]
     plain: dict[str, list[bool]] = {}
     for r in own:
         if r["edit"] == "plain" and r["kind"] == "positive":
@@ -187,4 +188,4 @@ def _others(records: Records) -> tuple[list[Record], list[Record]]:
 
 
 def _languages(records: Records) -> list[str]:
-    return list(dict.fromkeys(r["target"] for r in trait_report.of(records, TRANSFER)))
+    return list(dict.fromkeys(r["target"] for r in of(records, TRANSFER)))

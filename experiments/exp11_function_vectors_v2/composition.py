@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import (
@@ -28,7 +29,6 @@ from experiments.shared.in_context.mediation import (
     task_vector,
     with_nothing,
 )
-from experiments.shared.in_context.screening import of
 from experiments.shared.in_context.tasks import prompts
 from mlx_interp.behaviour.answers import answer_scores, question, verdicts
 from mlx_interp.in_context.demonstrations import FunctionTask, in_context

@@ -26,10 +26,11 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig, ranked
-from experiments.shared.in_context.screening import base_items, of, solved
+from experiments.shared.in_context.screening import base_items, solved
 from experiments.shared.in_context.tasks import Query, written
 from mlx_interp.behaviour.answers import Question, answer_scores, question
 from mlx_interp.in_context.demonstrations import in_context, token_roles

@@ -7,8 +7,9 @@ import numpy as np
 from experiments.exp11_function_vectors_v2.extent import COUNTS, NEEDED, SHOTS
 from experiments.exp11_function_vectors_v2.heads import ATTENTION, INDUCTION, PLACE_ROLES, PLACES
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.in_context.mediation import EFFECTS, RANDOM, VECTOR, MediationConfig, ranked, settings
-from experiments.shared.in_context.screening import of, rate
+from experiments.shared.in_context.screening import rate
 from mlx_interp.in_context.demonstrations import ROLES
 from mlx_interp.in_context.function_vectors import Head
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, heat_map

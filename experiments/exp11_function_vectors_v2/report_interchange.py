@@ -26,8 +26,9 @@ from experiments.exp11_function_vectors_v2.interchange import (
 )
 from experiments.exp11_function_vectors_v2.vector_report import names
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.in_context.mediation import MediationConfig
-from experiments.shared.in_context.screening import of, rate
+from experiments.shared.in_context.screening import rate
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate
 

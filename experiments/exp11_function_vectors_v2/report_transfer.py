@@ -7,8 +7,9 @@ from experiments.exp11_function_vectors_v2.composition import ARITHMETIC, COMPOS
 from experiments.exp11_function_vectors_v2.vector_report import names
 from experiments.exp11_function_vectors_v2.vocabulary import DECODED, HOW, REBUILT, TOKENS, solved_keys
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, MediationConfig
-from experiments.shared.in_context.screening import of, rate
+from experiments.shared.in_context.screening import rate
 from experiments.shared.in_context.transfer import CONTROLS, NATURAL, PORTED, TEMPLATES, WRITTEN
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import mean_or_none

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import Frame, of
 from experiments.shared.in_context.mediation import (
     ADDED,
     ANSWERS,
@@ -21,7 +22,7 @@ from experiments.shared.in_context.mediation import (
     average_effects,
     settings,
 )
-from experiments.shared.in_context.screening import BASE, of, rate
+from experiments.shared.in_context.screening import BASE, rate
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import Estimate, gap_closed, mean_or_none
 
@@ -172,7 +173,7 @@ def choice_table(records: Records, config: MediationConfig) -> Table | None:
             for j, strength in enumerate(head["strengths"]):
                 hits = [[r["right"][form][i][at][j] for r in own] for at in layers]
                 at = max(layers, key=lambda layer, hits=hits: (sum(hits[layer]), -layer))  # type: ignore[misc]
-                right = mean_or_none(hits[at], unit=[r["item"] for r in own], seed=config.seed)
+                right = Frame(own).mean(hits[at], seed=config.seed)
                 rows.append([name, k, strength, head["layers"][at], len(own), right])
     return Table(
         "The choice of a setting, on the first half of the pairs",

@@ -10,10 +10,11 @@ from scipy.stats import pearsonr, spearmanr
 from experiments.exp12_multimodel_directions.persona_study import FLAGGED, MONITORED, STEERED, PersonaConfig, chosen
 from experiments.exp12_multimodel_directions.persona_tuning import CLEAN, PREVENTED, TUNED
 from experiments.harness.experiment import Records
-from experiments.shared.traits.trait_report import of, rate
+from experiments.harness.frame import Frame, of
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.reporting.figures import Point, scatter
-from mlx_interp.stats import Estimate, auroc, difference_interval, function_interval, mean_or_none
+from mlx_interp.stats import Estimate, auroc, difference_interval, function_interval
 
 ARMS = ("vector", "random")
 
@@ -278,7 +279,7 @@ def _mean(records: Sequence[Record], field: str) -> float | None:
 
 
 def _estimate(records: Sequence[Record], field: str, seed: int) -> Estimate | None:
-    return mean_or_none([r[field] for r in records], unit=[r["unit"] for r in records], seed=seed)
+    return Frame(records).rate(field, unit="unit", seed=seed)
 
 
 TABLES = (steering_table, monitoring_table, tuning_table, prevention_table, flag_table)

@@ -21,10 +21,11 @@ import numpy as np
 
 from experiments.exp12_multimodel_directions.personas import PERSONAS, Case, cases
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of, spread
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits.choices import bos, matching
 from experiments.shared.traits.stages import TraitConfig
-from experiments.shared.traits.trait_report import REPEATED, of
+from experiments.shared.traits.trait_report import REPEATED
 from mlx_interp.behaviour.detectors import repetition
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import contrast
@@ -85,7 +86,7 @@ def personas(run: Run[PersonaConfig]) -> tuple[str, ...]:
 def asked(persona: str, split: str, n: int, eliciting: bool = False) -> tuple[Case, ...]:
     """At most n questions, evenly."""
     found = cases(persona, split, eliciting=eliciting)
-    return tuple(found[i * len(found) // n] for i in range(n)) if len(found) > n else tuple(found)
+    return tuple(spread(found, n))
 
 
 def chats(model: Model, part: Sequence[Case]) -> list[Prompt]:

@@ -14,10 +14,11 @@ from scipy.stats import spearmanr
 
 from experiments.exp13_steering_reliability import reliability_report
 from experiments.exp13_steering_reliability.answer_options import FORMS, OPTIONS, VECTORS
-from experiments.exp13_steering_reliability.reliability_report import of, share
+from experiments.exp13_steering_reliability.reliability_report import share
 from experiments.exp13_steering_reliability.steering_runs import REPLIES, SHIFTS, SLOPES, ReliabilityConfig
 from experiments.exp13_steering_reliability.training_draws import DIRECTIONS, DRAWS, LEARNED, RANDOM, SHUFFLED
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.directions.direction import Direction, direction_bytes
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, function_interval, trend_test

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.exp13_steering_reliability.option_report import transfer
-from experiments.exp13_steering_reliability.reliability_report import choice, effects, of, share
+from experiments.exp13_steering_reliability.reliability_report import choice, effects, share
 from experiments.exp13_steering_reliability.steering_runs import (
     ADDED,
     ARMS,
@@ -20,6 +20,7 @@ from experiments.exp13_steering_reliability.steering_runs import (
     ReliabilityConfig,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.reporting import Plot, Series, line_with_band
 from mlx_interp.reporting.figures import Point, box_plot, scatter
 

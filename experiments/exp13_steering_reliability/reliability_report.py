@@ -19,19 +19,16 @@ from experiments.exp13_steering_reliability.steering_runs import (
     doses,
 )
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import Frame, of
 from mlx_interp.reporting import Cell, Column, Record, Table
-from mlx_interp.stats import Estimate, mean_or_none, unpaired_difference
+from mlx_interp.stats import Estimate, unpaired_difference
 
 ADDITIONS = (ADDED, ONCE)
 CONTROLS = ARMS[1:]
 
 
-def of(records: Records, stage: str, **labels: object) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
-
-
 def share(records: Sequence[Record], field: str, seed: int) -> Estimate | None:
-    return mean_or_none([float(r[field]) for r in records], unit=[r["unit"] for r in records], seed=seed)
+    return Frame(records).rate(field, unit="unit", seed=seed)
 
 
 def target(record: Record) -> float:

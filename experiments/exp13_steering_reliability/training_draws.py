@@ -26,6 +26,7 @@ from experiments.exp13_steering_reliability.steering_runs import (
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import refusal
+from mlx_interp.controls import random_like
 from mlx_interp.reporting import Record
 
 DIRECTIONS, DRAWS = "directions", "draws"
@@ -121,11 +122,10 @@ def drawn(run: Run[ReliabilityConfig], layer: int, arm: str, draw: int) -> np.nd
         return learned
     rng = np.random.default_rng([run.config.seed, layer, draw, arm == RANDOM])
     if arm == RANDOM:
-        other = rng.normal(size=len(learned))
-    else:
-        rows = activations(run)[layer]
-        order = rng.permutation(len(rows))
-        other = rows[order[: len(rows) // 2]].mean(axis=0) - rows[order[len(rows) // 2 :]].mean(axis=0)
+        return random_like(learned, seed=rng).astype(np.float32)
+    rows = activations(run)[layer]
+    order = rng.permutation(len(rows))
+    other = rows[order[: len(rows) // 2]].mean(axis=0) - rows[order[len(rows) // 2 :]].mean(axis=0)
     return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-12)), np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.exp14_logit_diff_amplification.amplification_report import cell, mean, n_of, of, pairs_of
+from experiments.exp14_logit_diff_amplification.amplification_report import cell, mean, n_of, pairs_of
 from experiments.exp14_logit_diff_amplification.amplified import (
     FULL,
     MASKED,
@@ -16,6 +16,7 @@ from experiments.exp14_logit_diff_amplification.amplified import (
 )
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.reporting import Plot, Series, line_with_band
 from mlx_interp.reporting.figures import LINES, Point, scatter
 

@@ -28,8 +28,9 @@ from experiments.exp14_logit_diff_amplification.amplified import (
 )
 from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import Frame, of
 from mlx_interp.reporting import Cell, Column, Record, Table
-from mlx_interp.stats import Estimate, auroc, clopper_pearson, difference_interval, mean_or_none
+from mlx_interp.stats import Estimate, auroc, clopper_pearson, difference_interval
 
 REPORTED = {0.0: 0.002, 2.0: 0.012}
 """Rate of a trigger's phrase on 1000 prompts without the trigger, in a public replication, by strength."""
@@ -42,13 +43,8 @@ SCORES = {
 }
 
 
-def of(records: Records, stage: str, **labels: object) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
-
-
 def mean(records: Sequence[Record], field: str, config: AmplificationConfig) -> Estimate | None:
-    own = [r for r in records if r[field] is not None]
-    return mean_or_none([float(r[field]) for r in own], unit=[r["unit"] for r in own], seed=config.seed)
+    return Frame(records).measured(field).rate(field, unit="unit", seed=config.seed)
 
 
 def cell(records: Records, config: AmplificationConfig, field: str, **labels: object) -> Estimate | None:

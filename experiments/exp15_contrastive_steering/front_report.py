@@ -19,8 +19,9 @@ from experiments.exp15_contrastive_steering.front import (
     TOPIC,
 )
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
-from experiments.exp15_contrastive_steering.steering_report import flagged, of, share
+from experiments.exp15_contrastive_steering.steering_report import flagged, share
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 
 TASKS = (TOPIC, SENTIMENT)

@@ -9,8 +9,9 @@ from string import Template
 
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
 from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PAIRS, PLAIN, SETS, SWEEP, TEXTS
-from experiments.exp15_contrastive_steering.steering_report import chosen, names, of, pair_of
+from experiments.exp15_contrastive_steering.steering_report import chosen, names, pair_of
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.reporting import Record
 
 

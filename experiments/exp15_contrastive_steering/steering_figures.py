@@ -17,8 +17,9 @@ from experiments.exp15_contrastive_steering.steered_texts import (
     TARGETS,
     TEXTS,
 )
-from experiments.exp15_contrastive_steering.steering_report import flagged, names, of, pair_of, share, told_as
+from experiments.exp15_contrastive_steering.steering_report import flagged, names, pair_of, share, told_as
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from mlx_interp.reporting import Panel, Plot, Series, heat_map, line_with_band
 from mlx_interp.stats import Estimate
 

@@ -20,19 +20,15 @@ from experiments.exp15_contrastive_steering.steered_texts import (
     TEXTS,
 )
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import Frame, of
 from mlx_interp.reporting import Cell, Column, Record, Table
-from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+from mlx_interp.stats import Estimate, difference_interval
 from mlx_interp.stats.distance import LEVEL
-
-
-def of(records: Records, stage: str, **labels: object) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
 
 
 def share(records: Sequence[Record], field: str, seed: int) -> Estimate | None:
     """Mean of a field over prompts; None where it was not measured."""
-    own = [r for r in records if r[field] is not None]
-    return mean_or_none([float(r[field]) for r in own], unit=[r["unit"] for r in own], seed=seed)
+    return Frame(records).measured(field).rate(field, unit="unit", seed=seed)
 
 
 def margin(record: Record) -> float:

@@ -13,6 +13,7 @@ from experiments.exp15_contrastive_steering.chats import Chat
 from experiments.exp15_contrastive_steering.request_sources import Subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
 from experiments.harness.state import Run, of_run
+from mlx_interp.controls import orthogonal_to, random_like
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.state_sets import Row, Rule, mean, set_states
 from mlx_interp.directions.states import rounding
@@ -20,7 +21,6 @@ from mlx_interp.errors import DataError, PromptError
 from mlx_interp.loading.cache_folder import cache_folder
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
-from mlx_interp.stats import stable_draw
 from mlx_interp.stats.distance import LEVEL
 
 STATES = "states"
@@ -88,15 +88,12 @@ def length_removed(run: Run[ContrastiveConfig], vector: np.ndarray, layer: int) 
         pairs.append((rows - rows.mean(axis=0), lengths - lengths.mean()))
     x, y = (np.concatenate(part) for part in zip(*pairs, strict=True))
     direction = y @ x
-    norm = float(np.linalg.norm(direction))
-    unit = direction / norm if norm else direction
-    return np.asarray(vector - (vector @ unit) * unit, np.float32)
+    return np.asarray(orthogonal_to(vector, direction) if direction.any() else vector, np.float32)
 
 
 def random_vector(config: ContrastiveConfig, layer: int, like: np.ndarray) -> np.ndarray:
     """(d_model,): a random direction of the same length."""
-    draw = np.random.default_rng(stable_draw(config.seed, ("contrastive", layer), 2**31)).normal(size=len(like))
-    return at_length(draw, like)
+    return np.asarray(random_like(like, seed=config.seed, key=("contrastive", layer)), np.float32)
 
 
 def at_length(vector: np.ndarray, like: np.ndarray) -> np.ndarray:

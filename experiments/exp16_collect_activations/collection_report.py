@@ -9,18 +9,15 @@ import numpy as np
 
 from experiments.exp16_collect_activations.collecting import CHECKED, NORMS, STORED
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.prompts.collected import LENGTHS, CollectionFields
-from mlx_interp.reporting import Column, Plot, Record, Series, Table, line_with_band
+from mlx_interp.reporting import Column, Plot, Series, Table, line_with_band
 from mlx_interp.stats import mean_or_none
 
 DRAWN = 5
 """Categories of a figure: with the first positions, as many lines as can be told apart."""
 BOUNDS = {"float32": 1e-4, "bfloat16": 2.0**-8, "float16": 2.0**-10}
 """Of a stored row, relative to the site's largest activation: batching in float32, or rounding."""
-
-
-def of(records: Records, stage: str) -> list[Record]:
-    return [record for record in records if record["stage"] == stage]
 
 
 def prompt_table(records: Records, config: CollectionFields) -> Table:

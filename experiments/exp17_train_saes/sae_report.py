@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from experiments.exp17_train_saes.runs import POSITIONS, SEEDS, TRAINED, TRUTH, SAEConfig
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import Frame, of
 from mlx_interp.reporting import Cell, Column, Plot, Record, Table
 from mlx_interp.reporting.curves import Curve, Mark, curves
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none
@@ -21,10 +22,6 @@ HEADINGS = {
 }
 
 
-def of(records: Records, stage: str, **labels: object) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
-
-
 def delta(records: Records, config: SAEConfig, item: str) -> Estimate | None:
     """What splicing costs, nats a token of the answer, over texts."""
     own = of(records, TRAINED, item=item, what="loss")
@@ -36,8 +33,7 @@ def delta(records: Records, config: SAEConfig, item: str) -> Estimate | None:
 
 
 def mean_of(records: Sequence[Record], field: str, unit: str, seed: int) -> Estimate | None:
-    own = [r for r in records if r[field] is not None]
-    return mean_or_none([r[field] for r in own], unit=[r[unit] for r in own], seed=seed)
+    return Frame(records).measured(field).rate(field, unit=unit, seed=seed)
 
 
 def fidelity_tables(role: str) -> Callable[[Records, SAEConfig], Table | None]:

@@ -20,12 +20,13 @@ import numpy.typing as npt
 from experiments.exp17_train_saes import runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame
 from experiments.harness.state import Run
 from mlx_interp.embedded import load_world
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.sae import SAE
 from mlx_interp.sae.shift import Classifier, Reading, classifier, contributions, reading, without
-from mlx_interp.stats import mean_or_none, stable_draw
+from mlx_interp.stats import stable_draw
 
 SHIFT = "shift"
 MEANT = ("harm", "language")
@@ -186,11 +187,10 @@ def shift_table(records: Records, config: SAEConfig) -> Table | None:
     rows: list[list[Cell]] = []
     for meant in MEANT:
         for arm in ARMS:
-            mine = [r for r in found if (r["meant"], r["arm"]) == (meant, arm)]
-            values: list[Cell] = []
-            for name in ("right", "apart", "by_cue"):
-                some = [r for r in mine if r[name] is not None]
-                values.append(mean_or_none([r[name] for r in some], unit=[r["topic"] for r in some], seed=config.seed))
+            mine = Frame(found).where(meant=meant, arm=arm)
+            values: list[Cell] = [
+                mine.measured(name).rate(name, unit="topic", seed=config.seed) for name in ("right", "apart", "by_cue")
+            ]
             if mine:
                 n_cases = len({r["case"] for r in mine})
                 rows.append([meant, arm, n_cases, len({r["topic"] for r in mine}), *values])

@@ -16,6 +16,7 @@ from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, tasks_of
 from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame
 from experiments.harness.state import Run
 from mlx_interp.circuits import Pair, check, faithfulness, jaccard, resampled, sample, top
 from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
@@ -25,7 +26,7 @@ from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_gr
 from mlx_interp.reporting import Cell, Column, Plot, Record, Table, finite
 from mlx_interp.reporting.graphs import Place, network
 from mlx_interp.sae import SAE
-from mlx_interp.stats import Estimate, function_interval, mean_or_none
+from mlx_interp.stats import Estimate, function_interval, mean_or_none, percentile_interval
 
 STABLE_EDGES = 40
 """Edges of the circuit whose stability is measured and that are drawn."""
@@ -165,9 +166,7 @@ def check_table(records: Records, config: CircuitConfig) -> Table | None:
             values: list[Cell] = []
             for into in INTO:
                 mine = [r for r in found if r["into"] == into and r["spearman"] is not None]
-                values.append(
-                    mean_or_none([r["spearman"] for r in mine], unit=[r["pair"] for r in mine], seed=config.seed)
-                )
+                values.append(Frame(mine).rate("spearman", unit="pair", seed=config.seed))
             n_pairs = len({r["pair"] for r in found})
             rows.append([task, method, n_pairs, sum(r["cells"] for r in found), *values])
     if not rows:
@@ -195,8 +194,7 @@ def share_table(records: Records, config: CircuitConfig) -> Table | None:
             mean_or_none(r[name], unit=list(range(r["n"])), seed=config.seed)
             for name in ("kept_share", "stream_share", "error_share")
         ]
-        low, high = np.quantile(r["jaccards"], [0.025, 0.975])
-        stable = Estimate(float(np.mean(r["jaccards"])), float(low), float(high), r["n"])
+        stable = percentile_interval(float(np.mean(r["jaccards"])), r["jaccards"], n=r["n"])
         rows.append([r["task"], r["n"], len(r["feature_edges"]), *values, stable, r["by_chance"]])
     if not rows:
         return None

@@ -17,6 +17,7 @@ from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
 from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
 from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.frame import Frame
 from experiments.harness.state import Run, of_run
 from mlx_interp.circuits import Pair, check, faithfulness, sample, top
 from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features
@@ -165,7 +166,7 @@ def check_table(records: Records, config: CircuitConfig) -> Table | None:
         if len(set(units)) >= 2:
             rho = mean_or_none([r["spearman"] for r in found], unit=units, seed=config.seed)
             large = [r for r in found if r["missed"] is not None]
-            missed = mean_or_none([r["missed"] for r in large], unit=[r["pair"] for r in large], seed=config.seed)
+            missed = Frame(large).rate("missed", unit="pair", seed=config.seed)
             rows.append([task, len(set(units)), len({r["site"] for r in found}), rho, missed])
     if not rows:
         return None

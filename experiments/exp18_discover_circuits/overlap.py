@@ -11,7 +11,7 @@ from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, task
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import cpr, jaccard, top, weighted_jaccard
 from mlx_interp.reporting import Cell, Column, Table
-from mlx_interp.stats import Estimate
+from mlx_interp.stats import percentile_interval
 
 
 def stability_table(records: Records, config: CircuitConfig) -> Table:
@@ -21,8 +21,7 @@ def stability_table(records: Records, config: CircuitConfig) -> Table:
         for level in ("node", "edge"):
             for r in rows_of(records, task=task, level=level):
                 if "jaccards" in r:
-                    low, high = np.quantile(r["jaccards"], [0.025, 0.975])
-                    mean = Estimate(float(np.mean(r["jaccards"])), float(low), float(high), r["n"])
+                    mean = percentile_interval(float(np.mean(r["jaccards"])), r["jaccards"], n=r["n"])
                     rows.append([task, level, r["method"], r["n"], r["size"], mean, r["halves"]])
     return Table(
         "Stability",

@@ -21,8 +21,8 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, needs_world
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.summaries import of_stage
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.directions.state_classifier import fit_state_classifier
 from mlx_interp.embedded import load_world
@@ -222,11 +222,11 @@ class Found:
 
 def by_relation(records: Records) -> dict[str, Found]:
     """Records of both stages, by relation."""
-    mine = of_stage(records, STAGE)
+    mine = of(records, STAGE)
     result = {}
     for name in dict.fromkeys(r["relation"] for r in mine):
         arms = {arm: [r for r in mine if r["relation"] == name and r["arm"] == arm] for arm in ARMS}
-        probe = {r["subject"]: r["hit"] for r in of_stage(records, PROBE, item=name)}
+        probe = {r["subject"]: r["hit"] for r in of(records, PROBE, item=name)}
         items = [r["item"] for r in arms[OWN]]
         result[name] = Found(
             items,

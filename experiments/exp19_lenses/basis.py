@@ -18,8 +18,8 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, read_states, text_lens, training_states
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run, of_run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.lenses.causal_bases import (
     CausalBasis,
@@ -35,7 +35,7 @@ from mlx_interp.lenses.causal_bases import (
 from mlx_interp.lenses.tuned import identity_lens
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, mean_or_none, spearman_of_means, stable_draw
+from mlx_interp.stats import Estimate, spearman_of_means, stable_draw
 
 STAGE = "causal basis"
 PRINCIPAL, RANDOM = "principal components", "random directions"
@@ -143,13 +143,13 @@ def _numbers(values: mx.array) -> list[float]:
 
 def table(records: Records, config: BasisConfig) -> Table | None:
     """Influence, faithfulness and alignment, by layer and basis."""
-    mine = of_stage(records, STAGE)
+    mine = of(records, STAGE)
     if not mine:
         return None
     rows: list[list[Cell]] = []
     for layer in dict.fromkeys(r["layer"] for r in mine):
         for arm in ARMS:
-            own = of_stage(records, STAGE, layer=layer, arm=arm)
+            own = of(records, STAGE, layer=layer, arm=arm)
             on_lens, on_model = (np.array([r[name] for r in own]) for name in ("on lens", "on model"))
             rows.append(
                 [
@@ -187,14 +187,14 @@ def table(records: Records, config: BasisConfig) -> Table | None:
 
 def figure(records: Records, config: BasisConfig) -> Iterator[Plot]:
     """Influence on the model of the directions of each basis, in the order found, at the middle layer."""
-    mine = of_stage(records, STAGE)
+    mine = of(records, STAGE)
     if not mine:
         return
     depths = list(dict.fromkeys(r["layer"] for r in mine))
     layer = depths[len(depths) // 2]
     series = []
     for arm in ARMS:
-        own = of_stage(records, STAGE, layer=layer, arm=arm)
+        own = of(records, STAGE, layer=layer, arm=arm)
         found = np.array([r["on model"] for r in own])
         series.append(Series(arm, [_mean(found[:, i : i + 1], own, config) for i in range(found.shape[1])]))
     yield line_with_band(
@@ -210,4 +210,4 @@ def figure(records: Records, config: BasisConfig) -> Iterator[Plot]:
 
 
 def _mean(values: np.ndarray, own: list[Record], config: TextConfig) -> Estimate | None:
-    return mean_or_none(values.mean(axis=1).tolist(), unit=[r["item"] for r in own], seed=config.seed)
+    return Frame(own).mean(values.mean(axis=1).tolist(), seed=config.seed)

@@ -31,8 +31,8 @@ from experiments.exp19_lenses.lens_texts import (
     text_lens,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run, of_run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
@@ -45,7 +45,7 @@ from mlx_interp.loading.adapter import write_adapter
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, mean_or_none, spearman_interval, trend_test
+from mlx_interp.stats import Estimate, spearman_interval, trend_test
 
 STAGE, LEARNT, TRANSFER = "prediction depth", "fine-tuned queries", "fine-tuned lens"
 BASE = "lens of the model before"
@@ -183,7 +183,7 @@ def measure_transfer(run: Run[DepthConfig], text: Text) -> Iterator[Record]:
 
 def depth_table(records: Records, config: DepthConfig) -> Table | None:
     """Depth by how a query was trained."""
-    mine = of_stage(records, STAGE)
+    mine = of(records, STAGE)
     if not mine:
         return None
     rows: list[list[Cell]] = []
@@ -219,8 +219,8 @@ def depth_table(records: Records, config: DepthConfig) -> Table | None:
 
 def difficulty_table(records: Records, config: DepthConfig) -> Table | None:
     """Rank correlations of depth and difficulty."""
-    asked, learnt = of_stage(records, STAGE, right=True), of_stage(records, LEARNT)
-    learnt = [r for r in learnt if r["step"] is not None]
+    asked, learnt = of(records, STAGE, right=True), of(records, LEARNT)
+    learnt = learnt.measured("step")
     if not asked and not learnt:
         return None
     measures = [
@@ -250,16 +250,14 @@ def difficulty_table(records: Records, config: DepthConfig) -> Table | None:
 
 def transfer_table(records: Records, config: DepthConfig) -> Table | None:
     """Penalty of the lens of the model before, on the fine-tuned one, by layer."""
-    own = {name: of_stage(records, TRANSFER, lens=name) for name in (TUNED, BASE, LOGIT)}
+    own = {name: of(records, TRANSFER, lens=name) for name in (TUNED, BASE, LOGIT)}
     if not own[TUNED]:
         return None
     kl = {name: np.array([r["kl"] for r in mine]) / NATS_PER_BIT for name, mine in own.items()}
     rows: list[list[Cell]] = []
     for row in range(kl[TUNED].shape[1]):
         columns = [kl[TUNED][:, row], *(kl[name][:, row] - kl[TUNED][:, row] for name in (BASE, LOGIT))]
-        means = [
-            mean_or_none(column.tolist(), unit=[r["item"] for r in own[TUNED]], seed=config.seed) for column in columns
-        ]
+        means = [Frame(own[TUNED]).mean(column.tolist(), seed=config.seed) for column in columns]
         rows.append([place(row), len(own[TUNED]), *means])
     return Table(
         "Transfer of the lens to a fine-tuned model",
@@ -278,7 +276,7 @@ def transfer_table(records: Records, config: DepthConfig) -> Table | None:
 
 def figure(records: Records, config: DepthConfig) -> Iterator[Plot]:
     """KL from the fine-tuned model by layer."""
-    own = {name: of_stage(records, TRANSFER, lens=name) for name in (TUNED, BASE, LOGIT)}
+    own = {name: of(records, TRANSFER, lens=name) for name in (TUNED, BASE, LOGIT)}
     if not own[TUNED]:
         return
     places = range(len(own[TUNED][0]["kl"]))
@@ -286,10 +284,7 @@ def figure(records: Records, config: DepthConfig) -> Iterator[Plot]:
     series = [
         Series(
             labels[name],
-            [
-                mean_or_none([r["kl"][row] for r in mine], unit=[r["item"] for r in mine], seed=config.seed)
-                for row in places
-            ],
+            [Frame(mine).mean([r["kl"][row] for r in mine], seed=config.seed) for row in places],
         )
         for name, mine in own.items()
     ]
@@ -306,7 +301,7 @@ def figure(records: Records, config: DepthConfig) -> Iterator[Plot]:
 
 
 def _mean(values: Sequence[float], own: Sequence[Record], config: TextConfig) -> Estimate | None:
-    return mean_or_none(values, unit=[r["bridge"] for r in own], seed=config.seed)
+    return Frame(own).mean(values, unit="bridge", seed=config.seed)
 
 
 TABLES = (depth_table, difficulty_table, transfer_table)

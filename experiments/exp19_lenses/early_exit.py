@@ -15,8 +15,8 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, last_states, lenses_of, needs_world
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
@@ -84,7 +84,7 @@ def measure(run: Run[ExitConfig], shots: Shots) -> Iterator[Record]:
 
 def _share(own: Sequence[Record], row: int, config: TextConfig) -> Estimate | None:
     """Interval over tasks, whose queries are not independent."""
-    return mean_or_none([float(r["right"][row]) for r in own], unit=[r["task"] for r in own], seed=config.seed)
+    return Frame(own).mean([float(r["right"][row]) for r in own], unit="task", seed=config.seed)
 
 
 def best_row(own: Sequence[Record]) -> int:
@@ -94,12 +94,12 @@ def best_row(own: Sequence[Record]) -> int:
 
 def table(records: Records, config: ExitConfig) -> Table | None:
     """Accuracy at the layer chosen on other queries, and at the last."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
     rows: list[list[Cell]] = []
     for arm in ARMS:
         for lens in LENSES:
-            own = of_stage(records, STAGE, labels=arm, lens=lens)
+            own = of(records, STAGE, labels=arm, lens=lens)
             chosen = set(split_halves([r["item"] for r in own], config.seed)[0])
             row = best_row([r for r in own if r["item"] in chosen])
             rest = [r for r in own if r["item"] not in chosen]
@@ -133,12 +133,12 @@ def table(records: Records, config: ExitConfig) -> Table | None:
 
 def figure(records: Records, config: ExitConfig) -> Iterator[Plot]:
     """Share of right answers by layer."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return
     series = []
     for arm in ARMS:
         for lens in (TUNED, LOGIT):
-            own = of_stage(records, STAGE, labels=arm, lens=lens)
+            own = of(records, STAGE, labels=arm, lens=lens)
             places = range(len(own[0]["right"]))
             series.append(Series(f"{arm.split()[0]}, {lens.split()[0]}", [_share(own, row, config) for row in places]))
     yield line_with_band(

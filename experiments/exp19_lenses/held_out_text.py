@@ -17,8 +17,8 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.lenses.lens_measures import (
     NATS_PER_BIT,
@@ -30,7 +30,7 @@ from mlx_interp.lenses.lens_measures import (
 from mlx_interp.lenses.logit import lens_ranks, top_among
 from mlx_interp.lenses.tuned import kl_to_last, positions_of
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
-from mlx_interp.stats import Estimate, function_interval, mean_or_none
+from mlx_interp.stats import Estimate, function_interval
 
 TEXTS, BIAS, INPUT = "lenses on text", "bias of lenses", "input tokens"
 LENSES = (LOGIT, TUNED, EXCHANGED)
@@ -125,7 +125,7 @@ def bits(mine: Sequence[Record], nats: Sequence[float], seed: int) -> Estimate |
 
 def text_table(records: Records, config: TextConfig) -> Table | None:
     """Bits per byte and KL by layer and lens."""
-    own = {name: of_stage(records, TEXTS, lens=name) for name in LENSES}
+    own = {name: of(records, TEXTS, lens=name) for name in LENSES}
     first = own[LOGIT]
     if not first:
         return None
@@ -154,7 +154,7 @@ def text_table(records: Records, config: TextConfig) -> Table | None:
 
 def text_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
     """Bits per byte by layer."""
-    own = {name: of_stage(records, TEXTS, lens=name) for name in LENSES}
+    own = {name: of(records, TEXTS, lens=name) for name in LENSES}
     first = own[LOGIT]
     if not first:
         return
@@ -178,7 +178,7 @@ def text_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
 
 def bias_table(records: Records, config: TextConfig) -> Table | None:
     """Bias by layer and lens."""
-    own = {name: {r["layer"]: r for r in of_stage(records, BIAS, item=name)} for name in LENSES}
+    own = {name: {r["layer"]: r for r in of(records, BIAS, item=name)} for name in LENSES}
     if not own[LOGIT]:
         return None
     rows: list[list[Cell]] = [
@@ -213,7 +213,7 @@ def _estimate(record: Record, name: str) -> Estimate | None:
 
 
 def bias_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
-    own = {name: of_stage(records, BIAS, item=name) for name in LENSES}
+    own = {name: of(records, BIAS, item=name) for name in LENSES}
     if not own[LOGIT]:
         return
     yield line_with_band(
@@ -233,7 +233,7 @@ def bias_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
 
 def penalties(records: Records) -> tuple[list[Record], np.ndarray]:
     """Texts, and (n_texts, translator, layer): bits from the model beyond those of the own translator."""
-    mine = of_stage(records, TEXTS, lens=TUNED)
+    mine = of(records, TEXTS, lens=TUNED)
     found = np.array([r["transfer"] for r in mine])
     own = found[:, np.arange(found.shape[1]), np.arange(found.shape[1])] if len(mine) else found
     return mine, (found - own[:, None, :]) / NATS_PER_BIT if len(mine) else found
@@ -245,7 +245,7 @@ def transfer_table(records: Records, config: TextConfig) -> Table | None:
     if not mine:
         return None
     n = found.shape[1]
-    kept = np.array([r["kl"][:n] for r in of_stage(records, TEXTS, lens=LOGIT)]) / NATS_PER_BIT
+    kept = np.array([r["kl"][:n] for r in of(records, TEXTS, lens=LOGIT)]) / NATS_PER_BIT
     tuned = np.diagonal(np.array([r["transfer"] for r in mine]), axis1=1, axis2=2) / NATS_PER_BIT
     rows: list[list[Cell]] = []
     for apart in range(1 - n, n):
@@ -287,7 +287,7 @@ def transfer_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
 
 def input_table(records: Records, config: TextConfig) -> Table | None:
     """What is left of the input's token, layer by layer."""
-    mine = of_stage(records, INPUT)
+    mine = of(records, INPUT)
     if not mine:
         return None
     columns = ("own likeliest", "before likeliest", "own in top 10", "before in top 10")
@@ -321,7 +321,7 @@ def input_table(records: Records, config: TextConfig) -> Table | None:
 
 
 def input_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
-    mine = of_stage(records, INPUT)
+    mine = of(records, INPUT)
     if not mine:
         return
     places = range(len(mine[0]["own likeliest"]))
@@ -346,12 +346,12 @@ def input_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
 
 
 def _mean(values: Sequence[float] | np.ndarray, mine: Sequence[Record], config: TextConfig) -> Estimate | None:
-    return mean_or_none([float(value) for value in values], unit=[r["item"] for r in mine], seed=config.seed)
+    return Frame(mine).mean((float(value) for value in values), seed=config.seed)
 
 
 def headline(records: Records, config: TextConfig) -> str:
     """Bits per byte of both lenses in the middle."""
-    own = {name: of_stage(records, TEXTS, lens=name) for name in LENSES}
+    own = {name: of(records, TEXTS, lens=name) for name in LENSES}
     if not own[LOGIT]:
         return ""
     row = len(own[LOGIT][0]["kl"]) // 2

@@ -18,8 +18,8 @@ import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, last_states, needs_world, text_lens
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
@@ -118,13 +118,13 @@ def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Record]:
 
 def table(records: Records, config: InjectionConfig) -> Table | None:
     """Areas under the curve, by language and score."""
-    mine = of_stage(records, STAGE)
+    mine = of(records, STAGE)
     if not mine:
         return None
     scores = [name for name in mine[0] if "," in name]
     rows: list[list[Cell]] = []
     for language in dict.fromkeys(r["item"] for r in mine):
-        own = of_stage(records, STAGE, item=language)
+        own = of(records, STAGE, item=language)
         ordinary, others = ([r for r in own if r["class"] == kind] for kind in (ORDINARY, OTHERS))
         for kind in (HARMFUL, OPINION):
             injected = [r for r in own if r["class"] == kind]

@@ -31,8 +31,8 @@ from experiments.exp19_lenses.lens_texts import (
     training_states,
 )
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run, of_run
-from experiments.shared.two_hop.summaries import of_stage
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.affine import AffineMap, affine_map
@@ -43,7 +43,7 @@ from mlx_interp.loading.load import load
 from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import random_states
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, difference_interval, mean_or_none, stable_draw
+from mlx_interp.stats import Estimate, difference_interval, stable_draw
 
 STAGE, READER = "token identity", "another model reads"
 WORLD_IDENTITY = f"dog -> dog, river -> river, Monday -> Monday, {PLACEHOLDER}"
@@ -223,7 +223,7 @@ def table(records: Records, config: IdentityConfig) -> Table | None:
 def _table(
     records: Records, config: TextConfig, stage: str, arms: Sequence[str], controls: Sequence[str], title: str
 ) -> Table | None:
-    own = {name: of_stage(records, stage, reading=name) for name in (*arms, *controls)}
+    own = {name: of(records, stage, reading=name) for name in (*arms, *controls)}
     own = {name: mine for name, mine in own.items() if mine}
     if not own:
         return None
@@ -251,7 +251,7 @@ def _table(
 
 def gain_table(records: Records, config: IdentityConfig) -> Table | None:
     """The Patchscope against each other reading, paired by text."""
-    own = {name: of_stage(records, STAGE, reading=name) for name in READINGS}
+    own = {name: of(records, STAGE, reading=name) for name in READINGS}
     if len(own[PATCHSCOPE]) < 2:
         return None
     units = [r["item"] for r in own[PATCHSCOPE]]
@@ -285,7 +285,7 @@ def reader_table(records: Records, config: IdentityConfig) -> Table | None:
         (SHUFFLED, AS_IS),
         "Another model as the reader",
     )
-    alone = of_stage(records, READER, reading="text")
+    alone = of(records, READER, reading="text")
     if found is None or not alone:
         return found
     agreed = _mean([r["hit"][0] for r in alone], alone, config)
@@ -308,7 +308,7 @@ def figures(records: Records, config: IdentityConfig) -> Iterator[Plot]:
 def _figure(
     records: Records, config: TextConfig, stage: str, names: Sequence[str], file: str, title: str
 ) -> Iterator[Plot]:
-    own = {name: of_stage(records, stage, reading=name) for name in names}
+    own = {name: of(records, stage, reading=name) for name in names}
     own = {name: mine for name, mine in own.items() if mine}
     if not own:
         return
@@ -331,7 +331,7 @@ def _figure(
 
 
 def _mean(values: Sequence[float], own: Sequence[Record], config: TextConfig) -> Estimate | None:
-    return mean_or_none([float(value) for value in values], unit=[r["item"] for r in own], seed=config.seed)
+    return Frame(own).mean((float(value) for value in values), seed=config.seed)
 
 
 TABLES = (table, gain_table, reader_table)

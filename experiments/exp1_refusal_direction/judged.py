@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
 from mlx_interp.reporting import Cell, Column, Record, Table

@@ -22,11 +22,12 @@ import numpy as np
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.adapted import adapted
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.directions.probes import SHRINKAGE
 from mlx_interp.embedded import load_world

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
@@ -63,7 +64,7 @@ def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
 
 def form_table(records: Records, config: TraitConfig) -> Table | None:
     """Refusals under the selected direction, taken out at run time or in the weights."""
-    measured = trait_report.of(records, WEIGHTS)
+    measured = of(records, WEIGHTS)
     if not measured:
         return None
     rows: list[list[Cell]] = []

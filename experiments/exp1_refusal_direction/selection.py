@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import opener_tokens
 from mlx_interp.directions.candidates import (
     DEEPEST,

@@ -21,17 +21,18 @@ import numpy as np
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.behaviour.suffix import adversarial_suffix, framed, random_suffix
 from mlx_interp.directions.contrasts import template_positions
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import mean_or_none, stable_draw
+from mlx_interp.stats import stable_draw
 
 SEARCH, SUFFIXES = "suffix search", "suffixes"
 LENGTH, N_SEARCH = 8, 8
@@ -224,7 +225,7 @@ def head_table(records: Records, config: TraitConfig) -> Table | None:
             for condition in conditions:
                 own = _measured(records, condition)
                 values = [r[field][layer][head] for r in own]
-                cells.append(mean_or_none(values, unit=[r["unit"] for r in own], seed=config.seed))
+                cells.append(Frame(own).mean(values, unit="unit", seed=config.seed))
         rows.append([f"{layer}.{head}", len({r["unit"] for r in own}), *cells])
     return Table(
         "Adversarial suffix: the heads that write most along the direction",
@@ -261,10 +262,7 @@ def figure(records: Records, config: TraitConfig) -> Iterator[Plot]:
     series = [
         Series(
             name,
-            [
-                mean_or_none([r["cosines"][n] for r in own], unit=[r["unit"] for r in own], seed=config.seed)
-                for n in range(n_layers)
-            ],
+            [Frame(own).mean([r["cosines"][n] for r in own], unit="unit", seed=config.seed) for n in range(n_layers)],
         )
         for name, own in by_condition.items()
     ]

@@ -20,6 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.traits.choices import (
     ChoiceConfig,
@@ -36,7 +37,6 @@ from experiments.shared.traits.choices import (
     vectors,
 )
 from experiments.shared.traits.geometry import silhouettes
-from experiments.shared.traits.trait_report import of
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
@@ -254,7 +254,7 @@ def _spread(record: Record, field: str, seed: int) -> Estimate | None:
 
 
 def _mean(records: Sequence[Record], field: str, seed: int) -> Cell:
-    return mean_or_none([r[field] for r in records], unit=[r["unit"] for r in records], seed=seed)
+    return Frame(records).rate(field, unit="unit", seed=seed)
 
 
 def figures(records: Records, config: ChoiceConfig) -> Iterator[Plot]:

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.choices import bos
 from experiments.shared.traits.stages import Item, TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import agreement
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention

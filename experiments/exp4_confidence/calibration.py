@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from experiments.exp4_confidence.entropy import TRAIT
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.embedded import load_world
@@ -21,7 +22,7 @@ def calibration_table(records: Records, config: TraitConfig) -> Table | None:
         for arm in ("none", "direction", "random"):
             own = [
                 {**r, "right": r["unit"] in answerable and right[r["unit"]] in r["text"]}
-                for r in trait_report.of(records, stages.EFFECTS, split="test", arm=arm)
+                for r in of(records, stages.EFFECTS, split="test", arm=arm)
                 if r["layer"] in (None, layer) and r["kind"] in kinds and r["unit"] in right
             ]
             if len({r["unit"] for r in own}) > 1:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import mlx.core as mx
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.traits import stages, trait_report
+from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.reporting import Cell, Record, Table
 from mlx_interp.stats import trend_test
@@ -51,7 +52,7 @@ def entropy_table(records: Records, config: TraitConfig) -> Table:
     for kinds, what in ((("positive",), "certain"), (("negative",), "unsure"), (("positive", "negative"), "both")):
         row: list[Cell] = [what]
         for arm in ("direction", "random"):
-            own = [r for r in trait_report.of(records, ENTROPY, arm=arm, layer=layer) if r["kind"] in kinds]
+            own = [r for r in of(records, ENTROPY, arm=arm, layer=layer) if r["kind"] in kinds]
             row += [len(own)] if arm == "direction" else []
             row += list(_correlation(own, config.seed))
         rows.append(row)

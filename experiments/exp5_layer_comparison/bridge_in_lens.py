@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from experiments.exp5_layer_comparison.phenomena import PhenomenaConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import spread
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import TwoHopConfig, queries
 from mlx_interp.behaviour.answers import continuation, question, verdicts
@@ -27,8 +28,7 @@ class Hop:
 
 def hops(run: Run[PhenomenaConfig], earlier: Records) -> list[Hop]:
     found = queries(run.under(TwoHopConfig(seed=run.config.seed)), ())
-    n = min(run.config.max_queries, len(found))
-    return [Hop(found[i * len(found) // n].key, i * len(found) // n) for i in range(n)]
+    return [Hop(found[i].key, i) for i in spread(range(len(found)), run.config.max_queries)]
 
 
 def measure_bridge(run: Run[PhenomenaConfig], item: Hop) -> Iterator[Record]:

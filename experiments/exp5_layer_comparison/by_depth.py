@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from experiments.exp5_layer_comparison.bridge_in_lens import TOP
 from experiments.exp5_layer_comparison.phenomena import BRIDGE, PHENOMENA, REPORTED, VECTOR, PhenomenaConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.traits import trait_report
 from experiments.shared.traits.stages import EFFECTS
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
@@ -18,14 +19,12 @@ def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Est
     nothing. Meant: the trait where it is added, none where it is taken out. For the bridge, the share that shows it.
     """
     if trait == BRIDGE:
-        return trait_report.rate(trait_report.of(records, BRIDGE, arm=arm, layer=layer), seed)
+        return trait_report.rate(of(records, BRIDGE, arm=arm, layer=layer), seed)
     if trait == VECTOR:
-        steered, plain = (
-            trait_report.of(records, VECTOR, arm=name, layer=at) for name, at in ((arm, layer), ("none", None))
-        )
+        steered, plain = (of(records, VECTOR, arm=name, layer=at) for name, at in ((arm, layer), ("none", None)))
     else:
         steered, plain = (
-            trait_report.of(records, EFFECTS, trait=trait, split="test", arm=name, layer=at)
+            of(records, EFFECTS, trait=trait, split="test", arm=name, layer=at)
             for name, at in ((arm, layer), ("none", None))
         )
     if len({r["unit"] for r in steered}) < 2:
@@ -116,7 +115,5 @@ def _n_layers(records: Records) -> int:
 
 
 def _layers(records: Records, trait: str) -> list[int]:
-    own = (
-        trait_report.of(records, trait) if trait in (BRIDGE, VECTOR) else trait_report.of(records, EFFECTS, trait=trait)
-    )
+    own = of(records, trait) if trait in (BRIDGE, VECTOR) else of(records, EFFECTS, trait=trait)
     return sorted({r["layer"] for r in own if r["layer"] is not None})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from experiments.exp5_layer_comparison.phenomena import VECTOR, PhenomenaConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import spread
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import TaskConfig
@@ -20,8 +21,7 @@ from mlx_interp.reporting import Record
 def tasks_of(run: Run[PhenomenaConfig], earlier: Records) -> list[Item]:
     """Tasks, evenly over those that there are."""
     names = list(of_tasks.tasks(run.under(TaskConfig(seed=run.config.seed))))
-    n = min(run.config.max_tasks, len(names))
-    return [Item(name, VECTOR, name) for name in (names[i * len(names) // n] for i in range(n))]
+    return [Item(name, VECTOR, name) for name in spread(names, run.config.max_tasks)]
 
 
 def measure_vector(run: Run[PhenomenaConfig], item: Item) -> Iterator[Record]:

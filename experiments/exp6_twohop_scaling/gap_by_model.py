@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
 from experiments.shared.two_hop.queries import SCREENED, Case, all_cases
-from experiments.shared.two_hop.summaries import mean_over, n_layers, of_stage
+from experiments.shared.two_hop.summaries import mean_over, n_layers
 from experiments.shared.two_hop.tuned import LensConfig
 from mlx_interp.reporting import Cell, Column, Record, Table
 
@@ -42,10 +43,10 @@ def measure(run: Run[GapConfig], case: Case) -> list[Record]:
 
 def counts(records: Records, config: GapConfig) -> Table:
     """How many queries are left at each step."""
-    screened = of_stage(records, SCREENED)
+    screened = of(records, SCREENED)
     known = [r for r in screened if r["first_hop"] and r["second_hop"]]
     shortcut = [r for r in screened if r["group"] == "shortcut"]
-    measured = of_stage(records, lens.STAGE)
+    measured = of(records, lens.STAGE)
     row: list[Cell] = [len(screened), len(known), len(shortcut)]
     row += [sum(r["two_hop"] for r in screened), len(measured), len(lens.gap_summary(records, config)[0])]
     columns = ["queries", "both hops known", "shortcut, left out", "two-hop right", "measured", "both visible"]
@@ -55,10 +56,10 @@ def counts(records: Records, config: GapConfig) -> Table:
 def scaling(records: Records, config: GapConfig) -> Table:
     """One row a model: order and gap, and what was reported."""
     both, gaps = lens.gap_summary(records, config)
-    held = [r for r in of_stage(records, lens.STAGE) if _other_gap(r, config.lens_k) is not None]
+    held = [r for r in of(records, lens.STAGE) if _other_gap(r, config.lens_k) is not None]
     others = [float(_other_gap(r, config.lens_k) or 0) for r in held]
     layers = n_layers(records)
-    name = next((str(r["model"]) for r in of_stage(records, lens.STAGE)), "")
+    name = next((str(r["model"]) for r in of(records, lens.STAGE)), "")
     reported = REPORTED.get(name.partition(":")[0], (None, None))
     firsts = [[float(lens.visible(r, entity, config.lens_k) or 0) for r in both] for entity in lens.ENTITIES]
     row: list[Cell] = [

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import TaskConfig, means, other_task
+from mlx_interp.controls import random_like
 from mlx_interp.in_context.function_vectors import head_means
-from mlx_interp.stats import stable_draw
 
 FORMS = ("mean", "difference")
 ARMS = ("own", "other task", "random")
@@ -38,8 +37,4 @@ def vector(run: Run[VectorConfig], task: str, form: str, arm: str) -> mx.array:
     of_task = other_task(names, task) if arm == "other task" else task
     own = means(run, of_task).resid_post
     own = own - bare_mean(run, of_task) if form == "difference" else own
-    if arm != "random":
-        return own
-    rng = np.random.default_rng(stable_draw(run.config.seed, (task, form), 2**31))
-    noise = mx.array(rng.normal(size=tuple(own.shape)).astype(np.float32))
-    return noise * (mx.linalg.norm(own, axis=-1, keepdims=True) / mx.linalg.norm(noise, axis=-1, keepdims=True))
+    return random_like(own, seed=run.seed, key=(task, form)) if arm == "random" else own

@@ -8,8 +8,9 @@ import numpy as np
 
 from experiments.exp8_function_vectors.layer_vectors import ARMS, FORMS, VectorConfig, vector
 from experiments.harness.experiment import Metric, Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.in_context.screening import BASE, base_items, of, rate, solved
+from experiments.shared.in_context.screening import BASE, base_items, rate, solved
 from experiments.shared.in_context.tasks import Query, prompts
 from mlx_interp.behaviour.answers import answer_scores
 from mlx_interp.interventions import Add, Intervention

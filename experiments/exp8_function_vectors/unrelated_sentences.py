@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from experiments.exp8_function_vectors.layer_vectors import ARMS, VectorConfig, vector
 from experiments.exp8_function_vectors.strength_grid import grid_items
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
-from experiments.shared.in_context.screening import of, rate
+from experiments.shared.in_context.screening import rate
 from experiments.shared.in_context.tasks import Query
 from experiments.shared.in_context.transfer import PER_TASK, said, sentences
 from mlx_interp.interventions import Add, Intervention

@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.exp9_back_patching.back_patching import STAGE, cross_pairs
 from experiments.harness.experiment import Metric, Records
-from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage
+from experiments.harness.frame import of
+from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers
 from mlx_interp.lenses.logit import first_layer
 from mlx_interp.patching.back_patching import EMBEDDING, Pair, back_patching_pairs
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
@@ -74,21 +75,21 @@ def funnel(records: Records, config: Any) -> Table:
 
 def fix_rates(records: Records, config: Any) -> Table | None:
     """The rate of one cell, chosen on one half of the failures and scored on the other."""
-    if not of_stage(records, STAGE, study="back-patching"):
+    if not of(records, STAGE, study="back-patching"):
         return None
     return _rates("Fixed by one cell, held out", records, config, "back-patching", _held_out)
 
 
 def oracle_rates(records: Records, config: Any) -> Table | None:
     """The paper's figure, beside the same figure of the controls."""
-    if not of_stage(records, STAGE, study="back-patching"):
+    if not of(records, STAGE, study="back-patching"):
         return None
     return _rates("Fixed by any cell (oracle)", records, config, "back-patching", _oracle)
 
 
 def written(records: Records, config: Any) -> Table | None:
     """The paper's criterion: ten greedy tokens contain the answer."""
-    if not of_stage(records, STAGE, study="back-patching"):
+    if not of(records, STAGE, study="back-patching"):
         return None
     rows: list[list[Cell]] = []
     for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
@@ -131,14 +132,14 @@ def written(records: Records, config: Any) -> Table | None:
 
 def cross_prompt(records: Records, config: Any) -> Table | None:
     """The bridge's state from the second-hop prompt."""
-    if not of_stage(records, STAGE, study="cross-prompt"):
+    if not of(records, STAGE, study="cross-prompt"):
         return None
     return _rates("Cross-prompt patching, one cell, held out", records, config, "cross-prompt", _held_out)
 
 
 def harm(records: Records, config: Any) -> Table | None:
     """What the cells that fix failures do to correct queries."""
-    if not of_stage(records, STAGE, study="back-patching"):
+    if not of(records, STAGE, study="back-patching"):
         return None
     rows: list[list[Cell]] = []
     for position, length in _settings(records, "back-patching"):
@@ -165,7 +166,7 @@ def harm(records: Records, config: Any) -> Table | None:
 
 def depths(records: Records, config: Any) -> Table | None:
     """Where the logit lens first shows bridge and answer."""
-    if not of_stage(records, STAGE, arm="lens"):
+    if not of(records, STAGE, arm="lens"):
         return None
     rows: list[list[Cell]] = []
     for group in ("failure", "correct"):
@@ -202,7 +203,7 @@ def depths(records: Records, config: Any) -> Table | None:
 
 def identity(records: Records, config: Any) -> Table | None:
     """Every layer written into itself."""
-    if not of_stage(records, STAGE, study="identity"):
+    if not of(records, STAGE, study="identity"):
         return None
     clean = {r["item"]: r for r in records if r.get("arm") == "clean"}
     rows: list[list[Cell]] = []

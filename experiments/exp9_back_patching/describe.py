@@ -15,9 +15,10 @@ import numpy as np
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Place, place
-from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.lenses.patchscopes import all_pairs, described, placeholder_position
 from mlx_interp.patching.back_patching import patches, states_at
@@ -75,12 +76,12 @@ def by_source(record: Record, entity: str, whose: str = "own") -> list[bool]:
 
 def table(records: Records, config: Any) -> Table | None:
     """How many queries have their bridge and answer described from some layer, and from which first."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
     rows: list[list[Cell]] = []
     for group in GROUPS:
         for position, entity in READINGS:
-            mine = of_stage(records, STAGE, group=group, position=position)
+            mine = of(records, STAGE, group=group, position=position)
             hits = [by_source(r, entity) for r in mine]
             controls = [any(by_source(r, entity, "other")) for r in mine]
             seen = [(first(hit), r) for hit, r in zip(hits, mine, strict=True) if any(hit)]
@@ -117,7 +118,7 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
     for group, label in GROUPS.items():
         panels, n = [], 0
         for position, entity in READINGS:
-            mine = of_stage(records, STAGE, group=group, position=position)
+            mine = of(records, STAGE, group=group, position=position)
             if mine:
                 n = len(mine)
                 share = 100 * np.mean([cells(r, entity) for r in mine], axis=0)
@@ -145,7 +146,7 @@ def curves(records: Records, config: Any) -> Iterator[Plot]:
         series = []
         readings: Sequence[tuple[Place, str]] = (("bridge", "bridge"), ("last", "answer"))
         for position, entity in readings:
-            mine = of_stage(records, STAGE, group=group, position=position)
+            mine = of(records, STAGE, group=group, position=position)
             if not mine:
                 continue
             for whose, name in (("own", entity), ("other", f"another query's {entity}")):

@@ -15,7 +15,8 @@ from typing import Any
 
 from experiments.exp9_back_patching import describe, knock_out, project
 from experiments.harness.experiment import Records
-from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, of_stage
+from experiments.harness.frame import of
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over
 from mlx_interp.reporting import Cell, Column, Plot, Record, Table, box_plot
 from mlx_interp.stats import Estimate, unpaired_difference
 
@@ -25,10 +26,10 @@ STAGES = ("first hop resolved", "information moved", "second hop resolved", "pre
 def layers(records: Records, group: str) -> dict[str, list[float | None]]:
     """For each query of a group the layer of each stage; None where it is never seen."""
     found: dict[str, list[float | None]] = {}
-    described = of_stage(records, describe.STAGE, group=group)
+    described = of(records, describe.STAGE, group=group)
     at = {(r["item"], r["position"]): r for r in described}
-    knocked = {r["item"]: r for r in of_stage(records, knock_out.STAGE, group=group, edge=knock_out.MAIN)}
-    projected = {(r["item"], r["sublayer"]): r for r in of_stage(records, project.STAGE, group=group)}
+    knocked = {r["item"]: r for r in of(records, knock_out.STAGE, group=group, edge=knock_out.MAIN)}
+    projected = {(r["item"], r["sublayer"]): r for r in of(records, project.STAGE, group=group)}
     for item in dict.fromkeys(r["item"] for r in described):
         if item not in knocked or (item, "MLP") not in projected:
             continue

@@ -14,9 +14,10 @@ import numpy as np
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
-from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import mentions
 from mlx_interp.behaviour.two_hop import bridge_position
 from mlx_interp.interventions import Intervention, Knockout
@@ -94,11 +95,11 @@ def effective(record: Record) -> int | None:
 
 def table(records: Records, config: Any) -> Table | None:
     """How often a window anywhere is effective, where first, and what share of the windows is."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
     rows: list[list[Cell]] = []
     for group in GROUPS:
-        everything = of_stage(records, STAGE, group=group)
+        everything = of(records, STAGE, group=group)
         control = [r for r in everything if r["edge"] == CONTROL]
         reference = mean_over([float(np.mean(r["changed"])) for r in control], control, config.seed)
         for edge in dict.fromkeys(r["edge"] for r in everything):
@@ -115,7 +116,7 @@ def table(records: Records, config: Any) -> Table | None:
                     mean_over([float(effective(r) or 0) for r in hit], hit, config.seed),
                 ]
             )
-    reach = next((r["reach"] for r in of_stage(records, STAGE)), 0)
+    reach = next((r["reach"] for r in of(records, STAGE)), 0)
     return Table(
         "Attention knockout",
         [
@@ -141,7 +142,7 @@ def curves(records: Records, config: Any) -> Iterator[Plot]:
     for group, label in GROUPS.items():
         series = []
         for edge in FIGURE:
-            mine = of_stage(records, STAGE, group=group, edge=edge)
+            mine = of(records, STAGE, group=group, edge=edge)
             if mine:
                 hits = {r["item"]: r["changed"] for r in mine}
                 series.append(Series(edge, share_by_layer(hits, mine, config.seed)))

@@ -13,9 +13,10 @@ from typing import Any
 import mlx.core as mx
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
-from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import lens_at, lens_ranks
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
@@ -51,13 +52,13 @@ def top(record: Record, entity: str) -> list[bool]:
 
 def table(records: Records, config: Any) -> Table | None:
     """How often a sublayer of any layer promotes an entity to the top, and the first layer where it does."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
     rows: list[list[Cell]] = []
     for group in GROUPS:
         for name in SUBLAYERS.values():
             for entity in ENTITIES[:3]:
-                mine = of_stage(records, STAGE, group=group, sublayer=name)
+                mine = of(records, STAGE, group=group, sublayer=name)
                 others = [r for r in mine if f"other {entity} ranks" in r]
                 seen = [r for r in mine if any(top(r, entity))]
                 rows.append(
@@ -90,9 +91,9 @@ def table(records: Records, config: Any) -> Table | None:
 def curves(records: Records, config: Any) -> Iterator[Plot]:
     """Share of queries where each sublayer promotes the prediction, the bridge and the answer, by layer."""
     for group, label in GROUPS.items():
-        series, mine = [], []
+        series, mine = [], Frame()
         for name, entity in (("MLP", "prediction"), ("attention", "prediction"), ("attention", "bridge")):
-            mine = of_stage(records, STAGE, group=group, sublayer=name)
+            mine = of(records, STAGE, group=group, sublayer=name)
             if mine:
                 hits = {r["item"]: top(r, entity) for r in mine}
                 series.append(Series(f"{entity}, by {name}", share_by_layer(hits, mine, config.seed)))

@@ -21,9 +21,10 @@ import numpy as np
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
-from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, of_stage, share_by_layer
+from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.datasets import TwoHopQuery
@@ -177,11 +178,11 @@ def too_late(record: Record, by: str) -> bool | None:
 
 def finding(records: Records, config: Any) -> Table | None:
     """Each method's first layer against that of the probe."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
     rows: list[list[Cell]] = []
     for group in GROUPS:
-        mine = of_stage(records, STAGE, group=group)
+        mine = of(records, STAGE, group=group)
         for name, hits in (
             (f"lens, top {config.lens_k}", [by_lens(r, config) for r in mine]),
             ("lens, top 1", [[rank == 0 for rank in r["lens"]] for r in mine]),
@@ -227,9 +228,9 @@ def finding(records: Records, config: Any) -> Table | None:
 
 def repairs(records: Records, config: Any) -> Table | None:
     """Whether back-patching repairs the failures that are too late, and no others."""
-    if not of_stage(records, STAGE):
+    if not of(records, STAGE):
         return None
-    failures = of_stage(records, STAGE, group="failure")
+    failures = of(records, STAGE, group="failure")
     rows: list[list[Cell]] = []
     for by in ARRIVALS:
         for states, field in (("its own", "repaired"), ("another query's", "repaired_by_other")):
@@ -271,7 +272,7 @@ def repairs(records: Records, config: Any) -> Table | None:
 def curves(records: Records, config: Any) -> Iterator[Plot]:
     """By layer: how often lens, probe and ablation find the bridge."""
     for group, label in GROUPS.items():
-        mine = [{**r, "item": r["query"]} for r in of_stage(records, STAGE, group=group)]
+        mine = [{**r, "item": r["query"]} for r in of(records, STAGE, group=group)]
         if not mine:
             continue
         series = [

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp.controls import random_like
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
 from mlx_interp.model import Model
@@ -82,9 +83,7 @@ def some_dimensions(vectors: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def random_block(vectors: np.ndarray, seed: int) -> np.ndarray:
     """A random block (n_positions, d_model) that is as long as another at each position."""
-    drawn = np.random.default_rng(seed).normal(size=vectors.shape)
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True) / np.linalg.norm(drawn, axis=-1, keepdims=True)
-    return np.asarray(drawn * length, np.float32)
+    return np.asarray(random_like(vectors, seed=seed), np.float32)
 
 
 def _template_head(model: Model) -> list[int]:

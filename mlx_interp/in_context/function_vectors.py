@@ -20,6 +20,7 @@ import numpy as np
 from rich.progress import track
 
 from mlx_interp.behaviour.answers import Question, question, verdicts
+from mlx_interp.controls import random_like
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.demonstrations import (
     QUESTIONS,
@@ -240,10 +241,10 @@ def function_vector(
     heads = top_heads(effects, n_heads)
     vector = summed(means, heads)
     at = round(model.n_layers / 3) if layer is None else layer
-    noise = mx.array(rng.normal(size=model.d_model).astype(np.float32))
+    random = random_like(vector, seed=rng)
     nulls = {
         "random heads": summed(means, random_heads(effects.shape, n_heads, heads, rng)),
-        "random vector": noise * (mx.linalg.norm(vector) / mx.linalg.norm(noise)),
+        "random vector": random,
         "layer mean": means.resid_post[at],
     }
     return FunctionVector(task.name, vector, tuple(heads), effects, at, nulls)

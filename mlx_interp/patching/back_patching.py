@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
+from mlx_interp.controls import random_like
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -53,9 +53,7 @@ def states_at(model: Model, prompt: AnyPrompt, position: int) -> mx.array:
 
 def random_states(states: mx.array, seed: int) -> mx.array:
     """Directions drawn at random, with the length of each of the states: the control for what length alone does."""
-    rng = np.random.default_rng(seed)
-    noise = mx.array(rng.normal(size=states.shape).astype(np.float32))
-    return noise * (_length(states) / _length(noise))
+    return random_like(states, seed=seed)
 
 
 def patches(

@@ -21,7 +21,7 @@ from mlx_interp.stats.means import (
     mean_or_none,
     unpaired_difference,
 )
-from mlx_interp.stats.units import RESAMPLES, Estimate, clopper_pearson, number
+from mlx_interp.stats.units import RESAMPLES, Estimate, clopper_pearson, number, percentile_interval
 
 __all__ = [
     "RESAMPLES",
@@ -36,6 +36,7 @@ __all__ = [
     "mean_interval",
     "mean_or_none",
     "number",
+    "percentile_interval",
     "permutation_test",
     "spearman_interval",
     "spearman_of_means",

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from scipy.stats import permutation_test as scipy_permutation_test
 from scipy.stats import rankdata
 
-from mlx_interp.stats.units import Estimate, Floats, unanimous
+from mlx_interp.stats.units import Estimate, Floats, percentile_interval, unanimous
 
 
 def function_interval(
@@ -32,8 +32,7 @@ def function_interval(
     if n_units < 2 or not math.isfinite(value):
         return None
     draws = np.asarray(function(np.random.default_rng(seed).integers(0, n_units, (resamples, n_units))))
-    low, high = np.quantile(draws[np.isfinite(draws)], [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), n_units)
+    return percentile_interval(value, draws[np.isfinite(draws)], n=n_units, level=level)
 
 
 def jackknife_interval(
@@ -120,8 +119,7 @@ def auroc(
         wins[rng.integers(0, len(above), len(above))][:, rng.integers(0, len(below), len(below))].mean()
         for _ in range(resamples)
     ]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), n)
+    return percentile_interval(value, draws, n=n, level=level)
 
 
 def trend_test(x: Sequence[float], y: Sequence[float], *, seed: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from mlx_interp.stats.units import (
     ordered,
     paired,
     per_unit,
+    percentile_interval,
     resampled,
     unanimous,
 )
@@ -51,8 +52,7 @@ def mean_interval(
     draws = np.concatenate(
         [totals[rows].sum(1) / counts[rows].sum(1) for rows in resampled(len(names), resamples, seed)]
     )
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(names))
+    return percentile_interval(value, draws, n=len(names), level=level)
 
 
 def mean_or_none(
@@ -93,8 +93,7 @@ def difference_interval(
         totals[rows].sum(1) / counts[rows].sum(1) - control_totals[rows].sum(1) / control_counts[rows].sum(1)
         for rows in resampled(len(names), resamples, seed)
     ]
-    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(names))
+    return percentile_interval(value, np.concatenate(draws), n=len(names), level=level)
 
 
 def crossed_interval(
@@ -129,8 +128,7 @@ def crossed_interval(
     rng = np.random.default_rng(seed)
     rows, columns = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in grid.shape)
     means = np.sum((rows @ grid) * columns, axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(names))
+    return percentile_interval(value, means, n=len(names), level=level)
 
 
 def gap_closed(
@@ -163,8 +161,7 @@ def gap_closed(
         gap = ceiling - below
         found = totals[rows].sum(1) / counts[rows].sum(1) - below
         draws.append(found[gap > 0] / gap[gap > 0])
-    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(names))
+    return percentile_interval(value, np.concatenate(draws), n=len(names), level=level)
 
 
 def unpaired_difference(
@@ -190,5 +187,4 @@ def unpaired_difference(
         draws = [totals[rows].sum(1) / counts[rows].sum(1) for rows in resampled(len(arm), resamples, seed + number)]
         means.append((float(math.fsum(totals) / counts.sum()), np.concatenate(draws)))
     (mean, drawn), (other_mean, other_drawn) = means
-    low, high = np.quantile(drawn - other_drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(mean - other_mean, float(low), float(high), len(arms[0]) + len(arms[1]))
+    return percentile_interval(mean - other_mean, drawn - other_drawn, n=len(arms[0]) + len(arms[1]), level=level)

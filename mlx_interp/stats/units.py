@@ -39,6 +39,12 @@ class Estimate:
         return f"{value} [{low}, {high}]"
 
 
+def percentile_interval(value: float, draws: Sequence[float] | Floats, *, n: int, level: float = 0.95) -> Estimate:
+    """Percentile interval: a value between what the middle `level` of its resampled draws reaches from and to."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n)
+
+
 def number(value: float, *, digits: int = 2, percent: bool = False) -> str:
     """A number as every table and caption prints it: `.41`, `-1.30`, with percent=True `41`; never `-.00`."""
     if not math.isfinite(value):

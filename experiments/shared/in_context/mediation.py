@@ -10,11 +10,13 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
-from experiments.shared.in_context.screening import base_items, of, solved
+from experiments.shared.in_context.screening import base_items, solved
 from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
 from mlx_interp.behaviour.answers import answer_scores, name_scores, verdicts
+from mlx_interp.controls import random_like
 from mlx_interp.in_context.demonstrations import (
     first_tokens_shared,
     most_frequent_answer,
@@ -265,12 +267,11 @@ def _vectors(
     heads, centred = order[: chosen.k], chosen.centred
     random = tuple(random_heads((run.model.n_layers, run.model.n_heads), chosen.k, heads, rng))
     vector = task_vector(run, task, heads, centred)
-    noise = mx.array(rng.normal(size=run.model.d_model).astype(np.float32))
     return {
         VECTOR: vector,
         PAPER: task_vector(run, task, order[: paper.k], False),
         RANDOM: task_vector(run, task, random, centred),
-        NOISE: noise * (mx.linalg.norm(vector) / mx.linalg.norm(noise)),
+        NOISE: random_like(vector, seed=rng),
         OTHER: task_vector(run, other_task(names, task), heads, centred),
         PLAIN: task_vector(run, task, order[: plain.k], False),
         OWN: task_vector(run, task, own[: chosen.k], centred),

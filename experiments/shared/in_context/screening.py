@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import Query, TaskConfig, prompts
 from mlx_interp.behaviour.answers import verdicts
 from mlx_interp.reporting import Record
-from mlx_interp.stats import Estimate, mean_or_none
+from mlx_interp.stats import Estimate
 
 BASE = "base"
 
@@ -43,10 +43,6 @@ def solved(records: Records) -> list[Record]:
     return [r for r in records if r["stage"] == BASE and r["prompt"] == "examples" and r["right"]]
 
 
-def of(records: Records, stage: str, **labels: Any) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
-
-
 def rate(records: Sequence[Record], seed: int, field: str = "right") -> Estimate | None:
     """Share of queries, resampled by query."""
-    return mean_or_none([float(r[field]) for r in records], unit=[r["item"] for r in records], seed=seed)
+    return Frame(records).rate(field, seed=seed)

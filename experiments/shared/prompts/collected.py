@@ -103,11 +103,6 @@ def prompt_of(model: Model, row: Row) -> Prompt:
     return model.prompt(row.text, chat=row.chat)
 
 
-def spread(items: Sequence[Row], n: int) -> list[Row]:
-    """At most n, evenly over all of them."""
-    return [items[i * len(items) // n] for i in range(n)] if len(items) > n else list(items)
-
-
 def kept(run: Run[CollectionFields], earlier: Records) -> list[Row]:
     """The prompts that this run has, --limit included."""
     keys = {record["item"] for record in earlier if record["stage"] == LENGTHS}

@@ -50,8 +50,3 @@ def halves(asks: list[Ask]) -> Splits:
 def thirds(asks: list[Ask]) -> Splits:
     """By number, so that lists which say the same in two languages are cut alike."""
     return {"train": asks[0::2], "choose": asks[1::4], "test": asks[3::4]}
-
-
-def spread(asks: Sequence[Ask], n: int) -> list[Ask]:
-    """At most n, evenly over a list whose order has a structure."""
-    return [asks[i * len(asks) // n] for i in range(n)] if len(asks) > n else list(asks)

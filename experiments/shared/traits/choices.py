@@ -22,18 +22,19 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import Frame, of, spread
 from experiments.harness.state import Run, of_run
 from experiments.shared.prompts.read import Choice, Origin, choices
 from experiments.shared.traits import world_choices
 from experiments.shared.traits.stages import TraitConfig
-from experiments.shared.traits.trait_report import of
+from mlx_interp.controls import random_like
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, mean_or_none, stable_draw
+from mlx_interp.stats import Estimate
 
 MATCH, KNOWLEDGE = "choices", "knowledge"
 ENDS = (-1.0, 1.0)
@@ -77,7 +78,7 @@ def asked(name: str, split: str, n: int, seed: int) -> tuple[list[Choice], Origi
     """At most n questions of a split, evenly."""
     own = name.startswith(world_choices.PREFIX)
     found, origin = world_choices.choices(name, split) if own else choices(name, split, seed=seed)
-    return [found[i * len(found) // n] for i in range(n)] if len(found) > n else found, origin
+    return spread(found, n), origin
 
 
 def answered(
@@ -126,10 +127,7 @@ def dose(run: Run[ChoiceConfig], behaviour: str, layer: int) -> np.ndarray:
 
 def control(run: Run[ChoiceConfig], behaviour: str, layer: int) -> np.ndarray:
     """(d_model,): a random vector of the same length."""
-    vector = dose(run, behaviour, layer)
-    seed = stable_draw(run.config.seed, (behaviour, layer), 2**31)
-    noise = np.random.default_rng(seed).normal(size=len(vector))
-    return np.asarray(noise * np.linalg.norm(vector) / np.linalg.norm(noise))
+    return random_like(dose(run, behaviour, layer), seed=run.seed, key=(behaviour, layer))
 
 
 def questions(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
@@ -235,8 +233,7 @@ def table(records: Records, config: ChoiceConfig) -> Table | None:
 
 
 def _mean(records: Sequence[Record], arm: str, multiplier: float, seed: int) -> Cell:
-    own = [r for r in records if r["arm"] == arm and r["multiplier"] == multiplier]
-    return mean_or_none([r["p"] for r in own], unit=[r["unit"] for r in own], seed=seed)
+    return Frame(records).where(arm=arm, multiplier=multiplier).rate("p", unit="unit", seed=seed)
 
 
 def _against(records: Sequence[Record]) -> float | None:
@@ -273,8 +270,8 @@ def curves(records: Records, config: ChoiceConfig) -> Iterator[Plot]:
 
 
 def _mean_of(records: Sequence[Record], arm: str, multiplier: float, layer: int, seed: int) -> Estimate | None:
-    own = [r for r in records if (r["arm"], r["multiplier"], r["layer"]) == (arm, multiplier, layer)]
-    return mean_or_none([r["p"] for r in own], unit=[r["unit"] for r in own], seed=seed)
+    own = Frame(records).where(arm=arm, multiplier=multiplier, layer=layer)
+    return own.rate("p", unit="unit", seed=seed)
 
 
 STAGES = (Stage(MATCH, questions, measure), Stage(KNOWLEDGE, known, measure))

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
-from experiments.shared.traits.trait_report import of, rate
+from experiments.shared.traits.trait_report import rate
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
 from mlx_interp.embedded import trained_refusal_direction

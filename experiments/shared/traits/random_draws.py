@@ -16,14 +16,16 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
-from experiments.shared.traits.trait_report import KINDS, of, rate
+from experiments.shared.traits.trait_report import KINDS, rate
+from mlx_interp.controls import random_like
 from mlx_interp.directions.direction import Direction
 from mlx_interp.interventions import Intervention
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
-from mlx_interp.stats import Estimate, crossed_interval, stable_draw
+from mlx_interp.stats import Estimate, crossed_interval
 
 DRAWS = "draws"
 RANDOM, ORTHOGONAL = "random", "random, orthogonal"
@@ -96,14 +98,10 @@ def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator
 
 def drawn(found: Direction, arm: str, draw: int, seed: int) -> Direction:
     """A direction drawn at random, as long as the found one; the draw's number gives the same one in every run."""
-    rng = np.random.default_rng(stable_draw(seed, ("random direction", found.site, draw), 2**31))
-    vector = rng.normal(size=found.vector.shape[0])
-    unit = np.asarray(found.unit, np.float64)
-    if arm == ORTHOGONAL:
-        vector = vector - (vector @ unit) * unit
-    return replace(
-        found, vector=mx.array((vector * (found.norm / np.linalg.norm(vector))).astype(np.float32)), method=arm
-    )
+    own = np.asarray(found.vector, np.float64)
+    key = ("random direction", found.site, draw)
+    vector = random_like(own, seed=seed, key=key, without=own if arm == ORTHOGONAL else None)
+    return replace(found, vector=mx.array(vector.astype(np.float32)), method=arm)
 
 
 def table(records: Records, config: DrawConfig) -> Table | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from experiments.harness.frame import spread
 from experiments.shared.prompts.read import Origin, by_split, refuse_shared
 from experiments.shared.traits import own_sets, world_sets
-from experiments.shared.traits.asks import Splits, refusing, spread
+from experiments.shared.traits.asks import Splits, refusing
 from mlx_interp.behaviour.detectors import phrases
 from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.errors import DataError, nearest

@@ -14,7 +14,7 @@ from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
-from mlx_interp.controls import shuffled_labels
+from mlx_interp.controls import random_like, shuffled_labels
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction
@@ -23,7 +23,6 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.reporting import Record, finite
-from mlx_interp.stats import stable_draw
 
 DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
 ARMS = ("direction", "random", "shuffled labels")
@@ -120,12 +119,10 @@ def vector(run: Run[TraitConfig], item: Item, layer: int, arm: str) -> Direction
     model = run.model
     real = found(run, item.trait, language=item.language)
     values = real.vectors[layer, 0]
-    if arm != "direction":
-        if arm == "random":
-            seed = stable_draw(run.config.seed, (item.trait, layer), 2**31)
-            other = np.random.default_rng(seed).normal(size=len(values)).astype(np.float32)
-        else:
-            other = found(run, item.trait, arm, item.language).vectors[layer, 0]
+    if arm == "random":
+        values = random_like(values, seed=run.seed, key=(item.trait, layer)).astype(np.float32)
+    elif arm != "direction":
+        other = found(run, item.trait, arm, item.language).vectors[layer, 0]
         values = other * (np.linalg.norm(values) / max(float(np.linalg.norm(other)), 1e-9))
     return Direction(
         vector=mx.array(values),

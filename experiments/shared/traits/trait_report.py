@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Metric, Plan, Records
+from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.traits.stages import (
     ARMS,
@@ -20,7 +21,7 @@ from experiments.shared.traits.stages import (
     tried_layers,
 )
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
-from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+from mlx_interp.stats import Estimate, difference_interval
 
 KINDS = {"positive": "taken out, where it shows", "negative": "added, where it does not"}
 FLUENT = 2.0
@@ -47,13 +48,9 @@ def traits(records: Records) -> list[str]:
     return list(dict.fromkeys(r["trait"] for r in records if r["stage"] == DIRECTIONS))
 
 
-def of(records: Records, stage: str, **labels: object) -> list[Record]:
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
-
-
 def rate(records: Sequence[Record], seed: int, field: str = "hit") -> Estimate | None:
     """Share of hits; resampled by prompt, or by topic where several prompts share one."""
-    return mean_or_none([float(r[field]) for r in records], unit=[r["unit"] for r in records], seed=seed)
+    return Frame(records).rate(field, unit="unit", seed=seed)
 
 
 def effect(records: Records, trait: str, kind: str, arm: str, layer: int | None, seed: int) -> Estimate | None:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
-from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, of_stage, share_by_layer
+from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, share_by_layer
 from experiments.shared.two_hop.tuned import trained
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import first_layer, lens_at, lens_name_log_probs, lens_ranks
@@ -63,7 +64,7 @@ def gap(record: Record, k: int) -> int | None:
 
 def order_table(records: Records, config: Any) -> Table | None:
     """By family: whether both are visible, in which order, and how far apart."""
-    lenses = of_stage(records, STAGE)
+    lenses = of(records, STAGE)
     if not lenses:
         return None
     rows: list[list[Cell]] = []
@@ -104,7 +105,7 @@ def order_table(records: Records, config: Any) -> Table | None:
 
 def place_table(records: Records, config: Any) -> Table | None:
     """By position and by whether the model answers: first layers."""
-    lenses = of_stage(records, STAGE)
+    lenses = of(records, STAGE)
     if not lenses:
         return None
     rows: list[list[Cell]] = []
@@ -144,7 +145,7 @@ def place_table(records: Records, config: Any) -> Table | None:
 
 def curves(records: Records, config: Any) -> Iterator[Plot]:
     """Share of queries with bridge and answer visible, by layer."""
-    lenses = of_stage(records, STAGE)
+    lenses = of(records, STAGE)
     series = []
     for entity, place in (("bridge", "subject"), ("bridge", "last"), ("answer", "last")):
         hits = {r["item"]: [rank < config.lens_k for rank in r[f"{entity} at {place}"]] for r in lenses}
@@ -170,7 +171,7 @@ def curves(records: Records, config: Any) -> Iterator[Plot]:
 
 def gap_summary(records: Records, config: Any) -> tuple[list[Record], list[float]]:
     """The queries where both are visible, and their gaps."""
-    both = [r for r in of_stage(records, STAGE) if gap(r, config.lens_k) is not None]
+    both = [r for r in of(records, STAGE) if gap(r, config.lens_k) is not None]
     return both, [float(gap(r, config.lens_k) or 0) for r in both]
 
 

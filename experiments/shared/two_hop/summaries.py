@@ -7,16 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import Frame
 from mlx_interp.reporting import Record
-from mlx_interp.stats import Estimate, mean_or_none
+from mlx_interp.stats import Estimate
 
 ALL = "all"
 GROUPS = {"failure": "failures", "correct": "correct queries"}
-
-
-def of_stage(records: Records, stage: str, **labels: object) -> list[Record]:
-    """A stage's records that carry these labels, in order."""
-    return [r for r in records if r["stage"] == stage and all(r.get(name) == value for name, value in labels.items())]
 
 
 def families(records: Sequence[Record]) -> list[str]:
@@ -27,7 +23,7 @@ def families(records: Sequence[Record]) -> list[str]:
 
 def mean_over(values: Sequence[float | bool], records: Sequence[Record], seed: int) -> Estimate | None:
     """Mean over queries; resampled by bridge, since many queries share one. None if there are none."""
-    return mean_or_none([float(value) for value in values], unit=[r["bridge"] for r in records], seed=seed)
+    return Frame(records).mean((float(value) for value in values), unit="bridge", seed=seed)
 
 
 def share_by_layer(hits: Mapping[str, Sequence[bool]], records: Sequence[Record], seed: int) -> list[Estimate | None]:

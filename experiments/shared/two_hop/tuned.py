@@ -15,9 +15,10 @@ import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.queries import Case, TwoHopConfig, all_cases, queries
-from experiments.shared.two_hop.summaries import mean_over, of_stage
+from experiments.shared.two_hop.summaries import mean_over
 from mlx_interp.lenses.tuned import (
     TunedLens,
     exchanged,
@@ -95,7 +96,7 @@ def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
 
 
 def _lenses(records: Records) -> list[str]:
-    return list(dict.fromkeys(r["lens"] for r in of_stage(records, STAGE)))
+    return list(dict.fromkeys(r["lens"] for r in of(records, STAGE)))
 
 
 def distance_table(records: Records, config: LensConfig) -> Table | None:
@@ -103,7 +104,7 @@ def distance_table(records: Records, config: LensConfig) -> Table | None:
     names = _lenses(records)
     if not names:
         return None
-    own = {name: of_stage(records, STAGE, lens=name) for name in names}
+    own = {name: of(records, STAGE, lens=name) for name in names}
     rows: list[list[Cell]] = []
     for layer in range(len(own[names[0]][0]["kl"])):
         kls = [mean_over([r["kl"][layer] for r in own[name]], own[name], config.seed) for name in names]
@@ -134,7 +135,7 @@ def distance_figure(records: Records, config: LensConfig) -> Plot | list[Plot]:
         return []
     series = []
     for name in names:
-        own = of_stage(records, STAGE, lens=name)
+        own = of(records, STAGE, lens=name)
         layers = range(len(own[0]["kl"]))
         series.append(Series(name, [mean_over([r["kl"][at] for r in own], own, config.seed) for at in layers]))
     return line_with_band(
@@ -145,5 +146,5 @@ def distance_figure(records: Records, config: LensConfig) -> Plot | list[Plot]:
         x_label="layer (resid_post)",
         y_label="KL from the model's prediction (nats)",
         caption=f"KL divergence of each layer's lens from the model's own prediction, mean over the positions of "
-        f"{len(of_stage(records, STAGE, lens=names[0]))} prompts; 95 % intervals over bridges.",
+        f"{len(of(records, STAGE, lens=names[0]))} prompts; 95 % intervals over bridges.",
     )
