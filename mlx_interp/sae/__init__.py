@@ -3,9 +3,10 @@
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
 from mlx_interp.sae.dashboards import FeaturePage, dashboard, feature_pages, page_of, write_dashboard
 from mlx_interp.sae.files import from_saelens, load, save
+from mlx_interp.sae.kinds import KINDS, Kind
 from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
 from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
-from mlx_interp.sae.sae import KINDS, SAE, Kind
+from mlx_interp.sae.sae import SAE
 from mlx_interp.sae.streams import InMemory, Streamed, activations
 from mlx_interp.sae.training import TrainConfig, train
 from mlx_interp.sae.truth import Detector, best_detectors, sparse_probe, stability

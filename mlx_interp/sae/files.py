@@ -21,7 +21,8 @@ from safetensors.numpy import save as to_safetensors
 
 from mlx_interp.errors import SAEError
 from mlx_interp.reporting.files import make_folder, write_atomically
-from mlx_interp.sae.sae import SAE, SHAPES, Kind
+from mlx_interp.sae.kinds import BY_NAME, architectures
+from mlx_interp.sae.sae import SAE, kind_of
 
 CONFIG, WEIGHTS, NPZ = "cfg.json", "sae_weights.safetensors", "params.npz"
 OWN = "mlx_interp"
@@ -36,18 +37,15 @@ HOOKS = {
     "z": "attn.hook_z",
 }
 """Our sites and TransformerLens's hooks; both take sublayer outputs after Gemma's post-norms."""
-ARCHITECTURES: dict[str, Kind] = {"standard": "relu", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu"}
-WRITTEN = {"relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "jumprelu"}
-"""A BatchTopK one is at inference a JumpReLU one with a single threshold."""
 
 
 def save(sae: SAE, folder: Path | str, *, model_name: str = "") -> Path:
     """Write an autoencoder as SAELens reads it; returns the folder. Raises RunError where that is not possible."""
     path = Path(folder)
     make_folder(path)
-    hook = hook_of(sae.site)
+    hook, kind = hook_of(sae.site), kind_of(sae.kind)
     config: dict[str, Any] = {
-        "architecture": WRITTEN[sae.kind],
+        "architecture": kind.architecture,
         "d_in": sae.d_model,
         "d_sae": sae.d_sae,
         "dtype": "float32",
@@ -64,10 +62,10 @@ def save(sae: SAE, folder: Path | str, *, model_name: str = "") -> Path:
             OWN: {"kind": sae.kind, "site": sae.site, **sae.meta},
         },
     }
-    if sae.kind == "topk":
+    if kind.needs_k:
         config |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     # ascontiguousarray: safetensors writes the buffer as it lies, and a transposed one lies the other way round.
-    arrays = {name: np.ascontiguousarray(np.asarray(sae.weights[name])) for name in SHAPES[sae.kind]}
+    arrays = {name: np.ascontiguousarray(np.asarray(sae.weights[name])) for name in kind.shapes}
     write_atomically(path / WEIGHTS, to_safetensors(arrays))
     write_atomically(path / CONFIG, json.dumps(config, indent=1))
     return path
@@ -106,8 +104,7 @@ def from_saelens(
     own = metadata.get(OWN) or {}
     kind, k = _kind(config, own, context)
     weights = {name: mx.array(value).astype(mx.float32) for name, value in arrays.items()}
-    if kind == "jumprelu" and "threshold" in weights and weights["threshold"].size == 1:
-        weights["threshold"] = mx.broadcast_to(weights["threshold"].reshape(1), weights["b_enc"].shape)
+    weights = kind_of(kind).read(weights)
     if config.get("rescale_acts_by_decoder_norm"):
         weights = _with_unit_decoder(weights)
     if metadata.get("hook_name_out") or metadata.get("hook_head_index") is not None:
@@ -126,7 +123,7 @@ def from_saelens(
     found = SAE(
         kind,
         site or own.get("site") or site_of(metadata.get("hook_name") or metadata.get("hook_point") or "", context),
-        {name: weights[name] for name in SHAPES[kind] if name in weights},
+        {name: weights[name] for name in kind_of(kind).shapes if name in weights},
         k=k,
         subtracts_bias=bool(config.get("apply_b_dec_to_input", True)),
         normalize=normalize,
@@ -141,22 +138,26 @@ def from_saelens(
     return found
 
 
-def _kind(config: Mapping[str, Any], own: Mapping[str, Any], context: str) -> tuple[Kind, int | None]:
+def _kind(config: Mapping[str, Any], own: Mapping[str, Any], context: str) -> tuple[str, int | None]:
     """Before version 6 the activation function said what the architecture does not."""
     architecture = config.get("architecture", "standard")
     activation = config.get("activation_fn_str") or config.get("activation_fn") or "relu"
     if architecture == "standard" and activation == "topk":
         architecture = "topk"
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-    if architecture not in ARCHITECTURES or activation not in ("relu", "topk"):
+    known = architectures()
+    if architecture not in known or activation not in ("relu", "topk"):
         raise SAEError(
             f"{context}: architecture {architecture!r} with activation {activation!r} is not understood, "
-            f"only {', '.join(ARCHITECTURES)} are"
+            f"only {', '.join(known)} are"
         )
-    kind = ARCHITECTURES[architecture]
-    if kind == "topk" and not k:
-        raise SAEError(f"{context}: a topk autoencoder whose configuration does not say k")
-    return ("batchtopk" if own.get("kind") == "batchtopk" else kind), int(k) if kind == "topk" else None
+    said = own.get("kind")
+    name = said if said in BY_NAME and BY_NAME[said].architecture == architecture else known[architecture]
+    if not kind_of(name).needs_k:
+        return name, None
+    if not k:
+        raise SAEError(f"{context}: a {name} autoencoder whose configuration does not say k")
+    return name, int(k)
 
 
 def _with_unit_decoder(weights: Mapping[str, mx.array]) -> dict[str, mx.array]:
@@ -194,7 +195,7 @@ def _from_npz(path: Path, site: str | None) -> SAE:
     place, l0 = gemma_scope_site(str(path)), re.search(r"average_l0_(\d+)", str(path))
     if (site or place) is None:
         raise SAEError(f"{path}: a {NPZ} does not say which site it is of: give site='resid_post.12'")
-    kept = {name: value for name, value in weights.items() if name in SHAPES["jumprelu"]}
+    kept = {name: value for name, value in weights.items() if name in kind_of("jumprelu").shapes}
     meta = {"l0": float(l0.group(1))} if l0 else {}
     return SAE("jumprelu", str(site or place), kept, subtracts_bias=False, meta=meta)
 

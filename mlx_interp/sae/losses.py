@@ -1,4 +1,4 @@
-"""What each kind of autoencoder minimises, in units in which E ||x||^2 = 1 (as in Gemma Scope, 2408.05147).
+"""Losses of autoencoders (`kinds` has what is of one kind), in units in which E ||x||^2 = 1 (Gemma Scope, 2408.05147).
 
 all         squared error ||x - x^||^2, summed over d_model, mean over the batch; with nested prefixes (Matryoshka,
             2503.17547) the mean of the errors of the first n features, for each n
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_interp.sae.sae import Kind, Weights, features_of, largest, pre_activations
+from mlx_interp.sae.kinds import Weights, largest
+from mlx_interp.sae.sae import kind_of
 
 
 @dataclass(frozen=True)
 class Objective:
     """The loss of one kind; `k` of topk and batchtopk, `sparsity` the weight of the others' penalty."""
 
-    kind: Kind
+    kind: str
     k: int
     target_l0: float | None
     bandwidth: float
@@ -33,43 +34,25 @@ class Objective:
         self, weights: Weights, x: mx.array, sparsity: mx.array, dead: mx.array | None
     ) -> tuple[mx.array, dict[str, mx.array]]:
         """(loss, what the trainer keeps of the forward pass); x (batch, d_model), dead (d_sae,) of bool or None."""
-        z = pre_activations(self.kind, weights, x)
-        f, penalty = self.features(weights, z)
+        kind = kind_of(self.kind)
+        z = kind.pre_activations(weights, (x - weights["b_dec"]) @ weights["W_enc"])
+        f, penalty = kind.trained(weights, z, self)
         error = x - (f @ weights["W_dec"] + weights["b_dec"])
         squared = mx.mean(mx.sum(error * error, axis=-1))
         loss = squared if not self.nested else self._nested(weights, x, f, squared)
         loss = loss + sparsity * penalty
-        if self.kind == "gated":
-            loss = loss + _gate_error(weights, x, z[0])
+        further = kind.further_loss(weights, x, z)
+        if further is not None:
+            loss = loss + further
         if dead is not None:
-            loss = loss + self.aux_weight * self._aux(weights, z, mx.stop_gradient(error), dead)
+            loss = loss + self.aux_weight * self._aux(weights, kind.gate(z), mx.stop_gradient(error), dead)
         kept = {"squared": squared, "l0": mx.mean(mx.sum(f > 0, axis=-1)), "fired": mx.any(f > 0, axis=0)}
-        if self.kind == "batchtopk":
-            kept["smallest"] = mx.min(mx.where(f > 0, f, mx.array(float("inf"))))
-        return loss, kept
+        return loss, kept | kind.kept(f)
 
-    def features(self, weights: Weights, z: mx.array) -> tuple[mx.array, mx.array]:
-        """(features as in training, penalty before its weight)."""
-        if self.kind == "jumprelu":
-            return self._jumprelu(z, weights["log_threshold"])
-        if self.kind == "batchtopk":
-            f = mx.maximum(z, 0)
-            return largest(f.reshape(1, -1), self.k * f.shape[0]).reshape(f.shape), mx.zeros(())
-        f = features_of(self.kind, weights, z, self.k)
-        if self.kind == "topk":
-            return f, mx.zeros(())
-        over = f if self.kind == "relu" else mx.maximum(z[0], 0)
-        return f, mx.mean(mx.sum(over, axis=-1))
-
-    def _jumprelu(self, z: mx.array, log_threshold: mx.array) -> tuple[mx.array, mx.array]:
-        threshold = mx.exp(log_threshold)
-        open_ = mx.stop_gradient((z > threshold).astype(mx.float32))
-        near = mx.stop_gradient((mx.abs(z - threshold) < self.bandwidth / 2).astype(mx.float32)) / self.bandwidth
-        # Straight-through: the value is that of a step, the gradient with respect to the threshold that of a ramp.
-        ramp = near * (threshold - mx.stop_gradient(threshold))
-        f = mx.maximum(z, 0) * open_ - mx.stop_gradient(threshold) * ramp
-        l0 = mx.mean(mx.sum(open_ - ramp, axis=-1))
-        return f, l0 if self.target_l0 is None else (l0 / self.target_l0 - 1) ** 2
+    def features(self, weights: Weights, x: mx.array) -> mx.array:
+        """Features (batch, d_sae) of x as in training."""
+        kind = kind_of(self.kind)
+        return kind.trained(weights, kind.pre_activations(weights, (x - weights["b_dec"]) @ weights["W_enc"]), self)[0]
 
     def _nested(self, weights: Weights, x: mx.array, f: mx.array, whole: mx.array) -> mx.array:
         total = whole
@@ -79,18 +62,11 @@ class Objective:
             total = total + mx.mean(mx.sum(error * error, axis=-1))
         return total / (1 + len(self.nested))
 
-    def _aux(self, weights: Weights, z: mx.array, error: mx.array, dead: mx.array) -> mx.array:
+    def _aux(self, weights: Weights, gate: mx.array, error: mx.array, dead: mx.array) -> mx.array:
         """How badly the dead features explain what the living ones leave, as a share of it."""
-        gate = z[0] if self.kind == "gated" else z
         f = largest(mx.where(dead, mx.maximum(gate, 0), 0.0), self.aux_k)
         missed = error - f @ weights["W_dec"]
         return mx.mean(mx.sum(missed * missed, axis=-1)) / mx.mean(mx.sum(error * error, axis=-1))
-
-
-def _gate_error(weights: Weights, x: mx.array, gate: mx.array) -> mx.array:
-    decoder, bias = mx.stop_gradient(weights["W_dec"]), mx.stop_gradient(weights["b_dec"])
-    error = x - (mx.maximum(gate, 0) @ decoder + bias)
-    return mx.mean(mx.sum(error * error, axis=-1))
 
 
 def without_parallel(gradient: mx.array, decoder: mx.array) -> mx.array:

@@ -1,13 +1,6 @@
 """Sparse autoencoders: their parameters, their forward pass, and edits of single features.
 
-x (..., d_model) -> features f (..., d_sae) -> x^ = f W_dec + b_dec. With z = (x - b_dec) W_enc + b_enc the kinds are
-
-    relu        f = ReLU(z)                                     Bricken et al. 2023; Cunningham et al. 2023 (2309.08600)
-    gated       f = 1[z_gate > 0] ReLU(z_mag), shared W_enc     Rajamanoharan et al. 2024 (2404.16014)
-    topk        f = the k largest of ReLU(z)                    Gao et al. 2024 (2406.04093)
-    jumprelu    f = z 1[z > threshold], one for each feature    Rajamanoharan et al. 2024 (2407.14435)
-    batchtopk   as jumprelu once trained: a fixed threshold     Bussmann et al. 2024 (2412.06410)
-
+x (..., d_model) -> features f (..., d_sae) -> x^ = f W_dec + b_dec; how f comes from x is the kind's (`kinds`).
 Weights are those for activations as the model has them: whatever scale training used is folded in.
 """
 
@@ -21,21 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp.activations import Activations
-from mlx_interp.errors import SAEError
+from mlx_interp.errors import SAEError, nearest
 from mlx_interp.interventions import ArrayLike, Features, Positions
+from mlx_interp.sae.kinds import BY_NAME, ReLU
 
-Kind: TypeAlias = Literal["relu", "gated", "topk", "batchtopk", "jumprelu"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 Normalize: TypeAlias = Literal["none", "constant_norm_rescale", "layer_norm"]
-Weights: TypeAlias = dict[str, mx.array]
-
-SHAPES: dict[str, dict[str, str]] = {
-    kind: {"W_enc": "dm", "W_dec": "md", "b_dec": "d"}
-    | ({"b_gate": "m", "r_mag": "m", "b_mag": "m"} if kind == "gated" else {"b_enc": "m"})
-    | ({"threshold": "m"} if kind in ("batchtopk", "jumprelu") else {})
-    for kind in KINDS
-}
-"""Parameters of each kind: d is d_model, m is d_sae."""
 EDITED_AT_ONCE = 32_000_000
 """Features held at once while an intervention edits some."""
 
@@ -49,7 +32,8 @@ class SAE:
     normalize: what is done to every x before encoding, and undone after decoding, by what x itself is.
     """
 
-    kind: Kind
+    kind: str
+    """A name of `kinds.BY_NAME`."""
     site: str
     weights: Mapping[str, mx.array] = field(repr=False)
     k: int | None = None
@@ -59,15 +43,14 @@ class SAE:
     """Where it is from: training configuration, tokens, release."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise SAEError(f"no kind of autoencoder {self.kind!r}: there are {', '.join(KINDS)}")
+        kind = kind_of(self.kind)
         if self.normalize not in get_args(Normalize):
             raise SAEError(
                 f"{self.site}: inputs are not normalised by {self.normalize!r}; known: {get_args(Normalize)}"
             )
         check_shapes(self.kind, self.weights, f"autoencoder of {self.site}")
-        if self.kind == "topk" and not 1 <= (self.k or 0) <= self.d_sae:
-            raise SAEError(f"{self.site}: a topk autoencoder needs k between 1 and {self.d_sae}, not {self.k}")
+        if kind.needs_k and not 1 <= (self.k or 0) <= self.d_sae:
+            raise SAEError(f"{self.site}: a {self.kind} autoencoder needs k between 1 and {self.d_sae}, not {self.k}")
 
     @property
     def d_model(self) -> int:
@@ -83,7 +66,7 @@ class SAE:
         return self.weights["W_dec"]
 
     def __repr__(self) -> str:
-        k = f", k={self.k}" if self.kind == "topk" else ""
+        k = f", k={self.k}" if kind_of(self.kind).needs_k else ""
         return f"SAE({self.kind!r}, {self.site!r}, {self.d_model} -> {self.d_sae}{k})"
 
     def encode(self, x: ArrayLike) -> mx.array:
@@ -165,8 +148,9 @@ class SAE:
         return array.astype(mx.float32)
 
     def _encode(self, x: mx.array) -> mx.array:
-        z = pre_activations(self.kind, self.weights, x, subtracts_bias=self.subtracts_bias)
-        return features_of(self.kind, self.weights, z, self.k)
+        kind = kind_of(self.kind)
+        h = (x - self.weights["b_dec"] if self.subtracts_bias else x) @ self.weights["W_enc"]
+        return kind.features(self.weights, kind.pre_activations(self.weights, h), self.k)
 
     def _normalised(self, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """(x as the encoder wants it, what to add and what to multiply a reconstruction by to undo it)."""
@@ -181,45 +165,23 @@ class SAE:
         return (x - mean) / (spread + 1e-5), mean, spread
 
 
-def pre_activations(
-    kind: Kind, weights: Mapping[str, mx.array], x: mx.array, *, subtracts_bias: bool = True
-) -> mx.array:
-    """z (..., d_sae); of a gated one both, gate and magnitude, (2, ..., d_sae)."""
-    z = (x - weights["b_dec"] if subtracts_bias else x) @ weights["W_enc"]
-    if kind != "gated":
-        return z + weights["b_enc"]
-    return mx.stack([z + weights["b_gate"], z * mx.exp(weights["r_mag"]) + weights["b_mag"]])
+def kind_of(name: str) -> ReLU:
+    """What a kind does, by its name. Raises SAEError, with the nearest names, for one that is none."""
+    if name not in BY_NAME:
+        raise SAEError(f"no kind of autoencoder {name!r}: {nearest(name, BY_NAME)}there are {', '.join(BY_NAME)}")
+    return BY_NAME[name]
 
 
-def features_of(kind: Kind, weights: Mapping[str, mx.array], z: mx.array, k: int | None) -> mx.array:
-    """Features from pre-activations, as at inference."""
-    if kind == "gated":
-        return mx.where(z[0] > 0, mx.maximum(z[1], 0), 0.0)
-    f = mx.maximum(z, 0)
-    if kind == "topk":
-        assert k is not None
-        return largest(f, k)
-    return f if kind == "relu" else mx.where(z > weights["threshold"], f, 0.0)
-
-
-def largest(f: mx.array, k: int) -> mx.array:
-    """f (..., m) with all but the k largest of each row set to 0 (ties at the k-th are kept)."""
-    if k >= f.shape[-1]:
-        return f
-    place = f.shape[-1] - k
-    kth = mx.stop_gradient(mx.partition(f, place, axis=-1)[..., place : place + 1])
-    return mx.where(f >= kth, f, 0.0)
-
-
-def check_shapes(kind: Kind, weights: Mapping[str, mx.array], what: str) -> None:
+def check_shapes(kind: str, weights: Mapping[str, mx.array], what: str) -> None:
     """Raises SAEError, naming the parameter, unless all of a kind's are there and fit each other."""
-    missing = SHAPES[kind].keys() - weights.keys()
+    shapes = kind_of(kind).shapes
+    missing = shapes.keys() - weights.keys()
     if missing:
         raise SAEError(f"{what}: a {kind} one needs {', '.join(sorted(missing))}; it has {', '.join(weights)}")
     if weights["W_dec"].ndim != 2:
         raise SAEError(f"{what}: W_dec is {tuple(weights['W_dec'].shape)}, (d_sae, d_model) is needed")
     size = {"m": weights["W_dec"].shape[0], "d": weights["W_dec"].shape[1]}
-    for name, axes in SHAPES[kind].items():
+    for name, axes in shapes.items():
         shape = tuple(size[axis] for axis in axes)
         if (given := tuple(weights[name].shape)) != shape:
             raise SAEError(f"{what}: {name} is {given}, but {shape} fits W_dec {tuple(weights['W_dec'].shape)}")

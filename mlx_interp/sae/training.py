@@ -25,8 +25,9 @@ import numpy as np
 
 from mlx_interp.errors import SAEError
 from mlx_interp.sae.checkpoints import read_state, write_state
+from mlx_interp.sae.kinds import Weights
 from mlx_interp.sae.losses import Objective, geometric_median, with_unit_rows, without_parallel
-from mlx_interp.sae.sae import KINDS, SAE, Kind, Weights, pre_activations
+from mlx_interp.sae.sae import SAE, kind_of
 from mlx_interp.sae.streams import Batches, Floats, endless, source_of
 
 SAMPLE = 16_384
@@ -39,7 +40,8 @@ Progress = Callable[[int, int, dict[str, float]], None]
 class TrainConfig:
     """How to train. Raises SAEError for what cannot be."""
 
-    kind: Kind = "topk"
+    kind: str = "topk"
+    """A name of `kinds.BY_NAME`."""
     d_sae: int | None = None
     """Features; 16 for each of d_model by default."""
     k: int = 32
@@ -79,8 +81,7 @@ class TrainConfig:
     """Steps between two checkpoints."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise SAEError(f"no kind of autoencoder {self.kind!r}: there are {', '.join(KINDS)}")
+        kind_of(self.kind)
         if min(self.steps, self.batch_size, self.k) < 1 or self.learning_rate <= 0 or self.sparsity < 0:
             raise SAEError(f"steps, batch_size, k and learning_rate must be positive, sparsity not negative: {self}")
         if any(not 0 < share < 1 for share in self.nested):
@@ -119,7 +120,8 @@ class Trainer:
         sample = self._sample()
         self.d_model = sample.shape[1]
         self.d_sae = config.d_sae or 16 * self.d_model
-        if config.kind == "topk" and config.k > self.d_sae:
+        self.kind = kind_of(config.kind)
+        if self.kind.needs_k and config.k > self.d_sae:
             raise SAEError(f"k = {config.k} active features of {self.d_sae}: take fewer")
         self.scale = float(1 / np.sqrt(np.mean(np.sum(sample.astype(np.float64) ** 2, axis=-1))))
         self.objective = Objective(
@@ -138,7 +140,7 @@ class Trainer:
         self.silent = np.zeros(self.d_sae, dtype=np.int64)
         """Tokens since each feature fired."""
         self.smallest = (0.0, 0.0)
-        """batchtopk: sum of weights and weighted sum of each batch's smallest kept value."""
+        """Sum of weights and weighted sum of what the kind keeps of each batch (batchtopk: the smallest value kept)."""
         self.log: list[dict[str, float]] = []
         self._update = self._compiled()
 
@@ -158,12 +160,9 @@ class Trainer:
         decoder = with_unit_rows(mx.random.normal((self.d_sae, self.d_model), key=key))
         weights = {"W_dec": decoder, "W_enc": decoder.T}
         weights["b_dec"] = geometric_median(x) if config.centre == "median" else mx.mean(x, axis=0)
-        names = ("b_gate", "r_mag", "b_mag") if config.kind == "gated" else ("b_enc",)
-        weights |= {name: mx.zeros((self.d_sae,)) for name in names}
-        if config.kind == "jumprelu":
-            weights["log_threshold"] = mx.full((self.d_sae,), math.log(config.threshold))
+        weights |= self.kind.first(self.d_sae, config.threshold)
         # Random directions overlap: at full length their sum would be many times as long as what it stands for.
-        f, _ = self.objective.features(weights, pre_activations(config.kind, weights, x[:1024]))
+        f = self.objective.features(weights, x[:1024])
         centred, out = x[:1024] - weights["b_dec"], f @ decoder
         weights["W_enc"] = decoder.T * (mx.sum(centred * out) / mx.maximum(mx.sum(out * out), 1e-12))
         mx.eval(weights)
@@ -234,7 +233,7 @@ class Trainer:
         if not len(dead):
             return
         weights = self.weights
-        f, _ = self.objective.features(weights, pre_activations(self.config.kind, weights, x))
+        f = self.objective.features(weights, x)
         error = np.asarray(x - f @ weights["W_dec"] - weights["b_dec"], dtype=np.float64)
         chance = np.sum(error**2, axis=-1) ** 2
         rng = np.random.default_rng([self.config.seed, self.step])
@@ -244,8 +243,8 @@ class Trainer:
         length = mx.mean(mx.linalg.norm(weights["W_enc"], axis=0))
         weights["W_dec"][where] = directions
         weights["W_enc"][:, where] = 0.2 * length * directions.T
-        for name in weights.keys() - {"W_dec", "W_enc", "b_dec"}:
-            weights[name][where] = math.log(self.config.threshold) if name == "log_threshold" else 0.0
+        for name, value in self.kind.first(self.d_sae, self.config.threshold).items():
+            weights[name][where] = value[where]
         for name in weights.keys() - {"b_dec"}:
             for moment in ("m", "v"):
                 held = self.adam.state[name][moment]
@@ -258,14 +257,8 @@ class Trainer:
     def finished(self) -> SAE:
         """The autoencoder, its scale folded in: features become 1 / scale as large, directions stay."""
         config = self.config
-        weights = {name: value for name, value in self.weights.items() if name != "log_threshold"}
-        for name in weights.keys() - {"W_dec", "W_enc", "r_mag"}:
-            weights[name] = weights[name] / self.scale
-        if config.kind == "jumprelu":
-            weights["threshold"] = mx.exp(self.weights["log_threshold"]) / self.scale
-        if config.kind == "batchtopk":
-            weight, total = self.smallest
-            weights["threshold"] = mx.full((self.d_sae,), total / max(weight, 1e-12) / self.scale)
+        weight, total = self.smallest
+        weights = self.kind.finished(self.weights, self.scale, total / max(weight, 1e-12))
         mx.eval(weights)
         meta = {
             "training": {**asdict(config), "d_sae": self.d_sae},
@@ -273,7 +266,7 @@ class Trainer:
             "mean_norm": 1 / self.scale,
             "log": self.log,
         }
-        return SAE(config.kind, self.site, weights, k=config.k if config.kind == "topk" else None, meta=meta)
+        return SAE(config.kind, self.site, weights, k=config.k if self.kind.needs_k else None, meta=meta)
 
     # What a checkpoint holds.
 

@@ -19,7 +19,7 @@ from mlx_interp import collect, load
 from mlx_interp.errors import MlxInterpError, SAEError
 from mlx_interp.sae import KINDS, SAE, InMemory, Kind, Streamed, TrainConfig, activations, reconstruction, train
 from mlx_interp.sae.losses import Objective, geometric_median, without_parallel
-from mlx_interp.sae.sae import pre_activations
+from mlx_interp.sae.sae import kind_of
 from mlx_interp.sae.training import Trainer
 
 D, TRUE, ACTIVE = 24, 36, 3
@@ -146,8 +146,9 @@ def test_the_gradient_of_a_threshold_is_that_of_the_ramp() -> None:
     x = mx.array([[0.95], [1.05], [3.0], [0.1]])
 
     def penalty(log_threshold: mx.array) -> mx.array:
-        z = pre_activations("jumprelu", weights, x)
-        return objective.features({**weights, "log_threshold": log_threshold}, z)[1]
+        kind = kind_of("jumprelu")
+        z = kind.pre_activations(weights, x @ weights["W_enc"])
+        return kind.trained({**weights, "log_threshold": log_threshold}, z, objective)[1]
 
     slope = mx.grad(penalty)(mx.zeros(1))
     assert float(slope[0]) == pytest.approx(-2 / (4 * 0.2))
