@@ -22,7 +22,8 @@ Config = Mapping[str, Any]
 
 NO_MEANING = frozenset(
     """_name_or_path architectures attention_dropout attn_pdrop auto_map bos_token_id chunk_size_feed_forward
-    decoder_start_token_id dtype embd_pdrop eos_token_id finetuning_task id2label initializer_range is_decoder
+    classifier_dropout decoder_start_token_id dtype embd_pdrop eos_token_id finetuning_task hidden_dropout id2label
+    initializer_range is_decoder
     is_encoder_decoder label2id max_position_embeddings mlx_interp model_file model_type n_ctx num_labels
     output_attentions output_hidden_states pad_token_id prefix pretraining_tp problem_type pruned_heads quantization
     quantization_config reorder_and_upcast_attn resid_pdrop return_dict sep_token_id summary_activation
@@ -46,6 +47,7 @@ ROPE_NAMES = frozenset(
 OLDER_NAMES: dict[str, frozenset[str]] = {
     "gemma3_text": frozenset({"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"}),
     "gemma": frozenset({"hidden_activation"}),
+    "gpt_neox": frozenset({"rotary_emb_base", "rotary_pct"}),
 }
 """By model type: names that are no field of the class any more, and that published configs mean something by."""
 

@@ -11,8 +11,8 @@ from typing import Any
 import mlx.nn as nn
 import pytest
 
-from mlx_interp import Model, architectures
-from mlx_interp.architectures import FAMILIES, PACKAGED, PAGE, Family, Norms, family_of, register
+from mlx_interp import Model
+from mlx_interp.architectures import FAMILIES, PACKAGED, PAGE, Family, Norms, family_of, register, understood
 from mlx_interp.errors import CheckpointError, UnsupportedModel
 from mlx_interp.loading import proofs
 from mlx_interp.loading.configs import normalised
@@ -30,7 +30,7 @@ with_torch = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def families_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(architectures, "FAMILIES", dict(FAMILIES))
+    monkeypatch.setattr(understood, "FAMILIES", dict(FAMILIES))
     monkeypatch.setattr(reference, "NAMES", dict(reference.NAMES))
 
 

@@ -82,6 +82,32 @@ FAMILY_CONFIGS |= {
         "vocab_size": 101,
     },
 }
+# Attention and MLP side by side; RoPE turns half of each head, under names of its own in one of them.
+FAMILY_CONFIGS |= {
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "num_hidden_layers": 3,
+        "hidden_size": 48,
+        "intermediate_size": 192,
+        "num_attention_heads": 6,
+        "layer_norm_eps": 1e-5,
+        "vocab_size": 101,
+        "max_position_embeddings": 128,
+        "rotary_emb_base": 10000,
+        "rotary_pct": 0.5,
+        "use_parallel_residual": True,
+        "hidden_act": "gelu_pytorch_tanh",
+        "tie_word_embeddings": False,
+    },
+    "phi": {
+        **{key: value for key, value in BASE.items() if key != "rms_norm_eps"},
+        "model_type": "phi",
+        "hidden_size": 48,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+        "hidden_act": "gelu_new",
+    },
+}
 FAMILY_CONFIGS["gemma3"] = {
     "model_type": "gemma3",
     "text_config": {**FAMILY_CONFIGS["gemma3_text"], "tie_word_embeddings": True},

@@ -129,12 +129,14 @@ def nothing_leaks(subject: Subject) -> Finding:
 
 def states_chain(subject: Subject) -> Finding:
     """Layers count as they should: each layer's output is the next one's input, and the first input the embedding."""
-    out = subject.model.run(subject.prompt, capture=["resid_pre", "resid_post", "resid_mid", "attn_out", "mlp_out"])
+    middle = [name for name in ("resid_mid",) if name in subject.model.sites]
+    out = subject.model.run(subject.prompt, capture=["resid_pre", "resid_post", *middle, "attn_out", "mlp_out"])
     pairs = []
     for layer in range(subject.model.n_layers):
-        pre, mid, post = (out[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
-        errors = relative(pre + out[f"attn_out.{layer}"], mid), relative(mid + out[f"mlp_out.{layer}"], post)
-        pairs += list(errors)
+        pre, post, *mid = (out[f"{name}.{layer}"] for name in ("resid_pre", "resid_post", *middle))
+        after = pre + out[f"attn_out.{layer}"]
+        pairs += [relative(after, one) for one in mid]
+        pairs.append(relative((mid[0] if mid else after) + out[f"mlp_out.{layer}"], post))
         if layer + 1 < subject.model.n_layers:
             pairs.append(relative(post, out[f"resid_pre.{layer + 1}"]))
     return subject.within(worst(pairs))
@@ -145,13 +147,14 @@ def _variants(subject: Subject) -> list[list[Intervention]]:
     model, length = subject.model, len(subject.prompt)
     vector, head = unit_vector(subject), unit_vector(subject, model.d_head)
     spots = [0, length // 2, length - 1]
+    middle = "resid_mid" if "resid_mid" in model.sites else "resid_pre"
     variants: list[list[Intervention]] = [[]]
     for index, layer in enumerate(subject.layers):
         position = spots[index % 3]
         variants += [
             [Patch(f"resid_post.{layer}", vector * 3, position)],
             [Patch(f"z.{layer}", head, position, heads=index % model.n_heads)],
-            [Add(f"resid_mid.{layer}", vector, 5.0, position), Scale(f"mlp_out.{layer}", 0.5)],
+            [Add(f"{middle}.{layer}", vector, 5.0, position), Scale(f"mlp_out.{layer}", 0.5)],
             [Ablate(f"attn_out.{layer}", vector)],
         ]
     return variants
@@ -166,7 +169,7 @@ CHECKS = [
         "forward is mlx-lm's own",
         "a wrong description of the architecture: embedding scale, soft-cap, mask, norm, RoPE",
         SAME_KERNELS,
-        "mlx_interp/architectures.py: the family's entry",
+        "mlx_interp/architectures/families.py: the family's entry",
         forward_is_mlx_lms,
     ),
     Check(

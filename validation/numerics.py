@@ -8,6 +8,8 @@ import numpy as np
 from mlx_interp import Add, Intervention, Patch
 from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
+WIDEST = ("resid_mid", "resid_post", "mlp_act", "final")
+"""Where activations are largest, of those that a model has."""
 HEADROOM = 0.5
 """Share of the dtype's range that the largest activation may take: doubling it, as steering does, must not overflow."""
 SLACK = 4
@@ -23,7 +25,7 @@ def everything_is_finite(subject: Subject) -> Finding:
 
 
 def range_is_enough(subject: Subject) -> Finding:
-    out = subject.model.run(subject.prompts, capture=["resid_mid", "resid_post", "mlp_act", "final"])
+    out = subject.model.run(subject.prompts, capture=[site for site in WIDEST if site in subject.model.sites])
     sizes = {site: float(mx.max(mx.abs(x.astype(mx.float32)))) for site, x in out.captured.items()}
     largest = max(sizes, key=lambda site: sizes[site] if np.isfinite(sizes[site]) else float("inf"))
     dtype = subject.model.network.dtype

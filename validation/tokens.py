@@ -129,7 +129,7 @@ CHECKS = [
         "config is understood",
         "a config key that neither mlx-lm nor the family reads: another model than its weights mean",
         "mlx-lm drops keys that it does not know, and a silent default is a wrong number",
-        "mlx_interp/architectures.py: the family's `understands`",
+        "mlx_interp/architectures/families.py: the family's `understands`",
         config_is_understood,
     ),
     Check(

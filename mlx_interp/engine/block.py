@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import mlx.core as mx
@@ -45,8 +45,8 @@ class Step:
     reads: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     """Methods of `Network`, one after the other: (layer, what is read) -> what is made."""
-    how: Literal["each", "sum", "attention"] = "each"
-    """Each position by itself, by weights; a sum of arrays; or across positions."""
+    how: Literal["given", "each", "sum", "attention"] = "each"
+    """What the layer is given; each position of one value by itself, by weights; a sum; or across positions."""
     turned: tuple[str, ...] = ()
     """What RoPE turns before anybody sees it."""
     inside: tuple[str, ...] = ()
@@ -62,6 +62,11 @@ class Step:
     open: tuple[str, ...] = ()
     """What it makes that is a site."""
 
+    @cached_property
+    def last_seen(self) -> bool:
+        """Whether it makes what attention reads of other positions: of all else, ends are enough from here on."""
+        return SEEN.issubset(self.makes)
+
     def apply(self, net: Network, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
         """The step on plain arrays, each position by itself."""
         for name in self.functions:
@@ -70,7 +75,7 @@ class Step:
         return values
 
 
-RESID_PRE = Step(("resid_pre",))
+RESID_PRE = Step(("resid_pre",), how="given")
 ATTN_IN = Step(("attn_in",), ("resid_pre",), ("attn_in",))
 QKV = Step(
     ("q", "k", "v"),
@@ -160,7 +165,7 @@ def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
         join_of |= dict.fromkeys(step.inside, join)
         made = {name for earlier in fused[: number + 1] for name in earlier.makes}
         read = {name for later in fused[number + 1 :] for name in later.reads}
-        if step.flops or not step.reads:
+        if step.flops or step.how == "given":
             join += 1
             step = replace(step, join=join, live=tuple(sorted(made & read)))
         step = replace(step, open=tuple(name for name in step.makes if name in named))
@@ -175,7 +180,7 @@ def _fused(steps: Sequence[Step], named: frozenset[str]) -> list[Step]:
     hidden: dict[str, Step] = {}
     fused: list[Step] = []
     for step in steps:
-        if len(step.reads) == 1 and (before := hidden.pop(step.reads[0], None)):
+        if step.how == "each" and (before := hidden.pop(step.reads[0], None)):
             step = replace(step, reads=before.reads, functions=before.functions + step.functions)
         readers = [later for later in steps if step.makes[0] in later.reads]
         alone = len(step.makes) == len(readers) == 1 and step.how == readers[0].how == "each"
@@ -192,7 +197,7 @@ class Carrier(Protocol[T]):
     @property
     def network(self) -> Network: ...
 
-    def each(self, step: Step, layer: int, *values: T) -> tuple[T, ...]:
+    def each(self, step: Step, layer: int, value: T) -> tuple[T, ...]:
         """A step that treats each position by itself."""
         ...
 
@@ -213,7 +218,7 @@ class Carrier(Protocol[T]):
         ...
 
     def entered(self, step: Step, layer: int, held: dict[str, T]) -> None:
-        """Behind a step, before its sites: where variants join."""
+        """Behind a product of weights, before its sites: where variants join."""
         ...
 
     def opened(self, name: str, layer: int, value: T) -> T:
@@ -221,33 +226,32 @@ class Carrier(Protocol[T]):
         ...
 
     def left(self, step: Step, layer: int, held: dict[str, T]) -> None:
-        """Behind a step and its sites: where positions that nobody reads any more are dropped."""
+        """Behind keys, values and their sites: where positions that nobody reads any more are dropped."""
         ...
 
 
 def block(carrier: Carrier[T], layer: int, x: T) -> T:
     """One layer: residual stream in, residual stream out."""
-    held: dict[str, T] = {"resid_pre": x}
+    held: dict[str, T] = {}
     for step in carrier.network.order.steps:
         if step.aside and not carrier.touched(step.makes[0], layer):
             continue
-        if step.reads:
-            values = [held[name] for name in step.reads]
-            held.update(zip(step.makes, _made(carrier, step, layer, values), strict=True))
-        carrier.entered(step, layer, held)
+        if step.how == "each":
+            made = carrier.each(step, layer, held[step.reads[0]])
+            if step.turned:
+                named = zip(step.makes, made, strict=True)
+                made = tuple(carrier.turned(layer, a) if name in step.turned else a for name, a in named)
+            held.update(zip(step.makes, made, strict=True))
+        elif step.how == "sum":
+            held[step.makes[0]] = carrier.summed(step, layer, *[held[name] for name in step.reads])
+        elif step.how == "attention":
+            held[step.makes[0]] = carrier.attended(layer, *[held[name] for name in step.reads])
+        else:
+            held[step.makes[0]] = x
+        if step.join is not None:
+            carrier.entered(step, layer, held)
         for name in step.open:
             held[name] = carrier.opened(name, layer, held[name])
-        carrier.left(step, layer, held)
+        if step.last_seen:
+            carrier.left(step, layer, held)
     return held["resid_post"]
-
-
-def _made(carrier: Carrier[T], step: Step, layer: int, values: list[T]) -> tuple[T, ...]:
-    if step.how == "attention":
-        return (carrier.attended(layer, *values),)
-    if step.how == "sum":
-        return (carrier.summed(step, layer, *values),)
-    made = carrier.each(step, layer, *values)
-    return tuple(
-        carrier.turned(layer, value) if name in step.turned else value
-        for name, value in zip(step.makes, made, strict=True)
-    )

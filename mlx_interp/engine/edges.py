@@ -78,7 +78,7 @@ class Wiring:
 
 
 def wiring(net: Network) -> Wiring:
-    return Wiring(net.n_layers, net.n_heads, parallel="resid_mid" not in net.order.sites)
+    return Wiring(net.n_layers, net.n_heads, parallel=net.parallel)
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,8 @@ class _Edges:
 
     network: Network
 
-    def each(self, step: Step, layer: int, *values: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
-        (x,) = values
-        net = self.network
+    def each(self, step: Step, layer: int, value: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
+        net, x = self.network, value
         if "attn_out" in step.makes:
             return (net.head_out(layer, x.transpose(0, 2, 1, 3)).swapaxes(1, 2),)  # type: ignore[union-attr]
         if isinstance(x, _Stream):

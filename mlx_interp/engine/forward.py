@@ -84,8 +84,15 @@ class Pass:
     def reading(self) -> Text:
         return Prompts(self.lengths) if self.text is None else self.text
 
+    @cached_property
+    def idle(self) -> bool:
+        """Whether there is no site at which anything happens."""
+        return not (self.wanted or self.probes or self.plan.edits)
+
     def site(self, name: str, layer: int, x: mx.array) -> mx.array:
         """An activation (batch, pos, ...) after the edits of its site, kept if it was asked for."""
+        if self.idle:
+            return x
         site = Site(name, layer)
         if edits := self.plan.at(site):
             x = apply_edits(x, edits, self.plan, lengths=self.lengths)
@@ -105,15 +112,18 @@ class Pass:
         return mx.contiguous(edited) if name in ROTATED and self.network.family.rope else edited
 
     def touched(self, name: str, layer: int) -> bool:
+        if self.idle:
+            return False
         site = Site(name, layer)
         return site in self.wanted or bool(self.plan.at(site))
 
     # As a carrier of `block`.
 
-    def each(self, step: Step, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
-        made = step.apply(self.network, layer, *values)
-        named = zip(step.makes, made, strict=True)
-        return tuple(x.transpose(0, 2, 1, 3) if name in HEADS_FIRST else x for name, x in named)
+    def each(self, step: Step, layer: int, value: mx.array) -> tuple[mx.array, ...]:
+        made = step.apply(self.network, layer, value)
+        if HEADS_FIRST.isdisjoint(step.makes):
+            return made
+        return tuple(x.transpose(0, 2, 1, 3) for x in made)
 
     def turned(self, layer: int, value: mx.array) -> mx.array:
         return self.reading.rotated(self.network, layer, value)

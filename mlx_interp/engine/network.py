@@ -7,6 +7,7 @@ position by itself, so `sweep` may call them on rows of any prompt and position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from mlx_lm.models.base import create_causal_mask
 
 from mlx_interp import sites
 from mlx_interp.architectures import PAGE, Family
-from mlx_interp.engine.block import SEQUENTIAL, Order, order_of
+from mlx_interp.engine.block import PARALLEL, SEQUENTIAL, Order, order_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError, SiteError, UnsupportedModel
 from mlx_interp.sites import Site
@@ -97,7 +98,13 @@ class Network:
     @cached_property
     def order(self) -> Order:
         """The steps of a layer."""
-        return order_of(SEQUENTIAL)
+        return order_of(PARALLEL if self.parallel else SEQUENTIAL)
+
+    @cached_property
+    def parallel(self) -> bool:
+        """Whether attention and MLP both read the layer's input."""
+        says = self.family.parallel
+        return bool(getattr(self.args, says)) if isinstance(says, str) else says
 
     def site_shape(self, site: Site, length: int) -> tuple[int, int]:
         """(number of heads or 0, width) of a site; the width of a pattern is its number of keys, `length`."""
@@ -137,7 +144,7 @@ class Network:
     @cached_property
     def tied(self) -> bool:
         """Whether the embedding unembeds as well."""
-        return self.family.tied(self.config) or self.family.head not in self.language_model
+        return self.family.tied(self.config) or _part(self.language_model, self.family.head) is None
 
     @cached_property
     def dtype(self) -> mx.Dtype:
@@ -145,7 +152,7 @@ class Network:
         return self.embed(mx.array([[0]])).dtype
 
     def scale(self, layer: int) -> float:
-        return float(self._attention(layer).scale)
+        return float(self._attention(layer).scale) if self.family.scale else math.sqrt(1 / self.d_head)
 
     @cached_property
     def softcap_scores(self) -> float | None:
@@ -194,12 +201,19 @@ class Network:
         normed: mx.array = getattr(self.layers[layer], self.family.norms.before_attn)(x)
         return normed
 
+    def add_both(self, layer: int, x: mx.array, attn_out: mx.array, mlp_out: mx.array) -> mx.array:
+        """The residual stream with what attention and the MLP add to it, side by side."""
+        return attn_out + mlp_out + x
+
     def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """What attention reads (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
         attention = self._attention(layer)
         if self.family.qkv == "fused":
             widths = [self.n_heads * self.d_head, (self.n_heads + self.n_kv_heads) * self.d_head]
             q, k, v = mx.split(getattr(attention, self.family.qkv_name)(x), widths, axis=-1)
+        elif self.family.qkv == "fused by head":
+            by_head = getattr(attention, self.family.qkv_name)(x).reshape(*x.shape[:-1], self.n_heads, -1)
+            q, k, v = mx.split(by_head, 3, axis=-1)
         else:
             q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
         rows = x.shape[:-1]
@@ -252,6 +266,9 @@ class Network:
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
         """Attention as the family computes it: (batch, head, pos, d_head) each -> z, of q's shape."""
+        if self.family.wide_scores:
+            wide = q.astype(mx.float32)
+            return mx.fast.scaled_dot_product_attention(wide, k, v, scale=self.scale(layer), mask=mask).astype(v.dtype)
         if self.softcap_scores is None:
             return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask)
         scores = self.scores(layer, q, k)
@@ -336,7 +353,7 @@ class Network:
         logits: mx.array = (
             getattr(self.decoder, self.family.embed).as_linear(x)
             if self.tied
-            else getattr(self.language_model, self.family.head)(x)
+            else _part(self.language_model, self.family.head)(x)
         )
         if self.family.softcap_logits:
             cap = getattr(self.args, self.family.softcap_logits)
@@ -389,10 +406,11 @@ def check_parts(network: Network) -> None:
 
 
 def _attention_parts(family: Family) -> list[str]:
-    names = [family.qkv_name] if family.qkv == "fused" else ["q_proj", "k_proj", "v_proj"]
+    names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
     names += ["q_norm", "k_norm"] if family.qk_norm else []
     names += ["rope"] if family.rope else []
-    return [*names, family.out, "scale"]
+    names += ["scale"] if family.scale else []
+    return [*names, family.out]
 
 
 def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:
@@ -403,6 +421,15 @@ def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str
         raise UnsupportedModel(
             f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
         )
+
+
+def _part(owner: Any, path: str) -> Any:
+    """A part of mlx-lm's model by its path; None if it has none there."""
+    for name in path.split("."):
+        if owner is None or name not in owner:
+            return None
+        owner = owner[name]
+    return owner
 
 
 def _size(module: nn.Module) -> int:

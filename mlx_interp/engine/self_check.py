@@ -33,7 +33,7 @@ def first_fault(net: Network, probe: Sequence[int] = PROBE) -> str | None:
     if not bool(mx.array_equal(own, ours)):
         return (
             f"the wrapped forward differs from mlx-lm's own by {_largest(own, ours):.3g} on a probe; "
-            f"the description of {net.family.model_type} in mlx_interp/architectures.py does not fit this model"
+            f"the description of {net.family.model_type} in mlx_interp/architectures does not fit this model"
         )
     lens = net.unembed(net.final(run.captured[Site("resid_post", net.n_layers - 1)]))
     if (error := _relative(lens, ours)) > _bound(net):

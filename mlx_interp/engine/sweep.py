@@ -119,16 +119,15 @@ class Sweep:
         for index, group in enumerate(self.groups):
             if entering := group.entering(net.n_layers, 0):
                 assert self.clean.final is not None
-                xs[index] = _with_copies(xs[index], self.clean.final, group, entering)
+                xs[index] = _with_copies(xs[index], self.clean.final, entering)
                 group.active += entering
         return self.opened("final", -1, xs)
 
     # As a carrier of `block`.
 
-    def each(self, step: Step, layer: int, *values: list[mx.array]) -> tuple[list[mx.array], ...]:
+    def each(self, step: Step, layer: int, value: list[mx.array]) -> tuple[list[mx.array], ...]:
         """Rows of all groups through one step together."""
-        (xs,) = values
-        return self._together(lambda x: step.apply(self.network, layer, x), xs)
+        return self._together(lambda x: step.apply(self.network, layer, x), value)
 
     def turned(self, layer: int, value: list[mx.array]) -> list[mx.array]:
         return [self._rotated(layer, group, a) for group, a in zip(self.groups, value, strict=True)]
@@ -144,12 +143,11 @@ class Sweep:
 
     def entered(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
         """Appends clean activations once for each variant that joins here."""
-        if step.join is None:
-            return
+        assert step.join is not None
         for index, group in enumerate(self.groups):
             if entering := group.entering(layer, step.join):
                 for name, clean in self.clean.at[layer, step.join].items():
-                    joined = _with_copies(held[name][index], clean, group, entering)
+                    joined = _with_copies(held[name][index], clean, entering)
                     held[name] = [*held[name][:index], joined, *held[name][index + 1 :]]
                 group.active += entering
 
@@ -163,8 +161,6 @@ class Sweep:
 
     def left(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
         """Keeps keys and values for a cache; of the last layer, nothing else but what the ends of prompts need."""
-        if not SEEN.issubset(step.makes):
-            return
         if self.keep:
             self.kept_k[layer], self.kept_v[layer] = held["k"], held["v"]
         if self.whole or layer < self.network.n_layers - 1:
@@ -267,8 +263,9 @@ class Sweep:
         return apply_edits(x, edits, self.plan, lengths=[x.shape[1]] * x.shape[0], held=some)
 
 
-def _with_copies(x: mx.array, clean: mx.array, group: Group, n: int) -> mx.array:
-    held = clean[:, clean.shape[1] - len(group.held) :]
+def _with_copies(x: mx.array, clean: mx.array, n: int) -> mx.array:
+    """Rows (row, pos, ...) with n more, which are the clean run's at the same positions: the last ones it holds."""
+    held = clean[:, clean.shape[1] - x.shape[1] :]
     copies = mx.broadcast_to(held, (n, *held.shape[1:]))
     return copies if x.shape[0] == 0 else mx.concatenate([x, copies])
 

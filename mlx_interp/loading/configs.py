@@ -57,6 +57,10 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
     scaling = fields.get("rope_scaling")
     if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
         fields["rope_scaling"] = None
+    family = FAMILIES.get(model_type)
+    for name, theirs in (family.rope_names if family else {}).items():
+        if name in fields:
+            fields[theirs] = fields[name]
     if model_type == "gpt2":
         fields["n_ctx"] = fields["n_positions"]
     if model_type == "gemma3_text":
@@ -64,7 +68,7 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
     elif SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:
         fields["sliding_window_pattern"] = fields[SLIDING_PATTERN]
     if fields.get("tie_word_embeddings") is None and fields.get("vocab_size"):
-        head = any(name.split(".")[-2:-1] == ["lm_head"] for name in tensor_names)
+        head = any(name.split(".")[-2:-1] == [family.head_name if family else "lm_head"] for name in tensor_names)
         tied = bool(means and means.get("tie_word_embeddings"))
         fields["tie_word_embeddings"] = tied or not head
     return fields

@@ -70,6 +70,11 @@ MODELS: dict[str, KnownModel] = {
         _community("qwen-3-14b", "Qwen3-14B-4bit", 40, 14.8),
         _community("mistral-7b", "Mistral-7B-Instruct-v0.3-4bit", 32, 7.2),
         _community("phi-3-mini", "Phi-3-mini-4k-instruct-4bit", 32, 3.8),
+        KnownModel("phi-2", "microsoft/phi-2", 32, 2.8),  # base model, float16
+        KnownModel("pythia-160m", "EleutherAI/pythia-160m", 12, 0.16),  # base models, float16
+        KnownModel("pythia-410m", "EleutherAI/pythia-410m", 24, 0.41),
+        KnownModel("pythia-1.4b", "EleutherAI/pythia-1.4b", 24, 1.4),
+        KnownModel("pythia-2.8b", "EleutherAI/pythia-2.8b", 32, 2.8),
         KnownModel("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 30, 0.135),  # bfloat16
         KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base model, float32
     )

@@ -44,6 +44,6 @@ def layer_classes(model: Model) -> str:
 def _code() -> str:
     """Versions of MLX and mlx-lm, and the engine's own source."""
     found = hashlib.sha256("".join(metadata.version(name) for name in ("mlx", "mlx-lm")).encode())
-    for path in [PACKAGE / "architectures.py", *sorted((PACKAGE / "engine").glob("*.py"))]:
+    for path in [*sorted((PACKAGE / "architectures").glob("*.py")), *sorted((PACKAGE / "engine").glob("*.py"))]:
         found.update(path.read_bytes())
     return found.hexdigest()

@@ -107,7 +107,7 @@ def refuse_two_heads(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError if the config ties the unembedding to the embedding, and the files hold another one."""
     family = FAMILIES[checkpoint.config["model_type"]]
     config = checkpoint.config.get(family.text_config, {}) if family.text_config else checkpoint.config
-    heads = [name for name in checkpoint.tensors if name.split(".")[-2:-1] == [family.head]]
+    heads = [name for name in checkpoint.tensors if name.split(".")[-2:-1] == [family.head_name]]
     if not config.get("tie_word_embeddings") or not heads or checkpoint.arrays is not None:
         return
     arrays: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from mlx_interp.circuits import (
 from mlx_interp.errors import CircuitError
 from tests.tiny import tiny_model
 
-FAMILIES = ("llama", "gemma2", "gpt2", "granite")
+FAMILIES = ("llama", "gemma2", "gpt2", "granite", "phi")
 
 
 def pairs_of(model: Model) -> list[Pair]:

@@ -14,8 +14,14 @@ from mlx_interp.sites import Site
 
 TOKENS = [3, 5, 7, 11, 13, 17, 19]
 SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable]
+"""Sites that can be changed; a model may lack some (`sites_of`)."""
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
 KINDS = ["patch", "add", "ablate", "scale", "apply"]
+
+
+def sites_of(model: Model) -> list[str]:
+    """Sites of a model that can be changed."""
+    return [site for site in SITES if site in model.sites]
 
 
 def named(site: str, layer: int) -> str:
@@ -50,7 +56,7 @@ def example(model: Model, kind: str, site: str, layer: int, positions: Any, seed
 def mixed_variants(model: Model) -> list[list[Intervention]]:
     """Single interventions of every kind and site, several together, and knockouts: one list for one sweep."""
     variants: list[list[Intervention]] = [[]]
-    for index, site in enumerate(SITES):
+    for index, site in enumerate(sites_of(model)):
         for kind in KINDS:
             for layer in range(model.n_layers):
                 positions = POSITIONS[(index + layer) % len(POSITIONS)]

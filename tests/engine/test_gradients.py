@@ -12,10 +12,8 @@ import pytest
 from mlx_interp import Ablate, Add, Apply, Knockout, Model, Patch, Scale
 from mlx_interp.errors import NeverFired, ShapeError, SiteError
 from mlx_interp.interventions import Intervention
-from tests.engine.examples import TOKENS
+from tests.engine.examples import TOKENS, named, sites_of
 from tests.tiny import FAMILY_CONFIGS, tiny_model
-
-SITES = "resid_pre q k v pattern z attn_out resid_mid mlp_act mlp_out resid_post".split()
 
 
 def gap(logits: mx.array) -> mx.array:
@@ -57,7 +55,8 @@ def compare(model: Model, given: list[Intervention], sites: list[str], tolerance
 
 @pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
 def test_gradients_at_every_site_equal_finite_differences(family: str) -> None:
-    compare(tiny_model(family), [], [*(f"{site}.1" for site in SITES), "final"])
+    model = tiny_model(family)
+    compare(model, [], [named(site, 1) for site in sites_of(model)])
 
 
 def test_gradients_pass_through_quantised_weights() -> None:

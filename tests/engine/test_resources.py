@@ -90,6 +90,8 @@ def packable(family: str) -> Model:
     if family == "gemma3":
         sizes = {**FAMILY_CONFIGS["gemma3_text"], **SIZES, "tie_word_embeddings": True}
         return tiny_model(family, text_config=sizes)
+    if family == "gpt_neox":  # whose MLP has one width
+        return tiny_model(family, **{**SIZES, "intermediate_size": 4 * SIZES["hidden_size"]})
     return tiny_model(family, **SIZES)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
+from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
 from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, named
 from tests.tiny import tiny_model
@@ -33,7 +34,7 @@ def test_a_batch_of_equal_lengths_is_bitwise_mlx_lms_own(model: Model) -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_half_precision_is_bitwise_mlx_lms_own_and_keeps_its_dtype_under_interventions(dtype: mx.Dtype) -> None:
-    for family in ("llama", "gemma2"):
+    for family in ("llama", "gemma2", "phi"):
         model = tiny_model(family, seed=1)
         model.mlx_model.set_dtype(dtype)
         model.self_check()
@@ -52,13 +53,18 @@ def test_half_precision_is_bitwise_mlx_lms_own_and_keeps_its_dtype_under_interve
 
 
 def test_capturing_every_site_leaves_the_logits_bitwise_unchanged(model: Model) -> None:
-    everything = [*SITES, "head_out"]
-    captured = model.run(TOKENS, capture=everything, logits="all")
+    captured = model.run(TOKENS, capture=model.sites, logits="all")
     assert mx.array_equal(captured.logits, model.run(TOKENS, logits="all").logits)
 
 
 @pytest.mark.parametrize("site", SITES)
 def test_patching_an_activation_with_itself_is_bitwise_the_identity(model: Model, site: str) -> None:
+    if site not in model.sites:  # attention and MLP side by side
+        with pytest.raises(SiteError, match=rf"has no site '{site}': its attention and its MLP both read"):
+            model.run(TOKENS, capture=site)
+        with pytest.raises(SiteError, match=rf"Scale\(.*has no site '{site}'"):
+            model.sweep(TOKENS, [[Scale(f"{site}.1", 2.0)]])
+        return
     clean = model.run(TOKENS, capture=site, logits="all")
     for layer in range(model.n_layers):
         itself = Patch(named(site, layer), clean[named(site, layer)])
@@ -91,7 +97,7 @@ def test_an_intervention_leaves_logits_before_its_first_position_bitwise_untouch
 
 
 def test_padding_does_not_change_the_short_prompt(model: Model) -> None:
-    capture = [*SITES, "head_out"]
+    capture = model.sites
     batch = model.run(PROMPTS, capture=capture, logits="all")
     for row, prompt in enumerate(PROMPTS):
         alone = model.run(prompt, capture=capture, logits="all")

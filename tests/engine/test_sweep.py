@@ -34,7 +34,7 @@ def test_a_mixed_sweep_equals_each_variant_alone(model: Model) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    family=st.sampled_from(["llama", "qwen2", "gemma2"]),
+    family=st.sampled_from(["llama", "qwen2", "gemma2", "phi"]),
     variants=st.lists(
         st.lists(
             st.tuples(
@@ -52,7 +52,7 @@ def test_a_mixed_sweep_equals_each_variant_alone(model: Model) -> None:
 )
 def test_any_sweep_equals_each_variant_alone(family: str, variants: list[list[tuple]]) -> None:
     model = tiny_model(family)
-    built = [[example(model, *item) for item in variant] for variant in variants]
+    built = [[example(model, *item) for item in variant if item[1] in model.sites] for variant in variants]
     assert worst(model.sweep(TOKENS, built), alone(model, built)) < BOUND
 
 

@@ -15,7 +15,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.errors import NeverFired, PositionError, ShapeError
 from mlx_interp.model import Model
-from tests.engine.examples import SITES, mixed_variants
+from tests.engine.examples import mixed_variants, sites_of
 from tests.tiny import tiny_model
 
 PROMPTS = [[3, 5, 7, 11, 13], [3, 5, 7, 11, 17, 19, 4], [3, 5, 8, 11, 13, 6], [9, 5, 7, 4, 4], [3, 5, 7, 11, 13]]
@@ -31,7 +31,7 @@ def variants_of(model: Model) -> list[list[Intervention]]:
         [],
         [Ablate(site, vector) for site in ("resid_pre.0", "attn_out", "mlp_out")],
         [Add("resid_post.1", vector, 2.0, slice(None))],
-        [Add("resid_mid.0", vector, 2.0, -1)],
+        [Add("attn_out.0", vector, 2.0, -1)],
         [Patch("resid_post.0", rows, [-2, 1])],
         [Add("resid_post.1", other, 1.0, slice(1, 3)), Ablate("resid_post.1", vector, -2)],
         [Patch("z.1", mx.ones((model.d_head,)), -1, heads=2)],
@@ -73,7 +73,7 @@ def test_variants_on_many_prompts_equal_runs_of_each_alone(model: Model) -> None
 def test_variants_that_enter_the_last_layer_equal_runs_of_each_alone(model: Model) -> None:
     """Of the last layer, prompts of different lengths hold their ends alone, wherever these stand in the layout."""
     last = model.n_layers - 1
-    names = [name for name in model.sites if name in SITES and name not in ("pattern", "final")]
+    names = [name for name in sites_of(model) if name not in ("pattern", "final")]
     variants: list[list[Intervention]] = [[Scale(f"{name}.{last}", 0.3, -1)] for name in names]
     assert worst(model.sweep_prompts(PROMPTS, variants), swept_by_run(model, variants)) < BOUND
 

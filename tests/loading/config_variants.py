@@ -19,6 +19,8 @@ SIZES: dict[str, Any] = {
 GPT2 = {"vocab_size": 64, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
 GEMMA3 = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 7}
 SHORT, LONG = [1.0, 1.1, 1.2, 1.3], [1.0, 2.0, 4.0, 8.0]
+PYTHIA: dict[str, Any] = {"intermediate_size": 192, "num_key_value_heads": 6, "hidden_act": "gelu_pytorch_tanh"}
+PYTHIA_ROPE = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e3, "partial_rotary_factor": 0.5}
 OFF: dict[str, Any] = {"sliding_window": None}
 
 
@@ -176,6 +178,11 @@ VARIANTS: dict[str, Variant] = {
         },
         NEW,
     ),
+    "pythia": Variant("GPTNeoX", PYTHIA, {"rotary_pct": 0.25, "rotary_emb_base": 10000}, NEW),
+    "pythia, transformers 5": Variant("GPTNeoX", {**PYTHIA, "rope_parameters": PYTHIA_ROPE}),
+    "pythia, MLP after attention": Variant("GPTNeoX", {**PYTHIA, "use_parallel_residual": False}),
+    "phi-2": Variant("Phi", {"partial_rotary_factor": 0.4}, {**old(1e4), "qk_layernorm": False}, NEW),
+    "phi-2, least": Variant("Phi", {}, {}, (*NEW, "partial_rotary_factor", "hidden_act")),
     "granite": Variant("Granite", {"embedding_multiplier": 1.7, "logits_scaling": 2.3}, old(1e7), NEW),
     "granite, least": Variant(
         "Granite",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ HEADS = {"full": {"num_key_value_heads": 6}, "grouped": {}, "multi-query": {"num
 """Attention with as many key heads as query heads, fewer, one."""
 
 
+FULL = ("gpt2", "gpt_neox")
+"""Families that have nothing else."""
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -41,6 +43,7 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("gemma3_text", "linear rope in global layers"): {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ("granite", "untied head, no biases"): {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
+    ("gpt_neox", "MLP after attention"): {"use_parallel_residual": False},
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -48,7 +51,7 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
 
 def cases(families: Iterable[str]) -> list[tuple[str, str]]:
     """Each family with each kind of attention that it has, and the unusual configurations."""
-    usual = [(family, heads) for family in families for heads in HEADS if family != "gpt2" or heads == "full"]
+    usual = [(family, heads) for family in families for heads in HEADS if family not in FULL or heads == "full"]
     return sorted(usual + [case for case in SPECIAL if case[0] in families])
 
 
@@ -56,7 +59,7 @@ def overrides(family: str, heads: str) -> dict[str, Any]:
     """What turns a family's configuration into that of a case."""
     if (family, heads) in SPECIAL:
         return SPECIAL[family, heads]
-    if family == "gpt2":
+    if family in FULL:
         return {}
     if family == "gemma3":
         return {"text_config": {**FAMILY_CONFIGS[family]["text_config"], **HEADS[heads]}}
@@ -75,9 +78,12 @@ class Names:
     layers: str = "layers"
     norm: str = "norm"
     before_attn: str = "input_layernorm"
-    before_mlp: str = "post_attention_layernorm"
+    before_mlp: str | None = "post_attention_layernorm"
+    """None: attention and MLP side by side, so that there is no stream between them."""
     out: str = "self_attn.o_proj"
     down: str = "mlp.down_proj"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
 
 
 SANDWICH = Names(before_mlp="pre_feedforward_layernorm")
@@ -86,6 +92,15 @@ NAMES = {
     "gemma3": SANDWICH,
     "gemma3_text": SANDWICH,
     "gpt2": Names("transformer", "h", "ln_f", "ln_1", "ln_2", "attn.c_proj", "mlp.c_proj"),
+    "gpt_neox": Names(
+        "gpt_neox",
+        norm="final_layer_norm",
+        before_mlp=None,
+        out="attention.dense",
+        down="mlp.dense_4h_to_h",
+        attention="attention",
+    ),
+    "phi": Names(norm="final_layernorm", before_mlp=None, out="self_attn.dense", down="mlp.fc2"),
 }
 
 
@@ -95,9 +110,12 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
 
     model = transformers_model(config, seed)
     seen: dict[str, Any] = {}
-    with torch.no_grad(), recording(model, NAMES.get(config["model_type"], Names()), seen):
+    names = NAMES.get(config["model_type"], Names())
+    if not config.get("use_parallel_residual", True):
+        names = replace(names, before_mlp="post_attention_layernorm")
+    with torch.no_grad(), recording(model, names, seen):
         seen["logits"] = model(torch.tensor([tokens])).logits
-    for layer in range(model.config.num_hidden_layers):
+    for layer in range(model.config.num_hidden_layers if names.before_mlp else 0):
         pre, mid, post = (seen[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
         seen[f"attn_out.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
     arrays = {name: value[0].float().numpy() for name, value in seen.items()}
@@ -133,6 +151,10 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     if family == "gemma3_text":  # mlx-lm rounds the embedding's scale: Family.unread says so
         scale = model.model.embed_tokens.embed_scale
         scale.copy_(scale.to(torch.bfloat16))
+    if family == "gpt_neox":
+        weights = {name.replace("model.", "gpt_neox.", 1): value for name, value in weights.items()}
+        weights = {name.replace(".h.", ".layers."): value for name, value in weights.items()}
+        weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
     if family == "gpt2":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
         for name in [name for name in weights if ".c_" in name and name.endswith("weight")]:
@@ -147,6 +169,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
 def rope_parameters(settings: dict[str, Any]) -> dict[str, Any]:
     """RoPE settings as transformers keeps them, taken out of those that mlx-lm reads."""
     scaling = settings.pop("rope_scaling", None) or {"rope_type": "default"}
+    if "rotary_pct" in settings:  # GPT-NeoX's own names
+        settings |= {"rope_theta": settings.pop("rotary_emb_base"), "partial_rotary_factor": settings.pop("rotary_pct")}
     rope = {**scaling, "rope_theta": settings.pop("rope_theta")}
     if "partial_rotary_factor" in settings:
         rope["partial_rotary_factor"] = settings["partial_rotary_factor"]
@@ -173,7 +197,11 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
     decoder = getattr(model, names.decoder)
     for index, layer in enumerate(getattr(decoder, names.layers)):
         record_input(layer.get_submodule(names.before_attn), f"resid_pre.{index}")
-        record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
+        if names.before_mlp is None:
+            record_output(layer.get_submodule(names.attention), f"attn_out.{index}")
+            record_output(layer.get_submodule(names.mlp), f"mlp_out.{index}")
+        else:
+            record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
         record_input(layer.get_submodule(names.out), f"z.{index}")
         record_input(layer.get_submodule(names.down), f"mlp_act.{index}")

@@ -12,7 +12,7 @@ from mlx_interp.engine.decode import Cache
 from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Network
 from mlx_interp.model import Model
-from tests.validation.faults import FORWARD, fault, wrap
+from tests.validation.faults import FORWARD, SWEEP, fault, wrap
 from tests.validation.more_faults import CACHE
 
 WINDOWED = "random-gemma3_text"
@@ -98,6 +98,24 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return q, v, k
 
     wrap(patch, Network, "qkv", swapped)
+
+
+@fault("the MLP reads what attention wrote, where both stand side by side", FORWARD, "random-gpt_neox")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    described_as(patch, model, parallel=False)
+
+
+@fault("queries, keys and values of all heads taken for those of each head", FORWARD, "random-gpt_neox")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    described_as(patch, model, qkv="fused")
+
+
+@fault("sweep: an edit of attention is kept from the layer's sum", SWEEP, "random-phi")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def of_clean(add: Any, net: Network, layer: int, x: mx.array, attn_out: mx.array, mlp_out: mx.array) -> mx.array:
+        return add(net, layer, x, attn_out[:1] if attn_out.shape[0] > 1 else attn_out, mlp_out)
+
+    wrap(patch, Network, "add_both", of_clean)
 
 
 LENGTHS = "random-llama, LongRoPE"

@@ -9,8 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_interp import architectures, wrapped
 from mlx_interp import model as model_module
+from mlx_interp import wrapped
+from mlx_interp.architectures import understood
 from mlx_interp.controls import shuffled_labels
 from mlx_interp.directions import contrasts as contrast_module
 from mlx_interp.directions.contrasts import Contrast
@@ -271,4 +272,4 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("config keys that nothing reads are let through", "config is understood")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    patch.setattr(architectures, "_refuse_unknown_keys", lambda config, family: None)
+    patch.setattr(understood, "_refuse_unknown_keys", lambda config, family: None)

@@ -1,0 +1,29 @@
+"""Architectures: which model families work. `family` says what one is, `families` describes each, `understood` reads
+configs by them.
+"""
+
+from mlx_interp.architectures.families import COMMON, FAMILIES
+from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+from mlx_interp.architectures.understood import (
+    PACKAGE_FILE,
+    PACKAGED,
+    PAGE,
+    family_of,
+    ignored_keys,
+    register,
+)
+
+__all__ = [
+    "COMMON",
+    "FAMILIES",
+    "PACKAGED",
+    "PACKAGE_FILE",
+    "PAGE",
+    "Config",
+    "Family",
+    "Norms",
+    "Sizes",
+    "family_of",
+    "ignored_keys",
+    "register",
+]

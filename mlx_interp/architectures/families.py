@@ -1,0 +1,229 @@
+"""The families that the package describes: one `Family` per model type of mlx-lm, as data. Adding one means adding an
+entry here, or registering it from outside: docs/adding_a_family.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+
+COMMON = frozenset(
+    """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
+    rope_theta rope_traditional rope_scaling rope_parameters original_max_position_embeddings
+    tie_word_embeddings""".split()
+)
+"""RoPE's settings are read, and put right where mlx-lm's class is not told of them, by `loading/rope.py`."""
+
+
+NO_RMS = COMMON - {"rms_norm_eps", "rope_traditional"} | {"layer_norm_eps"}
+ROTARY = ("partial_rotary_factor", "rotary_emb_base", "rotary_pct")
+GELU_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+"""transformers' names of GELU's tanh approximation."""
+
+
+def root_of_width(args: Any) -> float:
+    return math.sqrt(args.hidden_size)
+
+
+def _only(value: object) -> Callable[[Config], bool]:
+    return lambda config: bool(value)
+
+
+LLAMA = Family(
+    model_type="llama",
+    understands=COMMON | {"head_dim", "attention_bias", "mlp_bias", "layer_types", "sliding_window"},
+    window=lambda decoder, layer: int(decoder.sliding_window) if decoder.layers[layer].use_sliding else None,
+)
+
+QWEN2 = Family(
+    model_type="qwen2",
+    # Qwen 2 lists a window and which layers would use it even when `use_sliding_window` switches it off.
+    understands=COMMON | {"sliding_window", "max_window_layers", "layer_types"},
+    refuses={"use_sliding_window": frozenset({True})},
+)
+
+GEMMA2 = Family(
+    model_type="gemma2",
+    understands=COMMON
+    | {
+        *("head_dim", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
+        *("sliding_window", "sliding_window_size", "layer_types", "hidden_act", "use_bidirectional_attention"),
+    },
+    tied=_only(True),
+    norms=Norms(
+        after_attn="post_attention_layernorm",
+        before_mlp="pre_feedforward_layernorm",
+        after_mlp="post_feedforward_layernorm",
+    ),
+    activation="geglu_tanh",
+    embed_scale=root_of_width,
+    softcap_scores="attn_logit_softcapping",
+    softcap_logits="final_logit_softcapping",
+    unread={"sliding_window": "attends to the whole prompt in every layer"},
+    refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+    needs=frozenset({"attn_logit_softcapping", "final_logit_softcapping"}),
+    fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},  # `hidden_act` is an older name that nobody reads
+)
+
+MISTRAL = replace(
+    LLAMA,
+    model_type="mistral",  # mlx-lm runs it as a Llama
+    unread={"sliding_window": "attends to the whole prompt"},
+)
+
+QWEN3 = Family(
+    model_type="qwen3",
+    understands=COMMON | {"head_dim", "attention_bias", "sliding_window", "max_window_layers", "layer_types"},
+    qk_norm=True,
+    refuses={"use_sliding_window": frozenset({True}), "attention_bias": frozenset({True})},
+)
+
+GEMMA = Family(
+    model_type="gemma",
+    understands=COMMON | {"head_dim", "use_bidirectional_attention"},
+    tied=_only(True),
+    activation="geglu",
+    embed_scale=root_of_width,
+    # transformers reads "gelu" as the tanh approximation too: Gemma's first configs said it and meant that.
+    fixed=dict.fromkeys(("hidden_act", "hidden_activation"), frozenset({"gelu", "gelu_pytorch_tanh"})),
+    unread={"hidden_activation": "computes the exact GELU, not its tanh approximation: 2e-4 in the logits"},
+    refuses={"use_bidirectional_attention": frozenset({True}), "tie_word_embeddings": frozenset({False})},
+)
+
+PHI3 = Family(
+    model_type="phi3",
+    understands=COMMON | {"partial_rotary_factor", "sliding_window"},
+    qkv="fused",
+    activation="fused_swiglu",
+    tied=lambda config: bool(config.get("tie_word_embeddings", False)),
+    unread={"sliding_window": "attends to the whole prompt"},
+)
+
+GRANITE = Family(
+    model_type="granite",
+    understands=COMMON
+    | {
+        *("attention_bias", "mlp_bias", "embedding_multiplier", "attention_multiplier", "residual_multiplier"),
+        "logits_scaling",
+    },
+    embed_scale=lambda args: float(args.embedding_multiplier),
+    residual_scale="residual_multiplier",
+    logits_divisor="logits_scaling",
+)
+
+
+def _rounded_root_of_width(args: Any) -> float:
+    """mlx-lm rounds Gemma 3's embedding scale to bfloat16, whatever the model computes in."""
+    return float(mx.array(math.sqrt(args.hidden_size), dtype=mx.bfloat16).astype(mx.float32))
+
+
+def _uneven_windows(config: Config) -> str | None:
+    """mlx-lm knows one global layer in every `sliding_window_pattern`, and needs one at least."""
+    n_layers, pattern = int(config.get("num_hidden_layers", 26)), int(config.get("sliding_window_pattern", 6))
+    if pattern > n_layers:
+        return f"has no global layer: sliding_window_pattern {pattern} with {n_layers} layers"
+    kinds = ["full_attention" if layer % pattern == pattern - 1 else "sliding_attention" for layer in range(n_layers)]
+    if config.get("layer_types") not in (None, kinds):
+        return f"has layer_types that differ from its sliding_window_pattern of {pattern}"
+    return None
+
+
+GEMMA3_TEXT = Family(
+    model_type="gemma3_text",
+    understands=COMMON
+    | {
+        *("head_dim", "query_pre_attn_scalar", "sliding_window", "sliding_window_pattern", "_sliding_window_pattern"),
+        *("layer_types", "rope_local_base_freq", "use_bidirectional_attention"),
+    },
+    tied=_only(False),  # unless the checkpoint has no head
+    norms=GEMMA2.norms,
+    qk_norm=True,
+    activation="geglu_tanh",
+    embed_scale=_rounded_root_of_width,
+    window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
+    residual_sum="clipped",
+    unread={"embed_scale": "rounds the embedding scale to bfloat16 in every precision: up to 2e-3 of it"},
+    refuses={"use_bidirectional_attention": frozenset({True})},
+    fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
+    objection=_uneven_windows,
+)
+
+# Vision and text: mlx-lm keeps the language model alone.
+GEMMA3 = replace(GEMMA3_TEXT, model_type="gemma3", root="language_model", text_config="text_config")
+
+
+def _other_width(mlp: str, model: str) -> Callable[[Config], str | None]:
+    """Objects to an MLP (its key in the config) that is not four times as wide as the model: mlx-lm's is."""
+
+    def objection(config: Config) -> str | None:
+        if config.get(mlp) in (None, 4 * config.get(model, 0)):
+            return None
+        return f"has an MLP of {config[mlp]}, mlx-lm's is 4 x {config.get(model)} wide"
+
+    return objection
+
+
+GPT2 = Family(
+    model_type="gpt2",
+    understands=frozenset(
+        """n_embd n_head n_layer n_positions vocab_size layer_norm_epsilon tie_word_embeddings hidden_size
+        num_attention_heads num_hidden_layers""".split()
+    ),
+    sizes=Sizes("n_layer", "n_head", "num_key_value_heads", "n_embd", None),
+    embed="wte",
+    positions="wpe",
+    rope=False,
+    layers="h",
+    norm="ln_f",
+    tied=_only(True),
+    norms=Norms(before_attn="ln_1", before_mlp="ln_2"),
+    attention="attn",
+    qkv="fused",
+    qkv_name="c_attn",
+    out="c_proj",
+    down="c_proj",
+    activation="gelu_tanh",
+    refuses={"tie_word_embeddings": frozenset({False})},
+    fixed={"activation_function": frozenset({"gelu_new", "gelu_pytorch_tanh"})},
+    objection=_other_width("n_inner", "n_embd"),
+)
+
+# fmt: off
+PYTHIA = Family(
+    model_type="gpt_neox",
+    understands=NO_RMS | {"use_parallel_residual", *ROTARY},
+    sizes=Sizes(n_kv_heads="num_attention_heads", d_mlp=None),
+    embed="embed_in", layers="h", norm="final_layer_norm", head="model.embed_out", tied=_only(False),
+    attention="attention", qkv="fused by head", qkv_name="query_key_value", out="dense",
+    down="dense_4h_to_h", activation=lambda mlp, x: nn.gelu_approx(mlp.dense_h_to_4h(x)),
+    parallel="use_parallel_residual",
+    rope_names={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+    unread={"hidden_act": "computes GELU's tanh approximation, where the checkpoint may say the exact one"},
+    refuses={"tie_word_embeddings": frozenset({True})},
+    fixed={"hidden_act": frozenset({"gelu", *GELU_TANH}), "attention_bias": frozenset({True})},
+    objection=_other_width("intermediate_size", "hidden_size"),
+)
+
+PHI = Family(
+    model_type="phi",
+    understands=NO_RMS | {"partial_rotary_factor"},
+    norm="final_layernorm", norms=Norms(before_mlp="input_layernorm"), tied=_only(False),
+    scale=False, wide_scores=True, out="dense",
+    down="fc2", activation=lambda mlp, x: nn.gelu_approx(mlp.fc1(x)),
+    parallel=True,
+    refuses={"tie_word_embeddings": frozenset({True}), "qk_layernorm": frozenset({True})},
+    fixed={"hidden_act": frozenset(GELU_TANH)},
+)
+# fmt: on
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI)
+}

@@ -1,0 +1,111 @@
+"""What a model family is: where mlx-lm's class keeps a model's parts, and which of the known forms they have.
+
+mlx-lm's modules already carry weights, scales, RoPE and norms; a `Family` says where they are and how the few known
+forms of attention, MLP, block and logits are combined. Everything that is a family's own is one of its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import mlx.core as mx
+
+Config = Mapping[str, Any]
+Activation = Callable[[Any, mx.array], mx.array]
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Attribute names of a block's norms; None where a family has none."""
+
+    before_attn: str = "input_layernorm"
+    after_attn: str | None = None
+    before_mlp: str = "post_attention_layernorm"
+    after_mlp: str | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Names of a model's sizes among the arguments of mlx-lm's class, which are the names in config.json."""
+
+    n_layers: str = "num_hidden_layers"
+    n_heads: str = "num_attention_heads"
+    n_kv_heads: str = "num_key_value_heads"
+    d_model: str = "hidden_size"
+    d_mlp: str | None = "intermediate_size"
+    """None: four times d_model."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a model type keeps its parts, and how they are combined."""
+
+    model_type: str
+    understands: frozenset[str]
+    """Config keys that mlx-lm's class of this type takes into account."""
+    root: str = ""
+    """Attribute that holds the language model where mlx-lm wraps it (models of several modalities); "" if it is it."""
+    text_config: str | None = None
+    """Key of the language model's own config where that is nested in the checkpoint's."""
+    sizes: Sizes = Sizes()
+    decoder: str = "model"
+    embed: str = "embed_tokens"
+    positions: str | None = None
+    """Embedding of learned positions, added to the tokens'; None where positions enter by RoPE alone."""
+    rope: bool = True
+    layers: str = "layers"
+    norm: str = "norm"
+    head: str = "lm_head"
+    """The unembedding, by its path in mlx-lm's model; one that has no such part, or ties it, uses the embedding."""
+    tied: Callable[[Config], bool] = lambda config: bool(config.get("tie_word_embeddings", True))
+    norms: Norms = Norms()
+    parallel: bool | str = False
+    """Attention and MLP both read the layer's input, and are added up: True, or the config key that says so."""
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    qkv: Literal["separate", "fused", "fused by head"] = "separate"
+    """Three matrices; one, of all queries, keys, values; or one, of each head's query, key, value in turn."""
+    qkv_name: str = "qkv_proj"
+    qk_norm: bool = False
+    """Queries and keys are normed, each head by itself, before RoPE."""
+    scale: bool = True
+    """mlx-lm's attention keeps its `scale`; False where it works out the usual one, 1 / root of d_head."""
+    wide_scores: bool = False
+    """Attention is computed in float32, whatever the model computes in."""
+    out: str = "o_proj"
+    down: str = "down_proj"
+    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Activation = "swiglu"
+    """A known form, or a function (mlx-lm's MLP, its input) -> what enters its down projection."""
+    embed_scale: Callable[[Any], float] | None = None
+    """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
+    window: Callable[[Any, int], int | None] = lambda decoder, layer: None
+    """(mlx-lm's decoder, layer) -> how many positions back it attends, its own included; None for all."""
+    residual_sum: Literal["plain", "clipped"] = "plain"
+    """"clipped": sums of the stream stay within float16 when it is float16."""
+    softcap_scores: str | None = None
+    """Config key of the soft-cap on attention scores."""
+    softcap_logits: str | None = None
+    """Config key of the soft-cap on logits."""
+    residual_scale: str | None = None
+    """Config key of a factor on what attention and MLP add to the residual stream."""
+    logits_divisor: str | None = None
+    """Config key of what logits are divided by."""
+    rope_names: Mapping[str, str] = field(default_factory=dict)
+    """Settings of RoPE that mlx-lm's class reads under another name than `rope_theta`, `partial_rotary_factor`."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
+    refuses: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
+    needs: frozenset[str] = frozenset()
+    """Config keys for which null means something else than being absent, and that mlx-lm's class needs a number for."""
+    fixed: Mapping[str, frozenset[Any]] = field(default_factory=dict)
+    """Config keys that mlx-lm's class does not read, with the values that mean what it computes."""
+    objection: Callable[[Config], str | None] = lambda config: None
+    """What else in a config mlx-lm's class cannot compute; None if nothing."""
+
+    @property
+    def head_name(self) -> str:
+        """The unembedding's own name, without the path to it."""
+        return self.head.rpartition(".")[2]
