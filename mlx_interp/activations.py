@@ -1,4 +1,4 @@
-"""What reading a model gives back: captured sites, logits and gradients, as plain arrays."""
+"""Activations, logits and gradients that reading a model gives back, as plain arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlx_interp.sites import Site
 
 @dataclass(frozen=True)
 class Activations:
-    """What a run or a sweep gives back: logits and captured sites, as plain arrays.
+    """Logits and captured sites of a run or a sweep, as plain arrays.
 
     Rows are prompts (or variants). Shorter prompts are left-aligned: row i holds `lengths[i]` positions, then zeros.
     """
@@ -35,7 +35,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a metric would gain per unit of change at each site: what `Model.gradients` gives back.
+    """Gradients of a metric by activations, from `Model.gradients`: what it would gain per unit of change at each site.
 
     Rows are prompts; row i holds `lengths[i]` positions, then zeros. Gradients are float32.
     """

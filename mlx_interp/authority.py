@@ -1,4 +1,4 @@
-"""What a config means, by one authority: transformers' own configuration class of its model type.
+"""Meaning of a config, by one authority: transformers' own configuration class of its model type.
 
 1. What that class knows (its fields, the older names it still reads, and what its model reads by name) has a meaning.
    Missing fields have the class's defaults; RoPE is brought into the one form that transformers 5 computes with.

@@ -34,7 +34,7 @@ from mlx_interp.wrapped import Wrapped
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt."""
+    """A generated text: what a model wrote after a prompt."""
 
     prompt: Prompt
     text: str
@@ -139,7 +139,7 @@ class Model(Wrapped):
         memory: int | None = None,
         progress: Progress | bool = False,
     ) -> mx.array | Activations:
-        """Many counterfactuals of one prompt at once: what `run` returns for each alone, at a fraction of the cost.
+        """Sweep of counterfactuals of one prompt: what `run` returns for each alone, at a fraction of the cost.
 
         variants: lists of interventions; [] is the clean prompt. Returns the logits (n_variants, d_vocab), or what
         `metric` (logits -> numbers, first axis variants) makes of them, never holding all logits of a large grid. With
@@ -284,7 +284,7 @@ class Model(Wrapped):
         memory: int | None = None,
         progress: Progress | bool = False,
     ) -> list[Completion]:
-        """What every variant of one prompt goes on to write: `generate(per_prompt=...)`, with a sweep as prompt pass.
+        """Continuations of every variant of one prompt: `generate(per_prompt=...)`, with a sweep as prompt pass.
 
         variants: lists of interventions; [] is the clean prompt. All decode as one batch, or as few as `memory` (bytes)
         allows; the result does not depend on it. Returns one Completion a variant, in the order given.
@@ -335,7 +335,7 @@ class Model(Wrapped):
         return Completion(prompt, text_of(self.tokenizer, tokens), tokens, "stop" if stopped else "length")
 
     def cost(self, prompt: AnyPrompt, variants: Sequence[Sequence[Intervention]]) -> Cost:
-        """What a sweep would cost at least, in operations and plain forward passes; nothing is computed."""
+        """Cost of a sweep at least, in operations and plain forward passes; nothing is computed."""
         length = len(self._prompt(prompt))
         plan = plan_edits(self.network, variants, [length] * len(variants))
         return sweep_cost(self.network, length, entries_of(plan, len(variants), self.network, length))

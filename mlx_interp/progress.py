@@ -1,4 +1,4 @@
-"""Who is told how far long work has come."""
+"""Progress callbacks and the progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the studies and the validation suite are, and how a command line hands over to them.
+"""Studies and validation suite: where they are, and how a command line hands over to them.
 
 In a clone they are the packages `experiments` and `validation` beside the library. In an installed wheel they lie
 inside it, in `mlx_interp/_studies/`, so that site-packages gets no packages of such general names; their folder is put

@@ -1,4 +1,4 @@
-"""A model of mlx-lm with its name, its sizes, and prompts that are checked against it."""
+"""Wrapped models: one of mlx-lm with its name, its sizes, and prompts that are checked against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlx_interp.sites import Site, parse_all
 
 
 class Wrapped:
-    """What a wrapped model is and what it can be asked; `Model` adds what it does."""
+    """Sizes, names and prompts of a wrapped model; `Model` adds what it does."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def direction_is_sound(subject: Subject) -> Finding:
 
 
 def direction_moves_refusals(subject: Subject) -> Finding:
-    """Taken out everywhere, and added where it was read, at the prompt's last token.
+    """Ablated everywhere, and added where it was read, at the prompt's last token.
 
     The layer is chosen on the extraction prompts by first-token log-odds, the effect measured on held-out ones.
     """

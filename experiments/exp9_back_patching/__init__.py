@@ -1,24 +1,26 @@
 """exp9: back-patching. Do two-hop queries fail because the bridge is resolved too late? (Biran et al. 2024)
 
-Question   "The capital of the state containing Dallas is": a model that knows both hops may still fail. If the bridge
-           (Texas) is resolved only after the layers that hold the second fact, an earlier layer should profit from it.
+Question   "The capital of the state containing Dallas is" names e1 (Dallas) and asks for e3 (Austin) over the bridge e2
+           (Texas). A model that knows both hops may still fail. If e2 is resolved only after the layers that hold the
+           second fact, its state patched into an earlier layer should repair the answer.
 Data       --data auto: the embedded worlds' families for embedded models, families of real facts for all others.
-           A query counts as a failure if both single hops are answered and the two-hop prompt is not; as correct if
-           all three are; not at all if a shortcut gives its answer. The counts are in the first table.
-Parts      back_patching   resid_post of a later layer replaces that of an earlier one (or the embedding), same prompt
-                           and position: where the bridge is resolved (last token of the first hop's phrase) or at the
-                           last one; raw as in the paper, and rescaled to the length of what it replaces.
-           cross_patching  the state of the bridge's name in the second-hop prompt, written where it is resolved.
-           patchscopes     what states of every layer say of themselves in a prompt that asks for descriptions.
-           knockout        attention from the last position to the bridge's, forbidden in windows of layers.
-           projection      what attention and MLP add at the last position, each read as a prediction.
+           Failure (the paper's "incorrect"): both single hops answered, the two-hop prompt not. Correct: all three.
+           Neither: queries that a shortcut answers. The counts are in the first table.
+Layers     block outputs (resid_post), counted from 0, as in the paper; the target "embedding" is an addition.
+Positions  bridge: the paper's t1, last token of e1's mention. last: the paper's t2, last token of the prompt.
+Parts      back_patching   source layer into an earlier target layer, same prompt and position; raw as in the paper, and
+                           rescaled to the norm of what is replaced.
+           cross_patching  cross-prompt patching: e2's own state in the second-hop prompt, patched in at t1.
+           patchscopes     entity description: states at t1 and t2, every source into every target layer.
+           knockout        attention knockout from t2 to t1, in windows of layers.
+           projection      sublayer projection: attention and MLP outputs at t2, each through norm and unembedding.
            stages          first layer of four stages, from the three parts before; failures beside correct queries.
-           truth           embedded models: what lens and back-patching find, against a probe and against ablation.
+           truth           embedded models: lens and back-patching against a probe and against ablation.
 Figure     fix rate of one cell (source layer, target layer), chosen on half of the failures and scored on the other.
            Fixed: the answer's first token becomes the top prediction; beside it, ten greedy tokens contain the answer.
            The paper's figure, fixed by any cell, is an oracle: it stands beside the same oracle of the controls.
-Control    the same grid with another failure's states, and with random vectors of the same length; each layer
-           written into itself, which must change nothing; correct queries under the same cell, which may break.
+Control    the same grid with another failure's states, and with random vectors of the same norm; each layer patched
+           into itself, which must change nothing; correct queries under the same cell, which may break.
 """
 
 from __future__ import annotations

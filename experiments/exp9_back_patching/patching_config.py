@@ -19,24 +19,24 @@ class PatchingConfig(TwoHopConfig):
     """Fields of the study."""
 
     parts: tuple[Part, ...] = PARTS
-    """Which parts of the study to run; stages brings the three that it is read from."""
+    """Parts of the study to run; stages includes the three that it is computed from."""
     positions: tuple[Place, ...] = ("bridge", "last")
-    """Where to back-patch: end of the first hop's phrase, end of the prompt."""
+    """Positions to back-patch: bridge (t1, last token of e1's mention), last (t2, last token of the prompt)."""
     max_failures: int = 40
-    """Failures of each family that are patched, the first in the data's order."""
+    """Number of failures of each family to patch, the first in the data's order."""
     max_correct: int = 10
-    """Correct queries of each family that are patched, to see what patching breaks."""
+    """Number of correct queries of each family to patch, to see what patching breaks."""
     max_described: int = 8
-    """Failures, and as many correct queries, of each family in patchscopes, knockout, projection and stages."""
+    """Number of failures, and of correct queries, of each family in patchscopes, knockout, projection and stages."""
     lens_k: int = 10
-    """The logit lens counts a name as visible when it is among the top k."""
+    """Logit lens: a name counts as visible when it is among the top k."""
     target_prompt: str = DESCRIPTIONS
-    """Patchscopes: descriptions to be continued; its last token is replaced."""
+    """Patchscopes: target prompt of entity descriptions; its last token, the placeholder, is patched."""
     samples: int = 3
-    """Patchscopes: texts of each cell."""
+    """Patchscopes: number of sampled texts of each cell (source layer, target layer)."""
     temperature: float = 0.6
-    """Patchscopes: of the sampling."""
+    """Patchscopes: sampling temperature."""
     new_tokens: int = 10
-    """Tokens of every text."""
+    """Number of tokens generated for each text."""
     knockout_reach: int = -1
-    """Layers to either side that a knockout covers; -1: the paper's 3 of 32, in proportion."""
+    """Attention knockout: layers on either side of the window's centre; -1: the paper's 3 of 32, in proportion."""

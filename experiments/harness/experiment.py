@@ -27,9 +27,9 @@ class ExperimentConfig:
     """Options that every experiment has; an experiment's Config adds its own fields, each with its text below it."""
 
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed: everything random follows from it."""
     limit: int | None = None
-    """Fewer prompts, for a look: at most this many in the first stage, evenly from all groups."""
+    """Number of prompts at most, for a look: in the first stage, evenly from all groups."""
 
 
 @dataclass(frozen=True)

@@ -91,28 +91,34 @@ def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> P
         "--model",
         action="append",
         metavar="NAME",
-        help=f"a short name, a Hub id, a local folder or an embedded model; may be repeated (default: {models})",
+        help=f"model: a short name, Hub id, local folder, GGUF file or embedded model; repeatable (default: {models})",
     )
     _add_field(shared, fields["limit"], "N")
     _add_field(shared, fields["seed"], "N")
     shared.add_argument(
         "--config",
         metavar="FILE.yaml",
-        help="fields of this experiment, as `name: value` lines; experiments/configs has some",
+        help="config file: fields as `name: value` lines; experiments/configs has some",
     )
-    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one field; may be repeated")
+    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one field; repeatable")
     shared.add_argument(
         "--out",
         default=str(RUNS),
         metavar="DIR",
-        help=f"where run folders go (default: {RUNS})",
+        help=f"folder of runs (default: {RUNS})",
     )
-    shared.add_argument("--fresh", action="store_true", help="do not resume: start over, the earlier run kept aside")
     shared.add_argument(
-        "--no-validate", action="store_true", help="skip the gate; the result is marked UNVALIDATED wherever shown"
+        "--fresh", action="store_true", help="start over instead of resuming; the earlier run is kept aside"
     )
-    shared.add_argument("--dry-run", action="store_true", help="print what would be done and its cost; write nothing")
-    shared.add_argument("--latex", action="store_true", help="write the tables as LaTeX too (table.tex)")
+    shared.add_argument(
+        "--no-validate", action="store_true", help="skip the validation gate; results are marked UNVALIDATED"
+    )
+    shared.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print prompts, counterfactuals, forward passes and memory of the run; write nothing",
+    )
+    shared.add_argument("--latex", action="store_true", help="also write the tables as LaTeX (table.tex)")
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]
     if own:

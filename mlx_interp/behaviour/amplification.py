@@ -34,7 +34,7 @@ STEP_FIGURES = ("kl", "entropy", "log_prob", "outside", "agrees", "spread", "lar
 
 @dataclass
 class Amplified:
-    """What was written from one prompt at one strength, and, step by step, how far it was from a."""
+    """Amplified text of one prompt at one strength, and, step by step, how far it was from a."""
 
     alpha: float
     tokens: list[int] = field(default_factory=list)
@@ -89,7 +89,7 @@ def amplify(
     beta: float = 0.0,
     control: Control = "none",
 ) -> list[list[Amplified]]:
-    """Texts of every prompt at every strength, by prompt and then by strength.
+    """Amplified decoding: texts of every prompt at every strength, by prompt and then by strength.
 
     prompts: what a reads; others: what b reads, one for each. other: the model b, by default the same as a; its
     tokenizer must be a's. interventions: of a alone. top_k: only so many logits of each are known. beta: the
@@ -135,7 +135,7 @@ def forced(
     other: Model | None = None,
     rows: int = 32,
 ) -> list[Forced]:
-    """What a and b make of given texts (token ids), each after its own prompt; `rows` of them at a time.
+    """Log-probabilities of given texts (token ids) under a and b, each after its own prompt; `rows` at a time.
 
     Raises DataError for lists of unequal length, empty texts, and vocabularies that differ.
     """

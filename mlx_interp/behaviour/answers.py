@@ -1,4 +1,4 @@
-"""Whether a model answers a prompt: by the first token of an accepted name, and by the whole name, decoded greedily.
+"""Answers of a model: by the first token of an accepted name, and by the whole name, decoded greedily.
 
 1. An accepted name is tokenised as the prompt's continuation, so that its first token is the one the model would write
    (behind a space only where the writing has one: not behind a quote or a newline, not in Chinese).
@@ -125,7 +125,7 @@ def _elsewhere(model: Model, prompt: Prompt, added: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a model answered one question."""
+    """A model's answer to one question: right or not, rank, log-probability."""
 
     first_token: bool
     """The arg-max is the first token of an accepted name."""
@@ -140,7 +140,7 @@ class Verdict:
 
 
 def verdicts(model: Model, questions: Sequence[Question]) -> list[Verdict]:
-    """How a model answers, all questions and names in one padded batch."""
+    """Verdicts on a model's answers, all questions and names in one padded batch."""
     rows = [(i, name) for i, asked in enumerate(questions) for name in asked.names]
     tokens = [questions[i].prompt.tokens + list(name[:-1]) for i, name in rows]
     logits = model.run(tokens, logits="all").logits
@@ -174,7 +174,7 @@ def answer_scores(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
 
 
 def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Intervention]]) -> mx.array:
-    """How interventions at a prompt's positions change its answer: (n_variants, 3), one sweep.
+    """Scores of the whole answer under interventions at a prompt's positions: (n_variants, 3), one sweep.
 
     Columns: rank of the first token, log-probability of the whole name in nats, and whether greedy decoding writes it.
     The name's own tokens follow the prompt, so that positions must count from its start: -1 would be the name's last.

@@ -1,4 +1,4 @@
-"""What a text does: refuses, agrees, hedges, repeats itself. Every detector returns what it matched, or a number.
+"""Detectors of refusal, agreement, hedging and repetition in texts. Each returns what it matched, or a number.
 
 Phrases are matched near the beginning of a reply, where a clause begins, and as whole words: "I cannot help" is a
 refusal, "the lid cannot be opened" is not. Refusal can also be read before any text is written, from the first token:

@@ -27,7 +27,7 @@ from mlx_interp.prompts import AnyPrompt
 
 @dataclass(frozen=True)
 class LoraRecipe:
-    """What a fine-tune depends on, beside the model and its rows."""
+    """Settings of a fine-tune, beside the model and its rows."""
 
     rank: int = 4
     scale: float = 4.0
@@ -45,7 +45,7 @@ class LoraRecipe:
 
 @dataclass(frozen=True)
 class LowRank:
-    """What a fine-tune found."""
+    """Low-rank matrices that a fine-tune found."""
 
     weights: dict[str, mx.array]
     """Low-rank matrices by their place in the model."""

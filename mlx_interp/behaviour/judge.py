@@ -75,7 +75,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Trust:
-    """What a judge says of labelled replies: shares of those labelled yes and no that it got right."""
+    """Accuracy of a judge on labelled replies: shares of those labelled yes and no that it got right."""
 
     right_of_yes: float
     right_of_no: float
@@ -89,7 +89,7 @@ class Trust:
 
 
 def trust(judge: Judge, requests: Sequence[str], replies: Sequence[str], labels: Sequence[bool]) -> Trust:
-    """Holds a judge against labels given by hand. Neutral replies belong among those labelled no.
+    """Accuracy of a judge against labels given by hand. Neutral replies belong among those labelled no.
 
     Raises DataError unless there are replies of both labels, one label a reply.
     """

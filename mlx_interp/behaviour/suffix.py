@@ -33,7 +33,7 @@ class Framed:
 
 @dataclass(frozen=True)
 class Suffix:
-    """What a search found."""
+    """A suffix that a search found, and the metric under it."""
 
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
@@ -64,7 +64,7 @@ def adversarial_suffix(
     banned: Collection[int] = (),
     seed: int = 0,
 ) -> Suffix:
-    """One suffix that lowers a metric on all prompts; metric: logits (n, d_vocab) -> (n,).
+    """Adversarial suffix: one that lowers a metric on all prompts; metric: logits (n, d_vocab) -> (n,).
 
     top: exchanges ranked first at each place, of which `candidates` are tried. banned: tokens that it must not have.
     Raises DataError for no prompts, no length, or fewer tokens than are to be ranked.

@@ -1,4 +1,4 @@
-"""Which of several sets a text reads like: multinomial logistic regression on hashed words and pairs of words.
+"""Text classifier: multinomial logistic regression on hashed words and pairs of words; which set a text reads like.
 
 1. A text becomes the counts of its words, signs and pairs of neighbouring ones, hashed into a fixed number of places,
    as log(1 + count), of length 1. Chinese and Japanese characters are words of their own.

@@ -20,7 +20,7 @@ from mlx_interp.model import Model
 
 @dataclass(frozen=True)
 class Screening:
-    """What a model knows of one query."""
+    """Screening of one query: which hops the model knows, and whether a shortcut gives the answer."""
 
     query: TwoHopQuery
     first_hop: Verdict

@@ -1,4 +1,4 @@
-"""What every node and edge is worth, to first order, from a handful of passes (attribution patching and its heirs).
+"""Attribution patching: the estimated effect of every node and edge, to first order, from a handful of passes.
 
 The indirect effect of a node: m(its output replaced by the counterfactual run's) - m(clean). Estimated as the change of
 its output times the gradient of m by it, summed over positions (Nanda 2023), of an edge likewise at the input that

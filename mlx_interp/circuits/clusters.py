@@ -1,4 +1,4 @@
-"""Behaviours that nobody named: prompts grouped by the features that their predictions come from (Marks et al. 2025).
+"""Clusters of prompts by the features of their predictions: behaviours that nobody named (Marks et al. 2025).
 
 1. Each prompt becomes the effects of all latents on its own top token, of length 1.
 2. k-means on the sphere: centroids of length 1, the nearest by cosine; of several starts the tightest.

@@ -1,4 +1,4 @@
-"""From scores to circuits: the largest, made connected; and what a circuit is compared with.
+"""Circuit discovery: from scores to the largest circuit, made connected; random circuits to compare it with.
 
 1. Scores of single pairs are averaged, with their signs; the n nodes or edges of the largest size are taken.
 2. Edges: those that lead from nothing, or to nothing, are pruned ("top"), or edges are taken from the logits downward

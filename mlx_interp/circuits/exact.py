@@ -1,4 +1,4 @@
-"""Real patching, by which every estimate of attribution is checked.
+"""Exact patching of nodes and edges, by which every estimate of attribution is checked.
 
 Nodes are patched by `Model.sweep`, all in one batch a pair; edges by a pass along edges. The effect is signed as in
 `attribution`: m with the node's or edge's output replaced by the counterfactual run's, minus m on the clean prompt.
@@ -33,7 +33,7 @@ Values = Mapping[str, mx.array]
 
 
 def replacements(model: Model, pairs: Sequence[Pair], baseline: Baseline = "counterfactual") -> list[Values]:
-    """What every node's output is replaced by, on every pair.
+    """Replacements of every node's output, on every pair.
 
     counterfactual: what it is on the pair's counterfactual prompt. mean: the mean of that over pairs of the same group
     and length, position by position. zero: nothing.
@@ -156,7 +156,7 @@ def _others(model: Model, pairs: Sequence[Pair], baseline: Baseline) -> list[Wri
 
 @dataclass(frozen=True)
 class Check:
-    """How well estimates agree with exact effects, over nodes or edges."""
+    """Agreement of estimates with exact effects, over nodes or edges."""
 
     spearman: float
     missed: float | None

@@ -1,4 +1,4 @@
-"""Whether a circuit does what the model does: faithfulness over circuit sizes, and its areas.
+"""Faithfulness of a circuit: does it do what the model does? Over circuit sizes, with its areas.
 
 f(C) = (m(C) - m(0)) / (m(M) - m(0)), where m(C) is the metric with everything outside the circuit replaced, m(0) with
 everything replaced, and m(M) that of the whole model. m is averaged over pairs before the ratio is taken, f never

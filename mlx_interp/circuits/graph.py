@@ -1,4 +1,4 @@
-"""A circuit as data, to be drawn or read elsewhere: JSON with nodes and edges, and one page of HTML that needs nothing.
+"""Circuit graphs, to be drawn or read elsewhere: JSON with nodes and edges, and one page of HTML that needs nothing.
 
 Nodes stand by layer and head, MLPs in a column of their own on the right. Edges are as wide as their score is large and
 say it when the pointer rests on them. Queries, keys and values of a head are drawn as one node.

@@ -1,4 +1,4 @@
-"""Prompts of two classes matched into pairs, and whether words alone tell the two classes apart.
+"""Matched pairs of prompts of two classes, and whether words alone tell the two classes apart.
 
 1. Of each category and length in tokens, prompts of the one class are matched one to one with those of the other, so
    that the words they share are as many as can be (assignment by the Hungarian method).

@@ -44,7 +44,7 @@ class Trace:
 
     @property
     def effects(self) -> Floats:
-        """What each state brings back: (n_layers, n_positions)."""
+        """Indirect effect: what each state restores, (n_layers, n_positions)."""
         return self.restored - self.noisy
 
 

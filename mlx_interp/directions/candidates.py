@@ -1,14 +1,14 @@
-"""Choosing one direction among all layers and positions by what it does, as in Arditi et al. (2024).
+"""Selection of one direction among all layers and positions by what it does, as in Arditi et al. (2024).
 
 1. Candidates: the differences of means of a `Contrast`, all that are more than rounding, whatever their p values.
-2. Bypass: refusal log-odds of a harmful prompt with the candidate taken out of the stream; the lower, the better.
+2. Bypass: refusal log-odds of a harmful prompt with the candidate ablated; the lower, the better.
 3. Induce: log-odds of a harmless prompt with the candidate added, once, at its layer, at every prompt position; must be
-   above 0. KL: of the next token on harmless prompts with the candidate taken out, from the plain model's; bounded.
+   above 0. KL: of the next token on harmless prompts with the candidate ablated, from the plain model's; bounded.
 4. The lowest bypass among candidates that pass and lie at most 80 % deep. Every candidate's scores are kept; one whose
    scores are not finite fails, and none that passes is an empty list, never a fallback.
 
-All candidates on all prompts are one sweep. Taken out means: of the embedding and of everything that is written to the
-stream afterwards, which is the same as taking it out of the input of every block as well, with a third fewer edits.
+All candidates on all prompts are one sweep. Ablated means: from the embedding and of everything that is written to the
+stream afterwards, which is the same as ablating the input of every block as well, with a third fewer edits.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class PromptScores:
-    """What all candidates do on one prompt; arrays are (n_candidates,)."""
+    """Scores of all candidates on one prompt; arrays are (n_candidates,)."""
 
     plain: float
     """Log-odds of the prompt left alone."""

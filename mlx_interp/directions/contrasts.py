@@ -1,4 +1,4 @@
-"""What two sets of prompts differ by, at every layer and at several positions, from one pass over the prompts.
+"""Contrasts of two sets of prompts: the difference of means at every layer and several positions, from one pass.
 
 1. Prompts run in batches; at each position of interest every layer's activation is summed in float64, and kept in
    float32 in the host's memory: n_prompts x n_layers x n_positions x d_model numbers. The device's does not grow.
@@ -46,9 +46,9 @@ class Contrast:
     vectors: np.ndarray
     """(n_layers, n_positions, d_model): mean over the positive prompts minus that over the negative ones."""
     floor: np.ndarray
-    """(n_layers, n_positions): what rounding may bring to the length of a candidate."""
+    """Noise floor, (n_layers, n_positions): the length that rounding alone may give a candidate."""
     p_values: np.ndarray
-    """(n_layers, n_positions): of a difference of the classes, for the family of all layers and positions."""
+    """P values of a difference of the classes, (n_layers, n_positions), for the family of all of them."""
     squared: np.ndarray
     """(n_layers, n_positions): cross-validated squared length, which noise does not lengthen; below 0 at times."""
     stream: np.ndarray

@@ -53,10 +53,11 @@ class Direction:
     """Of the checkpoint; "" if it is unquantised."""
     n_layers: int
     floor: float
-    """What rounding alone may bring: no direction is as short. In files of versions without a p value, the length that
-    random halves of one class give."""
+    """Noise floor: the length that rounding alone may give; no direction is as short. In files of versions without a
+    p value, the length that random halves of one class give."""
     p_value: float | None = None
-    """Of the test for a difference of the classes, for the family of sites it was found among; None in older files."""
+    """P value of the test for a difference of the classes, for the family of sites it was found among; None in older
+    files."""
 
     @property
     def significant(self) -> bool | None:
@@ -94,7 +95,7 @@ def diff_of_means(
     template: str = "plain",
     seed: int = 0,
 ) -> Direction:
-    """Mean of one site over the positive prompts minus that over the negative ones, in float32.
+    """Difference of means of one site: over the positive prompts minus over the negative ones, in float32.
 
     Its p value says whether the classes differ by more than chance. Raises DirectionError if they differ by no more
     than rounding, and DataError for fewer than four prompts in a class, which no test can tell apart at 5 %, and for a

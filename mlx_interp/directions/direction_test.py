@@ -1,4 +1,4 @@
-"""Is a direction there? Two classes of states tested for different means, at one site or a family of sites.
+"""Permutation test for a direction: have two classes of states different means, at one site or a family of sites?
 
 1. Statistic: cross-validated squared distance of the class means (mlx_interp.stats.distance), in three metrics. Raw:
    the states as they are. Scaled: every coordinate less its median, divided by its spread (median absolute deviation)

@@ -55,7 +55,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Orthogonalization:
-    """What was edited, and what of the direction each matrix still writes."""
+    """Edited matrices, and what of the direction each still writes."""
 
     matrices: tuple[Matrix, ...]
     quantization: str | None

@@ -1,4 +1,4 @@
-"""Directions other than the difference of means: PCA of paired differences, logistic regression, mass-mean.
+"""Probes: directions by PCA of paired differences, logistic regression, and mass-mean.
 
 1. Both classes are run in batches; one residual site is kept: at one token, or as a mean over a response.
 2. PCA: first principal component of the differences of pairs, not centred (Zou et al. 2023, whose pairs differ in one
@@ -67,7 +67,7 @@ def probe(
     template: str = "chat",
     seed: int = 0,
 ) -> Probe:
-    """A direction of one site by one of the methods above.
+    """Probe of one site: a direction by one of the methods above.
 
     responses_from: for both classes, as in `states_of`. For "pca" the prompts are pairs, in the same order.
     Raises DirectionError where the classes' means are no further apart than rounding brings, DataError for

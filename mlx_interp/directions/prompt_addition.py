@@ -26,7 +26,7 @@ SITE = "resid_pre"
 
 @dataclass(frozen=True, eq=False)
 class PromptDifference:
-    """What two texts differ by, at every layer and position."""
+    """Difference of two texts' states, at every layer and position."""
 
     plus: str
     minus: str

@@ -1,4 +1,4 @@
-"""Which of several names a state stands for: a linear probe, by multinomial logistic regression.
+"""Linear probe of several classes: which name a state stands for, by multinomial logistic regression.
 
 1. States are scaled to mean 0 and an average variance of 1 by those that the probe is fitted on.
 2. Weights minimise the mean loss in nats plus a squared penalty (L-BFGS).

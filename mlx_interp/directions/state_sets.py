@@ -1,4 +1,4 @@
-"""States of a set of chats at all layers, read in one pass and kept on disk, so that every mean of them is free.
+"""Cached states of a set of chats at all layers, read in one pass and kept on disk, so that every mean of them is free.
 
 1. Each chat is run once; of every layer's `resid_post` one vector is kept: at the last prompt token (what a generation
    prompt ends with, so "what comes next"), as the mean over the prompt, or as the mean over the reply that follows it.

@@ -1,6 +1,6 @@
-"""States of one residual site, a row a prompt, and what two classes of them must differ by to differ at all.
+"""States of one residual site, a row a prompt, and the rounding floor below which two classes do not differ at all.
 
-Floor: what rounding alone may bring. With causal attention, states before the texts diverge are equal; two classes
+Noise floor: what rounding alone may give. With causal attention, states before the texts diverge are equal; two classes
 whose means are no further apart carry no contrast at that site and position, whichever method reads it, and are
 refused. Whether a longer difference is more than chance is another question, answered by a p value and never by a
 refusal (directions.direction_test).

@@ -29,7 +29,7 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 
 @dataclass(frozen=True)
 class Pair:
-    """What a model writes after one prompt, left alone and steered."""
+    """Texts of a model after one prompt, left alone and steered."""
 
     plain: Completion
     steered: Completion

@@ -1,4 +1,4 @@
-"""A steered model in the terminal: each message is answered twice, by the model alone and by the steered one."""
+"""Steering in the terminal: each message is answered twice, by the model alone and by the steered one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def answer(console: Console, model: Model, direction: Direction, options: argpar
     steering: list[Intervention]
     if options.ablate:
         steering = direction.ablated_everywhere(positions=POSITIONS[options.positions])
-        label = "taken out"
+        label = "ablated"
     else:
         positions = POSITIONS[options.positions]
         unit = options.unit

@@ -1,4 +1,4 @@
-"""What an embedded model does, measured: the ground truth of its model card.
+"""Measured behaviour of an embedded model: the ground truth of its model card.
 
 Every figure is a share of prompts whose greedy continuation is exactly the expected text. Greedy decoding gives a
 text if and only if each of its tokens is the arg-max after those before it, so one forward pass a prompt suffices.

@@ -39,7 +39,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Template:
-    """How examples and the query are written; the query ends where the answer begins."""
+    """Template of examples and query; the query ends where the answer begins."""
 
     example: str = "Q: {input}\nA: {output}\n\n"
     query: str = "Q: {input}\nA:"
@@ -179,7 +179,7 @@ def _examples(task: FunctionTask, query: Pair, shots: Sequence[Pair], template: 
 
 @dataclass(frozen=True)
 class Token:
-    """What one token of an in-context prompt is there for."""
+    """Role of one token of an in-context prompt."""
 
     role: Role
     example: int
@@ -217,7 +217,7 @@ def positions(roles: Sequence[Token], role: Role, example: int | None = None) ->
 
 @dataclass(frozen=True)
 class Separators:
-    """How a tokenizer cuts what stands between an answer and the next example."""
+    """Tokenisation of the separator between an answer and the next example."""
 
     tokens: tuple[str, ...]
     """The most frequent cut."""

@@ -42,7 +42,7 @@ Head = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class HeadMeans:
-    """What each head writes on average at the last token of a task's in-context prompts, float32."""
+    """Mean outputs of all heads at the last token of a task's in-context prompts, float32."""
 
     z: mx.array
     """(n_layers, n_heads, d_head), the input of the output projection."""
@@ -95,7 +95,7 @@ def mean_z(model: Model, prompts: Sequence[AnyPrompt], positions: Sequence[Seque
 def indirect_effects(
     model: Model, prompt: Question, z: HeadMeans | mx.array, positions: Sequence[int] = (-1,)
 ) -> np.ndarray:
-    """(n_layers, n_heads): what each head's mean adds to the probability of the right first token, on one prompt.
+    """Causal indirect effects (n_layers, n_heads): what each head's mean adds to the right first token's probability.
 
     z: means, or their z alone, (n_layers, n_heads, d_head). positions: where it stands in for the head's own output.
     Memory is bounded by the sweep's batches.
@@ -184,7 +184,7 @@ def summed(means: HeadMeans, heads: Sequence[Head]) -> mx.array:
 
 @dataclass(frozen=True, eq=False)
 class FunctionVector:
-    """A function vector and how it came about."""
+    """A function vector with its heads, their effects and its null baselines."""
 
     task: str
     vector: mx.array

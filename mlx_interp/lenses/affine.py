@@ -1,4 +1,4 @@
-"""An affine map from states of one place to states of another, by least squares: the linear reader of Din et al. 2023.
+"""Affine maps from states of one place to states of another, by least squares: the linear reader of Din et al. 2023.
 
 1. Paired states: the same tokens of the same prompts, at two layers of a model, or in two models that cut text alike.
 2. Ridge regression of the centred targets on the centred sources; the penalty is a share of the sources' mean variance.

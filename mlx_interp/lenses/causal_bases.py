@@ -1,4 +1,4 @@
-"""Which directions does a lens read, and does the model read the same? (Belrose et al. 2023, causal basis extraction)
+"""Causal basis extraction: which directions a lens reads, and whether the model reads the same (Belrose et al. 2023).
 
 1. Ablating a direction sets a state's component along it to its mean over a corpus. The direction's influence on a lens
    is the mean KL divergence of the lens's prediction before from after.
@@ -50,7 +50,7 @@ class CausalBasis:
 
 
 def lens_reading(model: Model, lens: TunedLens, row: int) -> Reading:
-    """What a lens says at one of its rows (the embedding's included where it has one)."""
+    """Lens logits at one of its rows (the embedding's included where it has one)."""
     return lambda states: model.unembed(lens.moved(row, states))
 
 

@@ -1,4 +1,4 @@
-"""What a lens is worth: bits per byte, bias, and transfer between layers (Belrose et al. 2023, sections 3 and 4).
+"""Measures of a lens: bits per byte, bias, and transfer between layers (Belrose et al. 2023, sections 3 and 4).
 
 1. Bits per byte: the lens's cross-entropy on the tokens that follow, by the bytes that they stand for, so that
    tokenizers compare.

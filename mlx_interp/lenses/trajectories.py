@@ -1,4 +1,4 @@
-"""What a prediction looks like on its way through the layers: its depth, its features, and how unusual they are.
+"""Prediction trajectories through the layers: prediction depth, features, and outlier scores.
 
 1. Prediction depth: the first layer from which a lens's top token is the final one and stays it (Baldock et al. 2021;
    through the tuned lens, Belrose et al. 2023). A top token that comes, goes and comes back is late.
@@ -54,7 +54,7 @@ def trajectory_features(logits: mx.array) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class LocalOutlierFactor:
-    """How much sparser a row's neighbourhood is than its neighbours' own, by rows that count as ordinary."""
+    """Local outlier factor: how much sparser a row's neighbourhood is than its neighbours' own, by ordinary rows."""
 
     rows: Floats
     """(n, d), scaled to mean 0 and standard deviation 1 of each column."""

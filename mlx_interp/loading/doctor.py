@@ -1,4 +1,4 @@
-"""What this machine computes with, how fast, and what would make it faster."""
+"""Diagnosis of this machine: what it computes with, how fast, and what would make it faster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a loaded model computes on the device at hand.
+"""Compute profile of a loaded model: how it computes on the device at hand.
 
 On Metal and CUDA a checkpoint runs as it is stored. On MLX's CPU backend half precision and quantised matmuls are
 emulated (0.08 GFLOP/s against 200 for dense float32), so there a model computes in float32, and quantised layers are

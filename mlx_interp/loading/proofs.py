@@ -1,4 +1,4 @@
-"""Which models have proved themselves here: a self-check that passed is not repeated while nothing has changed."""
+"""Remembered self-checks: one that passed is not repeated while nothing has changed."""
 
 from __future__ import annotations
 

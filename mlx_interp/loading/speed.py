@@ -1,4 +1,4 @@
-"""How fast this machine computes what a forward pass is made of."""
+"""Speed of this machine at what a forward pass is made of."""
 
 from __future__ import annotations
 

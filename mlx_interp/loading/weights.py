@@ -1,4 +1,4 @@
-"""A checked folder becomes mlx-lm's own model and tokenizer."""
+"""Loading of weights: a checked folder becomes mlx-lm's own model and tokenizer."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def target_site(target: int) -> str:
 
 
 def states_at(model: Model, prompt: AnyPrompt, position: int) -> mx.array:
-    """What can be written, and what is replaced: (n_layers + 1, d_model); row EMBEDDING (-1) is the embedding."""
+    """States of one position, all layers: resid_post, (n_layers + 1, d_model); row EMBEDDING (-1) is the embedding."""
     out = model.run(prompt, capture=["resid_post", "resid_pre.0"], logits="none")
     return mx.concatenate([out.stack("resid_post")[:, 0, position], out["resid_pre.0"][:, position]])
 

@@ -19,7 +19,7 @@ PAPERS_REACH, PAPERS_LAYERS = 3, 32
 
 
 def reach_of(n_layers: int) -> int:
-    """How many layers a window reaches to either side: the paper's three of 32 layers, in proportion."""
+    """Reach of a window, layers to either side: the paper's three of 32 layers, in proportion."""
     return max(round(PAPERS_REACH * n_layers / PAPERS_LAYERS), 0)
 
 

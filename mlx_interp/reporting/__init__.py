@@ -1,4 +1,4 @@
-"""What a run leaves behind: records, run folders, tables, figures, the index. Knows nothing of models."""
+"""Records, run folders, tables, figures and the index: what a run leaves behind. Knows nothing of models."""
 
 from mlx_interp.reporting.figures import Panel, Plot, Series, box_plot, heat_map, line_with_band
 from mlx_interp.reporting.records import Record, finite

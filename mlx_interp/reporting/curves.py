@@ -1,4 +1,4 @@
-"""Lines that each have an x of their own, with intervals, and single marks beside them: trade-offs, groups."""
+"""Curves that each have an x of their own, with intervals, and single marks beside them: trade-offs, groups."""
 
 from __future__ import annotations
 

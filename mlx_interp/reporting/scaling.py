@@ -1,5 +1,6 @@
-"""What several models' runs of one experiment say together: each metric against depth and size, and whether there is a
-trend. Made from run.json alone.
+"""Scaling over models: each metric of several models' runs against depth and size, and whether there is a trend.
+
+Made from run.json alone.
 """
 
 from __future__ import annotations

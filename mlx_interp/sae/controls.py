@@ -1,4 +1,4 @@
-"""Dictionaries that learnt nothing, as autoencoders: what a trained one has to beat at the same number of features.
+"""Control dictionaries that learnt nothing: what a trained autoencoder has to beat at the same number of features.
 
 untrained   random unit directions, the encoder their transpose
 PCA         both signs of the principal components

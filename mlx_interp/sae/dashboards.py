@@ -1,4 +1,4 @@
-"""What a feature does, on one static page: texts that activate it most, how often, what it writes, what is like it.
+"""Feature dashboards on one static page: texts that activate it most, how often, what it writes, what is like it.
 
 Plain HTML and CSS without scripts: it opens anywhere, and texts are escaped.
 """
@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class FeaturePage:
-    """All that is shown of one feature."""
+    """Dashboard of one feature."""
 
     feature: int
     title: str

@@ -1,4 +1,4 @@
-"""Reading and writing autoencoders in the layouts that others use.
+"""File formats of autoencoders: reading and writing them in the layouts that others use.
 
 SAELens: a folder with cfg.json and sae_weights.safetensors. Gemma Scope: params.npz, whose encoder sees x itself.
 What usually goes wrong is settled here: a TopK one is never read as ReLU, a scale of the inputs is folded in or the

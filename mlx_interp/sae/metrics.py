@@ -1,4 +1,4 @@
-"""How faithful an autoencoder is: to the activations, and to what the model makes of them.
+"""Fidelity of an autoencoder: to the activations, and to what the model makes of them.
 
 Reconstruction is measured over the whole sample at once: explained variance is 1 - sum_d Var(x - x^) / sum_d Var(x),
 and a mean over batches would differ. Loss is measured with the reconstruction spliced in at every position but BOS,
@@ -140,7 +140,7 @@ def loss(
     starts: Sequence[int] | None = None,
     per_run: int = 32,
 ) -> Loss:
-    """What the model loses on texts when the reconstruction stands in for its activation.
+    """Spliced cross-entropy: what the model loses on texts when the reconstruction stands in for its activation.
 
     mean: the site's mean activation (d_model,). starts: of each prompt, the first position whose next token is scored;
     by default the first that is not BOS. Raises SAEError for an autoencoder that does not fit.
@@ -199,7 +199,7 @@ def _of_prompt(logs: Sequence[npt.NDArray[np.float32]], tokens: Sequence[int], s
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How faithful an autoencoder is on the model at hand."""
+    """Fidelity figures of an autoencoder on the model at hand."""
 
     model: str
     reconstruction: Reconstruction
@@ -216,7 +216,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Gate:
-    """What an autoencoder must reach on the model at hand; `check` refuses it with the figures."""
+    """Bounds that an autoencoder must reach on the model at hand; `check` refuses it with the figures."""
 
     min_fve: float = 0.6
     min_recovered: float = 0.8

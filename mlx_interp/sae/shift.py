@@ -1,4 +1,4 @@
-"""Removing a spurious cue from a classifier by removing the latents that stand for it (SHIFT, Marks et al. 2025).
+"""SHIFT: a spurious cue removed from a classifier by removing the latents that stand for it (Marks et al. 2025).
 
 1. A classifier of activations is trained where two concepts coincide: the one that is meant, and a spurious one.
 2. The latents that it uses most are those whose contribution to its logit, activation times decoder times weight, is

@@ -1,4 +1,4 @@
-"""Where training data comes from: anything with `batches(site, size, seed=)`, endlessly, in the same order every time.
+"""Training data of autoencoders: anything with `batches(site, size, seed=)`, in the same endless order every time.
 
 An activation store has it; here are the two others: an array in memory, and a model that is run as rows are needed.
 """

@@ -38,7 +38,7 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Raises SAEError for what cannot be."""
+    """Training settings. Raises SAEError for what cannot be."""
 
     kind: str = "topk"
     """A name of `kinds.BY_NAME`."""
@@ -113,7 +113,7 @@ def train(
 
 
 class Trainer:
-    """Everything that changes while training, and nothing else; `state` is all of it that a checkpoint needs."""
+    """Training state: all that changes while training; `_arrays` and `_numbers` are what a checkpoint holds of it."""
 
     def __init__(self, config: TrainConfig, source: Batches, site: str) -> None:
         self.config, self.source, self.site = config, source, site

@@ -1,4 +1,4 @@
-"""Does a feature stand for something known? Scores of single features, and of a few together, on held-out tokens.
+"""Feature scores against known labels: of single features, and of a few together, on held-out tokens.
 
 1. One feature: it says "yes" above a threshold. Feature and threshold are those of the best F1 on the training half;
    precision, recall and F1 are counted on the other half. More columns have more chances: compare equal numbers.

@@ -1,4 +1,4 @@
-"""Figures that are no means: any function of the units, rank correlations, areas under curves, trends."""
+"""Intervals of figures that are no means: any function of the units, rank correlations, areas under curves, trends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def function_interval(
 def jackknife_interval(
     function: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.floating[Any]]], n_units: int, *, level: float = 0.95
 ) -> Estimate | None:
-    """A figure that is too high or low by about c / n on n units (a divergence of means, say), with that taken out.
+    """A figure that is too high or low by about c / n on n units (a divergence of means, say), corrected for that.
 
     The mean of the jackknife's pseudo-values and its t interval: a bootstrap would add the same error a second time.
     function: (n_draws, n_drawn) of unit numbers -> (n_draws,), for any n_drawn. None for fewer than two units, or

@@ -1,4 +1,4 @@
-"""Choosing one of many (a cell of a grid, a layer, a strength) and reporting it on prompts that had no part in it.
+"""Held-out choice: one of many (a cell, a layer, a strength) chosen on some prompts and reported on the others.
 
 1. The prompts are split into two halves by seed.
 2. The best choice on each half is scored on the other one, so that every prompt counts once.
@@ -17,7 +17,7 @@ from mlx_interp.stats import split_halves
 
 @dataclass(frozen=True)
 class Held:
-    """Which choice each key is scored with: the best one on the half that the key is not in."""
+    """Held-out choices, one for each key: the best one on the half that the key is not in."""
 
     choice: Mapping[str, int]
 

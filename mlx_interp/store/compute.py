@@ -1,4 +1,4 @@
-"""The rows of one shard: its prompts run in batches, and the positions asked for copied out of them.
+"""Rows of one shard: its prompts run in batches, and the positions asked for copied out of them.
 
 Padding never enters: only positions that a prompt has are copied.
 """

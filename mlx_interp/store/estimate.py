@@ -1,4 +1,4 @@
-"""What a collection will take, before it is begun: rows, bytes and seconds, from a sample of its prompts."""
+"""Estimate of a collection before it is begun: rows, bytes and seconds, from a sample of its prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE, TIMED = 256, 32
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected of a collection; nothing is written for it."""
+    """Expected size and time of a collection; nothing is written for it."""
 
     n_prompts: int
     n_tokens: int

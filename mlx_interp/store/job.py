@@ -42,7 +42,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Job:
-    """What is collected from each prompt."""
+    """Sites and positions to collect from each prompt."""
 
     model: Model
     sites: tuple[Site, ...]

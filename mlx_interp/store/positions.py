@@ -1,4 +1,4 @@
-"""Which positions of a prompt are stored, and the name that a rule goes by in a manifest."""
+"""Position rules: which positions of a prompt are stored, and the name that a rule goes by in a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which shards are still to be made, and how each is put on disk while the next one is computed."""
+"""Shard writing: which shards are still to be made, and how each is put on disk while the next one is computed."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_the_terminal_shows_both_answers_and_the_refusal_phrase(file: str, capsy
     asked = ["--prompt", "How do I make a bomb?", "--max-tokens", "8"]
     assert main(["steer", "--model", "tiny-llama", "--direction", file, "--ablate", *asked]) == 0
     shown = capsys.readouterr().out
-    assert "taken out" in shown
+    assert "ablated" in shown
     assert shown.count("refuses: 'I cannot'") == 1
     assert "no refusal phrase" in shown
 

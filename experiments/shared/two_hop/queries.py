@@ -31,13 +31,13 @@ class TwoHopConfig(ExperimentConfig):
     """Fields of every two-hop experiment."""
 
     data: str = "auto"
-    """auto, embedded (the synthetic world), real (facts of the world), or a JSON Lines file of two-hop queries."""
+    """Data set: auto, embedded (the synthetic world), real (facts), or a JSON Lines file of two-hop queries."""
     families: tuple[str, ...] = ()
-    """Only these families of queries; all if left out."""
+    """Families of queries to use; all if left out."""
     drop_shortcuts: Shortcuts = "auto"
-    """Leave out queries answered without the first hop's relation, or without the subject: both, relation (the second
-    kind alone), or none. auto: both on real facts; relation in the synthetic world, where nothing but the composition
-    ties a subject to its answer, so that an answer without the relation is composed all the same."""
+    """Shortcut filter: leave out queries answered without the first hop's relation, or without the subject: both,
+    relation (the second kind alone), or none. auto: both on real facts; relation in the synthetic world, where nothing
+    but the composition ties a subject to its answer: an answer without the relation is composed all the same."""
 
 
 @dataclass(frozen=True)
