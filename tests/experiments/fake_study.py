@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Records, Stage
 from experiments.harness.runner import run
+from experiments.harness.state import Run
 from mlx_interp.errors import UnknownModel
 from mlx_interp.reporting import Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.stats import mean_interval, mean_or_none
@@ -70,18 +71,18 @@ def chance(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4]) / 2**32
 
 
-def queries(model: FakeModel, config: Config, earlier: Records) -> list[Item]:
-    names = Path(config.data).read_text().split() if config.data else [f"query {n}" for n in range(30)]
+def queries(run: Run[Config], earlier: Records) -> list[Item]:
+    names = Path(run.config.data).read_text().split() if run.config.data else [f"query {n}" for n in range(30)]
     return [Item(name, ("capital", "currency")[n % 2]) for n, name in enumerate(names)]
 
 
-def screen(model: FakeModel, batch: Sequence[Item], config: Config) -> Iterator[dict[str, Any]]:
+def screen(run: Run[Config], batch: Sequence[Item]) -> Iterator[dict[str, Any]]:
     time.sleep(PAUSE)
     for item in batch:
-        yield {"item": item.key, "family": item.family, "counts": chance(model.name, item.key) < 0.6}
+        yield {"item": item.key, "family": item.family, "counts": chance(run.model.name, item.key) < 0.6}
 
 
-def counted(model: FakeModel, config: Config, earlier: Records) -> list[Item]:
+def counted(run: Run[Config], earlier: Records) -> list[Item]:
     return [Item(record["item"], record["family"]) for record in earlier if record["counts"]]
 
 
@@ -98,13 +99,13 @@ def accident(item: Item) -> None:
         raise ValueError(f"{item.key} cannot be measured")
 
 
-def measure(model: FakeModel, item: Item, config: Config) -> Iterator[dict[str, Any]]:
+def measure(run: Run[Config], item: Item) -> Iterator[dict[str, Any]]:
     accident(item)
     for arm, size in (("patched", 0.7), ("control", 0.1)):
         time.sleep(PAUSE)
         for source in range(LAYERS):
             for target in range(source):
-                fixed = chance(item.key, arm, source, target, config.seed) < size
+                fixed = chance(item.key, arm, source, target, run.seed) < size
                 yield {"family": item.family, "arm": arm, "source": source, "target": target, "fixed": fixed}
 
 
@@ -168,7 +169,7 @@ def names_that_count(records: Records, config: Config) -> Iterator[tuple[str, st
     yield "lists/counting.txt", "".join(f"{r['item']}\n" for r in records if r["stage"] == "screen" and r["counts"])
 
 
-def plan(model: FakeModel, items: Sequence[Item], config: Config) -> Plan:
+def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
     return Plan(
         prompts=len(items), counterfactuals=len(items) * 12, forward_passes=len(items) * 2.9, memory_bytes=10**9
     )
