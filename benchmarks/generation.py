@@ -111,7 +111,9 @@ def own_table(results: list[dict[str, Any]], n_tokens: int) -> Table:
 def others_table(model: Model, n_tokens: int, rounds: int) -> Table:
     """Other libraries steering one row, in units of mlx-lm's unsteered speed."""
     prompts, steered = prompts_of(1), steering(model)
-    vector = steered[0].vector  # type: ignore[union-attr]
+    (first, *_) = steered
+    assert isinstance(first, Add)
+    vector = first.vector
     ours = model.generate(prompts, interventions=steered, max_tokens=n_tokens)[0].tokens
     rows: list[list[Any]] = []
     for other in generators(model, prompts[0], n_tokens, STEERED_LAYER, vector, 0.5):

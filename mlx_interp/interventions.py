@@ -10,22 +10,86 @@ The stream keeps its dtype. Several interventions at one site apply in the order
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
+
+from mlx_interp.errors import SAEError, ShapeError
+from mlx_interp.sites import Site
 
 Positions: TypeAlias = int | slice | Sequence[int] | Literal["generated"] | None
 Heads: TypeAlias = int | Sequence[int] | None
 ArrayLike: TypeAlias = mx.array | np.ndarray | float | Sequence[Any]
 
 
-class _Printed:
-    """Prints arrays by shape: an intervention names itself in errors, and a vector of 3584 numbers names nothing."""
+class Planner(Protocol):
+    """Who resolves interventions against a model and its prompts (`engine/plan.py`)."""
+
+    def edit(self, intervention: Any, owner: tuple[int, int]) -> None:
+        """A change of an activation: the intervention has `site` and `positions`, it may have `heads`."""
+        ...
+
+    def block(self, intervention: Any, owner: tuple[int, int]) -> None:
+        """Edges of attention that are forbidden."""
+        ...
+
+
+class Intervention:
+    """What is changed where: a frozen dataclass with `site`, `positions`, perhaps `heads`, and the change itself.
+
+    A new kind is a subclass that says in `changed` what it does; runs, sweeps, generation and gradients take it as it
+    is. The class attributes say what the engine must know of its fields.
+    """
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold one finite number each."""
+    array: ClassVar[str | None] = None
+    """The field with an array that broadcasts to its site; None where it has none."""
+    fills: ClassVar[bool] = False
+    """Whether one number in the array's place fills the site."""
+    across: ClassVar[bool] = False
+    """Whether it looks at several positions at once: it is then given one row at a time, with all its positions."""
+
+    @classmethod
+    def changed(cls, edits: Sequence[Any], old: mx.array, value: mx.array | None) -> mx.array:
+        """The new entries, in the shape of the old ones: (edit, position, [head], width), each edit's own.
+
+        edits: interventions of this class, of equal `group`. value: their arrays, which broadcast to `old`; None for
+        a class without. Arithmetic in float32 where a sum could overflow; the result is cast to the site's dtype.
+        """
+        raise NotImplementedError(f"{cls.__name__} does not say what it changes: define `changed`")
+
+    def check(self) -> None:
+        """Raises ShapeError for a field that makes no sense, whatever the model."""
+
+    def plan(self, planner: Planner, owner: tuple[int, int]) -> None:
+        """Says what kind of change it is."""
+        planner.edit(self, owner)
+
+    @property
+    def has_array(self) -> bool:
+        return self.array is not None
+
+    def group(self) -> Hashable:
+        """Edits of one class are changed together only if they agree in this."""
+        return None
+
+    def met(self, site: Site, n_heads: int, width: int) -> tuple[int, int]:
+        """What its array has to fit, (number of heads or 0, width), at a site of that shape. Raises what does not."""
+        return n_heads, width
+
+    def prepared(self, value: mx.array, nonzero: Callable[[mx.array], None]) -> mx.array:
+        """Its array as `changed` gets it, by the array alone: interventions that share one share this as well.
+
+        nonzero: is called with lengths that must be finite and not zero.
+        """
+        return value
 
     def __repr__(self) -> str:
+        """Arrays by shape: an intervention names itself in errors, and a vector of 3584 numbers names nothing."""
         shown = []
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -36,8 +100,14 @@ class _Printed:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def column(edits: Sequence[Any], name: str, ndim: int) -> mx.array:
+    """One number of each edit, by its field's name: float32 (edit, 1, ...) that broadcasts to `ndim` axes."""
+    numbers = [float(getattr(edit, name)) for edit in edits]
+    return mx.array(numbers, dtype=mx.float32).reshape(-1, *(1,) * (ndim - 1))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Patch(_Printed):
+class Patch(Intervention):
     """Replaces the activation: activation patching, back-patching, mean or zero ablation; a number fills the site."""
 
     site: str
@@ -45,9 +115,17 @@ class Patch(_Printed):
     positions: Positions = None
     heads: Heads = None
 
+    array = "value"
+    fills = True
+
+    @classmethod
+    def changed(cls, edits: Sequence[Patch], old: mx.array, value: mx.array | None) -> mx.array:
+        assert value is not None
+        return mx.broadcast_to(value.astype(old.dtype), old.shape)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Add(_Printed):
+class Add(Intervention):
     """Adds `scale * vector`: activation addition, steering. Scale 0 is bitwise the identity, whatever the vector."""
 
     site: str
@@ -56,9 +134,20 @@ class Add(_Printed):
     positions: Positions = None
     heads: Heads = None
 
+    numbers = ("scale",)
+    array = "vector"
+
+    @classmethod
+    def changed(cls, edits: Sequence[Add], old: mx.array, value: mx.array | None) -> mx.array:
+        assert value is not None
+        scales = column(edits, "scale", old.ndim)
+        added = old + (scales * value.astype(mx.float32)).astype(old.dtype)
+        # 0 * inf is no identity
+        return added if all(float(edit.scale) for edit in edits) else mx.where(scales == 0, old, added)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ablate(_Printed):
+class Ablate(Intervention):
     """Removes the component along a direction: x - (x . r) r with r of unit length (Arditi et al. 2024).
 
     direction: (d_model,), or (d_head,) at sites with heads; normalised here, computed in float32.
@@ -69,9 +158,24 @@ class Ablate(_Printed):
     positions: Positions = None
     heads: Heads = None
 
+    array = "direction"
+
+    def prepared(self, value: mx.array, nonzero: Callable[[mx.array], None]) -> mx.array:
+        """The direction at length 1, in float32."""
+        value = value.astype(mx.float32)
+        norm = mx.linalg.norm(value, axis=-1, keepdims=True)
+        nonzero(norm)
+        return value / norm
+
+    @classmethod
+    def changed(cls, edits: Sequence[Ablate], old: mx.array, value: mx.array | None) -> mx.array:
+        assert value is not None
+        wide = old.astype(mx.float32)
+        return wide - mx.sum(wide * value, axis=-1, keepdims=True) * value
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scale(_Printed):
+class Scale(Intervention):
     """Multiplies by a number."""
 
     site: str
@@ -79,9 +183,15 @@ class Scale(_Printed):
     positions: Positions = None
     heads: Heads = None
 
+    numbers = ("factor",)
+
+    @classmethod
+    def changed(cls, edits: Sequence[Scale], old: mx.array, value: mx.array | None) -> mx.array:
+        return old * column(edits, "factor", old.ndim).astype(old.dtype)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Knockout(_Printed):
+class Knockout(Intervention):
     """Forbids attention from query positions to key positions, before the softmax (Geva et al. 2023).
 
     layers: 7, "8-20", [3, 4] or "all". query, keys: positions. The rest of the pattern is renormalised.
@@ -92,9 +202,12 @@ class Knockout(_Printed):
     keys: Positions = None
     heads: Heads = None
 
+    def plan(self, planner: Planner, owner: tuple[int, int]) -> None:
+        planner.block(self, owner)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Apply(_Printed):
+class Apply(Intervention):
     """Any function array -> array of the same shape, for what the others cannot say.
 
     The function gets (n_rows, n_positions, ...) of its site; rows are prompts (one in a sweep). It must be pure.
@@ -103,6 +216,17 @@ class Apply(_Printed):
     site: str
     function: Callable[[mx.array], mx.array]
     positions: Positions = None
+
+    across = True
+
+    def check(self) -> None:
+        if not callable(self.function):
+            raise ShapeError(f"{self}: {self.function!r} is no function")
+
+    @classmethod
+    def changed(cls, edits: Sequence[Apply], old: mx.array, value: mx.array | None) -> mx.array:
+        (only,) = edits
+        return only.function(old)
 
 
 class Dictionary(Protocol):
@@ -123,7 +247,7 @@ class Dictionary(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Features(_Printed):
+class Features(Intervention):
     """Sets features of a sparse autoencoder, at its site, to factor * f + value; all else of the activation stays.
 
     features: an int or a list of them; none leaves all as they are. factor 0 with a value patches (0: ablates), factor
@@ -138,6 +262,10 @@ class Features(_Printed):
     error: bool = True
     positions: Positions = None
 
+    numbers = ("factor",)
+    array = "value"
+    fills = True
+
     @property
     def site(self) -> str:
         return self.sae.site
@@ -148,5 +276,27 @@ class Features(_Printed):
         one = isinstance(self.features, (int, np.integer))
         return (int(self.features),) if one else tuple(int(i) for i in self.features)  # type: ignore[arg-type, union-attr]
 
+    @property
+    def has_array(self) -> bool:
+        return bool(self.chosen)
 
-Intervention: TypeAlias = Patch | Add | Ablate | Scale | Knockout | Apply | Features
+    def group(self) -> Hashable:
+        return (id(self.sae), self.error, len(self.chosen))
+
+    def met(self, site: Site, n_heads: int, width: int) -> tuple[int, int]:
+        """Its values are of features. Raises SAEError for an autoencoder of another width, or features it has not."""
+        sae, width = self.sae, max(n_heads, 1) * width
+        if sae.d_model != width or site.kind.axes[-1] == "key" or not site.kind.writable:
+            raise SAEError(f"{sae} reads activations of width {sae.d_model}; {site} of this model is {width} wide")
+        if wrong := [i for i in self.chosen if not 0 <= i < sae.d_sae]:
+            raise SAEError(f"{sae} has features 0 to {sae.d_sae - 1}, not {', '.join(map(str, wrong))}")
+        if len(set(self.chosen)) < len(self.chosen):
+            raise SAEError(f"{self}: a feature is named twice")
+        return 0, len(self.chosen)
+
+    @classmethod
+    def changed(cls, edits: Sequence[Features], old: mx.array, value: mx.array | None) -> mx.array:
+        """At sites with heads an autoencoder reads all heads side by side."""
+        chosen = mx.array(np.array([edit.chosen for edit in edits], dtype=np.int32).reshape(len(edits), -1))
+        flat, factors = old.reshape(*old.shape[:2], -1), column(edits, "factor", 3)
+        return edits[0].sae.edited(flat, chosen, factors, value, error=edits[0].error).reshape(old.shape)

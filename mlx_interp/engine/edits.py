@@ -1,13 +1,13 @@
 """The change itself: all edits of a site at once.
 
 Edits of one kind and shape are gathered, changed and scattered together, whatever their number; edits of one row keep
-their order. What an edit means is said in `interventions`, where it applies is resolved in `plan`.
+their order. What an edit changes is said by its intervention, where it applies is resolved in `plan`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
@@ -18,7 +18,6 @@ import numpy as np
 
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.errors import ShapeError
-from mlx_interp.interventions import Add, Apply, Features, Patch, Scale
 
 
 def apply_edits(
@@ -64,8 +63,8 @@ def _shifted(edit: Edit, held: Sequence[int] | None) -> Edit | None:
 
 
 def _apply_bucket(x: mx.array, bucket: list[Edit], lengths: Sequence[int]) -> mx.array:
-    if isinstance(bucket[0].intervention, Apply):
-        return _apply_function(x, bucket[0], lengths[bucket[0].row])
+    if bucket[0].intervention.across:
+        return _apply_across(x, bucket[0], lengths[bucket[0].row])
     index = _index(bucket, x)
     new = _changed(x if index is None else x[index], bucket, x.ndim).astype(x.dtype)
     if index is None:
@@ -90,36 +89,9 @@ def _index(bucket: list[Edit], x: mx.array) -> Any:
 
 
 def _changed(old: mx.array, bucket: list[Edit], ndim: int) -> mx.array:
-    """The new entries, (edit, position, [head], width); arithmetic in float32 where a sum could overflow."""
-    first = bucket[0].intervention
-    value = _stack(bucket)
-    if isinstance(first, Features):
-        return _with_features(old, bucket, first, value)
-    if isinstance(first, Patch):
-        assert value is not None
-        return mx.broadcast_to(value.astype(old.dtype), old.shape)
-    if isinstance(first, Scale):
-        factors = _numbers([edit.intervention.factor for edit in bucket], ndim)  # type: ignore[union-attr]
-        return old * factors.astype(old.dtype)
-    assert value is not None
-    if isinstance(first, Add):
-        numbers = [edit.intervention.scale for edit in bucket]  # type: ignore[union-attr]
-        scales = _numbers(numbers, ndim)
-        added = old + (scales * value.astype(mx.float32)).astype(old.dtype)
-        # 0 * inf is no identity
-        return added if all(float(number) for number in numbers) else mx.where(scales == 0, old, added)
-    wide = old.astype(mx.float32)
-    return wide - mx.sum(wide * value, axis=-1, keepdims=True) * value
-
-
-def _with_features(old: mx.array, bucket: list[Edit], first: Features, value: mx.array | None) -> mx.array:
-    """The new entries of features; at sites with heads an autoencoder reads all heads side by side."""
-    edits: list[Features] = [edit.intervention for edit in bucket]  # type: ignore[misc]
-    chosen = mx.array(np.array([edit.chosen for edit in edits], dtype=np.int32).reshape(len(edits), -1))
-    factors = _numbers([edit.factor for edit in edits], 3)
-    return first.sae.edited(old.reshape(*old.shape[:2], -1), chosen, factors, value, error=first.error).reshape(
-        old.shape
-    )
+    """The new entries, (edit, position, [head], width)."""
+    edits = [edit.intervention for edit in bucket]
+    return type(edits[0]).changed(edits, old, _stack(bucket))
 
 
 def _stack(bucket: list[Edit]) -> mx.array | None:
@@ -131,15 +103,11 @@ def _stack(bucket: list[Edit]) -> mx.array | None:
     return mx.stack([edit.value for edit in bucket])  # type: ignore[misc]
 
 
-def _numbers(values: list[float], ndim: int) -> mx.array:
-    return mx.array([float(value) for value in values], dtype=mx.float32).reshape(-1, *(1,) * (ndim - 1))
-
-
-def _apply_function(x: mx.array, edit: Edit, length: int) -> mx.array:
-    function: Callable[[mx.array], mx.array] = edit.intervention.function  # type: ignore[union-attr]
+def _apply_across(x: mx.array, edit: Edit, length: int) -> mx.array:
+    """One row's positions together, padding left out."""
     where: Any = slice(0, length) if edit.positions is None else mx.array(edit.positions)
     old = x[edit.row : edit.row + 1, where]
-    new = function(old)
+    new = type(edit.intervention).changed([edit.intervention], old, _stack([edit]))
     if not isinstance(new, mx.array) or new.shape != old.shape:
         got = tuple(new.shape) if isinstance(new, mx.array) else type(new).__name__
         raise ShapeError(

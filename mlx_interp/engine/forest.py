@@ -25,7 +25,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
 from mlx_interp.engine.sweep import Sweep, make_groups
 from mlx_interp.engine.variants import Metric, Progress, batches, measured, sweep
-from mlx_interp.interventions import Apply, Intervention
+from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
 ELEMENTWISE = 64
@@ -216,7 +216,5 @@ def _named(plan: EditPlan) -> dict[Hashable, tuple[int, ...]]:
 def _reads_across(plan: EditPlan) -> bool:
     """Whether something looks at more than one position at once."""
     return any(
-        site.name == "pattern" or isinstance(edit.intervention, Apply)
-        for site, edits in plan.edits.items()
-        for edit in edits
+        site.name == "pattern" or edit.intervention.across for site, edits in plan.edits.items() for edit in edits
     )

@@ -19,8 +19,8 @@ from mlx_interp import sites
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.positions import integers, resolve_heads, resolve_positions
 from mlx_interp.engine.values import Fit, array_of, check_values, fitted, listed, named_array
-from mlx_interp.errors import NeverFired, SAEError, ShapeError, SiteError
-from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
+from mlx_interp.errors import NeverFired, ShapeError, SiteError
+from mlx_interp.interventions import Intervention, Knockout
 from mlx_interp.sites import Site
 
 Owner = tuple[int, int]
@@ -39,7 +39,7 @@ class Edit:
     """None: every position."""
     heads: tuple[int, ...] | None
     value: mx.array | None
-    """Broadcasts to (n_positions, [n_heads], width), or (n_positions, n_features); None for Scale and Apply."""
+    """Broadcasts to (n_positions, [n_heads], width), or (n_positions, n_features); None where it has no array."""
     owner: Owner
     generated: bool = False
     """Applies to generated tokens only."""
@@ -51,14 +51,12 @@ class Edit:
     @cached_property
     def kind(self) -> Any:
         """Edits of one kind at a site are changed together."""
-        intervention, of_sae = self.intervention, None
-        if isinstance(intervention, Apply):
-            return (Apply, self.row)
-        n_positions = None if self.positions is None else len(self.positions)
-        if isinstance(intervention, Features):
-            of_sae = (id(intervention.sae), intervention.error, len(intervention.chosen))
+        intervention = self.intervention
+        if intervention.across:
+            return (type(intervention), self.row)
+        n_positions, n_heads = (None if named is None else len(named) for named in (self.positions, self.heads))
         shape = None if self.value is None else tuple(self.value.shape)
-        return (type(intervention), of_sae, n_positions, None if self.heads is None else len(self.heads), shape)
+        return (type(intervention), intervention.group(), n_positions, n_heads, shape)
 
 
 @dataclass(frozen=True)
@@ -150,10 +148,7 @@ def plan_edits(
             check_values(intervention)
             owner = (-1 if shared else row, index)
             plan.owners[owner] = intervention
-            if isinstance(intervention, Knockout):
-                planner.block(intervention, owner)
-            else:
-                planner.edit(intervention, owner)
+            intervention.plan(planner, owner)
     _refuse_untouched(plan, lengths)
     _refuse_no_direction(plan)
     return plan
@@ -171,7 +166,7 @@ class _RowPlanner:
     shared: bool
     counts: Counter[Site] = field(default_factory=Counter)
 
-    def edit(self, intervention: Patch | Add | Ablate | Scale | Apply | Features, owner: Owner) -> None:
+    def edit(self, intervention: Any, owner: Owner) -> None:
         positions = resolve_positions(intervention.positions, self.lengths[self.row], intervention)
         generated = isinstance(intervention.positions, str)
         if positions == [] and not (generated and self.decodes):
@@ -188,7 +183,8 @@ class _RowPlanner:
             self.plan.edits[site].append(edit)
             self.counts[site] = order + 1
 
-    def block(self, knockout: Knockout, owner: Owner) -> None:
+    def block(self, intervention: Any, owner: Owner) -> None:
+        knockout: Knockout = intervention
         length = self.lengths[self.row]
         query, keys = (resolve_positions(spec, length, knockout) for spec in (knockout.query, knockout.keys))
         generated = isinstance(knockout.query, str)
@@ -215,9 +211,7 @@ class _RowPlanner:
         """The heads that an intervention names, and its array in the shape in which it is applied."""
         length = self.lengths[self.row]
         n_heads, width = self.network.site_shape(site, length)
-        if isinstance(intervention, Features):
-            _refuse_misfit(intervention, site, max(n_heads, 1) * width)
-            n_heads, width = 0, len(intervention.chosen)
+        n_heads, width = intervention.met(site, n_heads, width)
         asked = getattr(intervention, "heads", None)
         if n_heads == 0 and asked is not None:
             raise ShapeError(f"{intervention}: {site.name} has no heads; leave 'heads' out")
@@ -236,17 +230,15 @@ class _RowPlanner:
             fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.name == "pattern"),
         )
         if key not in self.plan.values:
-            value = None if array is None else fitted(array, intervention, fit)
-            self.plan.values[key] = self._unit(value, intervention) if isinstance(intervention, Ablate) else value
+            norms = self.plan.norms
+            self.plan.values[key] = (
+                None
+                if array is None
+                else intervention.prepared(
+                    fitted(array, intervention, fit), lambda norm: norms.append((norm, intervention))
+                )
+            )
         return heads, self.plan.values[key]
-
-    def _unit(self, direction: mx.array | None, intervention: Ablate) -> mx.array:
-        """A direction at length 1, in float32."""
-        assert direction is not None
-        direction = direction.astype(mx.float32)
-        norm = mx.linalg.norm(direction, axis=-1, keepdims=True)
-        self.plan.norms.append((norm, intervention))
-        return direction / norm
 
 
 def _layers(knockout: Knockout) -> str:
@@ -270,17 +262,6 @@ def _acts_on_generated(edit: Edit | Blocked) -> bool:
 def _refuse_read_only(site: Site, intervention: Intervention) -> None:
     if not site.kind.writable:
         raise SiteError(f"{intervention}: {site.name} is read only; change 'z', which it is made from")
-
-
-def _refuse_misfit(intervention: Features, site: Site, width: int) -> None:
-    """Raises SAEError for an autoencoder of another width, or features that it does not have."""
-    sae = intervention.sae
-    if sae.d_model != width or "pattern" in site.name or site.name == "head_out":
-        raise SAEError(f"{sae} reads activations of width {sae.d_model}; {site} of this model is {width} wide")
-    if wrong := [i for i in intervention.chosen if not 0 <= i < sae.d_sae]:
-        raise SAEError(f"{sae} has features 0 to {sae.d_sae - 1}, not {', '.join(map(str, wrong))}")
-    if len(set(intervention.chosen)) < len(intervention.chosen):
-        raise SAEError(f"{intervention}: a feature is named twice")
 
 
 def _refuse_untouched(plan: EditPlan, lengths: Sequence[int]) -> None:

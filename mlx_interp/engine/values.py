@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_interp.errors import ShapeError
-from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Patch, Scale
+from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
 
@@ -39,24 +39,21 @@ class Fit:
 
 def listed(interventions: Any) -> list[Intervention]:
     """Interventions as a list. Raises ShapeError for one that stands alone, and for what is none."""
-    if isinstance(interventions, get_args(Intervention)) or not isinstance(interventions, Iterable):
+    if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
         raise ShapeError(f"interventions are a list, not {interventions!r}: put it in brackets, [...]")
     found = list(interventions)
     for item in found:
-        if not isinstance(item, get_args(Intervention)):
-            kinds = ", ".join(kind.__name__ for kind in get_args(Intervention))
+        if not isinstance(item, Intervention):
+            kinds = ", ".join(kind.__name__ for kind in Intervention.__subclasses__())
             raise ShapeError(f"{item!r} is no intervention; a list holds {kinds} (and a sweep a list of such lists)")
     return found
 
 
-def check_values(intervention: Any) -> None:
-    """Raises ShapeError for a factor or scale that is not one finite number, and for a function that is none."""
-    if isinstance(intervention, (Scale, Features)):
-        _check_number(intervention.factor, "factor", intervention)
-    elif isinstance(intervention, Add):
-        _check_number(intervention.scale, "scale", intervention)
-    elif isinstance(intervention, Apply) and not callable(intervention.function):
-        raise ShapeError(f"{intervention}: {intervention.function!r} is no function")
+def check_values(intervention: Intervention) -> None:
+    """Raises ShapeError for a number that is not one finite number, and for what the intervention itself refuses."""
+    for name in intervention.numbers:
+        _check_number(getattr(intervention, name), name, intervention)
+    intervention.check()
 
 
 def _check_number(value: Any, name: str, intervention: object) -> None:
@@ -82,13 +79,12 @@ def _is_real(value: Any) -> bool:
 
 def named_array(intervention: Any) -> Any:
     """The array of an intervention as it was given."""
-    name = {Patch: "value", Add: "vector", Ablate: "direction", Features: "value"}[type(intervention)]
-    return getattr(intervention, name)
+    return getattr(intervention, intervention.array)
 
 
 def array_of(intervention: Any) -> mx.array | None:
     """The array of an intervention for mlx; None where it has none. Raises ShapeError for what holds no numbers."""
-    if isinstance(intervention, (Scale, Apply)) or (isinstance(intervention, Features) and not intervention.chosen):
+    if not intervention.has_array:
         return None
     value = named_array(intervention)
     if not _is_real(value):
@@ -105,7 +101,7 @@ def fitted(array: mx.array, intervention: Any, fit: Fit) -> mx.array:
     """An intervention's array for one row, as something that broadcasts to (count, [heads], width)."""
     target = fit.target
     one_head = fit.n_heads > 0 and isinstance(intervention.heads, (int, np.integer))
-    if array.ndim == 0 and isinstance(intervention, (Patch, Features)):
+    if array.ndim == 0 and intervention.fills:
         return array.reshape((1,) * len(target))
     value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.name == "pattern")
     if value.ndim == len(target) + 1 and value.shape[0] in (1, fit.n_rows):

@@ -15,7 +15,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
 from mlx_interp.engine.sweep import Sweep, make_groups
 from mlx_interp.errors import ShapeError
-from mlx_interp.interventions import Apply, Intervention
+from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
 Metric = Callable[[mx.array], mx.array]
@@ -103,7 +103,7 @@ def batches(
 def applies_late(plan: EditPlan, n_layers: int) -> bool:
     """Whether a function wants to see positions that the last layer would drop."""
     return any(
-        isinstance(edit.intervention, Apply) and (site.layer in (-1, n_layers - 1))
+        edit.intervention.across and (site.layer in (-1, n_layers - 1))
         for site, edits in plan.edits.items()
         for edit in edits
     )
