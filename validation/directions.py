@@ -25,9 +25,11 @@ N_TOKENS = 12
 
 
 def direction_is_sound(subject: Subject) -> Finding:
-    found = _contrast(subject)
-    if found is None:
+    """On all requests: nothing is held out, as nothing is chosen, and eight of a kind would tell little apart."""
+    if not subject.model.tokenizer.chat_template:
         return Finding("not applicable", "-", f"cosine >= {STABLE}", "no chat template")
+    harmful, harmless, held_harmful, held_harmless = _prompts(subject)
+    found = contrast(subject.model, [*harmful, *held_harmful], [*harmless, *held_harmless])
     if not np.isfinite(found.vectors).all():
         layer = int(np.argwhere(~np.isfinite(found.norms))[0][0])
         return Finding("failed", "not finite", "finite", f"{found.site}.{layer}: norms overflow or are undefined")
@@ -47,11 +49,11 @@ def direction_moves_refusals(subject: Subject) -> Finding:
 
     The layer is chosen on the extraction prompts by first-token log-odds, the effect measured on held-out ones.
     """
-    bound = f"+- >= {MOVED:.0%}"
-    found, model = _contrast(subject), subject.model
-    if found is None:
+    bound, model = f"+- >= {MOVED:.0%}", subject.model
+    if not model.tokenizer.chat_template:
         return Finding("not applicable", "-", bound, "no chat template")
     harmful, harmless, held_harmful, held_harmless = _prompts(subject)
+    found = contrast(model, harmful, harmless)
     openers = opener_tokens(model, harmful, harmless)
     if not openers:
         return Finding("not applicable", "0 refusals", bound, "the model refuses none of these requests")
@@ -104,13 +106,6 @@ def _best_layer(subject: Subject, found: Contrast, prompts: Sequence[Prompt], op
 def _refusals(subject: Subject, prompts: Sequence[Prompt], interventions: Sequence[Intervention]) -> float:
     texts = subject.model.generate(prompts, interventions=interventions, max_tokens=N_TOKENS)
     return sum(refusal(written.text) is not None for written in texts) / len(texts)
-
-
-def _contrast(subject: Subject) -> Contrast | None:
-    if not subject.model.tokenizer.chat_template:
-        return None
-    harmful, harmless, *_ = _prompts(subject)
-    return contrast(subject.model, harmful, harmless)
 
 
 def _prompts(subject: Subject) -> tuple[list[Prompt], list[Prompt], list[Prompt], list[Prompt]]:
