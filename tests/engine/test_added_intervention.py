@@ -49,7 +49,8 @@ def clamps(model: Model) -> list[list[Intervention]]:
         for site in sites_of(model)
         for layer in range(model.n_layers)
     ]
-    return [*single, [], [Clamp("z.1", -0.1, 0.1, -1, heads=2)], single[0] + single[4]]
+    widths: list[list[Intervention]] = [[Clamp("resid_post.1", -width, width, -1)] for width in (0.1, 0.4, 0.2)]
+    return [*single, [], [Clamp("z.1", -0.1, 0.1, -1, heads=2)], single[0] + single[4], *widths]
 
 
 def worst(ours: mx.array, expected: mx.array) -> float:
