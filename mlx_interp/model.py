@@ -11,20 +11,20 @@ import mlx.core as mx
 
 from mlx_interp import sites
 from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
-from mlx_interp.engine.clean import entries_of
-from mlx_interp.engine.continuation import sweep_generate as run_sweep_generate
+from mlx_interp.engine.clean_run import entries_of
 from mlx_interp.engine.cost import Cost, sweep_cost
-from mlx_interp.engine.decode import collect, decode
-from mlx_interp.engine.forest import sweep_prompts
 from mlx_interp.engine.forward import Logits, Pass, forward
+from mlx_interp.engine.generate import collect, decode
 from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, rows_that_fit
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
+from mlx_interp.engine.sweep import Metric, Progress
+from mlx_interp.engine.sweep import sweep as run_sweep
+from mlx_interp.engine.sweep_generate import sweep_generate as run_sweep_generate
+from mlx_interp.engine.sweep_prompts import sweep_prompts
 from mlx_interp.engine.values import listed
-from mlx_interp.engine.variants import Metric, Progress
-from mlx_interp.engine.variants import sweep as run_sweep
 from mlx_interp.errors import CheckpointError, ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.progress import reported

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as ProgressBar
 
-from mlx_interp.engine.variants import Progress
+from mlx_interp.engine.sweep import Progress
 
 
 @contextmanager

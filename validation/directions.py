@@ -147,7 +147,7 @@ CHECKS = [
         "a direction moves refusals both ways",
         "a direction with the wrong sign, of the wrong layer, or applied where it does nothing",
         "fixed before any model was looked at; n = 16 + 16, so that a quarter is four prompts",
-        "mlx_interp/directions/contrasts.py, engine/edits.py; then the texts themselves",
+        "mlx_interp/directions/contrasts.py, engine/apply_edits.py; then the texts themselves",
         direction_moves_refusals,
         "standard",
     ),

@@ -183,7 +183,7 @@ CHECKS = [
         "patching with itself",
         "patches that land on the wrong site, layer or position, or change the dtype",
         SAME_KERNELS,
-        "mlx_interp/engine/edits.py",
+        "mlx_interp/engine/apply_edits.py",
         patching_with_itself,
     ),
     Check(
@@ -204,14 +204,14 @@ CHECKS = [
         "sweep is each variant alone",
         "anything that variants of a sweep share and should not",
         rounding,
-        "mlx_interp/engine/sweep.py",
+        "mlx_interp/engine/sweep_batch.py",
         sweep_is_each_alone,
     ),
     Check(
         "prompts swept together are each alone",
         "anything that prompts of one sweep share and should not",
         rounding,
-        "mlx_interp/engine/forest.py, layout.py",
+        "mlx_interp/engine/sweep_prompts.py, prefix_tree.py",
         prompts_share_what_they_begin_with,
     ),
     Check(
@@ -225,7 +225,7 @@ CHECKS = [
         "nothing leaks into the next run",
         "a model that stays steered or patched after a run",
         SAME_KERNELS,
-        "mlx_interp/engine/edits.py: arrays changed in place",
+        "mlx_interp/engine/apply_edits.py: arrays changed in place",
         nothing_leaks,
     ),
     Check(

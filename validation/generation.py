@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_interp import Add, Completion, Prompt
-from mlx_interp.engine.decode import collect, decode
+from mlx_interp.engine.generate import collect, decode
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.interventions import Intervention
 from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
@@ -104,7 +104,7 @@ CHECKS = [
         "cache is recomputing",
         "a wrong RoPE offset, mask or steering under the key-value cache",
         rounding,
-        "mlx_interp/engine/decode.py",
+        "mlx_interp/engine/generate.py",
         cache_is_recomputing,
     ),
     Check(
@@ -119,7 +119,7 @@ CHECKS = [
         "a batch of texts is each alone",
         "empty slots behind a short prompt that are attended to",
         SAME,
-        "mlx_interp/engine/decode.py: Cache",
+        "mlx_interp/engine/generate.py: Cache",
         batch_is_each_alone,
         "standard",
     ),

@@ -99,7 +99,7 @@ CHECKS = [
         "dtype is kept",
         "float32 vectors that widen a half-precision stream, so that scale 0 is not the identity",
         "an intervention changes values, never the type",
-        "mlx_interp/engine/edits.py",
+        "mlx_interp/engine/apply_edits.py",
         dtype_is_kept,
     ),
     Check(

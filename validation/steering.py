@@ -80,7 +80,7 @@ CHECKS = [
         "steering at 0",
         "a vector that widens the dtype of the stream, or is added where it should not be",
         SAME_KERNELS,
-        "mlx_interp/engine/edits.py: Add",
+        "mlx_interp/engine/apply_edits.py: Add",
         steering_at_zero,
     ),
     Check(
@@ -94,7 +94,7 @@ CHECKS = [
         "steering lands where it says",
         "interventions one layer too early or too late, or with another length than was asked for",
         rounding,
-        "mlx_interp/engine/plan.py: which layers a selector reaches; engine/edits.py: Add",
+        "mlx_interp/engine/plan.py: which layers a selector reaches; engine/apply_edits.py: Add",
         steering_lands,
     ),
 ]

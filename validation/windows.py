@@ -98,7 +98,7 @@ CHECKS = [
         "beyond the window",
         "sliding windows that are a token too wide or narrow, or are forgotten by the sweep or the cache",
         rounding,
-        "mlx_interp/engine/network.py: window, mask; sweep.py: _mask; decode.py: Cache",
+        "mlx_interp/engine/network.py: window, mask; sweep_batch.py: _mask; generate.py: Cache",
         beyond_the_window,
         "full",
     ),

@@ -19,7 +19,7 @@ from typing import Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_interp.engine.decode import Stream
+from mlx_interp.engine.generate import Stream
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Intervention

@@ -20,7 +20,7 @@ from mlx_interp.circuits.discovery import (
 from mlx_interp.circuits.exact import Check, check, edge_effects, node_effects, sample
 from mlx_interp.circuits.faithfulness import SHARES, cmd, cpr, edge_circuits, faithfulness, node_circuits
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
-from mlx_interp.engine.edges import Wiring, wiring
+from mlx_interp.engine.edge_pass import Wiring, wiring
 from mlx_interp.patching.nodes import Node, inputs, nodes
 
 __all__ = [

@@ -21,7 +21,7 @@ import numpy as np
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.exact import edge_metric
 from mlx_interp.circuits.pairs import Metric, Pair
-from mlx_interp.engine.edges import wiring
+from mlx_interp.engine.edge_pass import wiring
 from mlx_interp.errors import CircuitError
 from mlx_interp.model import Model
 from mlx_interp.patching.nodes import reader

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_interp.engine.edges import Wiring
+from mlx_interp.engine.edge_pass import Wiring
 from mlx_interp.patching.nodes import nodes, reader
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]

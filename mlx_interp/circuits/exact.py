@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 from mlx_interp.circuits.attribution import EMBEDDING, node_sites
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds, tokens_of
-from mlx_interp.engine.edges import Written, wiring, written
+from mlx_interp.engine.edge_pass import Written, wiring, written
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model

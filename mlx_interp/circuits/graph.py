@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlx_interp.circuits.discovery import Bools, Floats
-from mlx_interp.engine.edges import Wiring
+from mlx_interp.engine.edge_pass import Wiring
 from mlx_interp.patching.nodes import LOGITS, Node, inputs, nodes, reader
 
 WIDTH, ROW, MARGIN = 130, 46, 70

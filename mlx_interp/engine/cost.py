@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_interp.engine.block import Extent
-from mlx_interp.engine.clean import Entry
+from mlx_interp.engine.clean_run import Entry
 from mlx_interp.engine.memory import bytes_per_variant
 from mlx_interp.engine.network import Network
 

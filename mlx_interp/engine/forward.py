@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
 from mlx_interp.engine.block import Step, block
-from mlx_interp.engine.edits import apply_edits, blocked_mask
 from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan

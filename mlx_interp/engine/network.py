@@ -2,7 +2,7 @@
 
 Every step does what the module of mlx-lm does, operation by operation, so that the wrapped forward is bitwise the
 model's own. Shapes: batch pos d_model, inside attention batch head pos d_head. All steps but attention treat each
-position by itself, so `sweep` may call them on rows of any prompt and position.
+position by itself, so `sweep_batch` may call them on rows of any prompt and position.
 """
 
 from __future__ import annotations

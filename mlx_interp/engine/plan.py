@@ -1,8 +1,8 @@
 """From interventions to edits: who changes what, at which row, layer and positions.
 
 Every intervention of every row (a prompt of a batch, a variant of a sweep) is resolved against the model: one `Edit`
-for each row and site. All user errors are raised here, before anything is computed. `edits` then applies them, and each
-reports to its plan: `EditPlan.check_fired` raises NeverFired for one that was not applied.
+for each row and site. All user errors are raised here, before anything is computed. `apply_edits` then applies them,
+and each reports to its plan: `EditPlan.check_fired` raises NeverFired for one that was not applied.
 """
 
 from __future__ import annotations

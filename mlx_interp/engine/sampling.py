@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_lm.sample_utils import apply_top_p
 
-from mlx_interp.engine.decode import Sampler
+from mlx_interp.engine.generate import Sampler
 from mlx_interp.errors import ConfigError
 
 

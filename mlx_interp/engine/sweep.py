@@ -1,276 +1,153 @@
-"""Many counterfactuals of one prompt for little more than the cost of what they do not share.
-
-A variant is a list of interventions. Its *entry* is the first site it changes; its *start* the first position.
-
-1. The clean prompt runs once. Keys and values of every layer are kept, and the clean activation at each entry.
-2. Variants with the same start form a group; a group's rows hold positions start..end only, as earlier ones are clean.
-3. Layer by layer, a variant joins the batch at its entry with a copy of the clean activation (`block` says of which).
-   All steps but attention treat positions alone, so the rows of all groups pass through each weight matrix together.
-4. Attention meets the clean keys and values before the start, shared by the whole group, and each variant's own after.
-5. At the last layer only the last position is computed further (unless more was asked for).
-
-The batch is split when it would not fit the memory budget.
-"""
+"""A sweep from end to end: plan the variants, run the clean prompt, run batches that fit, put the results in order."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_interp.engine.block import SEEN, Step, block
-from mlx_interp.engine.clean import Clean, Entry
-from mlx_interp.engine.edits import apply_edits, blocked_mask
-from mlx_interp.engine.layout import Layout
-from mlx_interp.engine.memory import LARGE, bytes_per_position
+from mlx_interp.engine.clean_run import Clean, Entry, entries_of, run_clean
+from mlx_interp.engine.memory import bytes_per_variant, default_budget
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.plan import Blocked, Edit, EditPlan
+from mlx_interp.engine.plan import EditPlan, plan_edits
+from mlx_interp.engine.prefix_tree import alone
+from mlx_interp.engine.sweep_batch import Sweep, make_groups
+from mlx_interp.errors import ShapeError
+from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
+Metric = Callable[[mx.array], mx.array]
+Progress = Callable[[int, int], None]
+"""Called with (variants done, variants in all) after each batch."""
+
 
 @dataclass
-class Group:
-    """Variants that start at the same position, in the order in which they enter."""
+class SweepResult:
+    """Logits or metric of every variant, in the order given, and the sites that were asked for."""
 
-    start: int
-    rows: list[int]
-    """Rows of the plan (variants), ordered by entry."""
-    entries: list[Entry]
-    length: int
-    """Tokens of the prompt."""
-    active: int = 0
-    """How many of the rows have entered."""
-    ends: Sequence[int] | None = None
-    """The last positions, once the others are dropped."""
-
-    def entering(self, layer: int, join: int) -> int:
-        """How many rows enter here (a variant that changes `final` alone enters after the last layer)."""
-        waiting = self.entries[self.active :]
-        return sum(1 for entry in waiting if (entry.layer, entry.join) == (layer, join))
-
-    @property
-    def held(self) -> Sequence[int]:
-        """The positions that its arrays hold now."""
-        return range(self.start, self.length) if self.ends is None else self.ends
+    values: mx.array | None
+    captured: dict[Site, mx.array] = field(default_factory=dict)
 
 
-def make_groups(entries: Sequence[Entry], rows: Sequence[int], length: int) -> list[Group]:
-    """The groups of some of the variants, by start."""
-    by_start: dict[int, list[int]] = defaultdict(list)
+def sweep(
+    net: Network,
+    tokens: Sequence[int],
+    variants: Sequence[Sequence[Intervention]],
+    *,
+    logits: Literal["last", "all", "none"] = "last",
+    captures: frozenset[Site] = frozenset(),
+    metric: Metric | None = None,
+    budget: int | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """See `Model.sweep`."""
+    length, n_layers = len(tokens), net.n_layers
+    plan = plan_edits(net, variants, [length] * len(variants))
+    entries = entries_of(plan, len(variants), net, length)
+    whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
+    layout = alone(tokens)
+    clean = run_clean(net, layout, entries, captures, whole)
+    values: list[mx.array] = []
+    captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
+    order: list[int] = []
+    for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures)):
+        groups = make_groups(entries, rows, length)
+        batch = Sweep(net, layout, plan, clean, groups, captures, whole)
+        finals = batch.run()
+        order += [row for group in groups for row in group.rows]
+        if logits != "none":
+            if logits == "all":
+                finals = [_with_clean_start(clean.final, final) for final in finals]
+            values.append(_values(net, finals, logits, metric))
+        for site in captures:
+            captured[site].append(_whole_captures(batch, site, clean))
+        mx.eval(values, captured)
+        if progress is not None:
+            progress(len(order), len(variants))
+    plan.check_fired()
+    back = mx.argsort(mx.array(order))
+    in_order = {site: mx.concatenate(parts)[back] for site, parts in captured.items()}
+    return SweepResult(mx.concatenate(values)[back] if values else None, in_order)
+
+
+def batches(
+    net: Network,
+    entries: Sequence[Entry],
+    length: int,
+    budget: int,
+    with_logits: bool,
+    captures: bool,
+    extra: int = 0,
+) -> Iterator[list[int]]:
+    """Rows that go together: those with equal starts first, as many as the budget holds, at least one.
+
+    extra: bytes of each row beside its pass.
+    """
+    rows = sorted(range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join))
+    batch: list[int] = []
+    used = 0
     for row in rows:
-        by_start[entries[row].start].append(row)
-    groups = []
-    for start, members in sorted(by_start.items()):
-        members.sort(key=lambda row: (entries[row].layer, entries[row].join))
-        groups.append(Group(start, members, [entries[row] for row in members], length))
-    return groups
+        active = length if captures else length - entries[row].start
+        needed = bytes_per_variant(net, length, active, with_logits) + extra
+        if batch and used + needed > budget:
+            yield batch
+            batch, used = [], 0
+        batch.append(row)
+        used += needed
+    if batch:
+        yield batch
 
 
-@dataclass
-class Sweep:
-    """The variants of one batch under way. It carries a list through `block`: an array (row, pos, ...) a group."""
-
-    network: Network
-    layout: Layout
-    plan: EditPlan
-    clean: Clean
-    groups: list[Group]
-    captures: frozenset[Site]
-    whole: bool
-    """Keep every position through the last layer: somebody wants to read them."""
-    keep: bool = False
-    """Keep keys and values, for a cache."""
-    kept_k: dict[int, list[mx.array]] = field(default_factory=dict)
-    """By layer: each group's (row entered so far, pos, kv head, d_head)."""
-    kept_v: dict[int, list[mx.array]] = field(default_factory=dict)
-    captured: dict[Site, list[tuple[int, mx.array]]] = field(default_factory=lambda: defaultdict(list))
-    """(group, its rows entered so far) for each site asked for."""
-    edits: dict[tuple[int, Site], list[Edit]] = field(init=False)
-    blocked: dict[tuple[int, int], list[Blocked]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Shares the plan's edits out to the groups, with rows counted within each."""
-        place = {row: (index, i) for index, group in enumerate(self.groups) for i, row in enumerate(group.rows)}
-        self.edits, self.blocked = defaultdict(list), defaultdict(list)
-        for site, edits in self.plan.edits.items():
-            for edit in edits:
-                if edit.row in place:
-                    index, row = place[edit.row]
-                    self.edits[index, site].append(edit if edit.row == row else replace(edit, row=row))
-        for layer, forbidden in self.plan.blocked.items():
-            for edges in forbidden:
-                if edges.row in place:
-                    index, row = place[edges.row]
-                    self.blocked[index, layer].append(replace(edges, row=row))
-
-    def run(self) -> list[mx.array]:
-        """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
-        net = self.network
-        xs = [mx.zeros((0, len(group.held), net.d_model), dtype=net.dtype) for group in self.groups]
-        large = bytes_per_position(net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
-        for layer in range(net.n_layers):
-            xs = block(self, layer, xs)
-            if large:
-                mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
-        (xs,) = self._together(lambda x: (net.final(x),), xs)
-        for index, group in enumerate(self.groups):
-            if entering := group.entering(net.n_layers, 0):
-                assert self.clean.final is not None
-                xs[index] = _with_copies(xs[index], self.clean.final, entering)
-                group.active += entering
-        return self.opened("final", -1, xs)
-
-    # As a carrier of `block`.
-
-    def each(self, step: Step, layer: int, value: list[mx.array]) -> tuple[list[mx.array], ...]:
-        """Rows of all groups through one step together."""
-        return self._together(lambda x: step.apply(self.network, layer, x), value)
-
-    def turned(self, layer: int, value: list[mx.array]) -> list[mx.array]:
-        return [self._rotated(layer, group, a) for group, a in zip(self.groups, value, strict=True)]
-
-    def attended(self, layer: int, q: list[mx.array], k: list[mx.array], v: list[mx.array]) -> list[mx.array]:
-        return [self._attend(layer, index, *each) for index, each in enumerate(zip(q, k, v, strict=True))]
-
-    def summed(self, step: Step, layer: int, *values: list[mx.array]) -> list[mx.array]:
-        return [step.apply(self.network, layer, *each)[0] for each in zip(*values, strict=True)]
-
-    def touched(self, name: str, layer: int) -> bool:
-        return Site(name, layer) in self.captures
-
-    def entered(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
-        """Appends clean activations once for each variant that joins here."""
-        assert step.join is not None
-        for index, group in enumerate(self.groups):
-            if entering := group.entering(layer, step.join):
-                for name, clean in self.clean.at[layer, step.join].items():
-                    joined = _with_copies(held[name][index], clean, entering)
-                    held[name] = [*held[name][:index], joined, *held[name][index + 1 :]]
-                group.active += entering
-
-    def opened(self, name: str, layer: int, value: list[mx.array]) -> list[mx.array]:
-        site = Site(name, layer)
-        if self.plan.at(site):
-            value = [self._edited(site, index, x, self.groups[index].held) for index, x in enumerate(value)]
-        if site in self.captures:
-            self.captured[site] += list(enumerate(value))
-        return value
-
-    def left(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
-        """Keeps keys and values for a cache; of the last layer, nothing else but what the ends of prompts need."""
-        if self.keep:
-            self.kept_k[layer], self.kept_v[layer] = held["k"], held["v"]
-        if self.whole or layer < self.network.n_layers - 1:
-            return
-        for name in held.keys() - SEEN:
-            held[name] = [
-                x[:, mx.array(self.layout.ends) - group.start] for group, x in zip(self.groups, held[name], strict=True)
-            ]
-        for group in self.groups:
-            group.ends = self.layout.ends.tolist()
-
-    def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """(row, query, head, d_head), (row, pos, kv head, d_head) twice -> z (row, query, head, d_head)."""
-        group, net = self.groups[index], self.network
-        n_rows, n_query, n_heads, d_head = q.shape
-        if n_rows == 0:  # a capture counts the rows of every group, those that have none yet as well
-            self._pattern_site(layer, index, mx.zeros((0, n_heads, n_query, self.layout.length), dtype=q.dtype))
-            return q
-        n_kv, start, n_own = k.shape[2], group.start, k.shape[1]
-        repeats = n_heads // n_kv
-        # (row, kv head, repeat * query, d_head): the heads that share keys are more rows of one product.
-        q5 = (q * net.scale(layer)).reshape(n_rows, n_query, n_kv, repeats, d_head).transpose(0, 2, 3, 1, 4)
-        own_k, own_v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-        flat_q = q5.reshape(n_rows, n_kv, repeats * n_query, d_head)
-        scores = flat_q @ own_k.swapaxes(-1, -2)
-        if start:
-            shared_q = flat_q.transpose(1, 0, 2, 3).reshape(n_kv, -1, d_head)
-            before = shared_q @ self.clean.k[layer][0, :, :start].swapaxes(-1, -2)
-            before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
-            scores = mx.concatenate([before, scores], axis=-1)
-        scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
-        pattern = _masked_softmax(scores, self._mask(layer, index, group.held, n_rows))
-        pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1))
-        weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
-        z = weights[..., start:] @ own_v
-        if start:
-            shared = weights[..., :start].transpose(1, 0, 2, 3).reshape(n_kv, -1, start)
-            mixed = shared @ self.clean.v[layer][0, :, :start]
-            z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_head).transpose(1, 0, 2, 3)
-        return z.reshape(n_rows, n_kv, repeats, n_query, d_head).transpose(0, 3, 1, 2, 4).reshape(q.shape)
-
-    def _mask(self, layer: int, index: int, queries: Sequence[int], n_rows: int) -> mx.array | None:
-        """Bool mask that broadcasts to (row, kv head, repeat, query, key); None where everything is allowed."""
-        net = self.network
-        allowed = self.layout.allowed(queries, net.window(layer))
-        mask = None if allowed is None else mx.array(allowed)
-        blocks = self.blocked.get((index, layer))
-        if blocks:
-            knocked = blocked_mask(
-                blocks,
-                self.plan,
-                n_rows=n_rows,
-                n_heads=net.n_heads,
-                queries=queries,
-                n_keys=self.layout.length,
-                sees=allowed,
-            ).reshape(n_rows, net.n_kv_heads, -1, len(queries), self.layout.length)
-            mask = knocked if mask is None else mask & knocked
-        return mask
-
-    def _pattern_site(self, layer: int, index: int, pattern: mx.array) -> mx.array:
-        """The pattern (row, head, query, key) after its edits; `pos` of this site is the query."""
-        site = Site("pattern", layer)
-        if not self.plan.at(site) and site not in self.captures:
-            return pattern
-        held = self._edited(site, index, pattern.swapaxes(1, 2), self.groups[index].held)
-        if site in self.captures:
-            self.captured[site].append((index, held))
-        return held.swapaxes(1, 2)
-
-    def _together(
-        self, step: Callable[[mx.array], tuple[mx.array, ...]], xs: list[mx.array]
-    ) -> tuple[list[mx.array], ...]:
-        """A step that treats each position by itself, on (positions of all groups, ...) at once."""
-        sizes = [x.shape[0] * x.shape[1] for x in xs]
-        flat = [x.reshape(n, *x.shape[2:]) for n, x in zip(sizes, xs, strict=True) if n]
-        if not flat:
-            results = step(mx.zeros((1, *xs[0].shape[2:]), dtype=xs[0].dtype))
-            return tuple([mx.zeros((*x.shape[:2], *r.shape[1:]), dtype=r.dtype) for x in xs] for r in results)
-        joined = step(flat[0] if len(flat) == 1 else mx.concatenate(flat))
-        ends = np.cumsum(sizes).tolist()
-        return tuple(
-            [
-                (r if n == r.shape[0] else r[end - n : end]).reshape(*x.shape[:2], *r.shape[1:])
-                for n, end, x in zip(sizes, ends, xs, strict=True)
-            ]
-            for r in joined
-        )
-
-    def _rotated(self, layer: int, group: Group, a: mx.array) -> mx.array:
-        if a.shape[0] == 0:
-            return a
-        return self.layout.rotate(self.network, layer, a.transpose(0, 2, 1, 3), group.start).transpose(0, 2, 1, 3)
-
-    def _edited(self, site: Site, index: int, x: mx.array, held: Sequence[int]) -> mx.array:
-        edits = self.edits.get((index, site))
-        if not edits:
-            return x
-        some = None if held == range(self.layout.length) else held
-        return apply_edits(x, edits, self.plan, lengths=[x.shape[1]] * x.shape[0], held=some)
+def applies_late(plan: EditPlan, n_layers: int) -> bool:
+    """Whether a function wants to see positions that the last layer would drop."""
+    return any(
+        edit.intervention.across and (site.layer in (-1, n_layers - 1))
+        for site, edits in plan.edits.items()
+        for edit in edits
+    )
 
 
-def _with_copies(x: mx.array, clean: mx.array, n: int) -> mx.array:
-    """Rows (row, pos, ...) with n more, which are the clean run's at the same positions: the last ones it holds."""
-    held = clean[:, clean.shape[1] - x.shape[1] :]
-    copies = mx.broadcast_to(held, (n, *held.shape[1:]))
-    return copies if x.shape[0] == 0 else mx.concatenate([x, copies])
+def _values(net: Network, finals: list[mx.array], logits: str, metric: Metric | None) -> mx.array:
+    """Logits of all rows, group after group; or what the metric makes of them."""
+    if logits == "last":
+        finals = [final[:, -1] for final in finals]
+        values = net.unembed(finals[0] if len(finals) == 1 else mx.concatenate(finals))
+    else:
+        values = mx.concatenate([net.unembed(final) for final in finals])
+    return measured(values, metric)
 
 
-def _masked_softmax(scores: mx.array, mask: mx.array | None) -> mx.array:
-    if mask is not None:
-        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
-    return mx.softmax(scores, precise=True, axis=-1)
+def measured(logits: mx.array, metric: Metric | None) -> mx.array:
+    """What a metric makes of logits whose first axis is variants. Raises ShapeError if it loses that axis."""
+    if metric is None:
+        return logits
+    values = metric(logits)
+    n_rows = logits.shape[0]
+    if not isinstance(values, mx.array) or values.ndim == 0 or values.shape[0] != n_rows:
+        got = tuple(values.shape) if isinstance(values, mx.array) else type(values).__name__
+        raise ShapeError(f"metric got logits {tuple(logits.shape)} and returned {got}; its first axis must be {n_rows}")
+    return values
+
+
+def _whole_captures(batch: Sweep, site: Site, clean: Clean) -> mx.array:
+    """(row, pos, ...) of all groups' rows: the clean run's where a variant had not set in, its own from there on."""
+    parts = []
+    base = clean.captured[site]
+    for index, x in batch.captured[site]:
+        n_rows = len(batch.groups[index].rows)
+        x = _with_clean_start(base, x)
+        if x.shape[0] < n_rows:
+            x = mx.concatenate([x, mx.broadcast_to(base, (n_rows - x.shape[0], *base.shape[1:]))])
+        parts.append(x)
+    return mx.concatenate(parts)
+
+
+def _with_clean_start(clean: mx.array | None, x: mx.array) -> mx.array:
+    """(row, later positions, ...) -> (row, pos, ...): positions before a group's start are the clean run's."""
+    assert clean is not None
+    start = clean.shape[1] - x.shape[1]
+    if not start:
+        return x
+    return mx.concatenate([mx.broadcast_to(clean[:, :start], (x.shape[0], start, *clean.shape[2:])), x], axis=1)

@@ -1,7 +1,7 @@
 """Names of a circuit's nodes and inputs: what writes into the residual stream, and what reads from it.
 
 Nodes: `embed`, `z.3.1` (layer 3, head 1), `mlp.3`. Inputs: `q.3.1`, `k.3.1`, `v.3.1`, `mlp.3`, `logits`. An edge is
-written `z.0.2 -> q.3.1`. Numbers are those of `engine.edges.Wiring`.
+written `z.0.2 -> q.3.1`. Numbers are those of `engine.edge_pass.Wiring`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from mlx_interp.engine.edges import Wiring
+from mlx_interp.engine.edge_pass import Wiring
 from mlx_interp.errors import CircuitError, nearest
 
 EMBED, HEAD, MLP = "embed", "head", "mlp"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
-from mlx_interp.engine.variants import Progress
+from mlx_interp.engine.sweep import Progress
 from mlx_interp.model import Model
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt

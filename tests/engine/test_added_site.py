@@ -9,7 +9,7 @@ import pytest
 from mlx_interp import Intervention, Patch, Scale, sites
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.engine.block import PARALLEL, SEQUENTIAL, order_of
-from mlx_interp.engine.edges import patched, wiring, written
+from mlx_interp.engine.edge_pass import patched, wiring, written
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
 from mlx_interp.sites import SiteKind

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_interp import Model, Patch
-from mlx_interp.engine.edges import Wiring, Written, patched, probed, wiring, written
+from mlx_interp.engine.edge_pass import Wiring, Written, patched, probed, wiring, written
 from mlx_interp.interventions import Intervention
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
-from mlx_interp.engine.forest import _Prompts
-from mlx_interp.engine.layout import together
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import plan_edits
+from mlx_interp.engine.prefix_tree import together
+from mlx_interp.engine.sweep_prompts import _Prompts
 from mlx_interp.errors import NeverFired, PositionError, ShapeError
 from mlx_interp.model import Model
 from tests.engine.examples import mixed_variants, sites_of

@@ -103,7 +103,7 @@ def parts(name: str) -> tuple[set[str], set[str]]:
 
 def test_exp9_measures_by_its_stages_and_the_engine_and_not_by_its_tables() -> None:
     modules, definitions = parts("exp9_back_patching")
-    for module in ("mlx_interp.engine.sweep", "mlx_interp.engine.forward", "mlx_interp.lenses.logit", *ALWAYS):
+    for module in ("mlx_interp.engine.sweep_batch", "mlx_interp.engine.forward", "mlx_interp.lenses.logit", *ALWAYS):
         assert module in modules
     for module in (
         *("experiments.harness.runner", "mlx_interp.reporting.tables", "mlx_interp.loading.hub"),

@@ -6,7 +6,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_interp import Knockout, Model, Patch, patching
-from mlx_interp.engine.edges import patched, wiring, written
+from mlx_interp.engine.edge_pass import patched, wiring, written
 from mlx_interp.errors import CircuitError, DataError, PositionError, SiteError
 from mlx_interp.patching.back_patching import EMBEDDING
 from mlx_interp.patching.nodes import input_number, node_number

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from mlx_interp.engine.decode import Cache
-from mlx_interp.engine.layout import Layout
+from mlx_interp.engine.generate import Cache
 from mlx_interp.engine.network import Network
+from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.model import Model
 from tests.validation.faults import FORWARD, SWEEP, fault, wrap
 from tests.validation.more_faults import CACHE

@@ -10,11 +10,11 @@ import mlx.core as mx
 import pytest
 
 from mlx_interp import prompts as prompts_module
-from mlx_interp.engine import clean, edits, forest, forward, plan, sweep
+from mlx_interp.engine import apply_edits, clean_run, forward, plan, sweep, sweep_batch, sweep_prompts
 from mlx_interp.engine.forward import Pass
-from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Network
-from mlx_interp.engine.sweep import Sweep
+from mlx_interp.engine.prefix_tree import Layout
+from mlx_interp.engine.sweep_batch import Sweep
 from mlx_interp.interventions import Add
 from mlx_interp.model import Model
 from mlx_interp.sites import Site
@@ -139,7 +139,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     def changed(original: Any, old: mx.array, bucket: Any, ndim: int) -> mx.array:
         return mx.roll(original(old, bucket, ndim), 1, axis=1)
 
-    wrap(patch, edits, "_changed", changed)
+    wrap(patch, apply_edits, "_changed", changed)
 
 
 @fault("interventions do nothing", "steering changes the output")
@@ -150,7 +150,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return x
 
     patch.setattr(forward, "apply_edits", ignored)
-    patch.setattr(sweep, "apply_edits", ignored)
+    patch.setattr(sweep_batch, "apply_edits", ignored)
 
 
 @fault("every layer's steering lands on layer 0", "steering changes the output")
@@ -164,7 +164,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         new = original(old, bucket, ndim)
         return new.astype(mx.bfloat16) if isinstance(bucket[0].intervention, Add) else new
 
-    wrap(patch, edits, "_changed", changed)
+    wrap(patch, apply_edits, "_changed", changed)
 
 
 @fault("an edit reaches back to earlier positions", "earlier positions untouched")
@@ -202,7 +202,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         norm.weight = norm.weight * 1.001
         return original(x, *args, **kwargs)
 
-    wrap(patch, sweep, "apply_edits", apply)
+    wrap(patch, sweep_batch, "apply_edits", apply)
 
 
 SWEEP = "sweep is each variant alone"
@@ -220,21 +220,21 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("sweep: a variant enters one layer late", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def late(original: Any, *args: Any) -> clean.Entry:
+    def late(original: Any, *args: Any) -> clean_run.Entry:
         entry = original(*args)
-        return clean.Entry(entry.start, min(entry.layer + 1, model.n_layers), entry.join)
+        return clean_run.Entry(entry.start, min(entry.layer + 1, model.n_layers), entry.join)
 
-    wrap(patch, clean, "entry_of", late)
+    wrap(patch, clean_run, "entry_of", late)
 
 
 @fault("sweep: a variant starts one position late", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def late(original: Any, edits: Any, *args: Any) -> clean.Entry:
+    def late(original: Any, edits: Any, *args: Any) -> clean_run.Entry:
         entry = original(edits, *args)
         length = len(model.prompt("Yes").tokens)  # shorter than any prompt that is swept
-        return clean.Entry(entry.start + (entry.start < length), entry.layer, entry.join)
+        return clean_run.Entry(entry.start + (entry.start < length), entry.layer, entry.join)
 
-    wrap(patch, clean, "entry_of", late)
+    wrap(patch, clean_run, "entry_of", late)
 
 
 @fault("sweep: heads in another order", SWEEP)
@@ -244,9 +244,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("sweep: results in another order", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    from mlx_interp.engine import variants
-
-    wrap(patch, variants, "_values", lambda values, *args: values(*args)[::-1])
+    wrap(patch, sweep, "_values", lambda values, *args: values(*args)[::-1])
 
 
 TOGETHER = "prompts swept together are each alone"
@@ -269,17 +267,17 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         earlier = made.positions[None] < made.positions[:, None]
         return replace(made, sees=earlier | made.sees), paths
 
-    wrap(patch, forest, "together", all_before)
+    wrap(patch, sweep_prompts, "together", all_before)
 
 
 @fault("prompts together: a token is shared that variants treat differently", TOGETHER)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, forest, "_named", lambda named, plan: {})
+    wrap(patch, sweep_prompts, "_named", lambda named, plan: {})
 
 
 @fault("prompts together: results in the order of the packs", TOGETHER)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, forest, "_sweep_pack", lambda swept, *args: swept(*args)[::-1])
+    wrap(patch, sweep_prompts, "_sweep_pack", lambda swept, *args: swept(*args)[::-1])
 
 
 @fault("lens without the last norm", "lens ends in the prediction")

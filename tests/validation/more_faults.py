@@ -16,7 +16,7 @@ from mlx_interp.controls import shuffled_labels
 from mlx_interp.directions import contrasts as contrast_module
 from mlx_interp.directions.contrasts import Contrast
 from mlx_interp.directions.direction import Direction
-from mlx_interp.engine import decode, edits
+from mlx_interp.engine import apply_edits, generate
 from mlx_interp.engine.forward import Pass
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
@@ -79,16 +79,16 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         new = original(x, bucket, lengths)
         return mx.maximum(new, mx.roll(new, 1, axis=0)) if new.shape[0] > 1 else new
 
-    wrap(patch, edits, "_apply_bucket", leaking)
+    wrap(patch, apply_edits, "_apply_bucket", leaking)
 
 
 @fault("cached generation: RoPE one position late", CACHE)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def late(advance: Any, cache: decode.Cache, windows: Any) -> None:
+    def late(advance: Any, cache: generate.Cache, windows: Any) -> None:
         advance(cache, windows)
         cache.positions = cache.positions + 1
 
-    wrap(patch, decode.Cache, "advance", late)
+    wrap(patch, generate.Cache, "advance", late)
 
 
 @fault("cached generation: steering stops after the prompt", CACHE)
@@ -100,16 +100,16 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("cached generation: empty slots behind short prompts are attended to", BATCH)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    patch.setattr(decode.Cache, "_mask", lambda cache, window: None)
+    patch.setattr(generate.Cache, "_mask", lambda cache, window: None)
 
 
 @fault("cached generation: all rows continue at the longest prompt's position", CACHE)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def longest(advance: Any, cache: decode.Cache, windows: Any) -> None:
+    def longest(advance: Any, cache: generate.Cache, windows: Any) -> None:
         advance(cache, windows)
         cache.positions = max(cache.lengths) + cache.n_generated - 1
 
-    wrap(patch, decode.Cache, "advance", longest)
+    wrap(patch, generate.Cache, "advance", longest)
 
 
 @fault("edits of generated tokens act on the prompt as well", "edits act where they say")
@@ -194,7 +194,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         new = original(x, bucket, lengths)
         return new.astype(mx.float32) if isinstance(bucket[0].intervention, Add) else new
 
-    wrap(patch, edits, "_apply_bucket", wide)
+    wrap(patch, apply_edits, "_apply_bucket", wide)
 
 
 @fault("the lens computes in float32 what the model computes in bfloat16", "lens ends in the prediction", BFLOAT16)

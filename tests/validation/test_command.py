@@ -36,7 +36,7 @@ def test_a_failed_check_gives_status_1_and_says_what_to_look_at(
     fault.inject(monkeypatch, loaded("tiny-llama"))
     monkeypatch.setattr("validation.__main__.mlx_interp.load", loaded)
     assert main(["--model", "tiny-llama", "--level", "quick", "--out", str(tmp_path)]) == 1
-    assert "Look at mlx_interp/engine/edits.py" in " ".join(capsys.readouterr().out.split())
+    assert "Look at mlx_interp/engine/apply_edits.py" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_model_that_cannot_be_loaded_gives_status_2_and_does_not_stop_the_others(

@@ -18,13 +18,13 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from mlx_interp.engine.clean import entries_of, run_clean
-from mlx_interp.engine.layout import Layout, n_shared, together
+from mlx_interp.engine.clean_run import entries_of, run_clean
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
-from mlx_interp.engine.sweep import Sweep, make_groups
-from mlx_interp.engine.variants import Metric, Progress, batches, measured, sweep
+from mlx_interp.engine.prefix_tree import Layout, n_shared, together
+from mlx_interp.engine.sweep import Metric, Progress, batches, measured, sweep
+from mlx_interp.engine.sweep_batch import Sweep, make_groups
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Sequence
 
 import mlx.core as mx
 
-from mlx_interp.engine.clean import Clean, entries_of, run_clean
-from mlx_interp.engine.decode import Cache, Sampler, collect, go_on
-from mlx_interp.engine.layout import alone
+from mlx_interp.engine.clean_run import Clean, entries_of, run_clean
+from mlx_interp.engine.generate import Cache, Sampler, collect, go_on
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import plan_edits
-from mlx_interp.engine.sweep import Sweep, make_groups
-from mlx_interp.engine.variants import Progress, applies_late, batches
+from mlx_interp.engine.prefix_tree import alone
+from mlx_interp.engine.sweep import Progress, applies_late, batches
+from mlx_interp.engine.sweep_batch import Sweep, make_groups
 from mlx_interp.interventions import Intervention
 
 

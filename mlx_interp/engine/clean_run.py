@@ -10,9 +10,9 @@ import mlx.core as mx
 
 from mlx_interp.engine.block import SEEN, Step, block
 from mlx_interp.engine.forward import HEADS_FIRST, Pass
-from mlx_interp.engine.layout import Layout
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
+from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.sites import Site
 
 
