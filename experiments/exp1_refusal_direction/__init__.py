@@ -45,8 +45,8 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         *stages.of_trait(TRAIT),
-        Stage(selection.SCORES, selection.items, selection.measure, batch=64),
-        Stage(orthogonalised.WEIGHTS, orthogonalised.forms, orthogonalised.measure_form),
+        Stage(selection.SCORES, selection.items, selection.measure, batch=64, record=selection.Scored),
+        Stage(orthogonalised.WEIGHTS, orthogonalised.forms, orthogonalised.measure_form, record=orthogonalised.Replied),
         *stages.calibrated(TRAIT),
         Stage(loss.LOSS, loss.items, loss.measure),
         random_draws.stage(TRAIT, drawn_at, positions=stages.added_at(TRAIT)),

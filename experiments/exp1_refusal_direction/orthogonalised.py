@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 from experiments.exp1_refusal_direction import selection
 from experiments.harness.experiment import Records
@@ -17,6 +18,21 @@ from mlx_interp.reporting import Cell, Column, Record, Table
 TRAIT = "refusal"
 WEIGHTS = "weights"
 FORMS = ("plain", "taken out at run time", "orthogonalised weights")
+
+
+class Replied(TypedDict):
+    """A reply under the selected direction, ablated at run time or in the weights."""
+
+    trait: str
+    kind: str
+    form: str
+    layer: int
+    position: int
+    unit: str
+    hit: bool
+    remains: float | None
+    """Share of the direction that the worst matrix still writes."""
+    text: str
 
 
 def selected(run: Run[TraitConfig], layer: int, position: int) -> Direction:

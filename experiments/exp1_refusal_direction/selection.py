@@ -6,6 +6,7 @@ Candidates are found on training prompts and scored on those set aside for choos
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -32,6 +33,21 @@ from mlx_interp.stats import auroc
 
 SCORES = "scores"
 SCORED = ("bypass", "induce", "kl")
+
+
+class Scored(TypedDict):
+    """A candidate's score on one prompt."""
+
+    trait: str
+    score: str
+    """bypass, induce (log-odds of a refusal) or kl (nats)."""
+    layer: int
+    position: int
+    value: float | None
+    plain: float
+    """The score without any direction."""
+    unit: str
+    n_layers: int
 
 
 @of_run(4)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
 from experiments.shared.two_hop import lens, tuned
-from experiments.shared.two_hop.queries import SCREENED, Case, all_cases, queries_and_study, screening
+from experiments.shared.two_hop.queries import SCREENED, Case, Screened, all_cases, queries_and_study, screening
 from experiments.shared.two_hop.summaries import mean_over
 from experiments.shared.two_hop.tuned import LensConfig
 from mlx_interp.datasets import TwoHopQuery
@@ -61,9 +61,9 @@ EXPERIMENT = Experiment(
     name="exp3_two_hop",
     config=Config,
     stages=[
-        Stage(SCREENED, queries_and_study, screening, batch=16),
+        Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
         Stage(lens.STAGE, cases, lens.measure),
-        Stage(tuned.STAGE, tuned.spread_cases, tuned.measure),
+        Stage(tuned.STAGE, tuned.spread_cases, tuned.measure, record=tuned.Distance),
     ],
     tables=[lens.order_table, lens.place_table, tuned.distance_table],
     figures=[lens.curves, tuned.distance_figure],

@@ -19,7 +19,7 @@ from experiments.exp6_twohop_scaling.gap_by_model import GapConfig, cases, count
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
-from experiments.shared.two_hop.queries import SCREENED, queries_and_study, screening
+from experiments.shared.two_hop.queries import SCREENED, Screened, queries_and_study, screening
 from mlx_interp.datasets import TwoHopQuery
 
 PASSES = 5 + 4
@@ -39,7 +39,10 @@ def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
 EXPERIMENT = Experiment(
     name="exp6_twohop_scaling",
     config=Config,
-    stages=[Stage(SCREENED, queries_and_study, screening, batch=16), Stage(lens.STAGE, cases, measure)],
+    stages=[
+        Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
+        Stage(lens.STAGE, cases, measure),
+    ],
     tables=[counts, scaling, lens.order_table],
     figures=[lens.curves],
     headline=headline,

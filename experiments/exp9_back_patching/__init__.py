@@ -44,6 +44,7 @@ from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import (
     SCREENED,
     Case,
+    Screened,
     queries,
     screening,
 )
@@ -81,12 +82,12 @@ EXPERIMENT = Experiment(
     name="exp9_back_patching",
     config=Config,
     stages=[
-        Stage(SCREENED, queries, screening, batch=16),
+        Stage(SCREENED, queries, screening, batch=16, record=Screened),
         Stage(back_patching.STAGE, patched_cases, back_patching.measure),
-        Stage(describe.STAGE, described_cases("patchscopes"), describe.measure),
-        Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure),
+        Stage(describe.STAGE, described_cases("patchscopes"), describe.measure, record=describe.Described),
+        Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure, record=knock_out.KnockedOut),
         Stage(project.STAGE, described_cases("projection"), project.measure),
-        Stage(truth.STAGE, chains, truth.measure),
+        Stage(truth.STAGE, chains, truth.measure, record=truth.Chained),
     ],
     tables=[
         *back_patching_report.TABLES,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from experiments.exp9_back_patching.back_patching import STAGE, cross_pairs
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Metric, Records
 from experiments.harness.frame import of
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers
@@ -48,7 +48,7 @@ def grids(records: Records, family: str = ALL, group: str = "failure", criterion
     return Grids(fixed, {r["item"]: r["bridge"] for r in rows})
 
 
-def funnel(records: Records, config: Any) -> Table:
+def funnel(records: Records, config: PatchingConfig) -> Table:
     """How many queries of each family count, and as what."""
     rows: list[list[Cell]] = []
     screened = [r for r in records if r["stage"] == "screened"]
@@ -73,21 +73,21 @@ def funnel(records: Records, config: Any) -> Table:
     )
 
 
-def fix_rates(records: Records, config: Any) -> Table | None:
+def fix_rates(records: Records, config: PatchingConfig) -> Table | None:
     """The rate of one cell, chosen on one half of the failures and scored on the other."""
     if not of(records, STAGE, study="back-patching"):
         return None
     return _rates("Fixed by one cell, held out", records, config, "back-patching", _held_out)
 
 
-def oracle_rates(records: Records, config: Any) -> Table | None:
+def oracle_rates(records: Records, config: PatchingConfig) -> Table | None:
     """The paper's figure, beside the same figure of the controls."""
     if not of(records, STAGE, study="back-patching"):
         return None
     return _rates("Fixed by any cell (oracle)", records, config, "back-patching", _oracle)
 
 
-def written(records: Records, config: Any) -> Table | None:
+def written(records: Records, config: PatchingConfig) -> Table | None:
     """The paper's criterion: ten greedy tokens contain the answer."""
     if not of(records, STAGE, study="back-patching"):
         return None
@@ -130,14 +130,14 @@ def written(records: Records, config: Any) -> Table | None:
     )
 
 
-def cross_prompt(records: Records, config: Any) -> Table | None:
+def cross_prompt(records: Records, config: PatchingConfig) -> Table | None:
     """The bridge's state from the second-hop prompt."""
     if not of(records, STAGE, study="cross-prompt"):
         return None
     return _rates("Cross-prompt patching, one cell, held out", records, config, "cross-prompt", _held_out)
 
 
-def harm(records: Records, config: Any) -> Table | None:
+def harm(records: Records, config: PatchingConfig) -> Table | None:
     """What the cells that fix failures do to correct queries."""
     if not of(records, STAGE, study="back-patching"):
         return None
@@ -164,7 +164,7 @@ def harm(records: Records, config: Any) -> Table | None:
     )
 
 
-def depths(records: Records, config: Any) -> Table | None:
+def depths(records: Records, config: PatchingConfig) -> Table | None:
     """Where the logit lens first shows bridge and answer."""
     if not of(records, STAGE, arm="lens"):
         return None
@@ -201,7 +201,7 @@ def depths(records: Records, config: Any) -> Table | None:
     )
 
 
-def identity(records: Records, config: Any) -> Table | None:
+def identity(records: Records, config: PatchingConfig) -> Table | None:
     """Every layer written into itself."""
     if not of(records, STAGE, study="identity"):
         return None
@@ -232,7 +232,7 @@ def _oracle(arm: Grids, held: Held) -> dict[str, float]:
     return oracle(arm.cells)
 
 
-def _rates(title: str, records: Records, config: Any, study: str, scores: Scores) -> Table:
+def _rates(title: str, records: Records, config: PatchingConfig, study: str, scores: Scores) -> Table:
     arms = ["other prompt", "random"] if study == "back-patching" else ["other prompt"]
     rows: list[list[Cell]] = []
     for position, length in _settings(records, study):
@@ -272,7 +272,7 @@ def _difference(mine: Grids, rate: dict[str, float], control: dict[str, float], 
     return difference_interval([rate[key] for key in both], [control[key] for key in both], unit=units, seed=seed)
 
 
-def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
+def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Fix rate of every cell, patched beside the control, at each position; one figure for each length."""
     for length in ("raw", "rescaled"):
         panels, n = [], 0
@@ -300,7 +300,7 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
             )
 
 
-def lens_curves(records: Records, config: Any) -> Iterator[Plot]:
+def lens_curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries whose bridge and answer are visible, by layer."""
     for group in ("failure", "correct"):
         lenses = [r for r in records if r.get("arm") == "lens" and r["group"] == group]
@@ -333,7 +333,7 @@ def lens_curves(records: Records, config: Any) -> Iterator[Plot]:
         )
 
 
-def headline(records: Records, config: Any) -> str:
+def headline(records: Records, config: PatchingConfig) -> str:
     """The held-out rate at the bridge's position, raw, over all families, and its control."""
     position = config.positions[0]
     mine = grids(records, study="back-patching", arm="patched", position=position, length="raw")
@@ -350,7 +350,7 @@ def headline(records: Records, config: Any) -> str:
     )
 
 
-def metrics(records: Records, config: Any) -> list[Metric]:
+def metrics(records: Records, config: PatchingConfig) -> list[Metric]:
     """What is drawn against depth and size: the held-out rate at the bridge's position, raw, and its control."""
     label = {"study": "back-patching", "position": config.positions[0], "length": "raw"}
     mine = grids(records, arm="patched", **label)

@@ -9,7 +9,6 @@ texts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case, Place, place
+from experiments.shared.two_hop.queries import Case, Labelled, Place, place
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.lenses.patchscopes import all_pairs, described, placeholder_position
@@ -28,6 +27,17 @@ STAGE = "described"
 SHORT = {"subject": "s", "bridge": "b", "answer": "a", "other": "-"}
 READINGS: tuple[tuple[Place, str], ...] = (("bridge", "bridge"), ("last", "bridge"), ("last", "answer"))
 """Which entity is looked for at which position."""
+
+
+class Described(Labelled):
+    """What states of every layer say of themselves at one position: a letter for each cell and sample."""
+
+    position: str
+    own: list[str]
+    """By source layer, a letter for each target layer and sample: what the text names."""
+    other: list[str]
+    """The same of another query's states."""
+    example: str
 
 
 def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
@@ -74,7 +84,7 @@ def by_source(record: Record, entity: str, whose: str = "own") -> list[bool]:
     return [bool(hit) for hit in np.any(cells(record, entity, whose), axis=1).tolist()]
 
 
-def table(records: Records, config: Any) -> Table | None:
+def table(records: Records, config: PatchingConfig) -> Table | None:
     """How many queries have their bridge and answer described from some layer, and from which first."""
     if not of(records, STAGE):
         return None
@@ -113,7 +123,7 @@ def table(records: Records, config: Any) -> Table | None:
     )
 
 
-def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
+def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries described, for every source and target layer."""
     for group, label in GROUPS.items():
         panels, n = [], 0
@@ -140,7 +150,7 @@ def heat_maps(records: Records, config: Any) -> Iterator[Plot]:
             )
 
 
-def curves(records: Records, config: Any) -> Iterator[Plot]:
+def curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries described from each source layer, and another query's entity as the control."""
     for group, label in GROUPS.items():
         series = []

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from statistics import mean
-from typing import Any
 
 from experiments.exp9_back_patching import describe, knock_out, project
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over
@@ -48,7 +48,7 @@ def layers(records: Records, group: str) -> dict[str, list[float | None]]:
     return found
 
 
-def table(records: Records, config: Any) -> Table | None:
+def table(records: Records, config: PatchingConfig) -> Table | None:
     """Mean layer of each stage, failures beside correct queries, and the difference."""
     if not any(layers(records, group) for group in GROUPS):
         return None
@@ -79,7 +79,7 @@ def _seen(found: dict[str, list[float | None]], number: int) -> dict[str, float]
     return {item: float(layer) for item, row in found.items() if (layer := row[number]) is not None}
 
 
-def _later(seen: dict[str, dict[str, float]], units: dict[str, Record], config: Any) -> Estimate | None:
+def _later(seen: dict[str, dict[str, float]], units: dict[str, Record], config: PatchingConfig) -> Estimate | None:
     failures, correct = seen["failure"], seen["correct"]
     return unpaired_difference(
         list(failures.values()),
@@ -90,7 +90,7 @@ def _later(seen: dict[str, dict[str, float]], units: dict[str, Record], config: 
     )
 
 
-def boxes(records: Records, config: Any) -> Iterator[Plot]:
+def boxes(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Layers of the four stages, failures beside correct queries."""
     values = {
         label: [list(_seen(layers(records, group), number).values()) for number in range(len(STAGES))]

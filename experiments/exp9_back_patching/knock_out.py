@@ -8,7 +8,6 @@ Control: the same from the last position to one that was drawn at random among t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case
+from experiments.shared.two_hop.queries import Case, Labelled
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import mentions
 from mlx_interp.behaviour.two_hop import bridge_position
@@ -31,6 +30,18 @@ MAIN, CONTROL = "last to bridge position", "last to a random position"
 FIGURE = (MAIN, "last to subject", "last to second relation", CONTROL)
 Edge = tuple[str, str, list[int], list[int]]
 """Name, prompt, query positions, key positions."""
+
+
+class KnockedOut(Labelled):
+    """What forbidding attention between two groups of positions does, by the middle layer of the window."""
+
+    edge: str
+    reach: int
+    """Layers to either side that the knockout covers."""
+    changed: list[bool]
+    """Whether the text is another one."""
+    right: list[bool]
+    """Whether it contains the answer."""
 
 
 def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
@@ -93,7 +104,7 @@ def effective(record: Record) -> int | None:
     return first(record["changed"])
 
 
-def table(records: Records, config: Any) -> Table | None:
+def table(records: Records, config: PatchingConfig) -> Table | None:
     """How often a window anywhere is effective, where first, and what share of the windows is."""
     if not of(records, STAGE):
         return None
@@ -137,7 +148,7 @@ def table(records: Records, config: Any) -> Table | None:
     )
 
 
-def curves(records: Records, config: Any) -> Iterator[Plot]:
+def curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries whose text changes, by the layer around which attention is forbidden."""
     for group, label in GROUPS.items():
         series = []

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
@@ -50,7 +51,7 @@ def top(record: Record, entity: str) -> list[bool]:
     return [rank == 0 for rank in record[f"{entity} ranks"]]
 
 
-def table(records: Records, config: Any) -> Table | None:
+def table(records: Records, config: PatchingConfig) -> Table | None:
     """How often a sublayer of any layer promotes an entity to the top, and the first layer where it does."""
     if not of(records, STAGE):
         return None
@@ -88,7 +89,7 @@ def table(records: Records, config: Any) -> Table | None:
     )
 
 
-def curves(records: Records, config: Any) -> Iterator[Plot]:
+def curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries where each sublayer promotes the prediction, the bridge and the answer, by layer."""
     for group, label in GROUPS.items():
         series, mine = [], Frame()

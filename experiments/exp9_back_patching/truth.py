@@ -23,7 +23,7 @@ from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case
+from experiments.shared.two_hop.queries import Case, Labelled
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
@@ -63,6 +63,22 @@ def chains(queries: Sequence[TwoHopQuery], chosen: Sequence[Case]) -> list[Chain
         if mine:
             result.append(Chain(kind, mine, tuple(subjects.values())))
     return result
+
+
+class Chained(Labelled):
+    """What lens and back-patching find, against a probe and against ablation."""
+
+    query: str
+    lens: list[int]
+    """Rank of the bridge in the logit lens, by layer."""
+    probe: list[bool]
+    """Whether a probe reads the bridge, by layer."""
+    ablated: list[float]
+    """Log-probability of the answer that ablating the bridge's direction costs, by layer, nats."""
+    ablated_other: list[float]
+    second_hop_until: int | None
+    repaired: bool
+    repaired_by_other: bool | None
 
 
 def measure(run: Run[PatchingConfig], chain: Chain) -> Iterator[Record]:
@@ -147,7 +163,7 @@ def _fixes(model: Model, query: TwoHopQuery, variants: Any) -> list[bool]:
     return [rank == 0 for rank in ranks]
 
 
-def by_lens(record: Record, config: Any) -> list[bool]:
+def by_lens(record: Record, config: PatchingConfig) -> list[bool]:
     return [rank < config.lens_k for rank in record["lens"]]
 
 
@@ -176,7 +192,7 @@ def too_late(record: Record, by: str) -> bool | None:
     return None if arrives is None or until is None else arrives > until
 
 
-def finding(records: Records, config: Any) -> Table | None:
+def finding(records: Records, config: PatchingConfig) -> Table | None:
     """Each method's first layer against that of the probe."""
     if not of(records, STAGE):
         return None
@@ -226,7 +242,7 @@ def finding(records: Records, config: Any) -> Table | None:
     )
 
 
-def repairs(records: Records, config: Any) -> Table | None:
+def repairs(records: Records, config: PatchingConfig) -> Table | None:
     """Whether back-patching repairs the failures that are too late, and no others."""
     if not of(records, STAGE):
         return None
@@ -269,7 +285,7 @@ def repairs(records: Records, config: Any) -> Table | None:
     )
 
 
-def curves(records: Records, config: Any) -> Iterator[Plot]:
+def curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """By layer: how often lens, probe and ablation find the bridge."""
     for group, label in GROUPS.items():
         mine = [{**r, "item": r["query"]} for r in of(records, STAGE, group=group)]

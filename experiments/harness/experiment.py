@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 from mlx_interp.reporting import Plot, Record, Table
 from mlx_interp.stats import Estimate
+
+if TYPE_CHECKING:
+    from experiments.harness.state import Run
 
 Records: TypeAlias = Sequence[Record]
 
@@ -32,8 +35,14 @@ class ExperimentConfig:
     """Number of prompts at most, for a look: in the first stage, evenly from all groups."""
 
 
+ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
+MeasuredT = TypeVar("MeasuredT", bound=ExperimentConfig, contravariant=True)
+"""Options that a stage asks for: one that asks for fewer serves a study that has more."""
+ItemT = TypeVar("ItemT", bound=Item)
+
+
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[MeasuredT, ItemT]):
     """One round of measurement over items; a later stage sees the records of the earlier ones.
 
     items(run, earlier) -> the items, in an order that depends on nothing else. `earlier` are the records of all
@@ -41,12 +50,17 @@ class Stage:
     measure(run, item) -> plain records of one item; touches no file. The runner adds "stage" and "item".
     batch: when set, measure gets a list of up to that many items, always the same ones together, and each of its
         records names its own: {"item": item.key, ...}. A killed run goes on at the next item, or batch.
+    record: the type of the records, a TypedDict: checked when they are written, and printed by --help.
     """
 
     name: str
-    items: Callable[[Any, Records], Sequence[Any]]
-    measure: Callable[[Any, Any], Iterable[Mapping[str, Any]]]
+    items: Callable[[Run[MeasuredT], Records], Sequence[ItemT]]
+    measure: (
+        Callable[[Run[MeasuredT], ItemT], Iterable[Mapping[str, Any]]]
+        | Callable[[Run[MeasuredT], list[ItemT]], Iterable[Mapping[str, Any]]]
+    )
     batch: int | None = None
+    record: type | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[ConfigT]):
     """A study, as its module states it.
 
     name: of module and folder, e.g. "exp9_back_patching". config: subclass of ExperimentConfig, defined in the module
@@ -97,18 +111,18 @@ class Experiment:
     """
 
     name: str
-    config: type[ExperimentConfig]
-    stages: Sequence[Stage]
-    tables: Sequence[Callable[[Records, Any], Table | None]]
-    headline: Callable[[Records, Any], str]
-    plan: Callable[[Any, Sequence[Any]], Plan]
-    figures: Sequence[Callable[[Records, Any], Plot | Iterable[Plot]]] = ()
+    config: type[ConfigT]
+    stages: Sequence[Stage[ConfigT, Any]]
+    tables: Sequence[Callable[[Records, ConfigT], Table | None]]
+    headline: Callable[[Records, ConfigT], str]
+    plan: Callable[[Run[ConfigT], Sequence[Any]], Plan]
+    figures: Sequence[Callable[[Records, ConfigT], Plot | Iterable[Plot]]] = ()
     group: Callable[[Any], Hashable] = lambda item: None
     limits_items: bool = True
-    scaling: Callable[[Records, Any], Sequence[Metric]] = lambda records, config: ()
+    scaling: Callable[[Records, ConfigT], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
-    files: Callable[[Records, Any], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
-    start_over: Callable[[Any], None] = lambda run: None
+    files: Callable[[Records, ConfigT], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
+    start_over: Callable[[Run[ConfigT]], None] = lambda run: None
     csv: Mapping[Any, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

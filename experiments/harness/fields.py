@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import sys
 import textwrap
 import types
 import typing
@@ -55,6 +56,16 @@ def config_fields(config: type) -> dict[str, ConfigField]:
         _check_kind(hints[field.name], f"{config.__qualname__}.{field.name}")
         fields[field.name] = ConfigField(field.name, hints[field.name], field.default, docs[field.name])
     return fields
+
+
+def docs_of(cls: type) -> dict[str, str]:
+    """The text below each field of a class, and of the classes that its source names as its bases."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    known = vars(sys.modules[cls.__module__])  # a TypedDict does not remember its bases
+    bases = [known.get(base.id) for base in body.bases if isinstance(base, ast.Name) and base.id != "TypedDict"]
+    texts = {name: text for base in bases if isinstance(base, type) for name, text in docs_of(base).items()}
+    return texts | dict(_docs(cls))
 
 
 def _docs(cls: type) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness.code import code_digest
-from experiments.harness.experiment import Experiment, ExperimentConfig
+from experiments.harness.experiment import ConfigT, Experiment
 from experiments.harness.options import as_values
 
 DECIDING = ("mlx-interp", "mlx", "mlx-lm")
@@ -22,7 +22,7 @@ DECIDING = ("mlx-interp", "mlx", "mlx-lm")
 RECORDED = (*DECIDING, "numpy", "scipy", "transformers", "matplotlib", "pyarrow")
 
 
-def identity_of(experiment: Experiment, config: ExperimentConfig, model: Any, items: Sequence[Any]) -> dict[str, Any]:
+def identity_of(experiment: Experiment[ConfigT], config: ConfigT, model: Any, items: Sequence[Any]) -> dict[str, Any]:
     """Everything that two sessions must share for their records to be of one run. Its names are shown to users."""
     found = versions()
     return {

@@ -8,12 +8,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn
 
 import yaml
 
-from experiments.harness.experiment import Experiment, ExperimentConfig
+from experiments.harness.experiment import ConfigT, Experiment, Stage
 from experiments.harness.fields import ConfigField, config_fields, from_text, from_value
+from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
@@ -23,11 +24,11 @@ SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validat
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Generic[ConfigT]):
     """A command line, understood."""
 
     models: tuple[str, ...]
-    config: ExperimentConfig
+    config: ConfigT
     out: Path = RUNS
     fresh: bool = False
     validate: bool = True
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see --help")
 
 
-def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
+def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[ConfigT]:
     """Options from the command line; what stands further on in defaults, --config, --set, own flags wins.
 
     Raises ConfigError for an option, field or value that does not exist, with the nearest names. --help prints and
@@ -75,7 +76,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> Options:
     )
 
 
-def build_parser(experiment: Experiment, fields: Mapping[str, ConfigField]) -> Parser:
+def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]) -> Parser:
     """The parser: shared options, then one flag for each field of the experiment's Config."""
     parser = Parser(
         prog=invocation(f"experiments.{experiment.name}"),
@@ -136,7 +137,7 @@ def _add_field(group: Any, field: ConfigField, metavar: str) -> None:
     group.add_argument(field.flag, dest=f"field_{field.name}", metavar=metavar, help=text, **optional)
 
 
-def _examples(experiment: Experiment, fields: Mapping[str, ConfigField]) -> str:
+def _examples(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]) -> str:
     command = invocation(f"experiments.{experiment.name}")
     lines = [
         ("the embedded models, offline", ""),
@@ -149,10 +150,19 @@ def _examples(experiment: Experiment, fields: Mapping[str, ConfigField]) -> str:
             ("a field of its own, elsewhere", f" --set {own.name}={shlex.quote(own.default_text)} --out elsewhere")
         )
     examples = "\n".join(f"  {command}{options}\n      {what}" for what, options in lines)
+    records = "\n\n".join(_record_text(stage) for stage in experiment.stages if stage.record is not None)
+    shown = f"records (records.parquet; stage and item stand in front):\n{records}\n\n" if records else ""
     return (
-        f"examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given again; "
-        f"`python -m experiments publish {experiment.name.partition('_')[0]}` puts a finished one into {PUBLISHED}/."
+        f"{shown}examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given "
+        f"again; `python -m experiments publish {experiment.name.partition('_')[0]}` puts a finished one into "
+        f"{PUBLISHED}/."
     )
+
+
+def _record_text(stage: Stage[Any, Any]) -> str:
+    """The fields of a stage's records."""
+    assert stage.record is not None
+    return "\n".join([f"  {stage.name}", *field_lines(stage.record)])
 
 
 def _assignment(text: str, fields: Mapping[str, ConfigField]) -> tuple[str, Any]:
@@ -174,7 +184,7 @@ def _config_file(text: str) -> Path:
 
 
 def _read_config(
-    experiment: Experiment, path: Path, fields: Mapping[str, ConfigField]
+    experiment: Experiment[ConfigT], path: Path, fields: Mapping[str, ConfigField]
 ) -> tuple[dict[str, Any], Sequence[str]]:
     """Values of fields, and the models that the file names, if it is of a kind that does."""
     if experiment.read_config is None:
@@ -206,14 +216,14 @@ def _known(name: str, fields: Mapping[str, ConfigField], where: str) -> ConfigFi
     return fields[name]
 
 
-def _check_numbers(config: ExperimentConfig) -> None:
+def _check_numbers(config: ConfigT) -> None:
     if config.seed < 0:
         raise ConfigError(f"--seed {config.seed}: must be 0 or more")
     if config.limit is not None and config.limit < 1:
         raise ConfigError(f"--limit {config.limit}: must be 1 or more")
 
 
-def as_values(config: ExperimentConfig) -> dict[str, Any]:
+def as_values(config: ConfigT) -> dict[str, Any]:
     """A config's fields as JSON values."""
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()

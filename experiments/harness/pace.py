@@ -9,14 +9,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from experiments.harness.experiment import Experiment, ExperimentConfig, Plan
+from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import device
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.speed import best_seconds, matmul_rate
 from mlx_interp.reporting.folders import EARLIER
 from mlx_interp.reporting.index import Run, runs
 
-Planned = Callable[[ExperimentConfig], Plan]
+Planned = Callable[[ConfigT], Plan]
 
 TOKENS = 16
 """Of a pass, where nothing was run yet: prompts of the studies are about as long."""
@@ -35,7 +35,7 @@ class Pace:
         return self.seconds * plan.forward_passes
 
 
-def pace_of(experiment: Experiment, model: Any, planned: Planned, folders: Sequence[Path]) -> Pace:
+def pace_of(experiment: Experiment[ConfigT], model: Any, planned: Planned[ConfigT], folders: Sequence[Path]) -> Pace:
     """From an earlier run of the study on these weights and this kind of machine, else from the machine's speed.
 
     planned: what a run with a config of the study costs on this model.

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table as ScreenTable
 
-from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Records
+from experiments.harness.experiment import ConfigT, Experiment, Plan, Records
 from experiments.harness.options import as_values
 from experiments.harness.pace import Pace
 from mlx_interp.reporting import Plot
@@ -21,7 +21,7 @@ from mlx_interp.reporting.tables import UNVALIDATED, latex, markdown
 
 
 def write_report(
-    experiment: Experiment, config: ExperimentConfig, folder: RunFolder, file: RecordFile, state: dict[str, Any]
+    experiment: Experiment[ConfigT], config: ConfigT, folder: RunFolder, file: RecordFile, state: dict[str, Any]
 ) -> None:
     """records.parquet, figures, other files and table.md; adds headline and tables to the state that becomes run.json.
 
@@ -88,7 +88,7 @@ def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
         print(path)
 
 
-def plan_table(experiment: Experiment, model: str, plan: Plan, pace: Pace | None = None) -> ScreenTable:
+def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pace | None = None) -> ScreenTable:
     """The plan of --dry-run."""
     table = ScreenTable(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
     cells = {
@@ -110,7 +110,7 @@ def plan_table(experiment: Experiment, model: str, plan: Plan, pace: Pace | None
     return table
 
 
-def _plots(experiment: Experiment, records: Records, config: ExperimentConfig) -> Iterable[Plot]:
+def _plots(experiment: Experiment[ConfigT], records: Records, config: ConfigT) -> Iterable[Plot]:
     for figure in experiment.figures:
         made = figure(records, config)
         yield from [made] if isinstance(made, Plot) else made

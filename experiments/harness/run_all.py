@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 
 from experiments.harness import registry
-from experiments.harness.experiment import Experiment, Plan
+from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import release_memory
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.ranks import launched
@@ -97,7 +97,7 @@ def run_experiment_suite(
     return cells
 
 
-def _run(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Cell:
+def _run(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, gate: Gate) -> Cell:
     started = time.monotonic()
     try:
         if run_model(experiment, options, model, gate, launched()) is not None:
@@ -110,7 +110,7 @@ def _run(experiment: Experiment, options: Options, model: Any, gate: Gate) -> Ce
     return Cell(model.name, experiment.name, "done", time.monotonic() - started)
 
 
-def _planned(experiment: Experiment, options: Options, model: Any, pace: float) -> Cell:
+def _planned(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, pace: float) -> Cell:
     try:
         plan = plan_of(experiment, options, model)
     except MlxInterpError as error:

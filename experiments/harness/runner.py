@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.harness.code import report_digest
-from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Stage, limited
+from experiments.harness.experiment import ConfigT, Experiment, Plan, Stage, limited
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.harness.options import Options, parse
 from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
+from experiments.harness.schema import check_record
 from experiments.harness.state import Run
 from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
@@ -59,7 +60,7 @@ Gate = Callable[..., GateReport]
 
 
 def run(
-    experiment: Experiment,
+    experiment: Experiment[ConfigT],
     arguments: Sequence[str] | None = None,
     *,
     load: Load | None = None,
@@ -83,7 +84,7 @@ def run(
 
 
 def run_experiment(
-    experiment: Experiment, options: Options, *, load: Load | None = None, gate: Gate | None = None
+    experiment: Experiment[ConfigT], options: Options[ConfigT], *, load: Load | None = None, gate: Gate | None = None
 ) -> list[Path]:
     """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake.
 
@@ -116,14 +117,14 @@ def run_experiment(
     return folders
 
 
-def finished(experiment: Experiment, options: Options, path: Path) -> list[Path]:
+def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: Path) -> list[Path]:
     """Overviews and screen after each model: should a later one fail, the index has those that are done."""
     overviews = write_overviews(options.out, experiment.name)
     print_table(path)
     return [*overviews, write_latex(path)] if options.latex else overviews
 
 
-def print_plan(experiment: Experiment, options: Options, model: Any) -> bool:
+def print_plan(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> bool:
     """Print what a run would cost; False where that depends on the weights, and these were not read."""
     try:
         plan = plan_of(experiment, options, model)
@@ -131,7 +132,7 @@ def print_plan(experiment: Experiment, options: Options, model: Any) -> bool:
         _tell([f"{experiment.name}: what it will cost depends on the weights, so they are loaded ({error})"])
         return False
 
-    def planned(config: ExperimentConfig) -> Plan:
+    def planned(config: ConfigT) -> Plan:
         return plan_of(experiment, replace(options, config=config), model)
 
     pace = pace_of(experiment, model, planned, (options.out, PUBLISHED)) if isinstance(model, Wrapped) else None
@@ -139,7 +140,7 @@ def print_plan(experiment: Experiment, options: Options, model: Any) -> bool:
     return True
 
 
-def shown_without_weights(experiment: Experiment, options: Options, model: Outline) -> Path | None:
+def shown_without_weights(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Outline) -> Path | None:
     """`shown_if_complete` before anything is loaded; None, too, where only the weights tell which run this is."""
     if not model.weights_hash:
         return None
@@ -151,14 +152,14 @@ def shown_without_weights(experiment: Experiment, options: Options, model: Outli
     return shown_if_complete(experiment, options, path, identity_of(experiment, options.config, model, items))
 
 
-def plan_of(experiment: Experiment, options: Options, model: Any) -> Plan:
+def plan_of(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Plan:
     """What a run on a loaded model would cost; nothing is written."""
     under = Run(model, options.config)
     return experiment.plan(under, _first_items(experiment, under))
 
 
 def run_model(
-    experiment: Experiment, options: Options, model: Any, gate: Gate, ranks: Ranks | None = None
+    experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, gate: Gate, ranks: Ranks | None = None
 ) -> Path | None:
     """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
     ranks = ranks or launched()
@@ -209,7 +210,9 @@ def run_model(
     return path
 
 
-def shown_if_complete(experiment: Experiment, options: Options, path: Path, identity: Mapping[str, Any]) -> Path | None:
+def shown_if_complete(
+    experiment: Experiment[ConfigT], options: Options[ConfigT], path: Path, identity: Mapping[str, Any]
+) -> Path | None:
     """The folder of a run that is complete already, here or kept aside; None where there is something to measure.
 
     Its report is made anew from its records where the code of tables and figures has changed since.
@@ -252,7 +255,7 @@ def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _help(experiment: Experiment, under: Run[ExperimentConfig], items: Sequence[Any], ranks: Ranks) -> None:
+def _help(experiment: Experiment[ConfigT], under: Run[ConfigT], items: Sequence[Any], ranks: Ranks) -> None:
     """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
     ranks.succeeded(None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -261,7 +264,7 @@ def _help(experiment: Experiment, under: Run[ExperimentConfig], items: Sequence[
         _measure(experiment, under, items, open_records(copy), ranks)
 
 
-def _first_items(experiment: Experiment, under: Run[ExperimentConfig]) -> Sequence[Any]:
+def _first_items(experiment: Experiment[ConfigT], under: Run[ConfigT]) -> Sequence[Any]:
     """Items of the first stage, which --limit is about."""
     stage = experiment.stages[0]
     items = stage.items(under, [])
@@ -270,7 +273,7 @@ def _first_items(experiment: Experiment, under: Run[ExperimentConfig]) -> Sequen
 
 
 def _measure(
-    experiment: Experiment, under: Run[ExperimentConfig], first: Sequence[Any], file: RecordFile, ranks: Ranks
+    experiment: Experiment[ConfigT], under: Run[ConfigT], first: Sequence[Any], file: RecordFile, ranks: Ranks
 ) -> None:
     """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
@@ -298,7 +301,7 @@ def _measure(
 
 
 def _round(
-    stage: Stage, under: Run[ExperimentConfig], left: Sequence[tuple[str, Any]], ranks: Ranks
+    stage: Stage[ConfigT, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
 ) -> Iterator[tuple[str, tuple[list[Record], float]]]:
     """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
     result: tuple[list[Record], float] = ([], 0.0)
@@ -308,7 +311,7 @@ def _round(
             key, item = left[ranks.rank]
             start = time.perf_counter()
             measured = list(_labelled(stage, item, stage.measure(under, item)))
-            result = ([plain(record, f"record of {key!r}") for record in measured], time.perf_counter() - start)
+            result = ([_plain(stage, record, key) for record in measured], time.perf_counter() - start)
     except Exception as failure:
         if ranks.size == 1:
             raise
@@ -321,7 +324,15 @@ def _round(
         yield key, (records, seconds)
 
 
-def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:
+def _plain(stage: Stage[ConfigT, Any], record: Mapping[str, Any], key: str) -> Record:
+    """A record as it is written, once it is of its stage's type."""
+    found: Record = plain(record, f"record of {key!r}")
+    if stage.record is not None:
+        check_record(found, stage.record, f"stage {stage.name!r}, record of {key!r}")
+    return found
+
+
+def _work(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> dict[str, Any]:
     """What measure gets, by the key it is marked done under: items, or lists of them, cut the same way in every run."""
     if stage.batch is None:
         return {item.key: item for item in items}
@@ -329,7 +340,7 @@ def _work(stage: Stage, items: Sequence[Any]) -> dict[str, Any]:
     return {f"{batch[0].key} .. {batch[-1].key}": batch for batch in batches}
 
 
-def _labelled(stage: Stage, item: Any, records: Any) -> Any:
+def _labelled(stage: Stage[ConfigT, Any], item: Any, records: Any) -> Any:
     """Records with their stage and item in front."""
     keys = {one.key for one in item} if stage.batch is not None else {item.key}
     for record in records:
@@ -343,7 +354,7 @@ def _labelled(stage: Stage, item: Any, records: Any) -> Any:
         yield {"stage": stage.name, "item": name, **record}
 
 
-def _checked(stage: Stage, items: Sequence[Any]) -> Sequence[Any]:
+def _checked(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> Sequence[Any]:
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
@@ -352,7 +363,7 @@ def _checked(stage: Stage, items: Sequence[Any]) -> Sequence[Any]:
     return items
 
 
-def _check_known(stage: Stage, work: Mapping[str, Any], file: RecordFile) -> None:
+def _check_known(stage: Stage[ConfigT, Any], work: Mapping[str, Any], file: RecordFile) -> None:
     gone = [key for name, key in file.done if name == stage.name and key not in work]
     if gone:
         raise RunError(
@@ -362,7 +373,11 @@ def _check_known(stage: Stage, work: Mapping[str, Any], file: RecordFile) -> Non
 
 
 def _first_state(
-    experiment: Experiment, options: Options, model: Any, identity: Mapping[str, Any], folder: RunFolder
+    experiment: Experiment[ConfigT],
+    options: Options[ConfigT],
+    model: Any,
+    identity: Mapping[str, Any],
+    folder: RunFolder,
 ) -> dict[str, Any]:
     """run.json at the start. A pass of the gate in an earlier session counts: it was the same model and code."""
     earlier = folder.earlier

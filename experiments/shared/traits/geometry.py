@@ -12,6 +12,7 @@ Controls: a random direction; the same states with shuffled labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,14 +35,48 @@ KNOWN = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
 KINDS = ("positive", "negative")
 
 
-def places(*traits: str) -> Stage:
+class Placed(TypedDict):
+    """A prompt's state on the chosen layer's direction."""
+
+    trait: str
+    language: str
+    layer: int
+    kind: str
+    unit: str
+    hit: bool
+    projection: float
+    random: float
+    """Projection on a random direction."""
+    silhouette: float
+    """Of the two kinds of prompts, in the state's space, -1 to 1."""
+    shuffled: float
+
+
+class Angle(TypedDict):
+    """The directions of two traits at one layer."""
+
+    one: str
+    other: str
+    layer: int
+    cosine: float
+    without_largest: float
+    """The cosine without the dimension that weighs most."""
+    random: float
+    ceiling: float
+    """The cosine that two halves of the same prompts reach."""
+    carries: bool
+
+
+def places(*traits: str) -> Stage[TraitConfig, Item]:
     """Projections and separation of each trait, in the language of the study."""
-    return Stage(PLACES, lambda run, earlier: place_items(earlier, {t: [""] for t in traits}), measure_places)
+    return Stage(
+        PLACES, lambda run, earlier: place_items(earlier, {t: [""] for t in traits}), measure_places, record=Placed
+    )
 
 
-def angles(*traits: str) -> Stage:
+def angles(*traits: str) -> Stage[TraitConfig, Item]:
     """Cosines among the directions of these traits."""
-    return Stage(ANGLES, angle_items(traits), measure_angles)
+    return Stage(ANGLES, angle_items(traits), measure_angles, record=Angle)
 
 
 def place_items(earlier: Records, languages: dict[str, list[str]]) -> list[Item]:

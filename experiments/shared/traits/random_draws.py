@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -48,7 +49,23 @@ class DrawConfig(TraitConfig):
 Places = Callable[[Run["DrawConfig"], Records], tuple[Sequence[str], float]]
 
 
-def stage(trait: str, places: Places, positions: int | None) -> Stage:
+class Drawn(TypedDict):
+    """A prompt's reply under one direction, found or drawn at random."""
+
+    trait: str
+    language: str
+    kind: str
+    unit: str
+    layer: int
+    strength: float
+    arm: str
+    draw: int
+    cosine: float | None
+    """With the found direction."""
+    hit: bool
+
+
+def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig, Item]:
     """Draws at the chosen layer; places: languages ("" is the study's) and strength; positions: where it is added."""
 
     def items(run: Run[DrawConfig], earlier: Records) -> list[Item]:
@@ -63,7 +80,7 @@ def stage(trait: str, places: Places, positions: int | None) -> Stage:
             for number in range(len(getattr(stages.sets(run, trait, language), kind)["test"]))
         ]
 
-    return Stage(DRAWS, items, lambda run, item: measure(run, item, positions))
+    return Stage(DRAWS, items, lambda run, item: measure(run, item, positions), record=Drawn)
 
 
 def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator[Record]:

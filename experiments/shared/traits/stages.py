@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -52,20 +53,92 @@ class TraitConfig(ExperimentConfig):
     """A model that judges the replies of a study of refusal as well, beside the phrases."""
 
 
-def of_trait(*names: str) -> tuple[Stage, Stage, Stage]:
+class Found(TypedDict):
+    """A direction at one layer."""
+
+    trait: str
+    language: str
+    arm: str
+    """direction, or shuffled labels."""
+    layer: int
+    n_layers: int
+    norm: float
+    """Length of the difference of means."""
+    relative_norm: float | None
+    """The same over the mean length of the states there."""
+    squared: float | None
+    """Squared length without what noise adds to it; below 0 where there is less than noise."""
+    p_value: float
+    """By exchanged labels, for all layers together."""
+    differs: bool
+    carries: bool
+    stability: float
+    """Cosine of the directions of random halves of the prompts."""
+
+
+class Affected(TypedDict):
+    """What a layer's direction does to one prompt's reply."""
+
+    trait: str
+    kind: str
+    """positive: the trait shows and is ablated; negative: it does not and is added."""
+    split: str
+    unit: str
+    """The unit that is resampled: the prompt, or the topic where several share one."""
+    layer: int | None
+    arm: str
+    hit: bool
+    """Whether the reply shows the trait."""
+    repetition: float
+    """Share of repeated trigrams."""
+    text: str
+
+
+class Used(TypedDict):
+    """Which prompts were used."""
+
+    trait: str
+    language: str
+    kind: str
+    split: str
+    n: int
+    name: str
+    revision: str
+    part: str
+    licence: str
+    reference: str
+    sha256: str
+    known: bool
+
+
+class SideEffect(TypedDict):
+    """An everyday fact under a direction."""
+
+    trait: str
+    arm: str
+    layer: int
+    unit: str
+    known: bool
+    """Whether the model answers it without the direction."""
+    right: bool
+    kl: float
+    """KL of the next token from that without the direction, nats."""
+
+
+def of_trait(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, Item], Stage[TraitConfig, Item]]:
     """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
     return (
-        Stage(DIRECTIONS, lambda run, earlier: layer_items(run, names), measure_direction),
-        Stage(EFFECTS, lambda run, earlier: prompt_items(run, names), measure_effect),
-        Stage(PROMPTS, lambda run, earlier: [Item(name, name) for name in names], measure_prompts),
+        Stage(DIRECTIONS, lambda run, earlier: layer_items(run, names), measure_direction, record=Found),
+        Stage(EFFECTS, lambda run, earlier: prompt_items(run, names), measure_effect, record=Affected),
+        Stage(PROMPTS, lambda run, earlier: [Item(name, name) for name in names], measure_prompts, record=Used),
     )
 
 
-def calibrated(*names: str) -> tuple[Stage, Stage]:
+def calibrated(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, Item]]:
     """The strengths at the chosen layer, and side effects there."""
     return (
         Stage(STRENGTHS, lambda run, earlier: strength_items(run, earlier, names), measure_strength),
-        Stage(SIDE, lambda run, earlier: side_items(run, earlier, names), measure_side_effects),
+        Stage(SIDE, lambda run, earlier: side_items(run, earlier, names), measure_side_effects, record=SideEffect),
     )
 
 

@@ -16,7 +16,7 @@ from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, share_by_layer
-from experiments.shared.two_hop.tuned import trained
+from experiments.shared.two_hop.tuned import LensConfig, trained
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import first_layer, lens_at, lens_name_log_probs, lens_ranks
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
@@ -62,7 +62,7 @@ def gap(record: Record, k: int) -> int | None:
     return None if bridge is None or answer is None else answer - bridge
 
 
-def order_table(records: Records, config: Any) -> Table | None:
+def order_table(records: Records, config: LensConfig) -> Table | None:
     """By family: whether both are visible, in which order, and how far apart."""
     lenses = of(records, STAGE)
     if not lenses:
@@ -103,7 +103,7 @@ def order_table(records: Records, config: Any) -> Table | None:
     )
 
 
-def place_table(records: Records, config: Any) -> Table | None:
+def place_table(records: Records, config: LensConfig) -> Table | None:
     """By position and by whether the model answers: first layers."""
     lenses = of(records, STAGE)
     if not lenses:
@@ -143,7 +143,7 @@ def place_table(records: Records, config: Any) -> Table | None:
     )
 
 
-def curves(records: Records, config: Any) -> Iterator[Plot]:
+def curves(records: Records, config: LensConfig) -> Iterator[Plot]:
     """Share of queries with bridge and answer visible, by layer."""
     lenses = of(records, STAGE)
     series = []
@@ -169,12 +169,12 @@ def curves(records: Records, config: Any) -> Iterator[Plot]:
         )
 
 
-def gap_summary(records: Records, config: Any) -> tuple[list[Record], list[float]]:
+def gap_summary(records: Records, config: LensConfig) -> tuple[list[Record], list[float]]:
     """The queries where both are visible, and their gaps."""
     both = [r for r in of(records, STAGE) if gap(r, config.lens_k) is not None]
     return both, [float(gap(r, config.lens_k) or 0) for r in both]
 
 
-def _control(mine: list[Record], entity: str, config: Any) -> Any:
+def _control(mine: list[Record], entity: str, config: LensConfig) -> Any:
     held = [r for r in mine if f"other {entity} at last" in r]
     return mean_over([visible(r, entity, config.lens_k, whose="other ") is not None for r in held], held, config.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from experiments.data import DATA_FOLDER
 from experiments.harness.experiment import ExperimentConfig, Records
@@ -57,6 +57,31 @@ class Case:
     def labels(self) -> Record:
         """What every record of the case says."""
         return {"family": self.query.family, "bridge": self.query.bridge, "group": self.group}
+
+
+class Labelled(TypedDict):
+    """What every record of a case says."""
+
+    family: str
+    bridge: str
+    """The unit that is resampled: many queries share one."""
+    group: str
+    """failure, correct, shortcut or other."""
+
+
+class Screened(Labelled):
+    """Which queries count."""
+
+    split: str
+    first_hop: bool
+    """Whether the whole name is answered; so for the next four."""
+    second_hop: bool
+    two_hop: bool
+    entity_shortcut: bool
+    relation_shortcut: bool
+    predicted: str
+    """The first token after the two-hop prompt."""
+    n_layers: int
 
 
 def is_embedded(run: Run[TwoHopConfig]) -> bool:

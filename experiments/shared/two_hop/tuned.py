@@ -17,7 +17,7 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
-from experiments.shared.two_hop.queries import Case, TwoHopConfig, all_cases, queries
+from experiments.shared.two_hop.queries import Case, Labelled, TwoHopConfig, all_cases, queries
 from experiments.shared.two_hop.summaries import mean_over
 from mlx_interp.lenses.tuned import (
     TunedLens,
@@ -47,6 +47,16 @@ class LensConfig(TwoHopConfig):
     """An entity is visible when it is among the top k."""
     max_queries: int = 40
     """Queries of each family, the first in the data's order."""
+
+
+class Distance(Labelled):
+    """How far a lens is from the model on one prompt, at each layer, mean over its positions."""
+
+    lens: str
+    kl: list[float]
+    """KL from the model's prediction, nats."""
+    agrees: list[float]
+    """Share of positions whose top token is the model's."""
 
 
 @of_run(2)

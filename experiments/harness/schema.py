@@ -1,0 +1,82 @@
+"""Record types: the fields of a stage's records, checked when they are written and printed by --help.
+
+A stage names a TypedDict. Each field may have a string below it, which is its text:
+
+    class Screened(TypedDict):
+        group: str
+        \"\"\"failure, correct, shortcut or other.\"\"\"
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union
+
+from experiments.harness.fields import docs_of
+from mlx_interp.errors import RunError, nearest
+
+OWN = ("stage", "item")
+"""Fields that the runner adds."""
+
+
+def check_record(record: Mapping[str, Any], schema: type, where: str) -> None:
+    """Raises RunError, naming the field, that the schema does not have, that is missing, or of another type."""
+    hints = typing.get_type_hints(schema)
+    required = getattr(schema, "__required_keys__", frozenset(hints))
+    for name in record:
+        if name not in hints and name not in OWN:
+            raise RunError(
+                f"{where}: no field {name!r} in {schema.__name__}: {nearest(name, hints)}fields are "
+                f"{', '.join(hints)}; add it there with its type"
+            )
+    for name, kind in hints.items():
+        if name not in record:
+            if name in required:
+                raise RunError(
+                    f"{where}: the field {name!r} of {schema.__name__} is missing; write None if it has none"
+                )
+        elif not fits(record[name], kind):
+            raise RunError(
+                f"{where}: {name} = {record[name]!r} is not {shown(kind)}, as {schema.__name__} says; "
+                "correct the one or the other"
+            )
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is of a type: bool, int, float (whole numbers too), str, list, dict, Literal, or None."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is list:
+        return isinstance(value, list) and all(fits(part, parts[0]) for part in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(part, parts[1]) for part in value.values())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return value is None if kind in (None, type(None)) else isinstance(value, kind)
+
+
+def shown(kind: Any) -> str:
+    """A type as --help prints it."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return "|".join(map(str, parts))
+    if typing.get_origin(kind) in (Union, types.UnionType):
+        return " or ".join("None" if part is type(None) else shown(part) for part in parts)
+    if typing.get_origin(kind) is list:
+        return f"list of {shown(parts[0])}"
+    return str(getattr(kind, "__name__", kind))
+
+
+def field_lines(schema: type) -> Iterator[str]:
+    """A line for each field: name, type, text."""
+    texts = docs_of(schema)
+    for name, kind in typing.get_type_hints(schema).items():
+        text = texts.get(name, "")
+        yield f"    {name}: {shown(kind)}" + (f"  {text}" if text else "")

@@ -1,0 +1,115 @@
+"""A stage's record type is what its records are held to when written, and what --help prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import pytest
+
+from experiments.harness.experiment import Experiment, Stage
+from experiments.harness.options import parse
+from experiments.harness.registry import experiment, names
+from experiments.harness.runner import run_experiment
+from experiments.harness.schema import check_record, field_lines, fits
+from experiments.harness.state import Run
+from mlx_interp.errors import RunError
+from tests.experiments import fake_study
+
+
+class Counted(TypedDict):
+    family: str
+    counts: bool
+    """Whether the query counts."""
+
+
+class Graded(Counted):
+    rank: int | None
+    log_prob: float
+    arms: list[Literal["own", "other"]]
+
+
+GOOD: dict[str, Any] = {"family": "a", "counts": True, "rank": None, "log_prob": -1, "arms": ["own", "other"]}
+
+
+def test_a_record_of_its_type_passes_with_the_runners_fields_in_front() -> None:
+    check_record({"stage": "one", "item": "x", **GOOD}, Graded, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"famly": "a"}, r"here: no field 'famly' in Graded: did you mean 'family'\? fields are family, counts, rank"),
+        ({"rank": 1.5}, "here: rank = 1.5 is not int or None, as Graded says; correct the one or the other"),
+        ({"rank": True}, "rank = True is not int or None"),
+        ({"counts": 1}, "counts = 1 is not bool"),
+        ({"arms": ["own", "third"]}, r"is not list of own\|other"),
+        ({"log_prob": None}, "log_prob = None is not float"),
+    ],
+)
+def test_another_record_is_refused_by_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        check_record({**GOOD, **change}, Graded, "here")
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(RunError, match="field 'rank' of Graded is missing; write None if it has none"):
+        check_record({name: value for name, value in GOOD.items() if name != "rank"}, Graded, "here")
+
+
+def test_types_of_json() -> None:
+    assert fits({"a": 1}, dict[str, int])
+    assert not fits({"a": "b"}, dict[str, int])
+    assert not fits("ab", list[str])
+
+
+def test_texts_below_fields_are_printed_those_of_the_type_it_extends_too() -> None:
+    assert list(field_lines(Graded)) == [
+        "    family: str",
+        "    counts: bool  Whether the query counts.",
+        "    rank: int or None",
+        "    log_prob: float",
+        "    arms: list of own|other",
+    ]
+
+
+def of_type(record: type) -> Experiment[fake_study.Config]:
+    screen, grid = fake_study.EXPERIMENT.stages
+    return replace(fake_study.EXPERIMENT, stages=[replace(screen, record=record), grid])
+
+
+def test_help_prints_the_fields_of_records(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(of_type(Counted), ["--help"])
+    assert "  screen\n    family: str\n    counts: bool  Whether the query counts." in capsys.readouterr().out
+
+
+def test_a_run_stops_at_a_record_of_another_type(tmp_path: Path) -> None:
+    study = of_type(Graded)
+    options = parse(study, ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate"])
+    with pytest.raises(RunError, match=r"stage 'screen', record of .*: the field 'rank' of Graded is missing"):
+        run_experiment(study, options, load=fake_study.load)
+
+
+def test_a_stage_may_serve_a_study_with_more_options() -> None:
+    def items(run: Run[fake_study.Config], earlier: Sequence[dict[str, Any]]) -> list[fake_study.Item]:
+        return []
+
+    def measure(run: Run[fake_study.Config], item: fake_study.Item) -> Iterator[dict[str, Any]]:
+        yield from ()
+
+    class More(fake_study.Config):
+        pass
+
+    stage: Stage[More, fake_study.Item] = Stage("one", items, measure)  # what mypy checks
+    assert stage.record is None
+
+
+@pytest.mark.parametrize("name", ["exp1_refusal_direction", "exp3_two_hop", "exp9_back_patching"])
+def test_studies_with_record_types_show_them(name: str) -> None:
+    typed = [stage for stage in experiment(name).stages if stage.record is not None]
+    assert len(typed) >= 2
+    assert all(list(field_lines(stage.record)) for stage in typed if stage.record is not None)
+    assert name in names()
