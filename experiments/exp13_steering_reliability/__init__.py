@@ -83,6 +83,6 @@ EXPERIMENT = Experiment(
     csv=option_report.CSV,
     headline=reliability_report.headline,
     plan=plan,
-    group=lambda request: (request.shift, request.split, request.harmful),
+    limits_items=False,
     scaling=reliability_report.metrics,
 )

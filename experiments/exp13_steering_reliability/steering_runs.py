@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -113,7 +114,17 @@ def requests(run: Run[ReliabilityConfig]) -> tuple[Request, ...]:
 
 
 def steered(run: Run[ReliabilityConfig], earlier: Records) -> list[Request]:
-    return [request for request in requests(run) if request.split != "train"]
+    """Requests that are steered; --limit takes as many of each form, split and kind: every table compares them."""
+    asked = [request for request in requests(run) if request.split != "train"]
+    if run.config.limit is None:
+        return asked
+    seen: Counter[tuple[str, str, bool]] = Counter()
+    kept = []
+    for request in asked:
+        seen[group := (request.shift, request.split, request.harmful)] += 1
+        if seen[group] <= run.config.limit:
+            kept.append(request)
+    return kept
 
 
 @of_run(8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import mlx.core as mx
@@ -34,6 +35,13 @@ def test_no_request_is_in_two_splits_and_every_form_has_both_kinds(model: Model)
     cells = {(r.shift, r.split, r.harmful) for r in found}
     assert {(shift, "test", kind) for shift in steering_runs.SHIFTS for kind in (True, False)} <= cells
     assert {r.split for r in found if r.shift != "same form"} == {"test"}
+
+
+def test_a_limit_takes_as_many_of_each_form_split_and_kind_so_that_no_table_is_left_without_one(model: Model) -> None:
+    everything, cut = (steering_runs.steered(Run(model, Config(limit=limit)), []) for limit in (None, 2))
+    cells = [Counter((r.shift, r.split, r.harmful) for r in requests) for requests in (everything, cut)]
+    assert set(cells[0]) == set(cells[1])
+    assert set(cells[1].values()) == {2}
 
 
 def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_content() -> None:
