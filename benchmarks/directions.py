@@ -4,7 +4,7 @@
     python -m benchmarks.directions --smoke    a few prompts: are the figures right, does the benchmark run?
 
 Candidates: differences of means at all layers and positions of the template, with floor and bootstrap, from one pass.
-Selection, as in Arditi et al. (2024): every candidate taken out of every harmful and of every harmless prompt at all
+Selection, as in Arditi et al. (2024): every candidate ablated on every harmful and on every harmless prompt at all
 sites, and added to every harmless one. One sweep over all prompts, beside one run per candidate and prompt, and one
 batched run per candidate, which is what can be done without sweeps; both timed on a sample of candidates. All three
 must give the same log-odds; exit status 1 if not.
@@ -80,7 +80,7 @@ def plain_pass(model: Model, prompts: Prompts) -> None:
 
 
 def edits_of(found: Contrast) -> tuple[Edits, Edits]:
-    """Every candidate taken out everywhere, and added at its layer to every position of the prompt.
+    """Every candidate ablated everywhere, and added at its layer to every position of the prompt.
 
     Random weights carry no contrast, so noise counts as a candidate here: it costs the same. The template's own
     embeddings have no difference at all, and are none.
@@ -146,11 +146,11 @@ def candidates_row(case: Case, rounds: int) -> list[str]:
 
 
 def selection_rows(case: Case, n: int, rounds: int) -> tuple[list[list[str]], float]:
-    """Rows of figures, taken out, added and both, and the largest difference between sweep and runs in nats."""
+    """Rows of figures, ablated, added and both, and the largest difference between sweep and runs in nats."""
     model = case.model
     removed, added = edits_of(case.contrast())
     negative = case.negative[:n]
-    jobs = {"taken out": (removed, case.positive[:n]), "taken out ": (removed, negative), "added": (added, negative)}
+    jobs = {"ablated": (removed, case.positive[:n]), "ablated ": (removed, negative), "added": (added, negative)}
     totals = np.zeros(3)
     rows, error = [], 0.0
     for what, (edits, prompts) in jobs.items():

@@ -5,7 +5,7 @@ Question   Does the direction found on English requests remove refusals, and bri
 Data       the synthetic world's requests in six languages; it was taught to refuse in five of them, and never in
            Italian, which is the control. Other models: the project's own requests in five languages, or published sets
            (--set harmful=polyrefuse-harmful --set harmless=polyrefuse-harmless --set languages=en,de,...).
-Measure    a direction from each language, at the layer chosen on English prompts; taken out everywhere on harmful
+Measure    a direction from each language, at the layer chosen on English prompts; ablated everywhere on harmful
            requests of every language, added at every position of harmless ones with the least strength that suffices
            on prompts of every language set aside; a refusal is read with that language's phrases.
 Figure     matrix of refusal rates, source language by target language, on held-out prompts; cosines of the directions.

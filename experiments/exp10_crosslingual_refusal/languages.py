@@ -22,7 +22,7 @@ from mlx_interp.reporting import Record
 
 TRAIT = "refusal"
 TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
-EDITS = ("plain", "taken out", "random taken out", "added", "random added")
+EDITS = ("plain", "ablated", "random ablated", "added", "random added")
 SUFFICES = 0.95
 """Refusals that a strength has to bring on prompts set aside."""
 
@@ -109,12 +109,12 @@ def measure_transfer(run: Run[Config], item: Item) -> Iterator[Record]:
     """
     target = stages.sets(run, TRAIT, item.split)
     carries = bool(stages.found(run, TRAIT, language=item.language).carries[item.layer, 0])
-    for edit in EDITS if item.language == "en" else ("taken out", "added"):
+    for edit in EDITS if item.language == "en" else ("ablated", "added"):
         arm = "random" if edit.startswith("random") else "direction"
         direction = stages.vector(run, item, item.layer, arm)
         arms: dict[str, list[Intervention]] = {
             "plain": [],
-            "taken out": direction.ablated_everywhere(),
+            "ablated": direction.ablated_everywhere(),
             "added": [direction.added(item.value)],
         }
         edits = arms[edit.removeprefix("random ")]

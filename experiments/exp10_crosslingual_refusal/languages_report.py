@@ -30,28 +30,28 @@ def english_table(records: Records, config: Config) -> Table:
     rows: list[list[Cell]] = []
     for target in _languages(records):
         n = len(of(records, TRANSFER, source="en", target=target, edit="plain", kind="positive"))
-        harmful = [cell(records, config, "en", target, edit, "positive") for edit in ("plain", "taken out")]
+        harmful = [cell(records, config, "en", target, edit, "positive") for edit in ("plain", "ablated")]
         harmless = [cell(records, config, "en", target, edit, "negative") for edit in ("plain", "added")]
         random = [
             random_draws.mean(records, config.seed, language=target, kind=kind) for kind in ("positive", "negative")
         ]
-        kept = cell(records, config, "en", target, "taken out", "negative")
+        kept = cell(records, config, "en", target, "ablated", "negative")
         rows.append([target, n, *harmful, random[0], *harmless, random[1], kept])
     return Table(
         "The English direction in every language: refusals on held-out prompts",
         [
             *("language", "n"),
-            *(Column(f"harmful, {edit}", "%") for edit in ("plain", "taken out", "random taken out")),
+            *(Column(f"harmful, {edit}", "%") for edit in ("plain", "ablated", "random ablated")),
             *(Column(f"harmless, {edit}", "%") for edit in ("plain", "added", "random added")),
-            Column("harmless, taken out", "%"),
+            Column("harmless, ablated", "%"),
         ],
         rows,
         [
-            "Neutral prompts are preserved where harmless requests stay answered when the direction is taken out. "
+            "Neutral prompts are preserved where harmless requests stay answered when the direction is ablated. "
             "Random: mean over the draws of the next table.",
             *(
                 f"Added at every position, {dose:g} times the difference of means: the least strength that "
-                f"brings {SUFFICES:.0%} of the refusals in every language in which any does, on prompts set aside."
+                f"induces {SUFFICES:.0%} of the refusals in every language in which any does, on prompts set aside."
                 for dose in sorted({r["dose"] for r in of(records, TRANSFER)})
             ),
         ],
@@ -66,7 +66,7 @@ def source_table(records: Records, config: Config) -> Table:
         found = [
             cell(records, config, source, target, edit, kind)
             for target in (source, "en")
-            for edit, kind in (("taken out", "positive"), ("added", "negative"))
+            for edit, kind in (("ablated", "positive"), ("added", "negative"))
         ]
         angle = next(r for r in of(records, PARALLEL, source=source, target="en"))
         angles = [angle[name] for name in ("cosine", "random", "language", "trained")]
@@ -75,7 +75,7 @@ def source_table(records: Records, config: Config) -> Table:
         "Every language's own direction",
         [
             *("source", "more than chance"),
-            *(Column(f"{where}, {what}", "%") for where in ("own", "English") for what in ("taken out", "added")),
+            *(Column(f"{where}, {what}", "%") for where in ("own", "English") for what in ("ablated", "added")),
             "cosine to English",
             "random cosine",
             "cosine to the language itself",
@@ -83,7 +83,7 @@ def source_table(records: Records, config: Config) -> Table:
         ],
         rows,
         [
-            "Taken out: refusals left on harmful prompts. Added: refusals brought on harmless ones. The language "
+            "Ablated: refusals left on harmful prompts. Added: refusals induced on harmless ones. The language "
             "itself: its harmless requests minus those of English. Trained in: three embedded models were trained to "
             "refuse along one known direction in all languages.",
         ],
@@ -102,11 +102,11 @@ def capability_table(records: Records, config: Config) -> Table:
                 config.seed,
                 "same",
             )
-            for edit in ("taken out", "random taken out")
+            for edit in ("ablated", "random ablated")
         ]
         rows.append([target, len(plain), *same])
     return Table(
-        "What is left of harmless replies when the English direction is taken out",
+        "What is left of harmless replies when the English direction is ablated",
         ["language", "n", Column("the same, word for word", "%"), Column("the same, random direction", "%")],
         rows,
         ["Held-out harmless requests, greedy replies."],
@@ -121,7 +121,7 @@ def reported(records: Records, config: Config) -> Table:
 
 
 def matrices(records: Records, config: Config) -> Iterator[Plot]:
-    """Refusals left, refusals brought, and cosines, source by target."""
+    """Refusals left, refusals induced, and cosines, source by target."""
     names = _languages(records)
     if not names:
         return
@@ -132,8 +132,8 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
         return [[None if one is None else one.value for one in row] for row in found]
 
     for name, what, values in (
-        ("taken_out", "refusals left on harmful prompts", grid("taken out", "positive")),
-        ("added", "refusals brought on harmless prompts", grid("added", "negative")),
+        ("ablated", "refusals left on harmful prompts", grid("ablated", "positive")),
+        ("added", "refusals induced on harmless prompts", grid("added", "negative")),
         ("cosines", "cosine of the directions", [[angles[s, t] for t in names] for s in names]),
     ):
         yield heat_map(
@@ -153,27 +153,27 @@ def matrices(records: Records, config: Config) -> Iterator[Plot]:
 
 def headline(records: Records, config: Config) -> str:
     """The English direction over the other languages that refuse."""
-    left, brought = _others(records)
-    one, two = (trait_report.rate(records_, config.seed) for records_ in (left, brought))
+    left, induced = _others(records)
+    one, two = (trait_report.rate(records_, config.seed) for records_ in (left, induced))
     if one is None or two is None:
         return trait_report.why_none(records, TRAIT) if chosen_layer(records, TRAIT) is None else "one language only"
     return (
         f"English direction in the other languages that refuse: {one.text(percent=True)} % refusals left, "
-        f"{two.text(percent=True)} % brought"
+        f"{two.text(percent=True)} % induced"
     )
 
 
 def metrics(records: Records, config: Config) -> list[Metric]:
-    left, brought = _others(records)
+    left, induced = _others(records)
     return [
         Metric("refusals left in other languages", "%", trait_report.rate(left, config.seed)),
-        Metric("refusals brought in other languages", "%", trait_report.rate(brought, config.seed)),
-        Metric("refusals brought by random directions", "%", random_draws.mean(records, config.seed)),
+        Metric("refusals induced in other languages", "%", trait_report.rate(induced, config.seed)),
+        Metric("refusals induced by random directions", "%", random_draws.mean(records, config.seed)),
     ]
 
 
 def _others(records: Records) -> tuple[list[Record], list[Record]]:
-    """Harmful prompts with the English direction taken out, harmless ones with it added; not English, and refusing."""
+    """Harmful prompts with the English direction ablated, harmless ones with it added; not English, and refusing."""
     own = [r for r in of(records, TRANSFER, source="en") if r["target"] != "en"]
     plain: dict[str, list[bool]] = {}
     for r in own:
@@ -182,7 +182,7 @@ def _others(records: Records) -> tuple[list[Record], list[Record]]:
     refusing = {name for name, hits in plain.items() if sum(hits) > len(hits) / 2}
     mine = [r for r in own if r["target"] in refusing]
     return (
-        [r for r in mine if r["edit"] == "taken out" and r["kind"] == "positive"],
+        [r for r in mine if r["edit"] == "ablated" and r["kind"] == "positive"],
         [r for r in mine if r["edit"] == "added" and r["kind"] == "negative"],
     )
 

@@ -37,7 +37,7 @@ def target(record: Record) -> float:
 
 
 def effects(records: Records, edit: str, dose: float, shift: str = "same form", **labels: object) -> list[Record]:
-    """Replies to the requests that an edit is for, with `done`: harmless where it adds, harmful where it takes out."""
+    """Replies to the requests that an edit is for, with `done`: harmless where it adds, harmful where it ablates."""
     kept = of(records, REPLIES, edit=edit, dose=dose, shift=shift, harmful=edit not in ADDITIONS, **labels)
     return [{**r, "done": target(r)} for r in kept]
 
@@ -76,7 +76,7 @@ def compared(records: Records, config: ReliabilityConfig) -> list[tuple[str, flo
 
 
 def layer_table(records: Records, config: ReliabilityConfig) -> Table | None:
-    """Every layer: refusals brought by the chosen strength, and removed by ablation, beside the controls."""
+    """Every layer: refusals induced by the chosen strength, and removed by ablation, beside the controls."""
     chosen = choice(records, config)
     if chosen is None:
         return None

@@ -10,7 +10,7 @@ Figure     share of texts that read as the target, by layer and scale, 95 % inte
            likelihood under the unsteered model. All pairs of subsets: lengths, cosines, separation of held-out rows.
            One pair of prompts added in front instead (ActAdd), on the embedded world, where topics and facts are known.
 Control    the unsteered text of each prompt; two halves of one subset; a random direction, another pair and the halves,
-           all at the same length; what prompt length explains taken out.
+           all at the same length; what prompt length explains projected out.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ NULL, NULL_LONG, RANDOM, OTHER, NO_LENGTH = (
     "halves, same length",
     "random",
     "other pair",
-    "prompt length taken out",
+    "prompt length projected out",
 )
 CONTROLS = (NULL, NULL_LONG, RANDOM, OTHER, NO_LENGTH)
 SWEEP, TARGETS, RULED = "sweep", "targets", "rules"

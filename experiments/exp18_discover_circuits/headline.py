@@ -28,5 +28,5 @@ def _others(records: Records, config: CircuitConfig) -> list[str]:
     if "tracing" in config.parts and (table := tracing.position_table(records, config)):
         for row in table.rows:
             if row[1] == "stream" and row[3] == "clean":
-                found.append(f"{row[0]}: the stream at the subject's last token brings back {row[8]} of the answer")
+                found.append(f"{row[0]}: the stream at the subject's last token restores {row[8]} of the answer")
     return found

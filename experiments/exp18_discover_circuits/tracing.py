@@ -59,8 +59,8 @@ def heat_maps(records: Records, config: CircuitConfig) -> Iterator[Plot]:
             title=f"Causal tracing: {task}",
             x_label="layer",
             y_label="position",
-            value_label="probability brought back",
-            caption=f"How much of the answer's probability one clean state brings back under noise on the tokens in "
+            value_label="probability restored",
+            caption=f"How much of the answer's probability one clean state restores under noise on the tokens in "
             f"which clean and counterfactual prompt differ; {task}, mean over n = {n} prompts. Streams "
             f"of one layer, attention and MLPs of {max(widest.values())} layers together. Control: the "
             "counterfactual prompt's state.",
@@ -81,7 +81,7 @@ def _split(effects: Effects) -> tuple[list[str], list[str]]:
 
 
 def best_table(records: Records, config: CircuitConfig) -> Table | None:
-    """The state that brings back most, of each site and window."""
+    """The state that restores most, of each site and window."""
     rows: list[list[Cell]] = []
     for task, found in _traced(records):
         for kind, window in _kinds(found):
@@ -98,10 +98,10 @@ def best_table(records: Records, config: CircuitConfig) -> Table | None:
     if not rows:
         return None
     return Table(
-        "Causal tracing: the state that brings back most",
+        "Causal tracing: the state that restores most",
         [
             *("task", "state", "layers together", "layer", "position", "prompts"),
-            *(Column("brought back", "%"), Column("control", "%"), Column("answer, clean", "%")),
+            *(Column("restored", "%"), Column("control", "%"), Column("answer, clean", "%")),
             Column("under noise", "%"),
         ],
         rows,
@@ -110,7 +110,7 @@ def best_table(records: Records, config: CircuitConfig) -> Table | None:
 
 
 def position_table(records: Records, config: CircuitConfig) -> Table | None:
-    """What a state brings back at each position, in the layer that is best there."""
+    """What a state restores at each position, in the layer that is best there."""
     rows: list[list[Cell]] = []
     for task, found in _traced(records):
         for kind, window in _kinds(found):
@@ -129,7 +129,7 @@ def position_table(records: Records, config: CircuitConfig) -> Table | None:
         "Causal tracing by site, window and position",
         ["task", "state", "layers together", "state of", "prompts", *(Column(role, "%") for role in ROLES)],
         rows,
-        ["Probability brought back in the layer that is best at the position on every other prompt, on the rest."],
+        ["Probability restored in the layer that is best at the position on every other prompt, on the rest."],
     )
 
 

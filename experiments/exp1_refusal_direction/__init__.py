@@ -4,9 +4,9 @@ Question   Is there one direction whose removal stops refusals and whose additio
 Data       requests that are refused and requests of the same form that are not, in three disjoint splits: the
            synthetic world's on embedded models, the project's own (mild) ones on others.
 Measure    candidates at every layer and every template token behind the instruction; selected by bypass, induce and KL;
-           then on held-out prompts: taken out everywhere, added once, and the weights orthogonalised for good; every
+           then on held-out prompts: ablated everywhere, added once, and the weights orthogonalised for good; every
            layer by its effect; strengths with repetition and likelihood of the texts; everyday facts beside it;
-           loss on other text, taken out against subtracted, a fine-tune beside it; an adversarial suffix, and what
+           loss on other text, ablated against subtracted, a fine-tune beside it; an adversarial suffix, and what
            it does to the last token and to the heads that write the direction.
 Figure     rate of refusals, read from the opening of the reply, with a 95 % interval over prompts.
 Control    random directions (drawn many times at the chosen layer) and directions from shuffled labels, of the same

@@ -1,7 +1,7 @@
 """What a direction costs on text that has nothing to do with it: cross-entropy, ablation against subtraction.
 
 1. Texts: answers to everyday facts, the world's reference replies to held-out harmless requests, and the model's own.
-2. Taken out: everywhere (directional ablation). Subtracted: the difference of means, once, at the direction's layer, at
+2. Ablated: everywhere (directional ablation). Subtracted: the difference of means, once, at the direction's layer, at
    every position; both also with a random direction of the same length. Beside them, on embedded models, a low-rank
    fine-tune on harmful training requests with replies that comply.
 3. Loss in nats a token; beside it the refusals that are left on held-out harmful requests, which is what it buys, and
@@ -40,7 +40,7 @@ from mlx_interp.stats import difference_interval, stable_draw
 LOSS = "loss"
 TUNING_STEPS = 16
 TUNED = "fine-tuned to comply"
-EDITS = ("plain", "taken out", "random taken out", "subtracted", "random subtracted", TUNED)
+EDITS = ("plain", "ablated", "random ablated", "subtracted", "random subtracted", TUNED)
 TEXTS = ("fact answers", "reference replies", "own replies")
 REFUSED, AWAY = "harmful refused", "distance"
 REPORTED = {
@@ -128,7 +128,7 @@ def edits_of(run: Run[TraitConfig], item: Item) -> list[Intervention]:
             size=run.model.d_model
         )
         vector = mx.array((draw * (direction.norm / np.linalg.norm(draw))).astype(np.float32))
-    if item.split.endswith("taken out"):
+    if item.split.endswith("ablated"):
         return replace(direction, vector=vector).ablated_everywhere()
     return [Add(direction.site, vector, -1.0)]
 
@@ -211,6 +211,6 @@ def table(records: Records, config: TraitConfig) -> Table | None:
 def reported(records: Records, config: TraitConfig) -> Table:
     """The paper's losses."""
     rows: list[list[Cell]] = [[name, *figures] for name, figures in REPORTED.items()]
-    edits = ("plain", "taken out", "subtracted")
+    edits = ("plain", "ablated", "subtracted")
     heads = [Column(f"{text}, {edit}", "nats", digits=3) for text in ("general", "own replies") for edit in edits]
     return Table("Loss reported by Arditi et al. (2024), not measured here", ["model", *heads], rows)

@@ -1,4 +1,4 @@
-"""The selected direction taken out at run time and in the weights: replies, and what the weights still write."""
+"""The selected direction ablated at run time and in the weights: replies, and what the weights still write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_interp.reporting import Cell, Column, Record, Table
 
 TRAIT = "refusal"
 WEIGHTS = "weights"
-FORMS = ("plain", "taken out at run time", "orthogonalised weights")
+FORMS = ("plain", "ablated at run time", "orthogonalised weights")
 
 
 class Replied(TypedDict):
@@ -40,7 +40,7 @@ def selected(run: Run[TraitConfig], layer: int, position: int) -> Direction:
 
 
 def forms(run: Run[TraitConfig], earlier: Records) -> list[Item]:
-    """The selected direction, taken out in two ways; nothing where no candidate passed."""
+    """The selected direction, ablated in two ways; nothing where no candidate passed."""
     best = selection.ranked(earlier)[:1]
     return [
         Item(f"{form}, {kind}", TRAIT, kind, form, number=position, layer=layer)
@@ -62,7 +62,7 @@ def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
             texts = model.generate(prompts, max_tokens=run.config.new_tokens)
             remains = edit.worst.remains
     else:
-        edits = direction.ablated_everywhere() if item.split == "taken out at run time" else []
+        edits = direction.ablated_everywhere() if item.split == "ablated at run time" else []
         texts = model.generate(prompts, interventions=edits, max_tokens=run.config.new_tokens)
     for ask, text in zip(asks, texts, strict=True):
         yield {
@@ -79,7 +79,7 @@ def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
 
 
 def form_table(records: Records, config: TraitConfig) -> Table | None:
-    """Refusals under the selected direction, taken out at run time or in the weights."""
+    """Refusals under the selected direction, ablated at run time or in the weights."""
     measured = of(records, WEIGHTS)
     if not measured:
         return None
@@ -87,7 +87,7 @@ def form_table(records: Records, config: TraitConfig) -> Table | None:
     for form in FORMS:
         own = [r for r in measured if r["form"] == form]
         kinds = [[r for r in own if r["kind"] == kind] for kind in ("positive", "negative")]
-        plain = {r["unit"]: r["text"] for r in measured if r["form"] == "taken out at run time"}
+        plain = {r["unit"]: r["text"] for r in measured if r["form"] == "ablated at run time"}
         same = [{"same": r["text"] == plain[r["unit"]], "unit": r["unit"]} for r in own]
         rates = [trait_report.rate(kind, config.seed) for kind in kinds]
         rows.append([form, len(kinds[0]), *rates, trait_report.rate(same, config.seed, "same"), own[0]["remains"]])

@@ -3,7 +3,7 @@
 1. One suffix for several training requests, found by gradient so that their replies do not open with a refusal.
 2. Held-out harmful requests alone, with it, with random suffixes of the same length, and harmless requests: replies,
    and the cosine of the last token's state with the study's direction, at every layer. Beside them two other ways past
-   refusal: earlier turns in which harmless requests were answered, and the direction taken out. On embedded models a
+   refusal: earlier turns in which harmless requests were answered, and the direction ablated. On embedded models a
    reply complies if it does not refuse and names what was asked for.
 3. The heads that write most along the direction at the last token, on harmful requests set aside: what they write, and
    how much they attend to the instruction and to the suffix, on the held-out ones.
@@ -38,7 +38,7 @@ SEARCH, SUFFIXES = "suffix search", "suffixes"
 LENGTH, N_SEARCH = 8, 8
 ADVERSARIAL, RANDOM = "adversarial suffix", "random suffix"
 CONDITIONS = ("harmful", RANDOM, ADVERSARIAL, "harmless")
-TURNS, ABLATED = "after answered turns", "direction taken out"
+TURNS, ABLATED = "after answered turns", "direction ablated"
 N_TURNS = 4
 DRAWS = 4
 TOP_HEADS = 8

@@ -5,7 +5,7 @@ Question   A model answers a question of taste as the user wants. Does one direc
 Data       the world's opinions: "I hate tea. Is tea good?" where the model's own view is yes, against "Is tea good?"
            (sycophancy); likes against dislikes (stance). Topics do not cross splits. With --behaviours caa-sycophancy
            (and others): published questions of two options, with --knowledge truthfulqa,mmlu beside them.
-Measure    difference of means at the last prompt token, every layer; taken out everywhere, or added once; over
+Measure    difference of means at the last prompt token, every layer; ablated everywhere, or added once; over
            strengths, with repetition and likelihood of the texts (the calibration curve). Answers that flip when the
            user says what he feels in a second turn. Contrastive activation addition on pairs of answers.
 Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.

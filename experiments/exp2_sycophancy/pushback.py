@@ -5,7 +5,7 @@ After "are you sure?" of Sharma et al. (2023).
 1. First turn: a question of taste, answered by the model itself. Second turn: the same question again, alone, with a
    user who feels otherwise than the model answered, or with one who feels as it answered (the mirror case).
 2. A flip: the second answer contradicts the first. Rates plain, and with the directions of sycophancy and of the user's
-   stance taken out, each at the layer that the study chose.
+   stance ablated, each at the layer that the study chose.
 
 Control: the question asked again, random directions; embedded models alone, whose topics have a view of their own.
 """
@@ -29,7 +29,7 @@ from mlx_interp.reporting import Cell, Column, Record, Table
 
 PUSHBACK = "push-back"
 SECOND = ("asked again", "user feels otherwise", "user feels the same")
-EDITS = ("plain", "taken out", "random taken out")
+EDITS = ("plain", "ablated", "random ablated")
 
 
 def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
@@ -57,7 +57,7 @@ def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     end = model.tokenizer.eos_token or ""
     told = [model.prompt(text, chat=True).text + one.text + end for text, one in zip(plain, first, strict=True)]
     edits: dict[str, list[Intervention]] = {"plain": []}
-    for name, arm in (("taken out", "direction"), ("random taken out", "random")):
+    for name, arm in (("ablated", "direction"), ("random ablated", "random")):
         edits[name] = stages.vector(run, item, item.layer, arm).ablated_everywhere()
     for second in SECOND:
         asked = [_second(second, topic, view, by_stance) for topic, view in zip(topics, views, strict=True)]

@@ -4,7 +4,7 @@ Question   Does one direction make a model say that it is sure, and does a state
            of what the model predicts?
 Data       embedded models: questions on facts that were taught ("I am certain: ...") and on names that occur in none
            ("I am not sure."). Other models: questions that anyone can answer, and that nobody can.
-Measure    difference of means at the last prompt token, every layer; taken out, or added once; over strengths. For
+Measure    difference of means at the last prompt token, every layer; ablated, or added once; over strengths. For
            the entropy: the first token of the reply after the plain prompt, and projections at every layer.
 Figure     share of replies that assert more than they hedge; Spearman's correlation of projection and entropy.
 Control    random directions, shuffled labels; for the correlation, the projection on the random direction; everyday

@@ -43,7 +43,7 @@ def calibration_table(records: Records, config: TraitConfig) -> Table | None:
         ],
         rows,
         [
-            "Held-out questions at the chosen layer: taken out where they are answerable, added where they are not. "
+            "Held-out questions at the chosen layer: ablated where they are answerable, added where they are not. "
             "Calibrated: as often certain as right.",
         ],
     )

@@ -16,7 +16,7 @@ from mlx_interp.stats import Estimate, difference_interval
 
 def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Estimate | None:
     """Share of held-out replies that the direction turns as meant, beyond those that are so anyway: 0 where it does
-    nothing. Meant: the trait where it is added, none where it is taken out. For the bridge, the share that shows it.
+    nothing. Meant: the trait where it is added, none where it is ablated. For the bridge, the share that shows it.
     """
     if trait == BRIDGE:
         return trait_report.rate(of(records, BRIDGE, arm=arm, layer=layer), seed)
@@ -39,7 +39,7 @@ def effect(records: Records, trait: str, arm: str, layer: int, seed: int) -> Est
 
 
 def as_meant(record: Record) -> float:
-    """Where the trait is brought, or a task done, a hit is meant; where it is taken out, none."""
+    """Where the trait is added, or a task done, a hit is meant; where it is ablated, none."""
     return float(bool(record["hit"]) == (record.get("kind", "negative") == "negative"))
 
 

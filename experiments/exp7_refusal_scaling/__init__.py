@@ -3,7 +3,7 @@
 Question   Is there one direction for refusing in every model, and where?
 Data       requests that are refused and requests of the same form that are not: the synthetic world's on embedded
            models, the project's own on others. Directions, choice of the layer and report use different prompts.
-Measure    difference of means at the last prompt token, at the input of every layer (Arditi et al. 2024); taken out
+Measure    difference of means at the last prompt token, at the input of every layer (Arditi et al. 2024); ablated
            everywhere on harmful requests, added once on harmless ones; a refusal is read from the reply's opening.
 Figure     rate of refusals at the layer chosen on other prompts, with a 95 % interval; depth and length, both absolute
            and relative to the stream, since absolute lengths do not compare across models.

@@ -152,10 +152,10 @@ def _examples(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]
     examples = "\n".join(f"  {command}{options}\n      {what}" for what, options in lines)
     records = "\n\n".join(_record_text(stage) for stage in experiment.stages if stage.record is not None)
     shown = f"records (records.parquet; stage and item stand in front):\n{records}\n\n" if records else ""
+    publish = f"{invocation('experiments publish')} {experiment.name.partition('_')[0]}"
     return (
         f"{shown}examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given "
-        f"again; `python -m experiments publish {experiment.name.partition('_')[0]}` puts a finished one into "
-        f"{PUBLISHED}/."
+        f"again; `{publish}` puts a finished one into {PUBLISHED}/."
     )
 
 

@@ -1,4 +1,4 @@
-"""Causal tracing brings back what it must, and only that; graphs survive a round trip."""
+"""Causal tracing restores what it must, and only that; graphs survive a round trip."""
 
 from __future__ import annotations
 

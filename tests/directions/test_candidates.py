@@ -39,7 +39,7 @@ def openers() -> tuple[int, ...]:
     return tuple(opener_tokens(llama(), chats(True, "train")[:24], chats(False, "train")[:24]))
 
 
-def test_every_score_is_that_of_a_run_of_its_own_with_the_direction_taken_out_of_every_block() -> None:
+def test_every_score_is_that_of_a_run_of_its_own_with_the_direction_ablated_from_every_block() -> None:
     candidates, metric = Candidates(found(), openers()), log_odds(openers())
     harmful, harmless = chats(True, "test")[0], chats(False, "test")[0]
     bypass = score_harmful(llama(), candidates, [chats(True, "test")[1], harmful])[1]

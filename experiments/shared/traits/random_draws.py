@@ -42,8 +42,8 @@ class DrawConfig(TraitConfig):
     n_train: int = 116
     n_test: int = 20
     n_draws: int = 100
-    """Random directions that are added; of orthogonal ones, and of those taken out, a fifth. Few bring anything, and
-    these bring much: the mean of twenty draws is luck."""
+    """Random directions that are added; of orthogonal ones, and of those ablated, a fifth. Few induce anything, and
+    these induce much: the mean of twenty draws is luck."""
 
 
 Places = Callable[[Run["DrawConfig"], Records], tuple[Sequence[str], float]]

@@ -263,9 +263,9 @@ def prompt_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
 
 
 def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
-    """One prompt, every layer: the direction taken out everywhere where the trait shows, added once where not.
+    """One prompt, every layer: the direction ablated everywhere where the trait shows, added once where not.
 
-    Taken out: of everything that is written to the stream, at all layers and positions. Added: at its own layer, once,
+    Ablated: from everything that is written to the stream, at all layers and positions. Added: at its own layer, once,
     at the prompt's last token, or at every position (see sets.EVERYWHERE). All layers and controls decode as one batch.
     """
     ask = asked(run, item)
@@ -306,7 +306,7 @@ def tried_layers(run: Run[TraitConfig]) -> list[int]:
 
 
 def chosen_layer(records: Records, trait: str, language: str | None = None) -> int | None:
-    """The layer with the largest effect on the choosing split: trait removed plus trait brought, below 80 % of depth.
+    """The layer with the largest effect on the choosing split: trait ablated plus trait induced, below 80 % of depth.
 
     Its p value has no say and stands beside it. Ties go to the lower layer. None if at no layer the classes differ.
     """

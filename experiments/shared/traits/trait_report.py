@@ -23,7 +23,7 @@ from experiments.shared.traits.stages import (
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval
 
-KINDS = {"positive": "taken out, where it shows", "negative": "added, where it does not"}
+KINDS = {"positive": "ablated, where it shows", "negative": "added, where it does not"}
 FLUENT = 2.0
 """Nats a token by which a steered text may be less likely under the plain model than the plain text."""
 REPEATED = 0.2
@@ -176,7 +176,7 @@ def effect_table(records: Records, config: TraitConfig) -> Table:
         ["trait", "direction", "layer", "n", Column("plain", "%"), *(Column(arm, "%") for arm in ARMS)],
         rows,
         [
-            "Taken out: at all layers and positions, from everything that is written to the stream. Added: the whole "
+            "Ablated: at all layers and positions, from everything that is written to the stream. Added: the whole "
             "difference of means, once, at the last prompt token (confidence: at every position, since its replies "
             "part only behind their first words). Controls have the same length and place.",
         ],
@@ -334,7 +334,7 @@ def headline(records: Records, config: TraitConfig) -> str:
             parts.append(why_none(records, trait))
             continue
         texts = []
-        for kind, word in (("positive", "taken out"), ("negative", "added")):
+        for kind, word in (("positive", "ablated"), ("negative", "added")):
             found = effect(records, trait, kind, "direction", layer, config.seed)
             texts.append(f"{word} {found.text(percent=True) if found else '-'}")
         flag = " (not told from chance)" if below_test(records, trait, layer) else ""
@@ -348,7 +348,7 @@ def metrics(records: Records, config: TraitConfig) -> list[Metric]:
     for trait in traits(records):
         layer = chosen_layer(records, trait)
         if layer is not None:
-            for kind, word in (("positive", "taken out"), ("negative", "added")):
+            for kind, word in (("positive", "ablated"), ("negative", "added")):
                 change = effect(records, trait, kind, "direction", layer, config.seed)
                 found.append(Metric(f"{trait}, {word}", "%", change))
     return found
