@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
     stages=[
         *stages.of_trait(TRAIT),
         *stages.calibrated(TRAIT),
-        Stage(entropy.ENTROPY, entropy.test_prompts, entropy.measure_entropy),
+        Stage(entropy.ENTROPY, entropy.test_prompts, entropy.measure_entropy, record=entropy.Uncertain),
         geometry.places(TRAIT),
     ],
     tables=[

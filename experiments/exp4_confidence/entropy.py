@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import mlx.core as mx
 
@@ -16,6 +17,19 @@ from mlx_interp.stats import trend_test
 
 TRAIT = "confidence"
 ENTROPY = "entropy"
+
+
+class Uncertain(TypedDict):
+    """How sure the model is after a question, and where its state lies on one layer's direction."""
+
+    trait: str
+    kind: str
+    unit: str
+    layer: int
+    arm: str
+    entropy: float
+    """Of the next token, nats."""
+    projection: float
 
 
 def test_prompts(run: Run[TraitConfig], earlier: Records) -> list[Item]:

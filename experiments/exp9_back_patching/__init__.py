@@ -83,7 +83,7 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         Stage(SCREENED, queries, screening, batch=16, record=Screened),
-        Stage(back_patching.STAGE, patched_cases, back_patching.measure),
+        Stage(back_patching.STAGE, patched_cases, back_patching.measure, record=back_patching.Patched),
         Stage(describe.STAGE, described_cases("patchscopes"), describe.measure, record=describe.Described),
         Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure, record=knock_out.KnockedOut),
         Stage(project.STAGE, described_cases("projection"), project.measure),

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case, Place, place
+from experiments.shared.two_hop.queries import Case, Labelled, Place, place
 from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.interventions import Intervention
@@ -53,6 +53,29 @@ class Grid:
     @property
     def decoded(self) -> bool:
         return self.arm in DECODED and self.length == "raw"
+
+
+class Patched(Labelled, total=False):
+    """One query's clean answer, its logit lens, or one grid: a value for each pair of source and target layer."""
+
+    arm: str
+    """clean, lens, patched, or a control."""
+    study: str
+    """back_patching, cross_patching or identity."""
+    position: str
+    length: str
+    """raw, or rescaled to the length of what is replaced."""
+    rank: int | list[int]
+    """Of the answer's first token, 0 on top."""
+    log_prob: float | list[float]
+    mentioned: list[bool]
+    """Whether ten greedy tokens name the answer."""
+    contained: list[bool]
+    bridge_ranks: list[int]
+    """In the logit lens, by layer."""
+    answer_ranks: list[int]
+    other_bridge_ranks: list[int]
+    other_answer_ranks: list[int]
 
 
 def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:

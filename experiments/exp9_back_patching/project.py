@@ -8,7 +8,6 @@ the answer of another query.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import mlx.core as mx
 
@@ -27,7 +26,7 @@ SUBLAYERS = {"attn_out": "attention", "mlp_out": "MLP"}
 ENTITIES = ("prediction", "bridge", "answer", "other bridge", "other answer")
 
 
-def measure(run: Run[Any], case: Case) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """Ranks by layer of each entity's first token in what each sublayer adds; 0 is the top."""
     model = run.model
     prompt = model.prompt(case.query.two_hop)

@@ -45,7 +45,7 @@ PICTURE = re.compile(r"!\[([^\]]*)\]\(figures/([^)]+)\)")
 EXAMPLES = """examples:
   python -m experiments publish exp9 --model tiny-llama
   python -m experiments publish all
-  python -m experiments publish exp3 --from runs/lenses --to results/lenses
+  python -m experiments publish exp9 --from runs/short_form --to results/short_form
 """
 
 

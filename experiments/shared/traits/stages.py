@@ -111,6 +111,27 @@ class Used(TypedDict):
     known: bool
 
 
+class Dosed(TypedDict):
+    """A reply under one strength of a direction."""
+
+    trait: str
+    rule: str
+    """At which positions it is added."""
+    layer: int
+    strength: float
+    """Multiple of the difference of means."""
+    arm: str
+    kind: str
+    unit: str
+    finite: bool
+    """Whether the model's numbers stay numbers; else there is no text."""
+    hit: bool
+    repetition: float
+    log_prob: float | None
+    """Of the text under the plain model, mean over its tokens, nats."""
+    text: str
+
+
 class SideEffect(TypedDict):
     """An everyday fact under a direction."""
 
@@ -137,7 +158,7 @@ def of_trait(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, 
 def calibrated(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, Item]]:
     """The strengths at the chosen layer, and side effects there."""
     return (
-        Stage(STRENGTHS, lambda run, earlier: strength_items(run, earlier, names), measure_strength),
+        Stage(STRENGTHS, lambda run, earlier: strength_items(run, earlier, names), measure_strength, record=Dosed),
         Stage(SIDE, lambda run, earlier: side_items(run, earlier, names), measure_side_effects, record=SideEffect),
     )
 

@@ -26,7 +26,7 @@ ENTITIES = ("bridge", "answer")
 PLACES = ("subject", "last")
 
 
-def measure(run: Run[Any], case: Case) -> Iterator[Record]:
+def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
     """Ranks by layer of each entity at each position, and log-probabilities of the whole names at the last one."""
     model = run.model
     query = case.query
