@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 
 from mlx_interp.architectures import family_of, ignored_keys
 from mlx_interp.engine.memory import refuse_too_large
-from mlx_interp.engine.network import Network, check_parts
+from mlx_interp.engine.network import Network
+from mlx_interp.engine.parts import check_parts
 from mlx_interp.errors import PromptError
 from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt
 from mlx_interp.sites import Site, parse_all

@@ -14,15 +14,15 @@ from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask
 
 from mlx_interp import sites
-from mlx_interp.architectures import PAGE, Family
+from mlx_interp.architectures import Family
+from mlx_interp.architectures.activations import ACTIVATIONS
 from mlx_interp.engine.block import PARALLEL, SEQUENTIAL, Order, order_of
+from mlx_interp.engine.modules import bias_of, part_of, size_of
 from mlx_interp.engine.rope import LengthRoPE
-from mlx_interp.errors import PromptError, SiteError, UnsupportedModel
+from mlx_interp.errors import PromptError, SiteError
 from mlx_interp.sites import Site
 
 Mask = mx.array | str | None
@@ -86,14 +86,14 @@ class Network:
     @cached_property
     def n_parameters(self) -> int:
         """Weights, as if none were packed."""
-        return sum(_size(module) for _, module in self.mlx_model.named_modules())
+        return sum(size_of(module) for _, module in self.mlx_model.named_modules())
 
     @cached_property
     def n_mlp_inputs(self) -> int:
         """Matrices through which the MLP's input passes: two where one of them gates the other."""
         mlp = getattr(self.layers[0], self.family.mlp)
         parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
-        return round(sum(map(_size, parts)) / (self.d_model * self.d_mlp))
+        return round(sum(map(size_of, parts)) / (self.d_model * self.d_mlp))
 
     @cached_property
     def order(self) -> Order:
@@ -144,7 +144,7 @@ class Network:
     @cached_property
     def tied(self) -> bool:
         """Whether the embedding unembeds as well."""
-        return self.family.tied(self.config) or _part(self.language_model, self.family.head) is None
+        return self.family.tied(self.config) or part_of(self.language_model, self.family.head) is None
 
     @cached_property
     def dtype(self) -> mx.Dtype:
@@ -314,7 +314,7 @@ class Network:
 
     def with_attn_bias(self, layer: int, out: mx.array) -> mx.array:
         """The sum of what heads write (..., d_model) -> what the output projection gives."""
-        bias = _bias(getattr(self._attention(layer), self.family.out))
+        bias = bias_of(getattr(self._attention(layer), self.family.out))
         return out if bias is None else out + bias
 
     def head_out(self, layer: int, z: mx.array) -> mx.array:
@@ -323,7 +323,7 @@ class Network:
         eye = mx.eye(self.n_heads, dtype=z.dtype)[:, :, None]
         alone = mx.expand_dims(z, -3) * eye  # (..., head, head, d_head): each head with all others at zero
         out: mx.array = project(alone.reshape(*alone.shape[:-2], -1))
-        bias = _bias(project)
+        bias = bias_of(project)
         return out if bias is None else out - bias
 
     def mlp_in(self, layer: int, x: mx.array) -> mx.array:
@@ -335,7 +335,7 @@ class Network:
         """What the MLP reads (..., d_model) -> its hidden activations (..., d_mlp)."""
         mlp = getattr(self.layers[layer], self.family.mlp)
         form = self.family.activation
-        act: mx.array = _ACTIVATIONS[form](mlp, x) if isinstance(form, str) else form(mlp, x)
+        act: mx.array = ACTIVATIONS[form](mlp, x) if isinstance(form, str) else form(mlp, x)
         return act
 
     def mlp_out(self, layer: int, act: mx.array) -> mx.array:
@@ -353,7 +353,7 @@ class Network:
         logits: mx.array = (
             getattr(self.decoder, self.family.embed).as_linear(x)
             if self.tied
-            else _part(self.language_model, self.family.head)(x)
+            else part_of(self.language_model, self.family.head)(x)
         )
         if self.family.softcap_logits:
             cap = getattr(self.args, self.family.softcap_logits)
@@ -383,72 +383,6 @@ class Network:
         return x
 
 
-def check_parts(network: Network) -> None:
-    """Raises UnsupportedModel for a part that the family names and the model lacks, or the other way round."""
-    family, norms = network.family, network.family.norms
-    try:
-        decoder = network.decoder
-        block = network.layers[0]
-        attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
-        in_attention = _attention_parts(family)
-        in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
-        parts = [(decoder, family.embed), (decoder, family.norm), (mlp, family.down)]
-        parts += [(decoder, family.positions)] if family.positions else []
-        parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
-        for owner, name in parts:
-            getattr(owner, name)
-    except (AttributeError, IndexError) as error:
-        raise UnsupportedModel(
-            f"{family.model_type}: mlx-lm's model is not laid out as described: {error} ({PAGE})"
-        ) from error
-    _refuse_unnamed(family, "layer", block, {family.attention, family.mlp, *in_block})
-    _refuse_unnamed(family, "attention", attention, set(in_attention))
-
-
-def _attention_parts(family: Family) -> list[str]:
-    names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
-    names += ["q_norm", "k_norm"] if family.qk_norm else []
-    names += ["rope"] if family.rope else []
-    names += ["scale"] if family.scale else []
-    return [*names, family.out]
-
-
-def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:
-    """A part that nobody described would be left out of the forward pass."""
-    parts = {name for name, part in owner.children().items() if isinstance(part, nn.Module)}
-    unnamed = sorted(name for name in parts - named if not isinstance(owner[name], nn.Dropout))
-    if unnamed:
-        raise UnsupportedModel(
-            f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
-        )
-
-
-def _part(owner: Any, path: str) -> Any:
-    """A part of mlx-lm's model by its path; None if it has none there."""
-    for name in path.split("."):
-        if owner is None or name not in owner:
-            return None
-        owner = owner[name]
-    return owner
-
-
-def _size(module: nn.Module) -> int:
-    """Weights of a module itself, as if none were packed."""
-    packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-    arrays = {name: array for name, array in module.items() if isinstance(array, mx.array)}
-    return sum(
-        array.size * (32 // module.bits if packed and name == "weight" else 1)
-        for name, array in arrays.items()
-        if not (packed and name in ("scales", "biases"))
-    )
-
-
-def _bias(module: Any) -> mx.array | None:
-    """A linear layer's bias; an adapter's layer keeps it one level down."""
-    inner = module.linear if "linear" in module else module
-    return inner.bias if "bias" in inner else None
-
-
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:
     if isinstance(mask, mx.array):
         if mask.ndim == 4:  # (batch, head or 1, query, key) beside scores that split heads into two axes
@@ -461,18 +395,3 @@ def _softmax(scores: mx.array, mask: Mask) -> mx.array:
 def _mix(weights: mx.array, v: mx.array) -> mx.array:
     batch, n_kv, repeats, length, _ = weights.shape
     return (weights @ mx.expand_dims(v, 2)).reshape(batch, n_kv * repeats, length, v.shape[-1])
-
-
-def _fused_swiglu(mlp: Any, x: mx.array) -> mx.array:
-    gate, up = mx.split(mlp.gate_up_proj(x), 2, axis=-1)
-    out: mx.array = swiglu(gate, up)
-    return out
-
-
-_ACTIVATIONS: dict[str, Any] = {
-    "swiglu": lambda mlp, x: swiglu(mlp.gate_proj(x), mlp.up_proj(x)),
-    "geglu_tanh": lambda mlp, x: nn.gelu_approx(mlp.gate_proj(x)) * mlp.up_proj(x),
-    "geglu": lambda mlp, x: nn.gelu(mlp.gate_proj(x)) * mlp.up_proj(x),
-    "fused_swiglu": _fused_swiglu,
-    "gelu_tanh": lambda mlp, x: nn.gelu_approx(mlp.c_fc(x)),
-}

@@ -99,7 +99,8 @@ def test_path_patching_into_the_last_mlp_is_its_input_with_one_head_exchanged() 
     )
     for head in range(model.n_heads):
         x = middle - heads[0][head] + heads[1][head]
-        after = middle + net.mlp_out(last_layer, net.mlp_act(last_layer, x[None]))[0]
+        act = net.mlp_act(last_layer, net.mlp_in(last_layer, x[None]))
+        after = middle + net.mlp_out(last_layer, act)[0]
         assert close(found[head], net.unembed(net.final(after[None]))[0])
 
 

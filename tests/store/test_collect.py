@@ -31,10 +31,11 @@ def worst(found: np.ndarray, expected: np.ndarray) -> float:
 
 def test_every_site_of_every_family_is_what_each_prompt_gives_alone(model: Model, tmp_path: Path):
     prompts = random_prompts(13)
-    store = mi.collect(model, prompts, EVERY_KIND, path=tmp_path, shard_bytes=30_000, batch_size=5)
+    sites = [site for site in EVERY_KIND if site.partition(".")[0] in model.sites]
+    store = mi.collect(model, prompts, sites, path=tmp_path, shard_bytes=30_000, batch_size=5)
     assert len(store.shards) > 2
     assert len(store) == sum(map(len, prompts))
-    for site in EVERY_KIND:
+    for site in sites:
         array = store.array(site)
         for number, tokens in enumerate(prompts):
             rows = np.flatnonzero(store.sample_numbers == number)

@@ -1,0 +1,34 @@
+"""Modules of mlx-lm: parts by their path, weights counted, biases found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+def part_of(owner: Any, path: str) -> Any:
+    """A part of mlx-lm's model by its path; None if it has none there."""
+    for name in path.split("."):
+        if owner is None or name not in owner:
+            return None
+        owner = owner[name]
+    return owner
+
+
+def size_of(module: nn.Module) -> int:
+    """Weights of a module itself, as if none were packed."""
+    packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+    arrays = {name: array for name, array in module.items() if isinstance(array, mx.array)}
+    return sum(
+        array.size * (32 // module.bits if packed and name == "weight" else 1)
+        for name, array in arrays.items()
+        if not (packed and name in ("scales", "biases"))
+    )
+
+
+def bias_of(module: Any) -> mx.array | None:
+    """A linear layer's bias; an adapter's layer keeps it one level down."""
+    inner = module.linear if "linear" in module else module
+    return inner.bias if "bias" in inner else None

@@ -1,0 +1,49 @@
+"""Is mlx-lm's model laid out as its family says? What is named and missing, or there and not named, is refused."""
+
+from __future__ import annotations
+
+import mlx.nn as nn
+
+from mlx_interp.architectures import PAGE, Family
+from mlx_interp.engine.network import Network
+from mlx_interp.errors import UnsupportedModel
+
+
+def check_parts(network: Network) -> None:
+    """Raises UnsupportedModel for a part that the family names and the model lacks, or the other way round."""
+    family, norms = network.family, network.family.norms
+    try:
+        decoder = network.decoder
+        block = network.layers[0]
+        attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
+        in_attention = _attention_parts(family)
+        in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
+        parts = [(decoder, family.embed), (decoder, family.norm), (mlp, family.down)]
+        parts += [(decoder, family.positions)] if family.positions else []
+        parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
+        for owner, name in parts:
+            getattr(owner, name)
+    except (AttributeError, IndexError) as error:
+        raise UnsupportedModel(
+            f"{family.model_type}: mlx-lm's model is not laid out as described: {error} ({PAGE})"
+        ) from error
+    _refuse_unnamed(family, "layer", block, {family.attention, family.mlp, *in_block})
+    _refuse_unnamed(family, "attention", attention, set(in_attention))
+
+
+def _attention_parts(family: Family) -> list[str]:
+    names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
+    names += ["q_norm", "k_norm"] if family.qk_norm else []
+    names += ["rope"] if family.rope else []
+    names += ["scale"] if family.scale else []
+    return [*names, family.out]
+
+
+def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:
+    """A part that nobody described would be left out of the forward pass."""
+    parts = {name for name, part in owner.children().items() if isinstance(part, nn.Module)}
+    unnamed = sorted(name for name in parts - named if not isinstance(owner[name], nn.Dropout))
+    if unnamed:
+        raise UnsupportedModel(
+            f"{family.model_type}: mlx-lm's {where} has {', '.join(unnamed)}, of which its Family says nothing ({PAGE})"
+        )
