@@ -27,6 +27,7 @@ from experiments.shared.traits.choices import bos, matching
 from experiments.shared.traits.stages import TraitConfig
 from experiments.shared.traits.trait_report import REPEATED
 from mlx_interp.behaviour.detectors import repetition
+from mlx_interp.controls import random_like
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import contrast
 from mlx_interp.directions.persona import (
@@ -115,9 +116,7 @@ def vectors(run: Run[PersonaConfig], persona: str, kind: str, arm: str = "vector
     assert made is not None
     if arm == "vector":
         return made[0]
-    seed = stable_draw(run.config.seed, ("persona", persona, kind), 2**31)
-    draw = np.random.default_rng(seed).normal(size=made[0].shape)
-    return np.asarray(draw * (np.linalg.norm(made[0], axis=-1) / np.linalg.norm(draw, axis=-1))[:, None])
+    return random_like(made[0], seed=run.seed, key=("persona", persona, kind))
 
 
 def questions(run: Run[PersonaConfig], earlier: Records) -> list[Part]:

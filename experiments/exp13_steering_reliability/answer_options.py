@@ -21,12 +21,12 @@ from experiments.exp13_steering_reliability.steering_runs import WRAPPERS, Relia
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import own_sets
+from mlx_interp.controls import random_like
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
-from mlx_interp.stats import stable_draw
 
 VECTORS, OPTIONS = "option vectors", "option slopes"
 BEHAVIOURS = ("agrees with the user", "keeps its own view", "says yes")
@@ -225,5 +225,4 @@ def measure_options(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Re
 def _of_arm(vector: np.ndarray, layer: int, arm: str, name: str, config: ReliabilityConfig) -> np.ndarray:
     if arm == "learned":
         return vector
-    draw = np.random.default_rng(stable_draw(config.seed, ("options", name, layer), 2**31)).normal(size=len(vector))
-    return np.asarray(draw * np.linalg.norm(vector) / np.linalg.norm(draw), np.float32)
+    return random_like(vector, seed=config.seed, key=("options", name, layer)).astype(np.float32)

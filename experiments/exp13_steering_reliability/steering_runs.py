@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import log_odds, log_prob_per_token, opener_tokens, refusal, repetition
-from mlx_interp.controls import shuffled_labels
+from mlx_interp.controls import random_like, shuffled_labels
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
@@ -30,7 +30,7 @@ from mlx_interp.interventions import Ablate, Add, Apply, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record, finite
-from mlx_interp.stats import split_halves, stable_draw
+from mlx_interp.stats import split_halves
 from validation.data import HARMLESS, REFUSABLE
 
 REPLIES, SLOPES = "replies", "slopes"
@@ -150,10 +150,8 @@ def vector(run: Run[ReliabilityConfig], layer: int, arm: str) -> np.ndarray:
     if arm == "learned":
         return np.asarray(learned)
     if arm == "random":
-        draw = np.random.default_rng(stable_draw(run.config.seed, ("reliability", layer), 2**31))
-        other = draw.normal(size=len(learned)).astype(np.float32)
-    else:
-        other = contrast_of(run, arm).vectors[layer, 0]
+        return np.asarray(random_like(learned, seed=run.seed, key=("reliability", layer)), np.float32)
+    other = contrast_of(run, arm).vectors[layer, 0]
     return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-9)))
 
 

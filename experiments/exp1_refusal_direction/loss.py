@@ -5,7 +5,7 @@
    every position; both also with a random direction of the same length. Beside them, on embedded models, a low-rank
    fine-tune on harmful training requests with replies that comply.
 3. Loss in nats a token; beside it the refusals that are left on held-out harmful requests, which is what it buys, and
-   how far the states of harmless requests get from where they are left alone: Mahalanobis distance, after the
+   how far the states of harmless requests get from where they are left alone: standardised distance, after the
    direction's layer, to the harmless training requests (covariance shrunk towards its mean variance by a tenth).
 
 Arditi et al. (2024) find ablation nearly free and subtraction costly: it moves every state by the same step, those that
@@ -29,13 +29,14 @@ from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
+from mlx_interp.controls import random_like
 from mlx_interp.directions.probes import SHRINKAGE
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Record, Table
-from mlx_interp.stats import difference_interval, stable_draw
+from mlx_interp.stats import difference_interval
 
 LOSS = "loss"
 TUNING_STEPS = 16
@@ -77,7 +78,7 @@ def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
         asks = stages.sets(run, item.trait).negative["test"]
         reference = harmless_states(run, run.model, "train", item.layer, [])
         states = harmless_states(run, changed, "test", item.layer, edits)
-        for ask, value in zip(asks, distances(states, reference).tolist(), strict=True):
+        for ask, value in zip(asks, standardised_distances(states, reference).tolist(), strict=True):
             yield {**labels, "unit": ask.unit, "value": value}
     else:
         for unit, before, after in texts_of(run, item.kind):
@@ -106,8 +107,9 @@ def harmless_states(
     return np.stack(rows)
 
 
-def distances(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(n,): Mahalanobis distance of states (n, d) to the reference states (m, d), over the root of d: 1 is usual."""
+def standardised_distances(states: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n,): standardised distance of states (n, d) to reference states (m, d): Mahalanobis over the root of d, so that
+    1 is usual at any width. The distance of `lenses.trajectories` is not divided, and scales each dimension first."""
     centred = reference - reference.mean(axis=0)
     covariance = centred.T @ centred / len(centred)
     average = np.trace(covariance) / len(covariance)
@@ -124,10 +126,8 @@ def edits_of(run: Run[TraitConfig], item: Item) -> list[Intervention]:
     direction = selection.candidates(run).direction(item.layer, item.number)
     vector = direction.vector
     if item.split.startswith("random"):
-        draw = np.random.default_rng(stable_draw(run.config.seed, ("loss", item.layer), 2**31)).normal(
-            size=run.model.d_model
-        )
-        vector = mx.array((draw * (direction.norm / np.linalg.norm(draw))).astype(np.float32))
+        draw = random_like(np.asarray(vector, np.float64), seed=run.seed, key=("loss", item.layer))
+        vector = mx.array(draw.astype(np.float32))
     if item.split.endswith("ablated"):
         return replace(direction, vector=vector).ablated_everywhere()
     return [Add(direction.site, vector, -1.0)]
@@ -203,7 +203,7 @@ def table(records: Records, config: TraitConfig) -> Table | None:
             "taught to. Subtracted: the difference of means at every position. Random directions have the same length. "
             f"Fine-tuned: {TUNING_STEPS} steps on harmful training requests with replies that comply. Distance: of "
             "held-out harmless requests' last token, after the direction's layer, from harmless training requests left "
-            "alone (Mahalanobis, over the root of the width; about 1 where nothing is changed).",
+            "alone (standardised: Mahalanobis over the root of the width; about 1 where nothing is changed).",
         ],
     )
 

@@ -256,10 +256,14 @@ def test_the_distance_of_states_is_about_one_where_nothing_is_changed_and_grows_
     rng = np.random.default_rng(0)
     scales = np.linspace(0.1, 3, 12)
     reference, same = (scales * rng.normal(size=(400, 12)) + 5 for _ in range(2))
-    usual = loss.distances(same, reference)
+    usual = loss.standardised_distances(same, reference)
     assert usual.mean() == pytest.approx(0.9, abs=0.15)
     along, across = (same + 4 * np.eye(12)[i] for i in (11, 0))
-    assert loss.distances(across, reference).mean() > 2 * loss.distances(along, reference).mean() > 2 * usual.mean()
+    assert (
+        loss.standardised_distances(across, reference).mean()
+        > 2 * loss.standardised_distances(along, reference).mean()
+        > 2 * usual.mean()
+    )
 
 
 def test_a_fine_tune_on_harmful_requests_complies_where_the_model_refuses() -> None:
