@@ -104,6 +104,7 @@ PHI3 = Family(
     activation="fused_swiglu",
     tied=lambda config: bool(config.get("tie_word_embeddings", False)),
     unread={"sliding_window": "attends to the whole prompt"},
+    rereads=True,
 )
 
 GRANITE = Family(
@@ -149,6 +150,7 @@ GEMMA3_TEXT = Family(
     embed_scale=_rounded_root_of_width,
     window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
     residual_sum="clipped",
+    pattern_of_types=True,
     unread={"embed_scale": "rounds the embedding scale to bfloat16 in every precision: up to 2e-3 of it"},
     refuses={"use_bidirectional_attention": frozenset({True})},
     fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
@@ -190,6 +192,8 @@ GPT2 = Family(
     out="c_proj",
     down="c_proj",
     activation="gelu_tanh",
+    read_as={"n_positions": "n_ctx"},
+    dropped_prefix="transformer.",
     refuses={"tie_word_embeddings": frozenset({False})},
     fixed={"activation_function": frozenset({"gelu_new", "gelu_pytorch_tanh"})},
     objection=_other_width("n_inner", "n_embd"),
@@ -204,7 +208,7 @@ PYTHIA = Family(
     attention="attention", qkv="fused by head", qkv_name="query_key_value", out="dense",
     down="dense_4h_to_h", activation=lambda mlp, x: nn.gelu_approx(mlp.dense_h_to_4h(x)),
     parallel="use_parallel_residual",
-    rope_names={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+    read_as={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
     unread={"hidden_act": "computes GELU's tanh approximation, where the checkpoint may say the exact one"},
     refuses={"tie_word_embeddings": frozenset({True})},
     fixed={"hidden_act": frozenset({"gelu", *GELU_TANH}), "attention_bias": frozenset({True})},

@@ -92,8 +92,14 @@ class Family:
     """Config key of a factor on what attention and MLP add to the residual stream."""
     logits_divisor: str | None = None
     """Config key of what logits are divided by."""
-    rope_names: Mapping[str, str] = field(default_factory=dict)
-    """Settings of RoPE that mlx-lm's class reads under another name than `rope_theta`, `partial_rotary_factor`."""
+    read_as: Mapping[str, str] = field(default_factory=dict)
+    """Config keys, settings of RoPE too, that mlx-lm's class reads under another name: {"rope_theta": its name}."""
+    pattern_of_types: bool = False
+    """mlx-lm's class knows layers without a window by their distance alone, which `layer_types` gives."""
+    rereads: bool = False
+    """transformers reads a text anew where generation crosses the length that LongRoPE was made from."""
+    dropped_prefix: str = ""
+    """How tensors' names begin in newer checkpoints; mlx-lm's class reads them without, as the oldest ones are."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
     refuses: Mapping[str, frozenset[Any]] = field(default_factory=dict)

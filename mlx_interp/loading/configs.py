@@ -58,12 +58,10 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
     if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
         fields["rope_scaling"] = None
     family = FAMILIES.get(model_type)
-    for name, theirs in (family.rope_names if family else {}).items():
+    for name, theirs in (family.read_as if family else {}).items():
         if name in fields:
             fields[theirs] = fields[name]
-    if model_type == "gpt2":
-        fields["n_ctx"] = fields["n_positions"]
-    if model_type == "gemma3_text":
+    if family and family.pattern_of_types:
         _one_pattern(fields)
     elif SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:
         fields["sliding_window_pattern"] = fields[SLIDING_PATTERN]

@@ -94,7 +94,7 @@ def _rope(net: Network, config: Settings, settings: Settings, nested: bool) -> n
     dims = int(net.d_head * share)
     base = _number(settings, "rope_theta")
     if kind == "longrope":
-        return _long(settings, config, dims, base, rereads=net.family.model_type == "phi3")
+        return _long(settings, config, dims, base, rereads=net.family.rereads)
     if kind == "dynamic":
         trained = int(_number(config, "max_position_embeddings"))
         return DynamicRoPE(dims, base, _number(settings, "factor"), trained=trained)

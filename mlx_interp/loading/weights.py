@@ -76,7 +76,7 @@ def unloaded(config: dict[str, Any]) -> nn.Module:
 
 
 def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
-    """mlx-lm's classes; its GPT-2 reads tensors as the oldest checkpoints name them, without "transformer.".
+    """mlx-lm's classes, told of the beginning of tensors' names that some of them do not expect (GPT-2's).
 
     config: what mlx-lm is about to read; loses the keys that it would take a meaning from and transformers does not
     (`layer_types` of a Mistral), and RoPE in the form that only some of its classes know.
@@ -84,13 +84,15 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     model_class, arguments = _get_classes(config)
     for key in (*ignored_keys(config), "rope_parameters"):
         config.pop(key, None)
-    if config.get("model_type") != "gpt2":
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None or not family.dropped_prefix:
         return model_class, arguments
+    prefix, head = family.dropped_prefix, f"{family.head}.weight"
 
     class Model(model_class):  # type: ignore[misc, valid-type]
         def sanitize(self, weights: dict[str, mx.array]) -> Any:
-            named = {name.removeprefix("transformer."): array for name, array in weights.items()}
-            return super().sanitize({name: array for name, array in named.items() if name != "lm_head.weight"})
+            named = {name.removeprefix(prefix): array for name, array in weights.items()}
+            return super().sanitize({name: array for name, array in named.items() if name != head})
 
     return Model, arguments
 

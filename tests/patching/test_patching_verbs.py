@@ -91,6 +91,7 @@ def test_path_patching_into_the_last_mlp_is_its_input_with_one_head_exchanged() 
 
     model = tiny_model("qwen2")
     last_layer, net = model.n_layers - 1, model.network
+    block = net.layers[last_layer]
     runs = [model.run(tokens, capture=["head_out", "resid_mid"]) for tokens in (CLEAN, CORRUPTED)]
     heads = [run[f"head_out.{last_layer}"][0, -1] for run in runs]
     middle = runs[0][f"resid_mid.{last_layer}"][0, -1]
@@ -99,8 +100,7 @@ def test_path_patching_into_the_last_mlp_is_its_input_with_one_head_exchanged() 
     )
     for head in range(model.n_heads):
         x = middle - heads[0][head] + heads[1][head]
-        act = net.mlp_act(last_layer, net.mlp_in(last_layer, x[None]))
-        after = middle + net.mlp_out(last_layer, act)[0]
+        after = middle + block.mlp(block.post_attention_layernorm(x[None]))[0]
         assert close(found[head], net.unembed(net.final(after[None]))[0])
 
 
