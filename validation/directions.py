@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Prompt
 from mlx_interp.behaviour.detectors import log_odds, opener_tokens, refusal
+from mlx_interp.controls import random_like
 from mlx_interp.directions.contrasts import Contrast, contrast
+from mlx_interp.directions.direction import Direction
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
@@ -21,6 +24,8 @@ STABLE = 0.7
 """Median bootstrap cosine; random directions of width 128 reach .1, of width 2000 .02."""
 MOVED = 0.25
 """Share of held-out prompts by which refusals must rise and fall."""
+STRENGTHS = (1.0, 2.0)
+"""Lengths of the difference of means that are added; the first that moves enough counts."""
 N_TOKENS = 12
 
 
@@ -61,23 +66,30 @@ def direction_moves_refusals(subject: Subject) -> Finding:
         return Finding("not applicable", "0 layers", bound, "harmful and harmless prompts are the same at every layer")
     layer = _best_layer(subject, found, harmless[:4], openers)
     direction = found.direction(layer)
-    everywhere = direction.ablated_everywhere()
-    added: list[Intervention] = [direction.added(1.0, positions=-1)]
-    rates = [
-        _refusals(subject, held_harmful, []),
-        _refusals(subject, held_harmful, everywhere),
-        _refusals(subject, held_harmless, []),
-        _refusals(subject, held_harmless, added),
-    ]
-    if rates[0] < MOVED:
-        return Finding("not applicable", f"{rates[0]:.0%} refused", bound, "too few refusals for any to be removed")
-    fell, rose = rates[0] - rates[1], rates[3] - rates[2]
-    passed = fell >= MOVED and rose >= MOVED
+    plain = [_refusals(subject, prompts, []) for prompts in (held_harmful, held_harmless)]
+    if plain[0] < MOVED:
+        return Finding("not applicable", f"{plain[0]:.0%} refused", bound, "too few refusals for any to be removed")
+    ablated = _refusals(subject, held_harmful, direction.ablated_everywhere())
+    added = {strength: _refusals(subject, held_harmless, _added(direction, strength)) for strength in STRENGTHS}
+    strength = next((s for s in STRENGTHS if added[s] - plain[1] >= MOVED), STRENGTHS[-1])
+    random = replace(direction, vector=random_like(direction.vector, seed=subject.seed, key="refusals"))
+    control = (
+        _refusals(subject, held_harmful, random.ablated_everywhere()),
+        _refusals(subject, held_harmless, _added(random, strength)),
+    )
+    fell, rose = plain[0] - ablated, added[strength] - plain[1]
+    by_chance = max(plain[0] - control[0], control[1] - plain[1])
+    passed = fell >= MOVED and rose >= MOVED and by_chance < min(fell, rose)
     note = (
-        f"layer {layer}; harmful {rates[0]:.0%} -> {rates[1]:.0%} without it, harmless {rates[2]:.0%} -> "
-        f"{rates[3]:.0%} with it; n = {len(held_harmful)} + {len(held_harmless)}"
+        f"layer {layer}; harmful {plain[0]:.0%} -> {ablated:.0%} without it (random {control[0]:.0%}), harmless "
+        f"{plain[1]:.0%} -> {added[strength]:.0%} with {strength:g} of it (random {control[1]:.0%}); "
+        f"n = {len(held_harmful)} + {len(held_harmless)}"
     )
     return Finding("passed" if passed else "failed", f"-{fell:.0%}, +{rose:.0%}", bound, note)
+
+
+def _added(direction: Direction, strength: float) -> list[Intervention]:
+    return [direction.added(strength, positions=-1)]
 
 
 def before_the_contrast_is_refused(subject: Subject) -> Finding:
@@ -118,10 +130,9 @@ def _prompts(subject: Subject) -> tuple[list[Prompt], list[Prompt], list[Prompt]
             for harmful in (True, False)
         ]
     else:
-        half = len(data.REFUSABLE) // 2
-        pairs = (data.REFUSABLE, data.HARMLESS)
-        texts = [list(part) for cut in (slice(half), slice(half, None)) for part in (pairs[0][cut], pairs[1][cut])]
-    n = 32 if subject.level == "full" else 16
+        first, rest = slice(data.N_EXTRACTION), slice(data.N_EXTRACTION, None)
+        texts = [list(kind[cut]) for cut in (first, rest) for kind in (data.REFUSABLE, data.HARMLESS)]
+    n = 32 if subject.level == "full" else data.N_EXTRACTION
     made = [[subject.model.prompt(text, chat=True) for text in some[:n]] for some in texts]
     return made[0], made[1], made[2], made[3]
 
@@ -146,7 +157,7 @@ CHECKS = [
     Check(
         "a direction moves refusals both ways",
         "a direction with the wrong sign, of the wrong layer, or applied where it does nothing",
-        "fixed before any model was looked at; n = 16 + 16, so that a quarter is four prompts",
+        "a quarter of twelve held-out prompts is three; twice the difference is what a real model of 24 layers took",
         "mlx_interp/directions/contrasts.py, engine/apply_edits.py; then the texts themselves",
         direction_moves_refusals,
         "standard",

@@ -109,6 +109,8 @@ def test_openers_are_what_refusals_begin_with_and_answers_do_not() -> None:
         for kind in (True, False)
     )
     assert [model.tokenizer.decode([token]).strip() for token in opener_tokens(model, harmful, harmless)] == ["I"]
+    some_refused = [*harmless, *harmful[: len(harmful) // 5]]
+    assert opener_tokens(model, harmful, some_refused) == opener_tokens(model, harmful, harmless)
     assert opener_tokens(model, harmless, harmful) != []
     assert opener_tokens(model, harmful, harmful) == []
 
