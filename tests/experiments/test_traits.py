@@ -21,6 +21,7 @@ from experiments import (
 )
 from experiments.exp1_refusal_direction import loss, suffixes
 from experiments.exp1_refusal_direction.suffixes import SuffixConfig
+from experiments.exp5_layer_comparison import by_depth
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.runner import run
 from experiments.harness.state import Run
@@ -205,7 +206,7 @@ def test_a_direction_that_does_nothing_has_effect_zero_and_a_perfect_one_all_tha
         *records("direction", 1, "1110", "1000"),
         *records("direction", 2, "0000", "1111"),
     ]
-    idle, perfect = (exp5_layer_comparison.effect(measured, "t", "direction", layer, 0) for layer in (1, 2))
+    idle, perfect = (by_depth.effect(measured, "t", "direction", layer, 0) for layer in (1, 2))
     assert idle is not None
     assert perfect is not None
     assert idle.value == 0
@@ -233,18 +234,19 @@ def test_a_random_edit_has_the_length_of_the_direction() -> None:
 
 def test_a_function_vector_does_its_task_at_some_layer_and_heads_at_random_do_less() -> None:
     model, config = mi.load("tiny-llama"), exp5_layer_comparison.Config(queries_per_task=4)
-    items = exp5_layer_comparison.tasks_of(model, config, [])
+    of_run = Run(model, config)
+    items = exp5_layer_comparison.tasks_of(of_run, [])
     assert len(items) == config.max_tasks
     records = [
         {"stage": exp5_layer_comparison.VECTOR, **record}
         for item in items[1:4]
-        for record in exp5_layer_comparison.measure_vector(model, item, config)
+        for record in exp5_layer_comparison.measure_vector(of_run, item)
     ]
     best, control = (
         max(
             found.value
             for layer in range(1, model.n_layers)
-            if (found := exp5_layer_comparison.effect(records, "function vector", arm, layer, 0)) is not None
+            if (found := by_depth.effect(records, "function vector", arm, layer, 0)) is not None
         )
         for arm in ("direction", "shuffled labels")
     )
