@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -72,3 +74,16 @@ def test_every_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> N
     assert grid.shape == (model.n_layers, len(names["prompt"]))  # type: ignore[attr-defined, arg-type]
     assert found.shape == (2 * model.n_heads,)  # type: ignore[attr-defined]
     assert "Paris" in capsys.readouterr().out
+
+
+def test_old_module_names_lead_to_the_rooms_and_say_so() -> None:
+    code = (
+        "import mlx_interp, warnings; warnings.simplefilter('error', DeprecationWarning)\n"
+        "try:\n    import mlx_interp.methods\nexcept DeprecationWarning as said:\n    print(said)\n"
+        "warnings.simplefilter('ignore')\n"
+        "from mlx_interp.methods.answers import question\n"
+        "from mlx_interp.behaviour import answers\n"
+        "assert question is answers.question\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "became mlx_interp.lenses" in found.stdout

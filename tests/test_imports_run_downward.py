@@ -20,6 +20,7 @@ RANK = {
     **dict.fromkeys(("loading", "behaviour"), 5),
     **dict.fromkeys(("patching", "directions", "in_context"), 6),
     "lenses": 7,
+    "methods": 8,  # old names of the rooms before it
     **dict.fromkeys(("embedded", "store"), 8),
     "sae": 9,
     "circuits": 10,
