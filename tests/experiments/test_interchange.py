@@ -65,7 +65,7 @@ def test_the_exchanged_positions_are_the_query_in_both_prompts() -> None:
 
 def test_other_examples_are_of_another_task_and_labels_do_not_belong_to_their_inputs() -> None:
     model = mi.load("tiny-llama")
-    pairs = {name: dict(interchange.of_tasks.tasks(model, CONFIG)[name].pairs) for name in CONFIG.tasks}
+    pairs = {name: dict(interchange.of_tasks.tasks(Run(model, CONFIG))[name].pairs) for name in CONFIG.tasks}
     for query in queries(Run(model, CONFIG), 1, 3):
         made = exchange(Run(model, CONFIG), query, 1)
         shots = {

@@ -20,6 +20,7 @@ from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Apply
 from mlx_interp.model import Model
+from validation.data import HARMLESS, REFUSABLE
 
 SMALL = Config(n_train=16, n_test=2, depths=(0.5,), strengths=(0.25,), new_tokens=8)
 
@@ -48,7 +49,7 @@ def test_the_project_s_own_requests_have_all_splits_and_their_shift_keeps_the_co
     found = steering_runs._of_project()
     test = [r for r in found if r.split == "test"]
     plain, framed = ([r.text for r in test if r.shift == shift] for shift in ("same form", "other wording"))
-    assert len(plain) == 8
+    assert len(plain) == len([*REFUSABLE, *HARMLESS]) // 4
     assert all(text.endswith(own) and text != own for text, own in zip(framed, plain, strict=True))
     assert {r.split for r in found} == {"train", "choose", "test"}
 

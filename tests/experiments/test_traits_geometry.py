@@ -11,6 +11,7 @@ import pytest
 import mlx_interp as mi
 from experiments import exp1_refusal_direction, exp4_confidence, exp10_crosslingual_refusal
 from experiments.exp1_refusal_direction import judged, selection
+from experiments.exp4_confidence import calibration
 from experiments.exp10_crosslingual_refusal.languages import DOSE, chosen_dose
 from experiments.harness.runner import run
 from experiments.harness.state import Run
@@ -69,7 +70,7 @@ def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
     model = mi.load("tiny-qwen2")
     records = [
         {"stage": ANGLES, **next(iter(geometry.measure_angles(Run(model, CONFIG), item)))}
-        for item in geometry.angle_items(("stance", "confidence"))(model, CONFIG, [])
+        for item in geometry.angle_items(("stance", "confidence"))(Run(model, CONFIG), [])
     ]
     table = geometry.angle_table(records, CONFIG)
     assert table is not None
@@ -175,7 +176,7 @@ def test_stated_certainty_is_held_against_the_worlds_own_answers() -> None:
         *(record(c.text, "positive", "direction", 3, "I am not sure.") for c in certain),
         *(record(c.text, "negative", "direction", 3, "I am certain: Nothing.") for c in unsure),
     ]
-    table = exp4_confidence.calibration_table(records, exp4_confidence.Config())
+    table = calibration.calibration_table(records, exp4_confidence.Config())
     assert table is not None
     found = [[getattr(cell, "value", cell) for cell in row] for row in table.rows]
     assert found[0] == ["answerable", "none", 4, 1, 1, 0]
