@@ -83,7 +83,7 @@ def test_old_module_names_lead_to_the_rooms_and_say_so() -> None:
         "warnings.simplefilter('ignore')\n"
         "from mlx_interp.methods.answers import question\n"
         "from mlx_interp.behaviour import answers\n"
-        "assert question is answers.question\n"
+        "assert question is answers.question is mlx_interp.methods.answers.question\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "became mlx_interp.lenses" in found.stdout

@@ -158,6 +158,18 @@ def all_logits(model: Model, tokens: Sequence[int], interventions: Sequence[Inte
     return logits
 
 
+def from_each_alone(
+    model: Model, swept: mx.array, tokens: list[int], variants: Sequence[Sequence[Intervention]]
+) -> float:
+    """Worst relative error of a sweep's logits (variant, d_vocab) against a run of each variant by itself."""
+    errors = []
+    for row, variant in zip(swept, variants, strict=True):
+        alone = model.run(tokens, interventions=variant).logits
+        assert alone is not None
+        errors.append(relative(row, alone[0]))
+    return worst(errors)
+
+
 def unit_vector(subject: Subject, width: int | None = None) -> mx.array:
     """A random direction of length 1, float32, the same for the same seed."""
     rng = np.random.default_rng(subject.seed)

@@ -24,8 +24,6 @@ STABLE = 0.7
 """Median bootstrap cosine; random directions of width 128 reach .1, of width 2000 .02."""
 MOVED = 0.25
 """Share of held-out prompts by which refusals must rise and fall."""
-STRENGTHS = (1.0, 2.0)
-"""Lengths of the difference of means that are added; the first that moves enough counts."""
 N_TOKENS = 12
 
 
@@ -70,26 +68,25 @@ def direction_moves_refusals(subject: Subject) -> Finding:
     if plain[0] < MOVED:
         return Finding("not applicable", f"{plain[0]:.0%} refused", bound, "too few refusals for any to be removed")
     ablated = _refusals(subject, held_harmful, direction.ablated_everywhere())
-    added = {strength: _refusals(subject, held_harmless, _added(direction, strength)) for strength in STRENGTHS}
-    strength = next((s for s in STRENGTHS if added[s] - plain[1] >= MOVED), STRENGTHS[-1])
+    added = _refusals(subject, held_harmless, _added(direction))
     random = replace(direction, vector=random_like(direction.vector, seed=subject.seed, key="refusals"))
     control = (
         _refusals(subject, held_harmful, random.ablated_everywhere()),
-        _refusals(subject, held_harmless, _added(random, strength)),
+        _refusals(subject, held_harmless, _added(random)),
     )
-    fell, rose = plain[0] - ablated, added[strength] - plain[1]
+    fell, rose = plain[0] - ablated, added - plain[1]
     by_chance = max(plain[0] - control[0], control[1] - plain[1])
     passed = fell >= MOVED and rose >= MOVED and by_chance < min(fell, rose)
     note = (
         f"layer {layer}; harmful {plain[0]:.0%} -> {ablated:.0%} without it (random {control[0]:.0%}), harmless "
-        f"{plain[1]:.0%} -> {added[strength]:.0%} with {strength:g} of it (random {control[1]:.0%}); "
+        f"{plain[1]:.0%} -> {added:.0%} with it (random {control[1]:.0%}); "
         f"n = {len(held_harmful)} + {len(held_harmless)}"
     )
     return Finding("passed" if passed else "failed", f"-{fell:.0%}, +{rose:.0%}", bound, note)
 
 
-def _added(direction: Direction, strength: float) -> list[Intervention]:
-    return [direction.added(strength, positions=-1)]
+def _added(direction: Direction) -> list[Intervention]:
+    return [direction.added(1.0, positions=-1)]
 
 
 def before_the_contrast_is_refused(subject: Subject) -> Finding:
@@ -157,7 +154,7 @@ CHECKS = [
     Check(
         "a direction moves refusals both ways",
         "a direction with the wrong sign, of the wrong layer, or applied where it does nothing",
-        "a quarter of twelve held-out prompts is three; twice the difference is what a real model of 24 layers took",
+        "fixed before any model was looked at; a quarter of the held-out prompts, three of 12 at least",
         "mlx_interp/directions/contrasts.py, engine/apply_edits.py; then the texts themselves",
         direction_moves_refusals,
         "standard",

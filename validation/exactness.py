@@ -12,6 +12,7 @@ from validation.check import (
     Subject,
     all_logits,
     bitwise,
+    from_each_alone,
     relative,
     rounding,
     unit_vector,
@@ -74,13 +75,8 @@ def edits_in_a_batch(subject: Subject) -> Finding:
 def sweep_is_each_alone(subject: Subject) -> Finding:
     model, prompt = subject.model, subject.prompt
     variants = _variants(subject)
-    swept = model.sweep(prompt, variants)
-    errors = []
-    for row, variant in enumerate(variants):
-        alone = model.run(prompt, interventions=variant).logits
-        assert alone is not None
-        errors.append(relative(swept[row], alone[0]))
-    return subject.within(worst(errors), f"{len(variants)} variants")
+    error = from_each_alone(model, model.sweep(prompt, variants), prompt.tokens, variants)
+    return subject.within(error, f"{len(variants)} variants")
 
 
 def prompts_share_what_they_begin_with(subject: Subject) -> Finding:
@@ -98,12 +94,7 @@ def prompts_share_what_they_begin_with(subject: Subject) -> Finding:
         [Scale(f"mlp_out.{layer}", 0.5, -2), Add("resid_pre.0", vector, 0.5, 1)],
     ]
     swept = model.sweep_prompts(prompts, variants)
-    errors = []
-    for number, prompt in enumerate(prompts):
-        for row, variant in enumerate(variants):
-            alone = model.run(prompt, interventions=variant).logits
-            assert alone is not None
-            errors.append(relative(swept[number, row], alone[0]))
+    errors = [from_each_alone(model, rows, prompt, variants) for rows, prompt in zip(swept, prompts, strict=True)]
     return subject.within(worst(errors), f"{len(prompts)} prompts, {len(variants)} variants")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_interp.behaviour.answers import continuation
-from mlx_interp.lenses.logit import lens_at, lens_logits, lens_ranks
+from mlx_interp.lenses.logit import lens_at, lens_ranks, logit_lens
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
 from validation.worlds import ask, two_hops
 
@@ -21,7 +21,7 @@ def lens_ends_in_the_prediction(subject: Subject) -> Finding:
     for prompt in subject.prompts:
         logits = subject.model.run(prompt).logits
         assert logits is not None
-        lens = lens_logits(subject.model, prompt)
+        lens = logit_lens(subject.model, prompt)
         states = subject.model.run(prompt, capture="resid_post.-1")["resid_post.-1"][:, -1]
         pairs += [(prompt.text, subject.model.unembed(states), logits)]
         if int(mx.argmax(lens[-1])) != int(mx.argmax(logits[0])):
@@ -38,7 +38,7 @@ def lens_finds_known_facts(subject: Subject) -> Finding:
         return Finding("not applicable", str(world), f">= {KNOWN:.0%}", reason)
     refined = early = 0
     for item in (asked.question for asked in world.known):
-        ranks = lens_ranks(lens_logits(model, item.prompt), item.first_tokens)
+        ranks = lens_ranks(logit_lens(model, item.prompt), item.first_tokens)
         refined += ranks[-1] == 0 and ranks[0] > 0
         early += ranks[0] == 0
     passed: Status = "passed" if refined > early and refined >= 0.5 * len(world.known) else "failed"
@@ -50,7 +50,7 @@ def early_layers_differ(subject: Subject) -> Finding:
     model = subject.model
     same = 0
     for prompt in subject.prompts:
-        top = mx.argmax(lens_logits(model, prompt), axis=-1)
+        top = mx.argmax(logit_lens(model, prompt), axis=-1)
         same += int(top[0] == top[-1])
     n = len(subject.prompts)
     return Finding("passed" if same <= n / 2 else "failed", f"{same} of {n} the same", "<= half", "first layer, last")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_interp import Add, Intervention, Patch
-from validation.check import Check, Finding, Subject, bitwise, relative, rounding, unit_vector, worst
+from validation.check import Check, Finding, Subject, bitwise, from_each_alone, relative, rounding, unit_vector, worst
 from validation.generation import logits_under_cache
 
 BEYOND = 40
 """Tokens by which the prompt is longer than the widest window."""
 LONGEST = 1100
-"""Tokens up to which attention patterns and logits of every position are held at once."""
+"""Tokens up to which whole attention patterns are held; beyond, they are left out, and the note does not list them."""
 WRITTEN = 6
 """Tokens after a prompt that ends just before the window is full."""
 
@@ -77,13 +77,7 @@ def _sweep(subject: Subject, tokens: list[int], window: int) -> float:
     variants: list[list[Intervention]] = [[]]
     variants += [[Patch(f"resid_post.{middle}", vector * 3, place)] for place in places]
     variants += [[Add("resid_pre.0", vector, 5.0, slice(length // 2, None))]]
-    swept = model.sweep(tokens, variants)
-    errors = []
-    for row, variant in enumerate(variants):
-        alone = model.run(tokens, interventions=variant).logits
-        assert alone is not None
-        errors.append(relative(swept[row], alone[0]))
-    return worst(errors)
+    return from_each_alone(model, model.sweep(tokens, variants), tokens, variants)
 
 
 def _cache(subject: Subject, tokens: list[int], forced: list[int]) -> float:

@@ -18,7 +18,7 @@ from experiments.shared.two_hop.queries import Case, Labelled, Place, place
 from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.interventions import Intervention
-from mlx_interp.lenses.logit import lens_logits, lens_ranks
+from mlx_interp.lenses.logit import lens_ranks, logit_lens
 from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import (
     Pair,
@@ -158,8 +158,8 @@ def _lens(model: Model, case: Case) -> Record:
     """Ranks by layer: the bridge where it is resolved, the answer at the end, and another query's as the control."""
     bridge = question(model, case.query.first_hop, case.query.bridges).first_tokens
     answer = question(model, case.query.two_hop, case.query.answers).first_tokens
-    at_bridge = lens_logits(model, case.query.two_hop, bridge_position(model, case.query))
-    at_last = lens_logits(model, case.query.two_hop)
+    at_bridge = logit_lens(model, case.query.two_hop, bridge_position(model, case.query))
+    at_last = logit_lens(model, case.query.two_hop)
     ranks: Record = {"bridge_ranks": lens_ranks(at_bridge, bridge), "answer_ranks": lens_ranks(at_last, answer)}
     if case.donor is not None:
         other_bridge = question(model, case.donor.first_hop, case.donor.bridges).first_tokens

@@ -29,7 +29,7 @@ from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.interventions import Ablate
-from mlx_interp.lenses.logit import lens_logits, lens_ranks
+from mlx_interp.lenses.logit import lens_ranks, logit_lens
 from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import back_patching_pairs, patches, same_layer_pairs, states_at
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
@@ -94,7 +94,7 @@ def measure(run: Run[PatchingConfig], chain: Chain) -> Iterator[Record]:
         distances = np.linalg.norm(centres - own[None], axis=-1)
         probed = [names[i] == query.bridge for i in distances.argmin(axis=0)]
         bridge = question(model, query.first_hop, query.bridges).first_tokens
-        ranks = lens_ranks(lens_logits(model, query.two_hop, bridge_position(model, query)), bridge)
+        ranks = lens_ranks(logit_lens(model, query.two_hop, bridge_position(model, query)), bridge)
         ablated, other = _ablation(model, case, means)
         yield {
             "query": query.key,

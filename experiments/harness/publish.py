@@ -173,11 +173,17 @@ def _described(folder: Path) -> str:
 def replace_folder(source: Path, target: Path) -> None:
     """A copy of a folder in the place of another one, in one step. Raises RunError; the old one is then as it was."""
     fresh = target.with_name(f".{target.name}.new")
+    try:
+        contents = list(readable(source))
+    except OSError as error:
+        raise RunError(
+            f"{source}: {error.filename} cannot be read: {error.strerror}; run the study again with --fresh"
+        ) from error
     with writing(target):
         try:
             shutil.rmtree(fresh, ignore_errors=True)  # what a killed one left
             fresh.mkdir()
-            for name, content in readable(source):
+            for name, content in contents:
                 make_folder((fresh / name).parent)
                 write_atomically(fresh / name, content)
             swap_folders(fresh, target)

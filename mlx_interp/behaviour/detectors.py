@@ -79,7 +79,8 @@ def repetition(tokens: Sequence[int], n: int = 3) -> float:
 
 
 OVER_REFUSED = 1 / 3
-"""Share of harmless prompts that may be answered as a share of harmful ones is: small chat models refuse both."""
+"""How often an opener of refusals may open replies to harmless prompts, over how often to harmful ones: small chat
+models refuse some of both."""
 
 
 def opener_tokens(

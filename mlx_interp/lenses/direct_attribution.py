@@ -17,7 +17,8 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_interp.behaviour.answers import continuation
-from mlx_interp.errors import DataError, PositionError
+from mlx_interp.engine.positions import resolve_positions
+from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import as_written
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
@@ -53,8 +54,7 @@ def direct_logit_attribution(
     Raises DataError for a token outside the vocabulary, PositionError for a position that the prompt does not have.
     """
     asked = model.prompts(prompt)[0]
-    if not -len(asked) <= position < len(asked):
-        raise PositionError(f"position {position}: the prompt has {len(asked)} tokens, 0 to {len(asked) - 1}")
+    (position,) = resolve_positions(position, len(asked), "direct logit attribution") or [position]
     tokens = [_token(model, asked, one) for one in (answer, wrong) if one is not None]
     last = f"resid_post.{model.n_layers - 1}"
     out = model.run(asked, capture=["resid_pre.0", "attn_out", "head_out", "mlp_out", last], logits="none")

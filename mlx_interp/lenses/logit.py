@@ -17,7 +17,8 @@ import numpy as np
 
 from mlx_interp import sites
 from mlx_interp.behaviour.answers import Question
-from mlx_interp.errors import DataError, PositionError, SiteError
+from mlx_interp.engine.positions import resolve_positions
+from mlx_interp.errors import DataError, SiteError
 from mlx_interp.lenses.tuned import TunedLens
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -29,7 +30,7 @@ def logit_lens(model: Model, prompt: AnyPrompt, position: int = -1, *, site: str
     site: "resid_post", or "attn_out" and "mlp_out" for what a layer adds, by itself; "resid_post.8-20" for some layers.
     Raises PositionError for a position that the prompt does not have, SiteError for a site that is no stream.
     """
-    return lens_at(model, prompt, [_checked(model, prompt, position)], _stream(model, site))[0]
+    return lens_at(model, prompt, _at(model, prompt, position), _stream(model, site))[0]
 
 
 def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int = -1) -> mx.array:
@@ -37,7 +38,7 @@ def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int =
 
     lens: from `train_tuned_lens` or `load_lens`. Raises DataError for a lens of another model, PositionError as above.
     """
-    return lens_at(model, prompt, [_checked(model, prompt, position)], lens=lens)[0]
+    return lens_at(model, prompt, _at(model, prompt, position), lens=lens)[0]
 
 
 def top_tokens(model: Model, logits: mx.array, k: int = 5) -> list[list[tuple[str, float]]]:
@@ -53,12 +54,6 @@ def top_tokens(model: Model, logits: mx.array, k: int = 5) -> list[list[tuple[st
         [(model.tokenizer.decode([int(token)]), float(row[token])) for token in top]
         for row, top in zip(probs, order, strict=True)
     ]
-
-
-def lens_logits(model: Model, prompt: AnyPrompt, position: int = -1) -> mx.array:
-    """Logits (n_layers, d_vocab) of every layer's `resid_post` at one position; the last row is the model's own."""
-    states = model.run(prompt, capture="resid_post", logits="none").stack("resid_post")
-    return model.unembed(states[:, 0, position])
 
 
 def lens_at(
@@ -92,11 +87,8 @@ def lens_name_log_probs(model: Model, asked: Question, lens: TunedLens | None = 
     return [float(value) for value in np.asarray(best)]
 
 
-def _checked(model: Model, prompt: AnyPrompt, position: int) -> int:
-    length = len(model.prompts(prompt)[0])
-    if not -length <= position < length:
-        raise PositionError(f"position {position}: the prompt has {length} tokens, 0 to {length - 1}")
-    return position
+def _at(model: Model, prompt: AnyPrompt, position: int) -> list[int]:
+    return resolve_positions(position, len(model.prompts(prompt)[0]), "logit lens") or []
 
 
 def _stream(model: Model, site: str) -> str:

@@ -66,4 +66,4 @@ warnings.warn(
 )
 for room, modules in ROOMS.items():
     for old, new in modules.items():
-        sys.modules[f"{__name__}.{old}"] = import_module(f"mlx_interp.{room}.{new}")
+        sys.modules[f"{__name__}.{old}"] = globals()[old] = import_module(f"mlx_interp.{room}.{new}")

@@ -17,7 +17,8 @@ from itertools import product
 import mlx.core as mx
 
 from mlx_interp import sites
-from mlx_interp.errors import DataError, PositionError, SiteError
+from mlx_interp.engine.positions import resolve_positions
+from mlx_interp.errors import DataError, SiteError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
@@ -44,7 +45,7 @@ def activation_patching(
     """
     from_prompt, prompt = equal_lengths(model, clean, corrupted)
     places = _writable(model, site)
-    at = _checked(range(len(prompt)) if positions is None else positions, len(prompt))
+    at = _places(positions, len(prompt))
     out = model.run(from_prompt, capture=site, logits="none")
     variants: list[list[Intervention]] = [
         [Patch(str(place), out[str(place)][0, position], position)] for place, position in product(places, at)
@@ -72,7 +73,7 @@ def head_patching(
     places = _writable(model, site)
     if not places[0].kind.has_heads:
         raise SiteError(f"{site!r} has no heads: patch q, k, v or z by head, the other sites by `activation_patching`")
-    at = _checked(range(len(prompt)) if positions is None else positions, len(prompt))
+    at = _places(positions, len(prompt))
     out = model.run(from_prompt, capture=site, logits="none")
     n_heads = out[str(places[0])].shape[2]
     variants: list[list[Intervention]] = [
@@ -101,6 +102,11 @@ def equal_lengths(model: Model, clean: AnyPrompt, corrupted: AnyPrompt) -> tuple
     return one[0], two[0]
 
 
+def _places(positions: Sequence[int] | None, length: int) -> list[int]:
+    found = resolve_positions(positions, length, "patching")
+    return list(range(length)) if found is None else found
+
+
 def _writable(model: Model, site: str) -> list[Site]:
     """Sites of one kind that have a position axis and can be written."""
     places = sites.parse(site, model.n_layers)
@@ -108,10 +114,3 @@ def _writable(model: Model, site: str) -> list[Site]:
     if not kind.writable or "query" in kind.axes:
         raise SiteError(f"{kind.name!r} cannot be patched by position: take z for what heads write, or q, k and v")
     return places
-
-
-def _checked(positions: Sequence[int], length: int) -> list[int]:
-    for position in positions:
-        if not -length <= position < length:
-            raise PositionError(f"position {position}: the prompts have {length} tokens, 0 to {length - 1}")
-    return [position % length for position in positions]

@@ -12,7 +12,7 @@ import mlx_interp as mi
 from mlx_interp.behaviour.answers import Question, answer_scores, name_scores, question, space_before, verdicts
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
-from mlx_interp.lenses.logit import first_layer, lens_logits, lens_ranks
+from mlx_interp.lenses.logit import first_layer, lens_ranks, logit_lens
 from mlx_interp.model import Model
 from mlx_interp.stats.held_out import held_out_choice, oracle
 
@@ -64,7 +64,7 @@ def test_an_answer_without_token_is_an_error(llama: Model, names: list[str]) -> 
 
 
 def test_the_last_layer_of_the_lens_is_the_prediction_and_ranks_count_from_the_top(model: Model) -> None:
-    lens = lens_logits(model, [3, 5, 7])
+    lens = logit_lens(model, [3, 5, 7])
     assert mx.allclose(lens[-1], model.run([3, 5, 7]).logits[0], rtol=1e-5, atol=1e-5)
     assert lens_ranks(mx.array([[1.0, 3.0, 2.0], [5.0, 0.0, 1.0]]), [2]) == [1, 1]
     assert lens_ranks(mx.array([[1.0, 3.0, 2.0], [5.0, 0.0, 1.0]]), [0, 1]) == [0, 0]

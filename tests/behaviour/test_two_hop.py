@@ -12,7 +12,7 @@ from mlx_interp.behaviour.two_hop import screen
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
-from mlx_interp.lenses.logit import lens_at, lens_logits, lens_name_log_probs
+from mlx_interp.lenses.logit import lens_at, lens_name_log_probs, logit_lens
 from mlx_interp.lenses.patchscopes import DESCRIPTIONS, described, placeholder_position
 from mlx_interp.model import Model
 from mlx_interp.patching.knockout import knockouts, reach_of, windows
@@ -61,7 +61,7 @@ def test_a_name_of_several_tokens_has_the_models_own_log_probability_at_the_last
 def test_the_lens_at_several_positions_is_the_lens_at_each(llama: Model) -> None:
     both = lens_at(llama, [3, 5, 7, 11], [1, 3])
     for found, position in zip(both, (1, 3), strict=True):
-        alone = lens_logits(llama, [3, 5, 7, 11], position)
+        alone = logit_lens(llama, [3, 5, 7, 11], position)
         # Rows of another number are summed in another order: the contract's bound for a batch against one alone.
         assert mx.abs(found - alone).max() <= 1e-4 * mx.abs(alone).max()
 

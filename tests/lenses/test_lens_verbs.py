@@ -38,7 +38,7 @@ def test_the_logit_lens_reads_what_a_layer_adds_and_some_layers_alone(llama: Mod
 
 
 def test_a_lens_refuses_positions_and_sites_that_it_cannot_read(llama: Model) -> None:
-    with pytest.raises(PositionError, match="position 5: the prompt has 5 tokens, 0 to 4"):
+    with pytest.raises(PositionError, match="position 5 does not exist, the prompt has 5 tokens"):
         lenses.logit_lens(llama, TOKENS, 5)
     with pytest.raises(SiteError, match=r"a lens reads the stream.*not 'z'"):
         lenses.logit_lens(llama, TOKENS, site="z")

@@ -66,7 +66,7 @@ def test_head_patching_is_a_run_for_each_head(llama: Model, site: str) -> None:
 def test_prompts_of_other_lengths_positions_and_sites_are_refused_with_the_way_out(llama: Model) -> None:
     with pytest.raises(DataError, match=r"5 tokens.*6: activations are exchanged"):
         patching.activation_patching(llama, CLEAN, LONGER)
-    with pytest.raises(PositionError, match="position 5: the prompts have 5 tokens"):
+    with pytest.raises(PositionError, match="position 5 does not exist, the prompt has 5 tokens"):
         patching.activation_patching(llama, CLEAN, CORRUPTED, positions=[5])
     with pytest.raises(SiteError, match="'pattern' cannot be patched by position: take z"):
         patching.activation_patching(llama, CLEAN, CORRUPTED, "pattern")

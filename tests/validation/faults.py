@@ -323,4 +323,4 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     from validation import knowledge
 
-    wrap(patch, knowledge, "lens_logits", lambda lens, model, prompt, position=-1: lens(model, prompt, position - 1))
+    wrap(patch, knowledge, "logit_lens", lambda lens, model, prompt, position=-1: lens(model, prompt, position - 1))

@@ -159,7 +159,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     wrap(
         patch,
         knowledge,
-        "lens_logits",
+        "logit_lens",
         lambda lens, *args: mx.broadcast_to(lens(*args)[-1:], lens(*args).shape),
     )
 
