@@ -21,26 +21,24 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from experiments.harness.code import report_digest
-from experiments.harness.experiment import ConfigT, Experiment, Plan, Stage, limited
+from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
+from experiments.harness.measuring import first_items, measure
 from experiments.harness.options import Options, parse
 from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
-from experiments.harness.schema import check_record
 from experiments.harness.state import Run
-from mlx_interp.errors import DataError, MlxInterpError, RunError, ValidationFailed
+from mlx_interp.errors import MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.outline import NeedsWeights, Outline, outline
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import PUBLISHED, RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
-from mlx_interp.reporting.records import RecordFile, open_records, plain
+from mlx_interp.reporting.records import open_records
 from mlx_interp.wrapped import Wrapped
 from validation import gate as validation_gate
 
@@ -145,7 +143,7 @@ def shown_without_weights(experiment: Experiment[ConfigT], options: Options[Conf
     if not model.weights_hash:
         return None
     try:
-        items = _first_items(experiment, Run(cast(Model, model), options.config))
+        items = first_items(experiment, Run(cast(Model, model), options.config))
     except NeedsWeights:
         return None
     path = run_folder(options.out, experiment.name, model.name)
@@ -155,7 +153,7 @@ def shown_without_weights(experiment: Experiment[ConfigT], options: Options[Conf
 def plan_of(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Plan:
     """What a run on a loaded model would cost; nothing is written."""
     under = Run(model, options.config)
-    return experiment.plan(under, _first_items(experiment, under))
+    return experiment.plan(under, first_items(experiment, under))
 
 
 def run_model(
@@ -164,7 +162,7 @@ def run_model(
     """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
     ranks = ranks or launched()
     under = Run(model, options.config)
-    items = _first_items(experiment, under)
+    items = first_items(experiment, under)
     identity = identity_of(experiment, options.config, model, items)
     ranks.agree("run", json.loads(json.dumps(identity)))
     if not ranks.first:
@@ -193,7 +191,7 @@ def run_model(
         ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
         status = "failed"
         try:
-            _measure(experiment, under, items, file, ranks)
+            measure(experiment, under, items, file, ranks)
             write_report(experiment, options.config, folder, file, state)
             status = "complete"
         except KeyboardInterrupt:
@@ -261,115 +259,7 @@ def _help(experiment: Experiment[ConfigT], under: Run[ConfigT], items: Sequence[
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "records.jsonl"
         copy.write_text(ranks.gather("")[0], encoding="utf-8")
-        _measure(experiment, under, items, open_records(copy), ranks)
-
-
-def _first_items(experiment: Experiment[ConfigT], under: Run[ConfigT]) -> Sequence[Any]:
-    """Items of the first stage, which --limit is about."""
-    stage = experiment.stages[0]
-    items = stage.items(under, [])
-    limit = under.config.limit if experiment.limits_items else None
-    return _checked(stage, limited(items, limit, experiment.group))
-
-
-def _measure(
-    experiment: Experiment[ConfigT], under: Run[ConfigT], first: Sequence[Any], file: RecordFile, ranks: Ranks
-) -> None:
-    """All stages, each over the items that its records do not have yet, one item a rank at a time."""
-    earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not ranks.first,
-    )
-    with bar:
-        for number, stage in enumerate(experiment.stages):
-            items = first if number == 0 else _checked(stage, stage.items(under, earlier))
-            work = _work(stage, items)
-            _check_known(stage, work, file)
-            left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
-            task = bar.add_task(f"{under.model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
-            for start in range(0, len(left), ranks.size):
-                for key, (records, seconds) in _round(stage, under, left[start:], ranks):
-                    file.append(stage.name, key, records, seconds=seconds)
-                    bar.advance(task)
-            earlier += file.records(stage.name)
-
-
-def _round(
-    stage: Stage[ConfigT, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
-) -> Iterator[tuple[str, tuple[list[Record], float]]]:
-    """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
-    result: tuple[list[Record], float] = ([], 0.0)
-    error: str | None = None
-    try:
-        if ranks.rank < len(left):
-            key, item = left[ranks.rank]
-            start = time.perf_counter()
-            measured = list(_labelled(stage, item, stage.measure(under, item)))
-            result = ([_plain(stage, record, key) for record in measured], time.perf_counter() - start)
-    except Exception as failure:
-        if ranks.size == 1:
-            raise
-        error = said(failure)
-        ranks.succeeded(error)
-        raise
-    if ranks.size > 1:
-        ranks.succeeded(error)
-    for (key, _), (records, seconds) in zip(left, ranks.gather(result), strict=False):
-        yield key, (records, seconds)
-
-
-def _plain(stage: Stage[ConfigT, Any], record: Mapping[str, Any], key: str) -> Record:
-    """A record as it is written, once it is of its stage's type."""
-    found: Record = plain(record, f"record of {key!r}")
-    if stage.record is not None:
-        check_record(found, stage.record, f"stage {stage.name!r}, record of {key!r}")
-    return found
-
-
-def _work(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> dict[str, Any]:
-    """What measure gets, by the key it is marked done under: items, or lists of them, cut the same way in every run."""
-    if stage.batch is None:
-        return {item.key: item for item in items}
-    batches = [list(items[start : start + stage.batch]) for start in range(0, len(items), stage.batch)]
-    return {f"{batch[0].key} .. {batch[-1].key}": batch for batch in batches}
-
-
-def _labelled(stage: Stage[ConfigT, Any], item: Any, records: Any) -> Any:
-    """Records with their stage and item in front."""
-    keys = {one.key for one in item} if stage.batch is not None else {item.key}
-    for record in records:
-        name = record.get("item") if stage.batch is not None else item.key
-        if name not in keys:
-            raise RunError(f"stage {stage.name!r}: a record of a batch must name its item, found item = {name!r}")
-        if "stage" in record or record.get("item", name) != name:
-            raise RunError(
-                f"stage {stage.name!r}: the fields stage and item of a record are the runner's; rename yours"
-            )
-        yield {"stage": stage.name, "item": name, **record}
-
-
-def _checked(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> Sequence[Any]:
-    seen: set[str] = set()
-    for item in items:
-        if item.key in seen:
-            raise DataError(f"stage {stage.name!r}: two items have the key {item.key!r}; each must be there once")
-        seen.add(item.key)
-    return items
-
-
-def _check_known(stage: Stage[ConfigT, Any], work: Mapping[str, Any], file: RecordFile) -> None:
-    gone = [key for name, key in file.done if name == stage.name and key not in work]
-    if gone:
-        raise RunError(
-            f"{file.path}: holds {len(gone)} items of stage {stage.name!r} that this run does not have "
-            f"(the first is {gone[0]!r}); start over with --fresh, which keeps them aside"
-        )
+        measure(experiment, under, items, open_records(copy), ranks)
 
 
 def _first_state(

@@ -1,0 +1,98 @@
+"""Record types of the stages that every study of a trait has."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Found(TypedDict):
+    """A direction at one layer."""
+
+    trait: str
+    language: str
+    arm: str
+    """direction, or shuffled labels."""
+    layer: int
+    n_layers: int
+    norm: float
+    """Length of the difference of means."""
+    relative_norm: float | None
+    """The same over the mean length of the states there."""
+    squared: float | None
+    """Squared length without what noise adds to it; below 0 where there is less than noise."""
+    p_value: float
+    """By exchanged labels, for all layers together."""
+    differs: bool
+    carries: bool
+    stability: float
+    """Cosine of the directions of random halves of the prompts."""
+
+
+class Affected(TypedDict):
+    """What a layer's direction does to one prompt's reply."""
+
+    trait: str
+    kind: str
+    """positive: the trait shows and is ablated; negative: it does not and is added."""
+    split: str
+    unit: str
+    """The unit that is resampled: the prompt, or the topic where several share one."""
+    layer: int | None
+    arm: str
+    hit: bool
+    """Whether the reply shows the trait."""
+    repetition: float
+    """Share of repeated trigrams."""
+    text: str
+
+
+class Used(TypedDict):
+    """Which prompts were used."""
+
+    trait: str
+    language: str
+    kind: str
+    split: str
+    n: int
+    name: str
+    revision: str
+    part: str
+    licence: str
+    reference: str
+    sha256: str
+    known: bool
+
+
+class Dosed(TypedDict):
+    """A reply under one strength of a direction."""
+
+    trait: str
+    rule: str
+    """At which positions it is added."""
+    layer: int
+    strength: float
+    """Multiple of the difference of means."""
+    arm: str
+    kind: str
+    unit: str
+    finite: bool
+    """Whether the model's numbers stay numbers; else there is no text."""
+    hit: bool
+    repetition: float
+    log_prob: float | None
+    """Of the text under the plain model, mean over its tokens, nats."""
+    text: str
+
+
+class SideEffect(TypedDict):
+    """An everyday fact under a direction."""
+
+    trait: str
+    arm: str
+    layer: int
+    unit: str
+    known: bool
+    """Whether the model answers it without the direction."""
+    right: bool
+    kl: float
+    """KL of the next token from that without the direction, nats."""
