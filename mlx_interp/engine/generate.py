@@ -2,7 +2,8 @@
 
 Keys and values are cached as they were after all edits. Prompts are padded on the right, so the slots behind a short
 prompt stay empty: a mask hides them, and each row's tokens carry on at its own positions. Edits of prompt positions
-act in the first pass, edits of "generated" positions in the later ones, edits of every position in both.
+act in the first pass, edits of "generated" positions in the later ones, edits of every position in both. Prompts that
+begin alike and to which nothing is done are read as one prefix tree (shared_prefill.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mlx_interp.engine.block import block
 from mlx_interp.engine.forward import Pass, Prompts, forward
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
+from mlx_interp.engine.shared_prefill import read_shared
 from mlx_interp.interventions import Intervention
 
 STEP = 256
@@ -93,10 +95,17 @@ def decode(
     """The next token of every row, without end; `room` is how many are expected."""
     lengths = [len(tokens) for tokens in prompts]
     cache = Cache(lengths, max(lengths), room=room)
+    reading = plan.for_prompt()
+    shared = None if reading.edits or reading.blocked else read_shared(net, prompts)
+    if shared is not None:
+        kept, logits = shared
+        for layer, (k, v) in kept.items():
+            cache.keep(layer, k, v)
+        return go_on(net, cache, logits, plan.for_generated(), sample)
     padded = mx.array([list(tokens) + [0] * (cache.n_prompt - len(tokens)) for tokens in prompts])
-    logits = forward(Pass(net, plan.for_prompt(), lengths, text=Prompts(lengths, cache.keep)), padded, "last")
-    assert logits is not None
-    return go_on(net, cache, logits, plan.for_generated(), sample)
+    found = forward(Pass(net, reading, lengths, text=Prompts(lengths, cache.keep)), padded, "last")
+    assert found is not None
+    return go_on(net, cache, found, plan.for_generated(), sample)
 
 
 def go_on(net: Network, cache: Cache, logits: mx.array, plan: EditPlan, sample: Sampler) -> Iterator[list[int]]:

@@ -10,6 +10,7 @@ import pytest
 import mlx_interp as mi
 from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
 from mlx_interp.embedded import load_world
+from mlx_interp.engine.shared_prefill import read_shared
 from mlx_interp.errors import NeverFired
 from mlx_interp.model import Model
 from tests.engine.examples import TOKENS
@@ -125,3 +126,23 @@ def test_text_is_what_the_tokenizer_decodes_as_a_whole() -> None:
     (completion,) = model.generate("The capital of France is", max_tokens=3)
     assert completion.text.strip().startswith("Paris")
     assert completion.text.split() == model.tokenizer.decode(completion.tokens).split()
+
+
+ALIKE = [[*TOKENS, *ending] for ending in ([3, 8], [3, 8, 7], [41], [3, 8], [9, 9, 9, 9])]
+
+
+def test_prompts_that_begin_alike_are_read_as_one_sequence(model: Model) -> None:
+    shared = read_shared(model.network, ALIKE)
+    assert shared is not None, "these prompts have most of their tokens in common"
+    expected = model.run(ALIKE).logits
+    assert expected is not None
+    assert float(mx.abs(shared[1] - expected).max() / mx.abs(expected).max()) < 1e-5
+    for interventions in ([], [Add("resid_post.1", mx.ones((model.d_model,)), 2.0, "generated")]):
+        together = model.generate(ALIKE, interventions=interventions, max_tokens=6)
+        for prompt, completion in zip(ALIKE, together, strict=True):
+            assert completion.tokens == recomputed(model, prompt, interventions, 6)
+
+
+def test_prompts_with_little_in_common_are_read_as_a_batch(model: Model) -> None:
+    assert read_shared(model.network, PROMPTS) is None
+    assert read_shared(model.network, [TOKENS]) is None
