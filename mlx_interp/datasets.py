@@ -40,22 +40,24 @@ class TwoHopQuery:
     """Where the ground truth is known: "trained", "held_out" or "never_composed"."""
     source: str = ""
     """Where the fact can be checked."""
+    context: str = ""
+    """What stands before the prompt in `two_hop`: solved examples, or the turns of a chat."""
 
     @property
     def key(self) -> str:
         """A name that is unique within a data set: prompts that are equal are the same query."""
-        return f"{self.family}: {self.two_hop}"
+        return f"{self.family}: {self.two_hop.removeprefix(self.context)}"
 
     @property
     def entity_shortcut(self) -> str:
         """The prompt with the first hop's relation left out: "The capital of Dallas is"."""
-        return self.two_hop.replace(self.mention, self.subject)
+        return self.context + self.two_hop.removeprefix(self.context).replace(self.mention, self.subject)
 
     @property
     def relation_shortcut(self) -> str:
         """The prompt up to the subject: "The capital of the state containing"; what follows it if nothing precedes."""
-        before, _, after = self.two_hop.rpartition(self.subject)
-        return before.strip() or after.strip()
+        before, _, after = self.two_hop.removeprefix(self.context).rpartition(self.subject)
+        return self.context + (before.strip() or after.strip())
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -108,6 +110,8 @@ def parse_query(line: str, where: str) -> TwoHopQuery:
         if name not in fields:
             raise DataError(f"{where}: field {name!r} is missing")
     query = TwoHopQuery(**{name: _checked(name, value, where) for name, value in fields.items()})
+    if not query.two_hop.startswith(query.context):
+        raise DataError(f"{where}: field 'context': {query.two_hop!r} does not begin with {query.context!r}")
     if query.mention not in query.two_hop:
         raise DataError(f"{where}: field 'mention': {query.mention!r} does not occur in {query.two_hop!r}")
     if query.subject not in query.mention:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
-from experiments.shared.two_hop import lens, tuned
+from experiments.shared.two_hop import asking, lens, tuned
 from experiments.shared.two_hop.queries import SCREENED, Case, Screened, all_cases, queries_and_study, screening
 from experiments.shared.two_hop.summaries import mean_over
 from experiments.shared.two_hop.tuned import LensConfig
@@ -61,13 +61,15 @@ EXPERIMENT = Experiment(
     name="exp3_two_hop",
     config=Config,
     stages=[
+        Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
         Stage(lens.STAGE, cases, lens.measure),
         Stage(tuned.STAGE, tuned.spread_cases, tuned.measure, record=tuned.Distance),
     ],
-    tables=[lens.order_table, lens.place_table, tuned.distance_table],
+    tables=[asking.table, lens.order_table, lens.place_table, tuned.distance_table],
     figures=[lens.curves, tuned.distance_figure],
     headline=headline,
     plan=plan,
+    main=SCREENED,
     group=lambda query: (query.family, query.split),
 )

@@ -9,7 +9,8 @@ from experiments.exp5_layer_comparison.phenomena import PhenomenaConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import spread
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import TwoHopConfig, queries
+from experiments.shared.two_hop.data import TwoHopConfig
+from experiments.shared.two_hop.queries import queries
 from mlx_interp.behaviour.answers import continuation, question, verdicts
 from mlx_interp.behaviour.two_hop import bridge_position, donor_of
 from mlx_interp.lenses.logit import lens_at, lens_ranks

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from experiments.exp6_twohop_scaling.gap_by_model import GapConfig, cases, counts, headline, measure, metrics, scaling
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
-from experiments.shared.two_hop import lens
+from experiments.shared.two_hop import asking, lens
 from experiments.shared.two_hop.queries import SCREENED, Screened, queries_and_study, screening
 from mlx_interp.datasets import TwoHopQuery
 
@@ -40,13 +40,15 @@ EXPERIMENT = Experiment(
     name="exp6_twohop_scaling",
     config=Config,
     stages=[
+        Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
         Stage(lens.STAGE, cases, measure),
     ],
-    tables=[counts, scaling, lens.order_table],
+    tables=[asking.table, counts, scaling, lens.order_table],
     figures=[lens.curves],
     headline=headline,
     plan=plan,
+    main=SCREENED,
     group=lambda query: (query.family, query.split),
     scaling=metrics,
 )

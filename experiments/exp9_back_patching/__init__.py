@@ -5,7 +5,8 @@ Question   "The capital of the state containing Dallas is" names e1 (Dallas) and
            second fact, its state patched into an earlier layer should repair the answer.
 Data       --data auto: the embedded worlds' families for embedded models, families of real facts for all others.
            Failure (the paper's "incorrect"): both single hops answered, the two-hop prompt not. Correct: all three.
-           Neither: queries that a shortcut answers. The counts are in the first table.
+           Neither: queries that a shortcut answers. Real models are asked plainly, behind examples or in a chat,
+           whichever has more hops answered among queries set aside. The counts are in the first tables.
 Layers     block outputs (resid_post), counted from 0, as in the paper; the target "embedding" is an addition.
 Positions  bridge: the paper's t1, last token of e1's mention. last: the paper's t2, last token of the prompt.
 Parts      back_patching   source layer into an earlier target layer, same prompt and position; raw as in the paper, and
@@ -17,7 +18,8 @@ Parts      back_patching   source layer into an earlier target layer, same promp
            stages          first layer of four stages, from the three parts before; failures beside correct queries.
            truth           embedded models: lens and back-patching against a probe and against ablation.
 Figure     fix rate of one cell (source layer, target layer), chosen on half of the failures and scored on the other.
-           Fixed: the answer's first token becomes the top prediction; beside it, ten greedy tokens contain the answer.
+           Fixed: the answer's first token becomes the top prediction; in the chosen cells and the diagonal band also
+           ten greedy tokens, which contain the answer (everywhere with --decode all).
            The paper's figure, fixed by any cell, is an oracle: it stands beside the same oracle of the controls.
 Control    the same grid with another failure's states, and with random vectors of the same norm; each layer patched
            into itself, which must change nothing; correct queries under the same cell, which may break.
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from experiments.exp9_back_patching import (
     back_patching,
     back_patching_report,
+    chosen_cells,
     describe,
     four_stages,
     knock_out,
@@ -41,13 +44,8 @@ from experiments.exp9_back_patching.looked_at import chains, described_cases, pa
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import (
-    SCREENED,
-    Case,
-    Screened,
-    queries,
-    screening,
-)
+from experiments.shared.two_hop import asking
+from experiments.shared.two_hop.queries import SCREENED, Case, Screened, queries, screening
 from mlx_interp.behaviour.two_hop import donor_of
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.engine.memory import default_budget
@@ -65,7 +63,7 @@ def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
     """What the grids of back-patching and cross-prompt patching cost at most: as if every family had as many failures
     and correct queries as are patched."""
     families = len({query.family for query in items})
-    patched = min(len(items), families * (run.config.max_failures + run.config.max_correct))
+    patched = min(len(items), run.config.all_failures, families * run.config.max_failures)
     longest = max(items, key=lambda query: len(query.two_hop))
     case = Case(longest, "failure", donor_of(longest, items))
     variants = [variant for grid in back_patching.grids_of(run, case) for variant in grid.variants]
@@ -82,14 +80,17 @@ EXPERIMENT = Experiment(
     name="exp9_back_patching",
     config=Config,
     stages=[
+        Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries, screening, batch=16, record=Screened),
         Stage(back_patching.STAGE, patched_cases, back_patching.measure, record=back_patching.Patched),
+        Stage(chosen_cells.STAGE, chosen_cells.chosen, chosen_cells.measure, record=chosen_cells.Close),
         Stage(describe.STAGE, described_cases("patchscopes"), describe.measure, record=describe.Described),
         Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure, record=knock_out.KnockedOut),
         Stage(project.STAGE, described_cases("projection"), project.measure),
         Stage(truth.STAGE, chains, truth.measure, record=truth.Chained),
     ],
     tables=[
+        asking.table,
         *back_patching_report.TABLES,
         describe.table,
         knock_out.table,
@@ -109,6 +110,7 @@ EXPERIMENT = Experiment(
     ],
     headline=back_patching_report.headline,
     plan=plan,
+    main=SCREENED,
     group=lambda query: (query.family, query.split),
     scaling=back_patching_report.metrics,
 )

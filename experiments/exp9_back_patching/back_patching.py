@@ -1,7 +1,7 @@
 """Back-patching and cross-prompt patching: the grids of one query, each with its controls (Biran et al. 2024, 3e).
 
-Every grid is one sweep, scored by the answer's first token. Raw grids are also decoded: ten tokens in every cell, as
-one batch, and the paper's criterion is that they contain the answer.
+All grids of a failure are one sweep, scored by the answer's first token. What cells write as text, and what they do to
+correct queries, is measured once it is known which cells are looked at: chosen_cells.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Labelled, Place, place
-from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
+from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.interventions import Intervention
 from mlx_interp.lenses.logit import lens_ranks, logit_lens
@@ -32,8 +32,6 @@ from mlx_interp.reporting import Record
 
 STAGE = "patched"
 LENGTHS: tuple[Literal["raw", "rescaled"], ...] = ("raw", "rescaled")
-DECODED = ("patched", "other prompt")
-"""Arms whose raw grids are decoded as well."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,6 @@ class Grid:
     def label(self) -> Record:
         return {"study": self.study, "arm": self.arm, "position": self.position, "length": self.length}
 
-    @property
-    def decoded(self) -> bool:
-        return self.arm in DECODED and self.length == "raw"
-
 
 class Patched(Labelled, total=False):
     """One query's clean answer, its logit lens, or one grid: a value for each pair of source and target layer."""
@@ -68,9 +62,6 @@ class Patched(Labelled, total=False):
     rank: int | list[int]
     """Of the answer's first token, 0 on top."""
     log_prob: float | list[float]
-    mentioned: list[bool]
-    """Whether ten greedy tokens name the answer."""
-    contained: list[bool]
     bridge_ranks: list[int]
     """In the logit lens, by layer."""
     answer_ranks: list[int]
@@ -79,14 +70,13 @@ class Patched(Labelled, total=False):
 
 
 def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
-    """One query's clean answer, its logit lens, and every grid with its controls, all grids as one sweep."""
+    """One query's clean answer and its logit lens; every grid of a failure with its controls, all as one sweep."""
     asked = question(run.model, case.query.two_hop, case.query.answers)
     grids = grids_of(run, case)
     variants = [variant for grid in grids for variant in grid.variants]
     scores = np.asarray(run.model.sweep(asked.prompt, [[], *variants], metric=answer_scores(asked.first_tokens)))
     yield {**case.labels, "arm": "clean", "rank": int(scores[0, 0]), "log_prob": _short(scores[0, 1])}
     yield {**case.labels, "arm": "lens", **_lens(run.model, case)}
-    texts = _texts(run, case, grids)
     row = 1
     for grid in grids:
         cells = scores[row : row + len(grid.variants)]
@@ -94,38 +84,41 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
         record = {**case.labels, **grid.label, "rank": cells[:, 0].astype(int).tolist()}
         if grid.study == "identity":
             record["log_prob"] = [_short(x) for x in cells[:, 1]]
-        if grid.decoded:
-            written = [next(texts) for _ in grid.variants]
-            record["mentioned"] = [mentions(text, case.query.answers) for text in written]
-            record["contained"] = [contains(text, case.query.answers) for text in written]
         yield record
 
 
 def grids_of(run: Run[PatchingConfig], case: Case) -> list[Grid]:
-    """All grids of one query, for the parts asked for."""
+    """All grids of one query, for the parts asked for; of a correct one, each layer patched into itself."""
     grids: list[Grid] = []
     if "back_patching" in run.config.parts:
-        grids += _back_patching(run, case)
-    if "cross_patching" in run.config.parts:
+        for name in run.config.positions:
+            if case.group == "failure":
+                grids += back_patching_grids(run, case, name)
+            grids.append(_identity(run.model, case, name))
+    if "cross_patching" in run.config.parts and case.group == "failure":
         grids += _cross_prompt(run.model, case)
     return grids
 
 
-def _back_patching(run: Run[PatchingConfig], case: Case) -> Iterator[Grid]:
-    """The grids of one prompt: itself, another query's states, random ones, and the identity."""
+def back_patching_grids(run: Run[PatchingConfig], case: Case, name: Place) -> Iterator[Grid]:
+    """The grids of one prompt and position: its own states, another query's, and random ones."""
     model = run.model
     pairs = back_patching_pairs(model.n_layers)
-    for name in run.config.positions:
-        position = place(model, case.query, name)
-        own = states_at(model, case.query.two_hop, position)
-        sources = {"patched": own, "random": random_states(own, run.config.seed)}
-        if case.donor is not None:
-            sources["other prompt"] = states_at(model, case.donor.two_hop, place(model, case.donor, name))
-        for arm, states in sources.items():
-            for length in LENGTHS:
-                yield Grid("back-patching", arm, name, length, patches(states, own, pairs, position, length))
-        same = patches(own, own, same_layer_pairs(model.n_layers), position, "raw")
-        yield Grid("identity", "itself", name, "raw", same)
+    position = place(model, case.query, name)
+    own = states_at(model, case.query.two_hop, position)
+    sources = {"patched": own, "random": random_states(own, run.config.seed)}
+    if case.donor is not None:
+        sources["other prompt"] = states_at(model, case.donor.two_hop, place(model, case.donor, name))
+    for arm, states in sources.items():
+        for length in LENGTHS:
+            yield Grid("back-patching", arm, name, length, patches(states, own, pairs, position, length))
+
+
+def _identity(model: Model, case: Case, name: Place) -> Grid:
+    position = place(model, case.query, name)
+    own = states_at(model, case.query.two_hop, position)
+    same = patches(own, own, same_layer_pairs(model.n_layers), position, "raw")
+    return Grid("identity", "itself", name, "raw", same)
 
 
 def _cross_prompt(model: Model, case: Case) -> Iterator[Grid]:
@@ -143,15 +136,6 @@ def _cross_prompt(model: Model, case: Case) -> Iterator[Grid]:
 def cross_pairs(n_layers: int) -> list[Pair]:
     """Across prompts a layer may also be written into itself."""
     return sorted(back_patching_pairs(n_layers) + same_layer_pairs(n_layers))
-
-
-def _texts(run: Run[PatchingConfig], case: Case, grids: list[Grid]) -> Iterator[str]:
-    """What is written in every cell of the grids that are decoded, all of them as one batch."""
-    variants = [variant for grid in grids if grid.decoded for variant in grid.variants]
-    if not variants:
-        return iter(())
-    written = run.model.sweep_generate(case.query.two_hop, variants, max_tokens=run.config.new_tokens)
-    return (completion.text for completion in written)
 
 
 def _lens(model: Model, case: Case) -> Record:

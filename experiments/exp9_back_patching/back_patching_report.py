@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.exp9_back_patching.back_patching import STAGE, cross_pairs
+from experiments.exp9_back_patching import chosen_cells
+from experiments.exp9_back_patching.back_patching import STAGE
+from experiments.exp9_back_patching.grids import Grids, cell_name, grids, pairs_of, settings
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Metric, Records
 from experiments.harness.frame import of
-from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers
+from experiments.shared.two_hop.queries import SCREENED, answered
+from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, share_by_layer
 from mlx_interp.lenses.logit import first_layer
-from mlx_interp.patching.back_patching import EMBEDDING, Pair, back_patching_pairs
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
-from mlx_interp.stats import Estimate, difference_interval, mean_or_none
+from mlx_interp.patching.back_patching import EMBEDDING
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
+from mlx_interp.stats import Estimate, difference_interval
 from mlx_interp.stats.held_out import Held, held_out_choice, oracle
-
-Grid = dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Grids:
-    """The grids of one arm, position and length over the queries of one group: whether each cell gives the answer."""
-
-    cells: Grid
-    bridge: dict[str, str]
-
-    def interval(self, scores: dict[str, float], seed: int) -> Estimate | None:
-        """Mean over queries; resampled by bridge, since many queries share one."""
-        return mean_or_none(list(scores.values()), unit=[self.bridge[key] for key in scores], seed=seed)
-
-
-def grids(records: Records, family: str = ALL, group: str = "failure", criterion: str = "rank", **label: str) -> Grids:
-    """criterion: "rank" (the answer's first token is the top one), "mentioned" or "contained" (in the text)."""
-    rows = [
-        r
-        for r in records
-        if r.get("group") == group
-        and family in (ALL, r["family"])
-        and r["stage"] == STAGE
-        and criterion in r
-        and all(r.get(name) == value for name, value in label.items())
-    ]
-    fixed = {r["item"]: [float(cell == 0 if criterion == "rank" else cell) for cell in r[criterion]] for r in rows}
-    return Grids(fixed, {r["item"]: r["bridge"] for r in rows})
 
 
 def funnel(records: Records, config: PatchingConfig) -> Table:
     """How many queries of each family count, and as what."""
     rows: list[list[Cell]] = []
-    screened = [r for r in records if r["stage"] == "screened"]
+    screened = of(records, SCREENED)
     for family in families(screened):
         mine = [r for r in screened if family in (ALL, r["family"])]
         known = [r for r in mine if r["first_hop"] and r["second_hop"]]
@@ -67,7 +40,7 @@ def funnel(records: Records, config: PatchingConfig) -> Table:
         ],
         rows,
         [
-            "Failure: both single hops answered, the two-hop prompt not. Correct: all three. Names in full, greedily. "
+            f"Failure: both single hops answered, the two-hop prompt not. Correct: all three. {answered(records)} "
             "Left out: answered by a shortcut that --drop-shortcuts names, whatever else.",
         ],
     )
@@ -89,45 +62,50 @@ def oracle_rates(records: Records, config: PatchingConfig) -> Table | None:
 
 def written(records: Records, config: PatchingConfig) -> Table | None:
     """The paper's criterion: ten greedy tokens contain the answer."""
-    if not of(records, STAGE, study="back-patching"):
+    if not any(r["mentioned"] for r in of(records, chosen_cells.STAGE)):
         return None
     rows: list[list[Cell]] = []
-    for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
+    for position in dict.fromkeys(position for position, _ in settings(records, "back-patching")):
         for family in families([r for r in records if r.get("study") == "back-patching" and r["group"] == "failure"]):
-            label = {"study": "back-patching", "position": position, "length": "raw"}
-            mine = grids(records, family, criterion="mentioned", arm="patched", **label)
+            mine = grids(records, family, study="back-patching", arm="patched", position=position, length="raw")
             if len(mine.cells) < 2:
                 continue
-            other = grids(records, family, criterion="mentioned", arm="other prompt", **label)
-            loose = grids(records, family, criterion="contained", arm="patched", **label)
             held = held_out_choice(mine.cells, config.seed)
-            rows.append(
-                [
-                    position,
-                    family,
-                    len(mine.cells),
-                    mine.interval(_held_out(mine, held), config.seed),
-                    other.interval(_held_out(other, held), config.seed),
-                    mine.interval(oracle(mine.cells), config.seed),
-                    other.interval(oracle(other.cells), config.seed),
-                    loose.interval(oracle(loose.cells), config.seed),
-                ]
-            )
-    return Table(
-        f"Fixed, by the text: {config.new_tokens} greedy tokens contain the answer (raw states)",
-        [
-            "position",
-            "family",
-            "n",
-            Column("one cell, held out", "%"),
-            Column("other prompt", "%"),
-            Column("any cell (oracle)", "%"),
-            Column("other prompt, any cell", "%"),
-            Column("any cell, inside words too", "%"),
-        ],
-        rows,
-        ["As whole words; the last column is the paper's rule, which counts names inside words."],
-    )
+            texts = {arm: _texts(records, family, position, arm) for arm in chosen_cells.DECODED}
+            row: list[Cell] = [position, family, len(mine.cells), mine.interval(_held_out(mine, held), config.seed)]
+            row += [mine.interval(_written_at(found, held), config.seed) for found in texts.values()]
+            if config.decode == "all":
+                row += [mine.interval(_written_anywhere(found), config.seed) for found in texts.values()]
+                loose = _texts(records, family, position, "patched", "contained")
+                row.append(mine.interval(_written_anywhere(loose), config.seed))
+            rows.append(row)
+    columns: list[Column | str] = ["position", "family", "n", Column("first token", "%")]
+    columns += [Column("text", "%"), Column("text, other prompt", "%")]
+    notes = [
+        "One cell, chosen by first tokens on one half and scored on the other. Text: the answer as whole words, within "
+        f"{config.new_tokens} greedy tokens."
+    ]
+    if config.decode == "all":
+        columns += [Column(f"any cell (oracle){arm}", "%") for arm in ("", ", other prompt", ", inside words too")]
+        notes.append("The last column is the paper's rule, which counts names inside words and any cell.")
+    return Table("Fixed by one cell, held out, by the text (raw states)", columns, rows, notes)
+
+
+Texts = dict[str, dict[int, bool]]
+"""By query and cell, whether the text names the answer."""
+
+
+def _texts(records: Records, family: str, position: str, arm: str, rule: str = "mentioned") -> Texts:
+    found = of(records, chosen_cells.STAGE, group="failure", position=position, arm=arm, length="raw")
+    return {r["item"]: dict(zip(r["cells"], r[rule], strict=True)) for r in found if family in (ALL, r["family"])}
+
+
+def _written_at(texts: Texts, held: Held) -> dict[str, float]:
+    return {key: float(texts[key][cell]) for key, cell in held.choice.items() if key in texts}
+
+
+def _written_anywhere(texts: Texts) -> dict[str, float]:
+    return {key: float(any(cells.values())) for key, cells in texts.items()}
 
 
 def cross_prompt(records: Records, config: PatchingConfig) -> Table | None:
@@ -139,28 +117,24 @@ def cross_prompt(records: Records, config: PatchingConfig) -> Table | None:
 
 def harm(records: Records, config: PatchingConfig) -> Table | None:
     """What the cells that fix failures do to correct queries."""
-    if not of(records, STAGE, study="back-patching"):
+    close = of(records, chosen_cells.STAGE, group="correct")
+    if not close:
         return None
     rows: list[list[Cell]] = []
-    for position, length in _settings(records, "back-patching"):
-        failures = grids(records, study="back-patching", arm="patched", position=position, length=length)
-        if len(failures.cells) < 2:
-            continue
-        cell = int(np.argmax(np.mean(list(failures.cells.values()), axis=0)))
+    for position, length in dict.fromkeys((r["position"], r["length"]) for r in close):
+        mine = [r for r in close if (r["position"], r["length"]) == (position, length)]
+        patched = [r for r in mine if r["arm"] == "patched"]
         broken = []
         for arm in ("patched", "other prompt", "random"):
-            correct = grids(records, group="correct", study="back-patching", arm=arm, position=position, length=length)
-            broken.append(correct.interval({key: 1 - row[cell] for key, row in correct.cells.items()}, config.seed))
-        n = len(
-            grids(
-                records, group="correct", study="back-patching", arm="patched", position=position, length=length
-            ).cells
-        )
-        rows.append([position, length, n, _cell_name(_pairs(records, "back-patching")[cell]), *broken])
+            of_arm = [r for r in mine if r["arm"] == arm]
+            broken.append(mean_over([r["rank"][0] != 0 for r in of_arm], of_arm, config.seed))
+        cell = cell_name(pairs_of(records, "back-patching")[patched[0]["cells"][0]])
+        rows.append([position, length, len(patched), cell, *broken])
     return Table(
         "Correct queries broken by the best cell of the failures",
         ["position", "length", "n", "cell", Column("patched", "%"), Column("other prompt", "%"), Column("random", "%")],
         rows,
+        ["Broken: the answer's first token is no longer the top one."],
     )
 
 
@@ -235,7 +209,7 @@ def _oracle(arm: Grids, held: Held) -> dict[str, float]:
 def _rates(title: str, records: Records, config: PatchingConfig, study: str, scores: Scores) -> Table:
     arms = ["other prompt", "random"] if study == "back-patching" else ["other prompt"]
     rows: list[list[Cell]] = []
-    for position, length in _settings(records, study):
+    for position, length in settings(records, study):
         for family in families([r for r in records if r.get("study") == study and r["group"] == "failure"]):
             mine = grids(records, family, study=study, arm="patched", position=position, length=length)
             if len(mine.cells) < 2:
@@ -244,7 +218,7 @@ def _rates(title: str, records: Records, config: PatchingConfig, study: str, sco
             rate = scores(mine, held)
             controls = [grids(records, family, study=study, arm=arm, position=position, length=length) for arm in arms]
             compared = [scores(control, held) for control in controls]
-            cells = " / ".join(_cell_name(_pairs(records, study)[cell]) for cell in held.chosen)
+            cells = " / ".join(cell_name(pairs_of(records, study)[cell]) for cell in held.chosen)
             estimates = [
                 control.interval(found, config.seed) for control, found in zip(controls, compared, strict=True)
             ]
@@ -259,7 +233,7 @@ def _rates(title: str, records: Records, config: PatchingConfig, study: str, sco
         columns.append("cells")
         notes.append("Cells: source>target, as chosen on either half; E is the embedding.")
     else:
-        cells_tried = len(_pairs(records, study)) if records else 0
+        cells_tried = len(pairs_of(records, study)) if records else 0
         notes.append(f"Any of {cells_tried} cells counts, chosen for each query after the fact: not a rate to be had.")
     return Table(title, columns, rows, notes)
 
@@ -272,11 +246,44 @@ def _difference(mine: Grids, rate: dict[str, float], control: dict[str, float], 
     return difference_interval([rate[key] for key in both], [control[key] for key in both], unit=units, seed=seed)
 
 
+def band(records: Records, config: PatchingConfig) -> Iterator[Plot]:
+    """Failures whose text names the answer, along the diagonal: each layer written into the one below."""
+    pairs = pairs_of(records, "back-patching") if of(records, chosen_cells.STAGE) else []
+    diagonal = {number: source for number, (source, target) in enumerate(pairs) if source - target == 1}
+    series = []
+    n = 0
+    for position in dict.fromkeys(r["position"] for r in of(records, chosen_cells.STAGE)):
+        for arm in chosen_cells.DECODED:
+            mine = of(records, chosen_cells.STAGE, group="failure", position=position, arm=arm, length="raw")
+            if mine:
+                n = max(n, len(mine))
+                hits = {r["item"]: _along(r, diagonal) for r in mine}
+                series.append(Series(f"{position} position, {arm}", share_by_layer(hits, mine, config.seed)))
+    if series:
+        yield line_with_band(
+            list(range(len(diagonal))),
+            series,
+            name="text_along_the_diagonal",
+            title="Failures fixed by the text, each layer into the one below",
+            x_label="source layer (resid_post); target: the layer below",
+            y_label="share of texts with the answer",
+            limits=(0, 1.02),
+            caption=f"Share of {n} failures whose text of {config.new_tokens} greedy tokens names the answer when a "
+            "layer's state replaces that of the layer below; bands: 95 % intervals over bridges.",
+        )
+
+
+def _along(record: Record, diagonal: dict[int, int]) -> list[bool]:
+    """By source layer."""
+    found = dict(zip(record["cells"], record["mentioned"], strict=True))
+    return [found[cell] for cell, _ in sorted(diagonal.items(), key=lambda item: item[1])]
+
+
 def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Fix rate of every cell, patched beside the control, at each position; one figure for each length."""
     for length in ("raw", "rescaled"):
         panels, n = [], 0
-        for position in dict.fromkeys(position for position, _ in _settings(records, "back-patching")):
+        for position in dict.fromkeys(position for position, _ in settings(records, "back-patching")):
             for arm in ("patched", "other prompt"):
                 found = grids(records, study="back-patching", arm=arm, position=position, length=length)
                 if found.cells:
@@ -369,24 +376,10 @@ def _matrix(records: Records, found: Grids) -> np.ndarray:
     n = n_layers(records)
     values = np.full((n + 1, n), np.nan)
     means = 100 * np.mean(list(found.cells.values()), axis=0)
-    for (source, target), mean in zip(_pairs(records, "back-patching"), means, strict=True):
+    for (source, target), mean in zip(pairs_of(records, "back-patching"), means, strict=True):
         values[target - EMBEDDING, source] = mean
     return values
 
 
-def _pairs(records: Records, study: str) -> list[Pair]:
-    n = n_layers(records)
-    pairs = back_patching_pairs(n)
-    return pairs if study == "back-patching" else cross_pairs(n)
-
-
-def _settings(records: Records, study: str) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((r["position"], r["length"]) for r in records if r.get("study") == study))
-
-
-def _cell_name(pair: Pair) -> str:
-    return f"{pair[0]}>{'E' if pair[1] == EMBEDDING else pair[1]}"
-
-
 TABLES = [funnel, fix_rates, oracle_rates, written, cross_prompt, harm, depths, identity]
-FIGURES = [heat_maps, lens_curves]
+FIGURES = [heat_maps, band, lens_curves]

@@ -19,7 +19,7 @@ from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Labelled, Place, place
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.lenses.patchscopes import all_pairs, described, placeholder_position
+from mlx_interp.lenses.patchscopes import described, placeholder_position
 from mlx_interp.patching.back_patching import patches, states_at
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band
 
@@ -33,6 +33,8 @@ class Described(Labelled):
     """What states of every layer say of themselves at one position: a letter for each cell and sample."""
 
     position: str
+    targets: list[int]
+    """Target layers."""
     own: list[str]
     """By source layer, a letter for each target layer and sample: what the text names."""
     other: list[str]
@@ -44,7 +46,8 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """For each position a letter a cell and sample: source layer by source layer, target layers within."""
     model, config = run.model, run.config
     target = placeholder_position(model, config.target_prompt)
-    pairs = all_pairs(model.n_layers)
+    targets = range(0, model.n_layers, config.described_step)
+    pairs = [(source, target) for source in range(model.n_layers) for target in targets]
     positions: tuple[Place, ...] = ("bridge", "last")
     for name in positions:
         states = states_at(model, case.query.two_hop, place(model, case.query, name))
@@ -61,7 +64,8 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
             own.append("".join(_letter(completion.text, case.query) for completion in written))
             other.append("".join(_letter(completion.text, case.donor) for completion in written))
             example = example or written[-1].text
-        yield {**case.labels, "position": name, "own": own, "other": other, "example": example}
+        read = {"own": own, "other": other, "example": example}
+        yield {**case.labels, "position": name, "targets": list(targets), **read}
 
 
 def _letter(text: str, query: TwoHopQuery | None) -> str:
@@ -74,9 +78,8 @@ def _letter(text: str, query: TwoHopQuery | None) -> str:
 def cells(record: Record, entity: str, whose: str = "own") -> np.ndarray:
     """(source layer, target layer): whether any sample names the entity."""
     letters = np.array([list(sample) for sample in record[whose]]) == SHORT[entity]
-    size = int(letters.shape[1] ** 0.5)
     found: np.ndarray = np.any(letters, axis=0)
-    return found.reshape(size, size)
+    return found.reshape(-1, len(record["targets"]))
 
 
 def by_source(record: Record, entity: str, whose: str = "own") -> list[bool]:
@@ -127,6 +130,7 @@ def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Share of queries described, for every source and target layer."""
     for group, label in GROUPS.items():
         panels, n = [], 0
+        targets: list[int] = next((r["targets"] for r in of(records, STAGE)), [])
         for position, entity in READINGS:
             mine = of(records, STAGE, group=group, position=position)
             if mine:
@@ -134,7 +138,6 @@ def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
                 share = 100 * np.mean([cells(r, entity) for r in mine], axis=0)
                 panels.append(Panel(f"{entity}, from the {position} position", share.T))
         if panels:
-            layers = list(range(n_layers(records)))
             yield heat_map(
                 panels,
                 name=f"described_{group}",
@@ -142,8 +145,8 @@ def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
                 x_label="source layer (resid_post)",
                 y_label="target layer",
                 value_label="queries described (%)",
-                x_ticks=layers,
-                y_ticks=layers,
+                x_ticks=list(range(n_layers(records))),
+                y_ticks=targets,
                 columns=3,
                 caption=f"Share of {n} {label} whose entity is named when the state of the source layer replaces the "
                 f"placeholder of a description prompt at the target layer, in any of {config.samples} samples.",

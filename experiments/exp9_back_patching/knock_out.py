@@ -72,7 +72,8 @@ def _edges(model: Model, case: Case, seed: int) -> Iterator[Edge]:
     mention = prompt.find(query.mention, occurrence=-1)
     subject = [p for p in prompt.find(query.subject, occurrence=-1) if p in mention]
     relation = [p for p in mention if p not in subject]
-    outside = [p for p, (low, high) in enumerate(prompt.spans) if high > low and p not in mention and p != last[0]]
+    words = [p for p, (low, high) in enumerate(prompt.spans) if high > low >= len(query.context)]
+    outside = [p for p in words if p not in mention and p != last[0]]
     second = [p for p in outside if p < mention[0]] or [p for p in outside if p > mention[-1]]
     drawn = [outside[stable_draw(seed, query.key, len(outside))]] if outside else []
     later = list(range(subject[-1] + 1, last[0] + 1))

@@ -97,9 +97,10 @@ class Experiment(Generic[ConfigT]):
     of the experiment, whose docstring is the --help. tables, figures, headline: functions of (records, config), where
     records are those of all stages; they see nothing else, so equal records make equal files. A table function returns
     None where nothing was measured for it, a figure function one Plot or several.
-    plan: (run, items of the first stage) -> Plan.
-    group: of an item of the first stage; --limit takes evenly from all groups.
-    limits_items: whether --limit cuts the first stage; False where its items are no prompts (layers, say), and the
+    plan: (run, items of the main stage) -> Plan.
+    main: name of the stage whose items --limit cuts and the plan counts; the first one if left out.
+    group: of an item of the main stage; --limit takes evenly from all groups.
+    limits_items: whether --limit cuts the main stage; False where its items are no prompts (layers, say), and the
         study's own data read config.limit.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
@@ -117,6 +118,7 @@ class Experiment(Generic[ConfigT]):
     headline: Callable[[Records, ConfigT], str]
     plan: Callable[[Run[ConfigT], Sequence[Any]], Plan]
     figures: Sequence[Callable[[Records, ConfigT], Plot | Iterable[Plot]]] = ()
+    main: str = ""
     group: Callable[[Any], Hashable] = lambda item: None
     limits_items: bool = True
     scaling: Callable[[Records, ConfigT], Sequence[Metric]] = lambda records, config: ()
@@ -131,6 +133,8 @@ class Experiment(Generic[ConfigT]):
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{self.name}: stages need names of their own, found {names}")
+        if self.main and self.main not in names:
+            raise ValueError(f"{self.name}: no stage is named {self.main!r}; there are {', '.join(names)}")
 
     @property
     def doc(self) -> str:
@@ -141,6 +145,11 @@ class Experiment(Generic[ConfigT]):
     def title(self) -> str:
         """First line of the docstring."""
         return self.doc.splitlines()[0]
+
+    @property
+    def main_stage(self) -> Stage[ConfigT, Any]:
+        """The stage that --limit is about."""
+        return next((stage for stage in self.stages if stage.name == self.main), self.stages[0])
 
     @property
     def source(self) -> Path:

@@ -21,17 +21,17 @@ from mlx_interp.reporting import Record
 from mlx_interp.reporting.records import RecordFile, plain
 
 
-def first_items(experiment: Experiment[ConfigT], under: Run[ConfigT]) -> Sequence[Any]:
-    """Items of the first stage, which --limit is about."""
-    stage = experiment.stages[0]
-    items = stage.items(under, [])
-    limit = under.config.limit if experiment.limits_items else None
-    return _checked(stage, limited(items, limit, experiment.group))
+def items_of(
+    experiment: Experiment[ConfigT], stage: Stage[ConfigT, Any], under: Run[ConfigT], earlier: Sequence[Record] = ()
+) -> Sequence[Any]:
+    """Items of a stage; those of the main one as far as --limit goes."""
+    items = stage.items(under, earlier)
+    if stage is experiment.main_stage and experiment.limits_items:
+        items = limited(items, under.config.limit, experiment.group)
+    return _checked(stage, items)
 
 
-def measure(
-    experiment: Experiment[ConfigT], under: Run[ConfigT], first: Sequence[Any], file: RecordFile, ranks: Ranks
-) -> None:
+def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks) -> None:
     """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
     bar = Progress(
@@ -44,8 +44,8 @@ def measure(
         disable=not ranks.first,
     )
     with bar:
-        for number, stage in enumerate(experiment.stages):
-            items = first if number == 0 else _checked(stage, stage.items(under, earlier))
+        for stage in experiment.stages:
+            items = items_of(experiment, stage, under, earlier)
             work = _work(stage, items)
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]

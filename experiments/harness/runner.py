@@ -25,7 +25,7 @@ from rich.console import Console
 from experiments.harness.code import report_digest
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
-from experiments.harness.measuring import first_items, measure
+from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, parse
 from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
@@ -143,7 +143,7 @@ def shown_without_weights(experiment: Experiment[ConfigT], options: Options[Conf
     if not model.weights_hash:
         return None
     try:
-        items = first_items(experiment, Run(cast(Model, model), options.config))
+        items = items_of(experiment, experiment.main_stage, Run(cast(Model, model), options.config))
     except NeedsWeights:
         return None
     path = run_folder(options.out, experiment.name, model.name)
@@ -153,7 +153,7 @@ def shown_without_weights(experiment: Experiment[ConfigT], options: Options[Conf
 def plan_of(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Plan:
     """What a run on a loaded model would cost; nothing is written."""
     under = Run(model, options.config)
-    return experiment.plan(under, first_items(experiment, under))
+    return experiment.plan(under, items_of(experiment, experiment.main_stage, under))
 
 
 def run_model(
@@ -162,11 +162,11 @@ def run_model(
     """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
     ranks = ranks or launched()
     under = Run(model, options.config)
-    items = first_items(experiment, under)
+    items = items_of(experiment, experiment.main_stage, under)
     identity = identity_of(experiment, options.config, model, items)
     ranks.agree("run", json.loads(json.dumps(identity)))
     if not ranks.first:
-        _help(experiment, under, items, ranks)
+        _help(experiment, under, ranks)
         return None
     path = run_folder(options.out, experiment.name, model.name)
     if ranks.size == 1 and (shown := shown_if_complete(experiment, options, path, identity)):
@@ -191,7 +191,7 @@ def run_model(
         ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
         status = "failed"
         try:
-            measure(experiment, under, items, file, ranks)
+            measure(experiment, under, file, ranks)
             write_report(experiment, options.config, folder, file, state)
             status = "complete"
         except KeyboardInterrupt:
@@ -253,13 +253,13 @@ def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _help(experiment: Experiment[ConfigT], under: Run[ConfigT], items: Sequence[Any], ranks: Ranks) -> None:
+def _help(experiment: Experiment[ConfigT], under: Run[ConfigT], ranks: Ranks) -> None:
     """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
     ranks.succeeded(None)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "records.jsonl"
         copy.write_text(ranks.gather("")[0], encoding="utf-8")
-        measure(experiment, under, items, open_records(copy), ranks)
+        measure(experiment, under, open_records(copy), ranks)
 
 
 def _first_state(

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypedDict
 
-from experiments.data import DATA_FOLDER
-from experiments.harness.experiment import ExperimentConfig, Records
+from experiments.harness.experiment import Records, limited
 from experiments.harness.state import Run
-from mlx_interp.behaviour.two_hop import Screening, bridge_position, donor_of, screen
+from experiments.shared.two_hop.asking import chosen_way, reported
+from experiments.shared.two_hop.data import STUDY, TwoHopConfig, by_text, data, is_embedded
+from mlx_interp.behaviour.two_hop import Screening, bridge_position, donor_of, screen, screen_texts
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
-from mlx_interp.embedded import load_world
-from mlx_interp.errors import DataError, nearest
-from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record
 
-REAL_DATA = DATA_FOLDER
-STUDY = REAL_DATA / "study" / "two_hop.jsonl"
-"""The prompts that the earlier study started from."""
-Shortcuts = Literal["auto", "both", "relation", "none"]
 SCREENED = "screened"
 Place = Literal["bridge", "last"]
-
-
-@dataclass(frozen=True)
-class TwoHopConfig(ExperimentConfig):
-    """Fields of every two-hop experiment."""
-
-    data: str = "auto"
-    """Data set: auto, embedded (the synthetic world), real (facts), or a JSON Lines file of two-hop queries."""
-    families: tuple[str, ...] = ()
-    """Families of queries to use; all if left out."""
-    drop_shortcuts: Shortcuts = "auto"
-    """Shortcut filter: leave out queries answered without the first hop's relation, or without the subject: both,
-    relation (the second kind alone), or none. auto: both on real facts; relation in the synthetic world, where nothing
-    but the composition ties a subject to its answer: an answer without the relation is composed all the same."""
 
 
 @dataclass(frozen=True)
@@ -74,36 +53,21 @@ class Screened(Labelled):
 
     split: str
     first_hop: bool
-    """Whether the whole name is answered; so for the next four."""
+    """Whether it is answered (see --answered); so for the next four, which texts are asked for known hops alone."""
     second_hop: bool
     two_hop: bool
     entity_shortcut: bool
     relation_shortcut: bool
+    answered: str
+    """What counted: text or name (see --answered)."""
     predicted: str
     """The first token after the two-hop prompt."""
     n_layers: int
 
 
-def is_embedded(run: Run[TwoHopConfig]) -> bool:
-    """Whether the data are those of the synthetic world."""
-    return run.config.data == "embedded" or (run.config.data == "auto" and run.model.name in EMBEDDED)
-
-
 def queries(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQuery]:
-    """The data: every query of the families asked for. Raises DataError for a family that is not there."""
-    config = run.config
-    if is_embedded(run):
-        world = load_world()
-        known = [query for name in world.families for query in world.two_hop_queries(name)]
-        found = known if config.families else world.two_hop_queries()  # the short form is looked at on request only
-    else:
-        files = sorted(REAL_DATA.glob("*.jsonl")) if config.data in ("auto", "real") else [Path(config.data)]
-        found = [query for file in files for query in read_two_hop(file)]
-    there = list(dict.fromkeys(query.family for query in found))
-    for family in config.families:
-        if family not in there:
-            raise DataError(f"no family {family!r}: {nearest(family, there)}there are {', '.join(there)}")
-    return [query for query in found if not config.families or query.family in config.families]
+    """Queries of the families asked for, as they are asked, without those that the way of asking was chosen on."""
+    return reported(run, data(run), chosen_way(run, earlier))
 
 
 def queries_and_study(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQuery]:
@@ -115,7 +79,7 @@ def queries_and_study(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQu
 
 def all_cases(run: Run[TwoHopConfig], earlier: Records, limit: int) -> list[Case]:
     """Every query whatever the model answers, of each family the first `limit`, with its group and a control."""
-    known = {query.key: query for query in queries_and_study(run, ())}
+    known = {query.key: query for query in queries_and_study(run, earlier)}
     groups = {r["item"]: str(r["group"]) for r in earlier if r["stage"] == SCREENED}
     chosen = []
     for family in dict.fromkeys(known[key].family for key in groups):
@@ -126,7 +90,8 @@ def all_cases(run: Run[TwoHopConfig], earlier: Records, limit: int) -> list[Case
 
 def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:
     """Which queries count: what the model answers to both hops, to the two-hop prompt, and without either part."""
-    for found in screen(run.model, batch):
+    judged = screen_texts(run.model, batch) if by_text(run) else screen(run.model, batch)
+    for found in judged:
         query = found.query
         yield {
             "item": query.key,
@@ -139,20 +104,33 @@ def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[
             "two_hop": found.two_hop.whole_name,
             "entity_shortcut": found.entity_shortcut.whole_name,
             "relation_shortcut": found.relation_shortcut.whole_name,
+            "answered": "text" if by_text(run) else "name",
             "predicted": found.two_hop.predicted,
             "n_layers": run.model.n_layers,
         }
 
 
-def cases(run: Run[TwoHopConfig], earlier: Records, most: dict[str, int]) -> list[Case]:
-    """The queries that count: of each family and group the first `most[group]`, in the data's order."""
-    known = {query.key: query for query in queries(run, ())}
+def answered(records: Records) -> str:
+    """What counted as an answer in the screening, as a sentence for a note."""
+    if any(r["stage"] == SCREENED and r["answered"] == "text" for r in records):
+        return (
+            "Answered: ten greedy tokens contain the answer or an alias, as whole words; two hops and shortcuts are "
+            "asked where both single hops are known."
+        )
+    return "Names in full, greedily."
+
+
+def cases(run: Run[TwoHopConfig], earlier: Records, most: dict[str, tuple[int, int]]) -> list[Case]:
+    """The queries that count, of each group `most`: (of each family, in all, evenly), in the data's order."""
+    known = {query.key: query for query in queries(run, earlier)}
     chosen = []
-    for group, limit in most.items():
+    for group, (of_family, in_all) in most.items():
         members = [known[r["item"]] for r in earlier if r["stage"] == SCREENED and r["group"] == group]
+        found = []
         for family in dict.fromkeys(query.family for query in members):
             kin = [query for query in members if query.family == family]
-            chosen += [Case(query, group, donor_of(query, kin)) for query in kin[:limit]]
+            found += [Case(query, group, donor_of(query, kin)) for query in kin[:of_family]]
+        chosen += limited(found, in_all, lambda case: case.query.family)
     return chosen
 
 

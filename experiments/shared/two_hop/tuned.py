@@ -17,7 +17,8 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
-from experiments.shared.two_hop.queries import Case, Labelled, TwoHopConfig, all_cases, queries
+from experiments.shared.two_hop.data import TwoHopConfig
+from experiments.shared.two_hop.queries import Case, Labelled, all_cases, queries
 from experiments.shared.two_hop.summaries import mean_over
 from mlx_interp.lenses.tuned import (
     TunedLens,
