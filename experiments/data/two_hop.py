@@ -1,9 +1,9 @@
-"""Two-hop queries from a table of facts: `python -m experiments.data.two_hop --facts facts.csv --model NAME`.
+"""Two-hop queries and what a model answers to them: `python -m experiments.data.two_hop --model NAME`.
 
-1. A row names subject, bridge and answer with a template for each relation. CSV or JSON with the columns of the data
-   set published with "Hopping Too Late" (Biran et al. 2024, arXiv 2406.12775), so that its two_hop.csv loads as it is.
-2. Each row becomes a two-hop prompt, both single hops, and the two shortcut prompts: without the first relation, and
-   without the subject. Rows in which two of the three entities are the same are left out, as in the paper.
+1. Queries come from the single facts shipped (`single_facts.py`), or from a table in the columns of the data set
+   published with "Hopping Too Late" (Biran et al. 2024, arXiv 2406.12775; `--facts two_hop.csv`).
+2. Each is a two-hop prompt, both single hops, and the two shortcut prompts: without the first relation, and without the
+   subject.
 3. A model answers all five, greedily, ten tokens; right is a text that contains the answer or an alias (the paper's
    rule), and beside it the same as whole words.
 4. Subsets are written for experiments (`--data FILE`): incorrect (both hops known, the composition not) and correct,
@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import csv
 import dataclasses
 import io
@@ -27,33 +26,19 @@ from typing import Any
 
 from rich.progress import track
 
+from experiments.data.published_facts import Fact, read_facts
+from experiments.data.single_facts import real_facts
 from mlx_interp.behaviour.answers import contains, mentions
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.errors import DataError, MlxInterpError, nearest
+from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.reporting.files import make_folder, write_atomically
 
-FACTS = Path(__file__).with_name("facts.csv")
-"""Facts of the world in 25 pairs of relations, in the published columns."""
-NEEDED = ("e1_label", "e2_label", "e3_label", "r1_template", "r2_template")
-OPTIONAL = (
-    *("id", "e1", "r1", "e2", "r2", "e3", "e1_aliases", "e2_aliases", "e3_aliases", "e1_type", "r1_type", "e2_type"),
-    *("r2_type", "e3_type", "e1_popularity", "e2_popularity", "e3_popularity", "source_prompt", "prompt", "source"),
-)
 CHECKS = ("first_hop", "second_hop", "composition", "entity_shortcut", "relation_shortcut")
 NEW_TOKENS = 10
 BATCH = 32
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A row of the table: a query, and what it is grouped by."""
-
-    id: str
-    query: TwoHopQuery
-    bridge_type: str
 
 
 @dataclass(frozen=True)
@@ -80,21 +65,6 @@ class Evaluated:
         if not self.hops_known or self.shortcut:
             return None
         return "correct" if self.correct["composition"] else "incorrect"
-
-
-def read_facts(path: Path | str) -> list[Fact]:
-    """All facts of a CSV or JSON table, in its order; rows whose entities are not three different ones are left out.
-
-    Raises DataError, naming file, row and column, for a missing or unknown column, an empty cell, a template without
-    its {}, or aliases that are no list.
-    """
-    path = Path(path)
-    rows = list(_rows(path))
-    if not rows:
-        raise DataError(f"{path}: holds no facts; the columns are {', '.join(NEEDED)} and optionally more")
-    facts = [_fact(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
-    kept = [fact for fact in facts if fact is not None]
-    return list({fact.query.key: fact for fact in kept}.values())
 
 
 def evaluate(model: Model, facts: Sequence[Fact]) -> Iterator[Evaluated]:
@@ -168,67 +138,6 @@ def write_queries(path: Path, queries: Iterable[TwoHopQuery]) -> None:
     write_atomically(path, "".join(lines))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(io.StringIO(text)))
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:] or 'CSV'}: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: expected a list of objects, one a fact")
-    yield from rows
-
-
-def _fact(row: Mapping[str, Any], where: str) -> Fact | None:
-    known = [*NEEDED, *OPTIONAL]
-    for name in NEEDED:
-        if not str(row.get(name) or "").strip():
-            near = nearest(name, [column for column in row if column not in known])
-            raise DataError(f"{where}: column {name!r} is missing or empty; {near}needed are {', '.join(NEEDED)}")
-    for name in ("r1_template", "r2_template"):
-        if row[name].count("{}") != 1:
-            raise DataError(f"{where}: {name} {row[name]!r} must hold {{}} once, where the entity goes")
-    subject, bridge, answer = (str(row[name]).strip() for name in NEEDED[:3])
-    if len({subject.lower(), bridge.lower(), answer.lower()}) < 3:
-        return None
-    mention = row["r1_template"].format(subject)
-    query = TwoHopQuery(
-        family=_slug(row),
-        subject=subject,
-        bridge=bridge,
-        answer=answer,
-        two_hop=f"{row['r2_template'].format(mention)} is",
-        first_hop=f"{mention} is",
-        second_hop=f"{row['r2_template'].format(bridge)} is",
-        mention=mention,
-        bridge_aliases=_aliases(row, "e2_aliases", bridge, where),
-        answer_aliases=_aliases(row, "e3_aliases", answer, where),
-        source=str(row.get("source") or ""),
-    )
-    return Fact(str(row.get("id") or ""), query, str(row.get("e2_type") or ""))
-
-
-def _slug(row: Mapping[str, Any]) -> str:
-    """The family's name: what leads to the bridge and from it, e.g. "landmark_country_capital"."""
-    parts = [str(row.get(name) or "") for name in ("e1_type", "e2_type", "r2_type")]
-    if not all(parts):
-        parts = [str(row[name]).replace("{}", " ") for name in ("r1_template", "r2_template")]
-    return "_".join("_".join(part.lower().split()) for part in parts)
-
-
-def _aliases(row: Mapping[str, Any], column: str, label: str, where: str) -> tuple[str, ...]:
-    """A Python or JSON list as text, as in the published file; or a list."""
-    value = row.get(column) or []
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise DataError(f"{where}: {column} {value!r} is no list") from error
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise DataError(f"{where}: {column} must be a list of strings, found {value!r}")
-    return tuple(name for name in dict.fromkeys(value) if name.strip() and name != label)
-
-
 def _prompts(query: TwoHopQuery) -> list[str]:
     """In the order of CHECKS. The relation shortcut ends where the subject began; the paper's code cuts 4 letters."""
     return [
@@ -263,16 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--facts", type=Path, default=FACTS, metavar="FILE", help="CSV or JSON (default: the facts shipped)"
-    )
+    parser.add_argument("--facts", type=Path, metavar="FILE", help="CSV or JSON (default: the single facts shipped)")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="evaluate on it; repeatable")
     parser.add_argument("--out", type=Path, default=Path("two_hop_data"), metavar="DIR", help="where files are written")
     parser.add_argument("--cap", type=int, default=100, metavar="N", help="of each subset and type of bridge (100)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N facts of each family, for a look")
     options = parser.parse_args(arguments)
     try:
-        facts = _first(read_facts(options.facts), options.limit)
+        facts = _first(read_facts(options.facts) if options.facts else real_facts(), options.limit)
         make_folder(options.out)
         write_queries(options.out / "queries.jsonl", [fact.query for fact in facts])
         families = Counter(fact.query.family for fact in facts)

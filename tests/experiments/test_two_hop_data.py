@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import mlx_interp as mi
 from experiments.data import two_hop
-from experiments.data.two_hop import FACTS, Fact, evaluate, funnel, read_facts, subsets, write
+from experiments.data.published_facts import Fact, read_facts
+from experiments.data.single_facts import read_families, read_relations
+from experiments.data.two_hop import evaluate, funnel, subsets, write
 from mlx_interp.datasets import read_two_hop
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
@@ -56,19 +57,6 @@ def test_the_same_facts_as_json_make_the_same_queries(tmp_path: Path) -> None:
     assert read_facts(tmp_path / "f.json") == read_facts(tmp_path / "f.csv")
 
 
-def test_twenty_relation_pairs_and_more_ship_with_ten_facts_each_and_a_source() -> None:
-    facts = read_facts(FACTS)
-    families = Counter(fact.query.family for fact in facts)
-    assert len(families) >= 20
-    assert min(families.values()) >= 10
-    assert all(fact.query.source.startswith("Wikidata, CC0: ") for fact in facts)
-    assert all(fact.query.bridge not in fact.query.two_hop for fact in facts)
-    bridges = {(fact.query.subject, fact.query.first_hop): fact.query.bridge for fact in facts}
-    answers = {fact.query.second_hop: fact.query.answer for fact in facts}
-    assert all(bridges[f.query.subject, f.query.first_hop] == f.query.bridge for f in facts)
-    assert all(answers[fact.query.second_hop] == fact.query.answer for fact in facts)
-
-
 def test_subsets_are_what_the_world_says(tmp_path: Path) -> None:
     model = mi.load("tiny-llama")
     found = list(evaluate(model, world_facts(60)))
@@ -110,8 +98,9 @@ def test_bad_tables_are_named_by_row_and_column(tmp_path: Path, change: tuple[st
 def test_the_command_writes_queries_and_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert two_hop.main(["--out", str(tmp_path), "--model", "tiny-qwen2", "--limit", "2"]) == 0
     out = capsys.readouterr().out
-    assert "50 queries of 25 families" in out
+    n = len(read_families(read_relations()))
+    assert f"{2 * n} queries of {n} families" in out
     assert "From facts to the queries that count" in out
-    assert len(read_two_hop(tmp_path / "queries.jsonl")) == 50
+    assert len(read_two_hop(tmp_path / "queries.jsonl")) == 2 * n
     assert two_hop.main(["--facts", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err

@@ -6,7 +6,6 @@ are split in halves: heads and means come from one, every figure from the other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.data import DATA_FOLDER
+from experiments.data.function_answers import TASKS as FILES
+from experiments.data.function_answers import read_pairs
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.answers import Question, question
@@ -36,7 +36,6 @@ from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.stats import stable_draw
 
 Kind = Literal["examples", "corrupted"]
-FILES = DATA_FOLDER / "function_tasks"
 
 
 @dataclass(frozen=True)
@@ -100,17 +99,7 @@ def _all(embedded: bool, data: str) -> dict[str, FunctionTask]:
 
 def read_task(path: Path) -> FunctionTask:
     """A task from a JSON list of {"input", "output"}. Raises DataError, naming file and pair, for what is not one."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}; was it cut off?") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of objects with input and output")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not {"input", "output"} <= row.keys():
-            raise DataError(f"{path}: pair {number} needs input and output, found {row!r}")
-    pairs = [(str(row["input"]).strip(), str(row["output"]).strip()) for row in rows]
-    return FunctionTask.consistent(path.stem, pairs)
+    return FunctionTask.consistent(path.stem, read_pairs(path))
 
 
 def tasks(run: Run[TaskConfig]) -> dict[str, FunctionTask]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from experiments.data import DATA_FOLDER
+from experiments.data.single_facts import real_queries
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
@@ -14,8 +14,7 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.loading.names import EMBEDDED
 
-REAL_DATA = DATA_FOLDER
-STUDY = REAL_DATA / "study" / "two_hop.jsonl"
+STUDY = DATA_FOLDER / "study" / "two_hop.jsonl"
 """The prompts that the earlier study started from."""
 Shortcuts = Literal["auto", "both", "relation", "none"]
 
@@ -61,8 +60,7 @@ def data(run: Run[TwoHopConfig]) -> list[TwoHopQuery]:
         known = [query for name in world.families for query in world.two_hop_queries(name)]
         found = known if config.families else world.two_hop_queries()  # the short form is looked at on request only
     else:
-        files = sorted(REAL_DATA.glob("*.jsonl")) if config.data in ("auto", "real") else [Path(config.data)]
-        found = [query for file in files for query in read_two_hop(file)]
+        found = real_queries() if config.data in ("auto", "real") else read_two_hop(config.data)
     there = list(dict.fromkeys(query.family for query in found))
     for family in config.families:
         if family not in there:
