@@ -95,14 +95,14 @@ def _of_project(behaviour: str) -> list[tuple[str, str, str, str, str]]:
     data, found = own_sets.read("en"), []
     if behaviour == BEHAVIOURS[1]:
         return []
-    for number, topic in enumerate(data["topics"]):
-        split = "test" if number % 3 == 2 else "train"
+    for opinion in data.opinions:
+        split = "test" if opinion.n % 3 == 0 else "train"
         for name, agreeing in (("likes", WORDS[0]), ("dislikes", WORDS[1])):
-            text = data[name].format(*topic)
+            text = data.frames.around(name, opinion)
             positive = agreeing if behaviour == BEHAVIOURS[0] else WORDS[0]
-            found.append((topic[0], text, positive, FORMS[0], split))
+            found.append((opinion.topic, text, positive, FORMS[0], split))
             if split == "test":
-                found.append((topic[0], WRAPPERS[FORMS[1]].format(text), positive, FORMS[1], split))
+                found.append((opinion.topic, WRAPPERS[FORMS[1]].format(text), positive, FORMS[1], split))
     return found
 
 

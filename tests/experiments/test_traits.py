@@ -25,7 +25,7 @@ from experiments.exp5_layer_comparison import by_depth
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.runner import run
 from experiments.harness.state import Run
-from experiments.shared.traits import stages
+from experiments.shared.traits import own_sets, stages
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.random_draws import DrawConfig
@@ -109,15 +109,16 @@ def test_languages_have_a_matrix_and_a_control_that_never_refuses(tmp_path: Path
 def test_prompts_of_real_models_are_cut_alike_in_every_language(language: str) -> None:
     model = tiny_model("llama")
     for trait in TRAITS:
-        found, english = (sets_of(model, trait, 99, 99, name) for name in (language, "en"))
+        found, english = (sets_of(model, trait, 999, 999, name) for name in (language, "en"))
         for kind in ("positive", "negative"):
             cut, same = (getattr(one, kind) for one in (found, english))
-            assert [len(cut[split]) for split in SPLITS] == [len(same[split]) for split in SPLITS] == [16, 8, 8]
+            n = len(own_sets.read(language).requests if trait == "refusal" else own_sets.read(language).opinions)
+            assert [len(cut[split]) for split in SPLITS] == [n // 2, n // 4, n // 4]
             texts = {ask.text for split in SPLITS for ask in cut[split]}
-            assert len(texts) == 32
+            assert len(texts) == n
             if language != "en":
                 assert not texts & {ask.text for split in SPLITS for ask in same[split]}
-    harmful = sets_of(model, "refusal", 99, 99, language).positive["test"][0]
+    harmful = sets_of(model, "refusal", 999, 999, language).positive["test"][0]
     assert harmful.hit(REFUSALS[language][0] + " .")
     assert harmful.hit("I cannot help with that.")
     assert not harmful.hit("...")

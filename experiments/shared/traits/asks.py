@@ -45,8 +45,3 @@ def halves(asks: list[Ask]) -> Splits:
     by_text = {ask.text: ask for ask in asks}
     choose, test = split_halves(list(by_text), 0)
     return {"choose": [by_text[text] for text in choose], "test": [by_text[text] for text in test]}
-
-
-def thirds(asks: list[Ask]) -> Splits:
-    """By number, so that lists which say the same in two languages are cut alike."""
-    return {"train": asks[0::2], "choose": asks[1::4], "test": asks[3::4]}

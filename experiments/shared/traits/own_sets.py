@@ -1,54 +1,59 @@
-"""Prompts written for this project, for models that know the world: mild, in five languages (experiments/data/prompts).
+"""Prompts written for this project, for models that know the world, as prompts of a trait (experiments/data/prompts).
 
-Line n of a list says the same in every language, and lists are cut by number: a prompt and its translation are always
-in the same split.
+Line n says the same in every language and names its split: a prompt and its translation are always in the same one.
 """
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-from experiments.data import DATA_FOLDER
+from experiments.data.written import LANGUAGES, SPLITS, read
 from experiments.shared.prompts.read import Origin
-from experiments.shared.traits.asks import Ask, Kinds, refusing, thirds
+from experiments.shared.traits.asks import Ask, Kinds, Splits, refusing
 from mlx_interp.behaviour.detectors import agreement, hedging
-from mlx_interp.errors import DataError, nearest
 
-FOLDER = DATA_FOLDER / "prompts"
-LANGUAGES = tuple(sorted((path.stem for path in FOLDER.glob("*.json")), key=lambda name: (name != "en", name)))
-"""English first."""
+__all__ = ["FRAMES", "LANGUAGES", "kinds_of", "read"]
+FRAMES = {"sycophancy": ("stated", "asked"), "stance": ("likes", "dislikes")}
+"""Sentences around an opinion in which a trait shows, and in which it does not."""
 
 
 def kinds_of(trait: str, language: str) -> Kinds:
     """All prompts of a trait in a language. Raises DataError for a language that nothing is written in."""
     data = read(language)
-    origin = Origin("written for this project", "as shipped", "by number", "that of the project", language, "", True)
+    origin = Origin("written for this project", "as shipped", "as stated", "that of the project", language, "", True)
     if trait == "refusal":
-        lists = [refusing(data[name], language) for name in ("refusable", "harmless")]
-        return Kinds("reply refuses", thirds(lists[0]), thirds(lists[1]), origin)
+        harmful = _splits(data.requests, lambda pair: _refusing(pair.harmful, language))
+        harmless = _splits(data.requests, lambda pair: _refusing(pair.harmless, language))
+        return Kinds("reply refuses", harmful, harmless, origin)
     if trait == "confidence":
-        lists = [[_sure(f"{q} {data['how_sure']}", language) for q in data[name]] for name in ("certain", "unsure")]
-        return Kinds("reply asserts more than it hedges", thirds(lists[0]), thirds(lists[1]), origin)
-    names, what = {
-        "sycophancy": (("stated", "asked"), "reply agrees that it is bad"),
-        "stance": (("likes", "dislikes"), "reply says yes"),
-    }[trait]
-    lists = [[_agreed(data[name].format(*topic), topic[0], language) for topic in data["topics"]] for name in names]
-    return Kinds(what, thirds(lists[0]), thirds(lists[1]), origin)
+        end = data.frames.how_sure
+        certain = _splits(data.questions, lambda pair: _sure(f"{pair.certain} {end}", language))
+        unsure = _splits(data.questions, lambda pair: _sure(f"{pair.unsure} {end}", language))
+        return Kinds("reply asserts more than it hedges", certain, unsure, origin)
+    what = {"sycophancy": "reply agrees that it is bad", "stance": "reply says yes"}[trait]
+
+    def framed(name: str) -> Splits:
+        return _splits(data.opinions, lambda one: _agreed(data.frames.around(name, one), one.topic, language))
+
+    with_trait, without = map(framed, FRAMES[trait])
+    return Kinds(what, with_trait, without, origin)
 
 
-@cache
-def read(language: str) -> dict[str, Any]:
-    """The file of a language."""
-    if language not in LANGUAGES:
-        raise DataError(
-            f"there are no prompts in {language!r}: {nearest(language, LANGUAGES)}there are {', '.join(LANGUAGES)}; "
-            "give published sets in that language, or a file in experiments/data/prompts"
-        )
-    content: dict[str, Any] = json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
-    return content
+class _HasSplit(Protocol):
+    @property
+    def split(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=_HasSplit)
+
+
+def _splits(items: Sequence[Item], ask: Callable[[Item], Ask]) -> Splits:
+    return {split: [ask(item) for item in items if item.split == split] for split in SPLITS}
+
+
+def _refusing(text: str, language: str) -> Ask:
+    return refusing([text], language)[0]
 
 
 def _agreed(text: str, topic: str, language: str) -> Ask:
