@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SiteError
 from mlx_interp.sites import Site
 

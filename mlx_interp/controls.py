@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DirectionError
 from mlx_interp.stats import stable_draw
 
 T = TypeVar("T")
-Vector = TypeVar("Vector", mx.array, np.ndarray)
+Vector = TypeVar("Vector", "mx.array", np.ndarray)
 Seed = int | Sequence[int] | np.random.Generator
 
 

@@ -14,15 +14,15 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError, ShapeError
 from mlx_interp.sites import Site
 
 Positions: TypeAlias = int | slice | Sequence[int] | Literal["generated"] | None
 Heads: TypeAlias = int | Sequence[int] | None
-ArrayLike: TypeAlias = mx.array | np.ndarray | float | Sequence[Any]
+ArrayLike: TypeAlias = "mx.array | np.ndarray | float | Sequence[Any]"
 
 
 class Planner(Protocol):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, cast, overload
 
-import mlx.core as mx
-
 from mlx_interp import sites
 from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
+from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import entries_of
 from mlx_interp.engine.cost import Cost, sweep_cost
 from mlx_interp.engine.forward import Logits, Pass, forward

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress as ProgressBar
-
+from mlx_interp.deferred import rich
 from mlx_interp.engine.sweep import Progress
 
 
@@ -19,6 +17,8 @@ def reported(progress: Progress | bool, total: int | None, what: str = "sweep") 
     elif not progress:
         yield None
     else:
-        with ProgressBar(*ProgressBar.get_default_columns(), MofNCompleteColumn()) as bar:
+        with rich.progress.Progress(
+            *rich.progress.Progress.get_default_columns(), rich.progress.MofNCompleteColumn()
+        ) as bar:
             task = bar.add_task(what, total=total)
             yield lambda done, _: bar.update(task, completed=done)

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from mlx_interp.deferred import mlx_lm
 from mlx_interp.errors import PromptError
 
 BROKEN = "\ufffd"
@@ -84,7 +84,7 @@ def make_prompt(tokenizer: Any, text: str, *, chat: bool = False, system: str | 
 
 def _encoded(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
     """Token ids of a text and their character ranges; special: with what the tokenizer puts around every text."""
-    encode = tokenizer._tokenizer if isinstance(tokenizer, TokenizerWrapper) else tokenizer
+    encode = tokenizer._tokenizer if isinstance(tokenizer, mlx_lm.tokenizer_utils.TokenizerWrapper) else tokenizer
     encoded = encode(text, return_offsets_mapping=True, add_special_tokens=special)
     tokens = [int(token) for token in encoded["input_ids"]]
     return tokens, [(int(low), int(high)) for low, high in encoded["offset_mapping"]]
@@ -163,7 +163,7 @@ def text_of(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 def pieces_of(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
     """The text of tokens, piece by piece as they come; a piece that cannot be read yet waits for the next token."""
-    if not isinstance(tokenizer, TokenizerWrapper):
+    if not isinstance(tokenizer, mlx_lm.tokenizer_utils.TokenizerWrapper):
         yield str(tokenizer.decode(list(tokens)))
         return
     detokenizer = tokenizer.detokenizer  # a new one each time

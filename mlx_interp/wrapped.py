@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlx.utils import tree_flatten
 
 from mlx_interp.architectures import family_of, ignored_keys
+from mlx_interp.deferred import trees
 from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.parts import check_parts
@@ -95,7 +95,7 @@ class Wrapped:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights as they are held."""
-        return sum(array.nbytes for _, array in tree_flatten(self.mlx_model.parameters()))
+        return sum(array.nbytes for _, array in trees.tree_flatten(self.mlx_model.parameters()))
 
     def __repr__(self) -> str:
         shape = f"{self.n_layers} layers, d_model {self.d_model}, {self.n_heads} heads"

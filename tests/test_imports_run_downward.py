@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
-    "errors": -1,  # below all rooms: each of them raises
+    **dict.fromkeys(("errors", "deferred"), -1),  # below all rooms: each of them raises, and uses MLX
     **dict.fromkeys(("sites", "stats", "authority", "studies"), 0),
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from typing import Any, Literal
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Intervention, Model, Prompt
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.proofs import layer_classes
 from validation.worlds import Worlds, ask_worlds

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Prompt
 from mlx_interp.behaviour.detectors import log_odds, opener_tokens, refusal
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction
 from mlx_interp.embedded import load_world

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-
 from mlx_interp import Ablate, Add, Intervention, Patch, Scale
+from mlx_interp.deferred import mx
 from validation.check import (
     SAME_KERNELS,
     Check,

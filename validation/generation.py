@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
-
 from mlx_interp import Add, Completion, Prompt
+from mlx_interp.deferred import mx
 from mlx_interp.engine.generate import collect, decode
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.interventions import Intervention

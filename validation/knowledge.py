@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-
 from mlx_interp.behaviour.answers import continuation
+from mlx_interp.deferred import mx
 from mlx_interp.lenses.logit import lens_at, lens_ranks, logit_lens
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
 from validation.worlds import ask, two_hops

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Add, Intervention, Patch
+from mlx_interp.deferred import mx
 from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
 WIDEST = ("resid_mid", "resid_post", "mlp_act", "final")

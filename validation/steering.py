@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Add
+from mlx_interp.deferred import mx
 from validation.check import (
     SAME_KERNELS,
     Check,

@@ -10,10 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from mlx_interp import Model
 from mlx_interp.architectures import PACKAGED
+from mlx_interp.deferred import mx
 from mlx_interp.loading.proofs import layer_classes
 from mlx_interp.reporting.files import files_digest, make_folder, write_atomically
 from mlx_interp.studies import LIBRARY

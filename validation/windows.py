@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
-
 from mlx_interp import Add, Intervention, Patch
+from mlx_interp.deferred import mx
 from validation.check import Check, Finding, Subject, bitwise, from_each_alone, relative, rounding, unit_vector, worst
 from validation.generation import logits_under_cache
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Model
 from mlx_interp.behaviour.answers import Question, question
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from validation import data
 

@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from experiments.data.published_facts import Fact, read_facts
 from experiments.data.single_facts import real_facts
 from mlx_interp.behaviour.answers import contains, mentions
 from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
@@ -187,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.model:
             model = load(name)
             batches = evaluate(model, facts)
-            found = list(track(batches, f"{name}: five prompts a fact", total=len(facts), transient=True))
+            found = list(rich.progress.track(batches, f"{name}: five prompts a fact", total=len(facts), transient=True))
             print(write(options.out, model.name, found, options.cap).markdown())
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)

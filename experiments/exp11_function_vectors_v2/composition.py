@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -31,6 +30,7 @@ from experiments.shared.in_context.mediation import (
 )
 from experiments.shared.in_context.tasks import prompts
 from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import FunctionTask, in_context
 from mlx_interp.in_context.function_vectors import Head, head_means, summed
 from mlx_interp.interventions import Add

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
@@ -13,6 +12,7 @@ from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items, task_vector
 from experiments.shared.in_context.tasks import Query, means, prompts
 from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import in_context
 from mlx_interp.in_context.function_vectors import Head, random_heads
 from mlx_interp.interventions import Add, Intervention, Patch

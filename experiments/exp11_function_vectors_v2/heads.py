@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -13,6 +12,7 @@ from experiments.harness.state import Run, of_run
 from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
 from experiments.shared.in_context.tasks import Query, mean_prompts, written
 from mlx_interp.behaviour.answers import question
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import ROLES, Piece, Role, positions, token_roles
 from mlx_interp.in_context.function_vectors import indirect_effects, mean_z
 from mlx_interp.prompts import Prompt

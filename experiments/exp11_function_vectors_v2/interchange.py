@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
@@ -33,6 +32,7 @@ from experiments.shared.in_context.mediation import MediationConfig, ranked
 from experiments.shared.in_context.screening import base_items, solved
 from experiments.shared.in_context.tasks import Query, written
 from mlx_interp.behaviour.answers import Question, answer_scores, question
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import in_context, token_roles
 from mlx_interp.in_context.function_vectors import (
     Head,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mlx.core as mx
-import mlx.optimizers as optim
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -14,6 +12,7 @@ from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items, vectors
 from experiments.shared.in_context.tasks import prompts
 from mlx_interp.behaviour.answers import answer_scores, question
+from mlx_interp.deferred import mx, optim
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Model
 from mlx_interp.reporting import Record

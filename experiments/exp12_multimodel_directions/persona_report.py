@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
+import scipy
 
 from experiments.exp12_multimodel_directions.persona_study import FLAGGED, MONITORED, STEERED, PersonaConfig, chosen
 from experiments.exp12_multimodel_directions.persona_tuning import CLEAN, PREVENTED, TUNED
@@ -96,7 +96,7 @@ def _correlation(own: Sequence[Record], field: str, seed: int, *, within: bool) 
             x, y = (grid[chosen_units] for grid in grids)
             if within:
                 x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-            found.append(pearsonr(x.ravel(), y.ravel()).statistic if x.std() and y.std() else np.nan)
+            found.append(scipy.stats.pearsonr(x.ravel(), y.ravel()).statistic if x.std() and y.std() else np.nan)
         return np.array(found)
 
     return function_interval(figure, len(units), seed=seed, resamples=500)
@@ -110,7 +110,9 @@ def tuning_table(records: Records, config: PersonaConfig) -> Table | None:
         own = shifts[persona]
         trait = [one["score"] for one in own]
         moved = [one["projection"] for one in own]
-        cells: list[Cell] = [float(spearmanr(moved, trait).statistic) if np.ptp(moved) and np.ptp(trait) else None]
+        cells: list[Cell] = [
+            float(scipy.stats.spearmanr(moved, trait).statistic) if np.ptp(moved) and np.ptp(trait) else None
+        ]
         cells += [_pearson([one[f] for one in own], trait) for f in ("projection", "data", "random")]
         others = [_pearson([one["projection"] for one in shifts[q]], trait) for q in shifts if q != persona]
         crossed = [value for value in others if value is not None]
@@ -164,7 +166,7 @@ def _change(after: Sequence[Record], before: Sequence[Record], config_seed: int)
 
 
 def _pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    return float(pearsonr(x, y).statistic) if len(x) > 2 and np.ptp(x) and np.ptp(y) else None
+    return float(scipy.stats.pearsonr(x, y).statistic) if len(x) > 2 and np.ptp(x) and np.ptp(y) else None
 
 
 def prevention_table(records: Records, config: PersonaConfig) -> Table | None:

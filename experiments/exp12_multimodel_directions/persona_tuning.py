@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp12_multimodel_directions.persona_study import (
@@ -31,6 +30,7 @@ from experiments.shared.adapted import adapted
 from experiments.shared.traits.choices import matching
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
+from mlx_interp.deferred import mx
 from mlx_interp.directions.persona import projections, prompt_states, reply_states, steered
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention

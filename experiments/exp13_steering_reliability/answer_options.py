@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 from experiments.exp13_steering_reliability.steering_runs import WRAPPERS, ReliabilityConfig, layers
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import own_sets
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
@@ -217,7 +217,7 @@ def measure_options(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Re
             "is_yes": row.positive == WORDS[0],
             "slope": float(slope),
             "residual": float(np.sqrt(np.mean((line - slope * doses - intercept) ** 2))),
-            "rank": finite(float(spearmanr(doses, line).statistic)) if np.ptp(line) else None,
+            "rank": finite(float(scipy.stats.spearmanr(doses, line).statistic)) if np.ptp(line) else None,
             "propensity": float(line[np.argmin(np.abs(doses))]),
         }
 

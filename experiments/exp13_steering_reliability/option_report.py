@@ -6,11 +6,8 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 
-import mlx.core as mx
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from scipy.stats import spearmanr
+import scipy
 
 from experiments.exp13_steering_reliability import reliability_report
 from experiments.exp13_steering_reliability.answer_options import FORMS, OPTIONS, VECTORS
@@ -19,6 +16,7 @@ from experiments.exp13_steering_reliability.steering_runs import REPLIES, SHIFTS
 from experiments.exp13_steering_reliability.training_draws import DIRECTIONS, DRAWS, LEARNED, RANDOM, SHUFFLED
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
+from mlx_interp.deferred import mx, pyarrow
 from mlx_interp.directions.direction import Direction, direction_bytes
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import Estimate, function_interval, trend_test
@@ -210,7 +208,11 @@ def predictor_table(records: Records, config: ReliabilityConfig) -> Table | None
     for r in of(records, VECTORS):
         own = _of(records, r["behaviour"], r["layer"], FORMS[0], LEARNED)
         gaps, slopes = ([s[field] for s in own] for field in ("propensity", "slope"))
-        per_sample = float(spearmanr(gaps, slopes).statistic) if len(set(gaps)) > 2 and len(set(slopes)) > 2 else None
+        per_sample = (
+            float(scipy.stats.spearmanr(gaps, slopes).statistic)
+            if len(set(gaps)) > 2 and len(set(slopes)) > 2
+            else None
+        )
         columns.append((r["agreement"], r["separation"] or 0.0, float(np.mean(slopes))))
         rows.append(
             [
@@ -300,7 +302,7 @@ def results(replies: Sequence[Record]) -> bytes:
         for r in replies
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer, compression="zstd")
     return buffer.getvalue()
 
 

@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import mlx.core as mx
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import log_odds, log_prob_per_token, opener_tokens, refusal, repetition
 from mlx_interp.controls import random_like, shuffled_labels
+from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
@@ -254,7 +254,7 @@ def measure_slopes(run: Run[ReliabilityConfig], request: Request) -> Iterator[Re
             "arm": arm,
             "slope": float(slope),
             "residual": float(np.sqrt(np.mean((row - slope * doses - intercept) ** 2))),
-            "rank": finite(float(spearmanr(doses, row).statistic)) if np.ptp(row) else None,
+            "rank": finite(float(scipy.stats.spearmanr(doses, row).statistic)) if np.ptp(row) else None,
             "propensity": float(row[np.argmin(np.abs(doses))]),
         }
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp13_steering_reliability.reliability_report import ADDITIONS, compared
@@ -27,6 +26,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.reporting import Record
 
 DIRECTIONS, DRAWS = "directions", "draws"

@@ -17,15 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from experiments.exp14_logit_diff_amplification import planting
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.behaviour.detectors import agreement, refusal
+from mlx_interp.deferred import mx, nn
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.orthogonalization import orthogonalize
 from mlx_interp.embedded import load_world

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp15_contrastive_steering.chats import Chat
@@ -25,6 +24,7 @@ from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import agreement, repetition
+from mlx_interp.deferred import mx
 from mlx_interp.directions.prompt_addition import PromptDifference, prompt_difference, random_block, some_dimensions
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from html import escape
 from string import Template
 
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
@@ -12,6 +11,7 @@ from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PAIRS
 from experiments.exp15_contrastive_steering.steering_report import chosen, names, pair_of
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
+from mlx_interp.deferred import html
 from mlx_interp.reporting import Record
 
 
@@ -131,8 +131,10 @@ def html_page(records: Records, config: ContrastiveConfig) -> str:
         _select("scale", [f"{r['scale']:g}" for r in shown], start["scale"]),
     )
     return PAGE.substitute(
-        title=escape(f"{known[target]} - {known[baseline]}"),
-        about=escape(f"{of(records, SETS)[0]['model']}; unsteered and steered texts, {len(plain)} of each setting"),
+        title=html.escape(f"{known[target]} - {known[baseline]}"),
+        about=html.escape(
+            f"{of(records, SETS)[0]['model']}; unsteered and steered texts, {len(plain)} of each setting"
+        ),
         filters="\n".join(filters),
         rows="\n".join(_row(r, plain[r["unit"], r["draw"]]) for r in shown),
     )
@@ -140,7 +142,8 @@ def html_page(records: Records, config: ContrastiveConfig) -> str:
 
 def _select(name: str, values: Sequence[str], start: str) -> str:
     options = "".join(
-        f"<option{' selected' if value == start else ''}>{escape(value)}</option>" for value in dict.fromkeys(values)
+        f"<option{' selected' if value == start else ''}>{html.escape(value)}</option>"
+        for value in dict.fromkeys(values)
     )
     return f'<label>{name} <select id="{name}"><option value="">all</option>{options}</select></label>'
 
@@ -148,11 +151,11 @@ def _select(name: str, values: Sequence[str], start: str) -> str:
 def _row(r: Record, plain: str) -> str:
     facts = {"vector": r["arm"], "layer": str(r["layer"]), "scale": f"{r['scale']:g}"}
     facts |= {"flag": r["degenerate"] or "", "changed": "yes" if r["text"] != plain else "no"}
-    data = " ".join(f'data-{name}="{escape(value)}"' for name, value in facts.items())
+    data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in facts.items())
     reads = f"{r['p_target']:.2f} / {r['p_baseline']:.2f}" if r["p_target"] is not None else ""
     setting = f"{facts['vector']}, layer {facts['layer']}, scale {facts['scale']}"
     cells = (setting, r["prompt"], plain, r["text"], reads, facts["flag"])
-    return f"<tr {data}>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+    return f"<tr {data}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
 PAGE = Template("""<!doctype html>

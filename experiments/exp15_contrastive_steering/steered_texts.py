@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp15_contrastive_steering.chats import Chat
@@ -37,6 +36,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import log_prob_per_token, refusal, repetition
 from mlx_interp.behaviour.text_classifier import TextClassifier, fit_text_classifier
+from mlx_interp.deferred import mx
 from mlx_interp.directions.state_sets import RULES, SITE, Rule, mean
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Completion, Model

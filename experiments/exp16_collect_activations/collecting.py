@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import spread
 from experiments.harness.state import Run
 from experiments.shared.prompts.collected import CollectionFields, Row, kept, prompt_of, rows_of
+from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import run_folder

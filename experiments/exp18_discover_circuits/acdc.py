@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from experiments.exp18_discover_circuits.config import MAIN, Bools, CircuitConfig, Floats, Item, items, split
 from experiments.exp18_discover_circuits.discovery import rounded
@@ -60,7 +60,7 @@ def told(scores: Floats, members: Bools) -> float | None:
     n_in, n_out = int(members.sum()), int((~members).sum())
     if not n_in or not n_out:
         return None
-    ranks = rankdata(np.abs(scores))
+    ranks = scipy.stats.rankdata(np.abs(scores))
     return float((ranks[members].sum() - n_in * (n_in + 1) / 2) / (n_in * n_out))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 from experiments.exp18_discover_circuits.config import (
     EDGE_METHODS,
@@ -128,7 +128,7 @@ def _node_check(row: Any, method: str) -> dict[str, Any]:
     missed = (
         float((np.abs(found[large]) < LARGE_NODE * abs(row["full"] - row["empty"])).mean()) if large.any() else None
     )
-    rho = float(spearmanr(found, exact).statistic)
+    rho = float(scipy.stats.spearmanr(found, exact).statistic)
     return {"task": row["task"], "pair": row["pair"], "spearman": rho, "missed": missed, "cells": len(exact)}
 
 
@@ -147,8 +147,12 @@ def truth_table(records: Records, config: CircuitConfig) -> Table | None:
                 for f in (
                     lambda p, e=exact, s=scores, g=gaps: _found(e[p], s[p], g[p])[0],
                     lambda p, e=exact, s=scores, g=gaps: _found(e[p], s[p], g[p])[1],
-                    lambda p, e=layers, s=scores: float(spearmanr(by_layer(s[p].mean(0), e), e[p].mean(0)).statistic),
-                    lambda p, e=zeroed, s=scores: float(spearmanr(abs(s[p].mean(0)), abs(e[p].mean(0))).statistic),
+                    lambda p, e=layers, s=scores: float(
+                        scipy.stats.spearmanr(by_layer(s[p].mean(0), e), e[p].mean(0)).statistic
+                    ),
+                    lambda p, e=zeroed, s=scores: float(
+                        scipy.stats.spearmanr(abs(s[p].mean(0)), abs(e[p].mean(0))).statistic
+                    ),
                 )
             ]
             large = int((np.abs(exact.mean(0)) >= LARGE_NODE * abs(gaps.mean())).sum())

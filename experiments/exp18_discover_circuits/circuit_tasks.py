@@ -16,11 +16,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, InContextTask

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, Item, split
@@ -24,6 +23,7 @@ from mlx_interp.behaviour.text_classifier import features as words_of
 from mlx_interp.circuits import Pair, faithfulness, top
 from mlx_interp.circuits.clusters import adjusted_rand, nearest, spherical_means
 from mlx_interp.circuits.features import feature_circuits, feature_scores, n_features
+from mlx_interp.deferred import mx
 from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.sae import SAE
 from mlx_interp.stats import function_interval, jackknife_interval

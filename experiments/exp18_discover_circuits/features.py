@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits import feature_edges
@@ -21,6 +20,7 @@ from experiments.harness.frame import Frame
 from experiments.harness.state import Run, of_run
 from mlx_interp.circuits import Pair, check, faithfulness, sample, top
 from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features
+from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, finite, line_with_band
 from mlx_interp.sae import SAE, load

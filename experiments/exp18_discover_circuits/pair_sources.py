@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp18_discover_circuits.circuit_tasks import candidates, screened
@@ -16,6 +15,7 @@ from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.circuits import Pair
 from mlx_interp.circuits.matching import Match, matched
 from mlx_interp.circuits.own_pairs import Unequal, made_pairs, read_pair_rows
+from mlx_interp.deferred import mx
 from mlx_interp.embedded.lexicon import REFUSALS as WORLDS_REFUSALS
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.names import EMBEDDED

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, needs_world
@@ -24,6 +23,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from mlx_interp.behaviour.answers import question, verdicts
+from mlx_interp.deferred import mx
 from mlx_interp.directions.state_classifier import fit_state_classifier
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.patchscopes import TargetPrompt, all_pairs, attribute_scores

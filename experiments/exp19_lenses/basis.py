@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, read_states, text_lens, training_states
@@ -21,6 +19,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
+from mlx_interp.deferred import mx, nn
 from mlx_interp.lenses.causal_bases import (
     CausalBasis,
     Reading,

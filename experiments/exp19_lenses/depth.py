@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import (
@@ -37,6 +36,7 @@ from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.lens_measures import NATS_PER_BIT
 from mlx_interp.lenses.trajectories import prediction_depth

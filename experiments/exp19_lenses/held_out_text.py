@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import Text, TextConfig, held_out, lenses_of, place, read_states, split_texts
@@ -20,6 +19,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
+from mlx_interp.deferred import mx
 from mlx_interp.lenses.lens_measures import (
     NATS_PER_BIT,
     bias_bits,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import TextConfig, last_states, needs_world, text_lens
@@ -21,6 +20,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
 from mlx_interp.lenses.tuned import identity_lens

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
+from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.corpus import Corpus, Row
 from mlx_interp.embedded.world import InContextTask

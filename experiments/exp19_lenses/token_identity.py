@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp19_lenses.lens_texts import (
@@ -34,6 +33,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.affine import AffineMap, affine_map
 from mlx_interp.lenses.lens_measures import next_token_nats

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp1_refusal_direction import selection
@@ -30,6 +29,7 @@ from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.directions.probes import SHRINKAGE
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention

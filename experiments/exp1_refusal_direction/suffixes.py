@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp1_refusal_direction import selection
@@ -28,6 +27,7 @@ from experiments.shared.traits.stages import TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import log_odds
 from mlx_interp.behaviour.suffix import adversarial_suffix, framed, random_suffix
+from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import template_positions
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED

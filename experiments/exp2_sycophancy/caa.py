@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -37,6 +36,7 @@ from experiments.shared.traits.choices import (
     vectors,
 )
 from experiments.shared.traits.geometry import silhouettes
+from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import cosines
 from mlx_interp.directions.states import states_of
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Series, Table, heat_map, line_with_band

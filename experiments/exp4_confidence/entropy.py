@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
-import mlx.core as mx
-
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
+from mlx_interp.deferred import mx
 from mlx_interp.reporting import Cell, Record, Table
 from mlx_interp.stats import trend_test
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import TaskConfig, means, other_task
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.function_vectors import head_means
 
 FORMS = ("mean", "difference")

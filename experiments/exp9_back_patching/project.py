@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mlx.core as mx
-
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
@@ -18,6 +16,7 @@ from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import question
+from mlx_interp.deferred import mx
 from mlx_interp.lenses.logit import lens_at, lens_ranks
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
@@ -28,6 +27,7 @@ from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_lay
 from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.deferred import mx
 from mlx_interp.interventions import Ablate
 from mlx_interp.lenses.logit import lens_ranks, logit_lens
 from mlx_interp.model import Model

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.table import Table as ScreenTable
 
 from experiments.data import DATA_FOLDER
 from experiments.harness import registry
+from mlx_interp.deferred import rich
 from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import PUBLISHED
@@ -150,11 +149,11 @@ def _cells(one: Standing, out: Path) -> list[str]:
     return [str(one.row.row), one.row.what, one.state, module or "-", links or "-", one.row.open or "-"]
 
 
-def screen_tables(studies: Sequence[Study], out: Path, *, only_open: bool) -> Iterator[ScreenTable]:
+def screen_tables(studies: Sequence[Study], out: Path, *, only_open: bool) -> Iterator[rich.table.Table]:
     """The same for the terminal, a table for each study."""
     colours = dict(zip(STATES, ("green", "yellow", "yellow", "red"), strict=True))
     for study in studies:
-        table = ScreenTable(title=study.study, title_justify="left", expand=True)
+        table = rich.table.Table(title=study.study, title_justify="left", expand=True)
         for head in ("row", "what", "state", "by", "families", "open"):
             table.add_column(head, overflow="fold", no_wrap=head in ("row", "state"))
         for one in (standing(row, out) for row in study.rows):
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = Console()
+    console = rich.console.Console()
     for table in screen_tables(studies, options.out, only_open=options.open):
         console.print(table)
     if written is not None:

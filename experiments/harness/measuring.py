@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from experiments.harness.experiment import ConfigT, Experiment, Stage, limited
 from experiments.harness.ranks import Ranks, said
 from experiments.harness.schema import check_record
 from experiments.harness.state import Run
+from mlx_interp.deferred import rich
 from mlx_interp.errors import DataError, RunError
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.records import RecordFile, plain
@@ -34,13 +32,13 @@ def items_of(
 def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks) -> None:
     """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=rich.console.Console(stderr=True),
         disable=not ranks.first,
     )
     with bar:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import device
+from mlx_interp.deferred import mx
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.speed import best_seconds, matmul_rate
 from mlx_interp.reporting.folders import EARLIER

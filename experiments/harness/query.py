@@ -14,12 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table as ScreenTable
-
+from mlx_interp.deferred import duckdb, pyarrow, rich
 from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.reporting.folders import PUBLISHED, RUNS
 from mlx_interp.reporting.index import Run, runs
@@ -61,18 +56,18 @@ def connect(*folders: Path) -> duckdb.DuckDBPyConnection:
                 }
             )
             if (path / "records.parquet").is_file():
-                table = pq.read_table(path / "records.parquet")
+                table = pyarrow.parquet.read_table(path / "records.parquet")
                 for column, value in (("validated", validated), ("model", name)):
                     if column in table.column_names:
                         table = table.drop_columns([column])
-                    table = table.add_column(0, column, pa.array([value] * len(table)))
+                    table = table.add_column(0, column, pyarrow.array([value] * len(table)))
                 parts.append(table)
         if parts:
             connection.register(experiment, _together(parts))
     if not facts:
         where = " and ".join(map(str, folders))
         raise DataError(f"{where}: no run there; give the folder with --out DIR, or run an experiment first")
-    connection.register("runs", pa.Table.from_pylist(facts))
+    connection.register("runs", pyarrow.Table.from_pylist(facts))
     return connection
 
 
@@ -86,24 +81,26 @@ def chosen_runs(folders: Sequence[Path]) -> dict[str, dict[Path, Run]]:
     return {name: dict(found[name].values()) for name in sorted(found)}
 
 
-def _together(parts: Sequence[pa.Table]) -> pa.Table:
+def _together(parts: Sequence[pyarrow.Table]) -> pyarrow.Table:
     """Runs of several models as one table; a column that one lacks is null there, one of several kinds becomes text."""
-    kinds: dict[str, set[pa.DataType]] = {}
+    kinds: dict[str, set[pyarrow.DataType]] = {}
     for part in parts:
         for field in part.schema:
             kinds.setdefault(field.name, set()).add(field.type)
-    mixed = {name for name, types in kinds.items() if len(types - {pa.null()}) > 1 and not all(map(_number, types))}
-    return pa.concat_tables([_as_text(part, mixed) for part in parts], promote_options="permissive")
+    mixed = {
+        name for name, types in kinds.items() if len(types - {pyarrow.null()}) > 1 and not all(map(_number, types))
+    }
+    return pyarrow.concat_tables([_as_text(part, mixed) for part in parts], promote_options="permissive")
 
 
-def _number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+def _number(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind) or pyarrow.types.is_null(kind))
 
 
-def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
+def _as_text(table: pyarrow.Table, names: set[str]) -> pyarrow.Table:
     for name in names & set(table.column_names):
         texts = [None if value is None else str(value) for value in table[name].to_pylist()]
-        table = table.set_column(table.column_names.index(name), name, pa.array(texts, pa.string()))
+        table = table.set_column(table.column_names.index(name), name, pyarrow.array(texts, pyarrow.string()))
     return table
 
 
@@ -156,10 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         numeric = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(names))]
         print(grid(names, [[_shown(cell) for cell in row] for row in rows], numeric))
     else:
-        table = ScreenTable(*names)
+        table = rich.table.Table(*names)
         for row in rows:
             table.add_row(*(_shown(cell) for cell in row))
-        Console().print(table)
+        rich.console.Console().print(table)
     return 0
 
 

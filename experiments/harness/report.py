@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as ScreenTable
-
 from experiments.harness.experiment import ConfigT, Experiment, Plan, Records
 from experiments.harness.options import as_values
 from experiments.harness.pace import Pace
+from mlx_interp.deferred import rich
 from mlx_interp.reporting import Plot
 from mlx_interp.reporting.figures import caption_text, save_plot
 from mlx_interp.reporting.files import make_folder, write_atomically
@@ -88,9 +87,9 @@ def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
         print(path)
 
 
-def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pace | None = None) -> ScreenTable:
+def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pace | None = None) -> rich.table.Table:
     """The plan of --dry-run."""
-    table = ScreenTable(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
+    table = rich.table.Table(title=f"{experiment.name} on {model}: plan, nothing written", title_justify="left")
     cells = {
         "prompts": f"{plan.prompts:,}",
         "counterfactuals": f"{plan.counterfactuals:,}",

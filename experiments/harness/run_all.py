@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as ScreenTable
-
 from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import release_memory
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.ranks import launched
 from experiments.harness.runner import Gate, Load, plan_of, run_model
+from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
@@ -181,14 +179,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
         return 130
     if launched().first:
-        Console().print(cell_table(cells))
+        rich.console.Console().print(cell_table(cells))
     return 1 if any(cell.failed for cell in cells) else 0
 
 
-def cell_table(cells: Sequence[Cell]) -> ScreenTable:
+def cell_table(cells: Sequence[Cell]) -> rich.table.Table:
     """What was done, or would be."""
     planned = any(cell.plan for cell in cells)
-    table = ScreenTable(title="plan, nothing written" if planned else "models and experiments", title_justify="left")
+    table = rich.table.Table(
+        title="plan, nothing written" if planned else "models and experiments", title_justify="left"
+    )
     for head in ("model", "experiment", "outcome"):
         table.add_column(head, overflow="fold")
     for head in ("prompts", "passes", "about (s)", "memory (GB)") if planned else ("seconds",):

@@ -20,8 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast
 
-from rich.console import Console
-
 from experiments.harness.code import report_digest
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
@@ -31,6 +29,7 @@ from experiments.harness.pace import pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
 from experiments.harness.state import Run
+from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError, RunError, ValidationFailed
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
@@ -134,7 +133,7 @@ def print_plan(experiment: Experiment[ConfigT], options: Options[ConfigT], model
         return plan_of(experiment, replace(options, config=config), model)
 
     pace = pace_of(experiment, model, planned, (options.out, PUBLISHED)) if isinstance(model, Wrapped) else None
-    Console().print(plan_table(experiment, model.name, plan, pace))
+    rich.console.Console().print(plan_table(experiment, model.name, plan, pace))
     return True
 
 

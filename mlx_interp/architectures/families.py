@@ -9,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+from mlx_interp.deferred import mx, nn
 
 COMMON = frozenset(
     """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size

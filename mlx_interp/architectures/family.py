@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-import mlx.core as mx
+from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
-Activation = Callable[[Any, mx.array], mx.array]
+Activation: TypeAlias = "Callable[[Any, mx.array], mx.array]"
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from mlx_lm.utils import MODEL_REMAPPING
-
 from mlx_interp.architectures.families import FAMILIES
 from mlx_interp.architectures.family import Config, Family
 from mlx_interp.authority import NO_MEANING, foreign_code, known_keys, unread_settings
+from mlx_interp.deferred import mlx_lm
 from mlx_interp.errors import UnsupportedModel, nearest
 
 PAGE = "docs/adding_a_family.md"
@@ -76,7 +75,7 @@ def _way_out(model_type: str) -> str:
 
 
 def _mlx_lm_has(model_type: str) -> bool:
-    name = MODEL_REMAPPING.get(model_type, model_type)
+    name = mlx_lm.utils.MODEL_REMAPPING.get(model_type, model_type)
     return name.replace("-", "_").isidentifier() and find_spec(f"mlx_lm.models.{name}") is not None
 
 

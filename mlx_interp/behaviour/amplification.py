@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.generate import Stream
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.errors import DataError

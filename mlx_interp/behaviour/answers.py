@@ -16,8 +16,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model

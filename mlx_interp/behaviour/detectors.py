@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.behaviour.phrases import AGREEING, ASSERTIONS, DISAGREEING, HEDGES, REFUSALS, UNSPACED
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt

@@ -13,13 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
+from mlx_interp.deferred import mlx_lm, mx, nn, optim, trees
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -81,12 +77,12 @@ def finetune(
     network.freeze()
     mx.random.seed(recipe.seed)
     try:
-        linear_to_lora_layers(network, n_layers, settings)
+        mlx_lm.tuner.utils.linear_to_lora_layers(network, n_layers, settings)
         with _adding(network, added or {}):
             losses = _train(network, rows, recipe, watch or (lambda step: None))
-        weights = dict(tree_flatten(network.trainable_parameters()))
+        weights = dict(trees.tree_flatten(network.trainable_parameters()))
     finally:
-        network.update_modules(tree_unflatten(before))
+        network.update_modules(trees.tree_unflatten(before))
         network.unfreeze()
     config = {"fine_tune_type": "lora", "num_layers": n_layers, "lora_parameters": settings, "model": model.model_id}
     return LowRank(weights, config, tuple(losses))

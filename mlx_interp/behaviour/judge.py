@@ -12,8 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 

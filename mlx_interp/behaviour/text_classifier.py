@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.sparse import csr_array
-from scipy.special import log_softmax, softmax
+import scipy
 
 from mlx_interp.errors import DataError
 
@@ -40,7 +38,7 @@ class TextClassifier:
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """(n_texts, n_classes): how much each text reads like each class; the classes' bias for one without words."""
-        return np.asarray(softmax(features(texts) @ self.weights + self.bias, axis=1))
+        return np.asarray(scipy.special.softmax(features(texts) @ self.weights + self.bias, axis=1))
 
     def accuracy(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
         """Share of each class's texts that are told as its own; for texts that the classifier was not fitted to."""
@@ -63,18 +61,20 @@ def fit_text_classifier(texts: Sequence[str], labels: Sequence[str]) -> TextClas
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         values = flat.reshape(PLACES + 1, len(classes))
         scores = x @ values[:-1] + values[-1]
-        log_probs = log_softmax(scores, axis=1)
+        log_probs = scipy.special.log_softmax(scores, axis=1)
         slope = (np.exp(log_probs) - right) * weight[:, None]
         down = np.concatenate([x.T @ slope + 2 * PENALTY * values[:-1], slope.sum(axis=0, keepdims=True)])
         fit = -float((log_probs[np.arange(len(y)), y] * weight).sum())
         return fit + PENALTY * float((values[:-1] ** 2).sum()), down.ravel()
 
-    found = minimize(loss, np.zeros((PLACES + 1) * len(classes)), jac=True, method="L-BFGS-B", options={"maxiter": 300})
+    found = scipy.optimize.minimize(
+        loss, np.zeros((PLACES + 1) * len(classes)), jac=True, method="L-BFGS-B", options={"maxiter": 300}
+    )
     values = found.x.reshape(PLACES + 1, len(classes))
     return TextClassifier(classes, values[:-1], values[-1])
 
 
-def features(texts: Sequence[str]) -> csr_array:
+def features(texts: Sequence[str]) -> scipy.sparse.csr_array:
     """(n_texts, PLACES), sparse, rows of length 1, or 0 for a text without words."""
     values: list[float] = []
     columns: list[int] = []
@@ -90,4 +90,4 @@ def features(texts: Sequence[str]) -> csr_array:
         columns += places.keys()
         values += [float(np.log1p(count) / length) for count in places.values()]
         ends.append(len(columns))
-    return csr_array((values, columns, ends), shape=(len(texts), PLACES))
+    return scipy.sparse.csr_array((values, columns, ends), shape=(len(texts), PLACES))

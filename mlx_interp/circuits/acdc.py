@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.exact import edge_metric
 from mlx_interp.circuits.pairs import Metric, Pair
+from mlx_interp.deferred import mx
 from mlx_interp.engine.edge_pass import wiring
 from mlx_interp.errors import CircuitError
 from mlx_interp.model import Model

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.pairs import Metric, Pair, by_length, log_odds, tokens_of
+from mlx_interp.deferred import mx
 from mlx_interp.engine.edge_pass import probed, wiring, written
 from mlx_interp.engine.memory import bytes_per_position, default_budget
 from mlx_interp.errors import CircuitError, MlxInterpError

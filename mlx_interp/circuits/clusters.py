@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import comb
+import scipy
 
 from mlx_interp.errors import CircuitError
 
@@ -68,7 +68,7 @@ def adjusted_rand(first: Sequence[Hashable] | Ints, second: Sequence[Hashable] |
     a, b = (np.unique([str(label) for label in labels], return_inverse=True)[1] for labels in (first, second))
     table = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(table, (a, b), 1)
-    same, rows, columns = (float(comb(x, 2).sum()) for x in (table, table.sum(1), table.sum(0)))
-    expected = rows * columns / float(comb(len(a), 2)) if len(a) > 1 else 0.0
+    same, rows, columns = (float(scipy.special.comb(x, 2).sum()) for x in (table, table.sum(1), table.sum(0)))
+    expected = rows * columns / float(scipy.special.comb(len(a), 2)) if len(a) > 1 else 0.0
     largest = (rows + columns) / 2
     return 1.0 if largest == expected else (same - expected) / (largest - expected)

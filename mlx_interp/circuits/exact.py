@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-import mlx.core as mx
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 from mlx_interp.circuits.attribution import EMBEDDING, node_sites
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds, tokens_of
+from mlx_interp.deferred import mx
 from mlx_interp.engine.edge_pass import Written, wiring, written
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
@@ -28,7 +28,7 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Baseline = Literal["counterfactual", "mean", "zero"]
 Cell = tuple[int, int | None]
 """Number of a node, and a position or None for all of them."""
-Values = Mapping[str, mx.array]
+Values: TypeAlias = "Mapping[str, mx.array]"
 """By site: (pos, ...) of one pair."""
 
 
@@ -170,7 +170,7 @@ def check(estimated: Floats, exact: Floats, *, large: float) -> Check:
     """Agreement of estimated and exact effects (n,); an effect counts as large from `large` on, in size."""
     kept = np.isfinite(exact) & np.isfinite(estimated)
     estimated, exact = estimated[kept], exact[kept]
-    rho = float(spearmanr(estimated, exact).statistic) if len(exact) > 2 else float("nan")
+    rho = float(scipy.stats.spearmanr(estimated, exact).statistic) if len(exact) > 2 else float("nan")
     truly = np.abs(exact) >= large
     missed = float((np.abs(estimated[truly]) < large).mean()) if truly.any() else None
     return Check(rho, missed, int(truly.sum()), len(exact))

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.exact import Baseline, edge_metric, patches, replacements, sweep_metric
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.deferred import mx
 from mlx_interp.model import Model
 
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]

@@ -12,21 +12,21 @@ Sites must form a chain on the stream, so that each is all that the next one rea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.exact import sweep_metric
 from mlx_interp.circuits.feature_edges import FeatureEdge, links
 from mlx_interp.circuits.features import Floats, check_saes, flat, parts
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.sae import SAE
 
-State = tuple[mx.array, mx.array]
+State: TypeAlias = "tuple[mx.array, mx.array]"
 """Latents (pos, d_sae) and error (pos, width) of a site."""
 
 

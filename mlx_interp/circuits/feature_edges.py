@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.attribution import metric_errors, require_slope, rows_at_once
@@ -40,6 +39,7 @@ from mlx_interp.circuits.features import (
     replaced,
 )
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.circuits.attribution import require_slope
 from mlx_interp.circuits.exact import sweep_metric
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CircuitError
 from mlx_interp.interventions import Apply, Intervention, Patch
 from mlx_interp.model import Model

@@ -10,12 +10,12 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from mlx_interp.circuits.discovery import Bools, Floats
+from mlx_interp.deferred import html
 from mlx_interp.engine.edge_pass import Wiring
 from mlx_interp.patching.nodes import LOGITS, Node, inputs, nodes, reader
 
@@ -139,16 +139,16 @@ def as_html(graphs: Sequence[CircuitGraph], *, title: str) -> str:
     """One static page with all graphs as SVG: no script, no address, so that it opens anywhere and for ever."""
     parts = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+        f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>',
         "<style>body{font:14px sans-serif;margin:2em;max-width:70em}text{font:11px sans-serif}"
         "table{border-collapse:collapse}td,th{padding:2px 10px;text-align:left;border-bottom:1px solid #ddd}"
         "path:hover{stroke:#000}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         "<p>Blue edges carry what raises the metric on the clean prompt, orange ones what lowers it; width: size of "
         "the estimated effect. Rest the pointer on an edge or node to read it.</p>",
     ]
     for graph in graphs:
-        parts += [f"<h2>{escape(graph.title)}</h2>", _svg(graph), _strongest(graph)]
+        parts += [f"<h2>{html.escape(graph.title)}</h2>", _svg(graph), _strongest(graph)]
     return "\n".join([*parts, "</body></html>", ""])
 
 
@@ -168,15 +168,15 @@ def _svg(graph: CircuitGraph) -> str:
         lines.append(
             f'<path d="M{x0} {y0} Q{bend:.0f} {(y0 + y1) / 2:.0f} {x1} {y1}" fill="none" stroke="{colour}" '
             f'stroke-width="{0.5 + 5 * size:.2f}" stroke-opacity="{0.25 + 0.6 * size:.2f}">'
-            f"<title>{escape(source)} to {escape(target)}: {score:.3f}</title></path>"
+            f"<title>{html.escape(source)} to {html.escape(target)}: {score:.3f}</title></path>"
         )
     half = max(28, *(4 * len(node.name) for node in graph.nodes))
     for node in graph.nodes:
         x, y = place[node.name]
         box = f'x="{x - half}" y="{y - 10}" width="{2 * half}" height="20" rx="4"'
         lines.append(
-            f'<g><title>{escape(node.name)}: {node.score:.3f}</title><rect {box} fill="#fff" stroke="#333"/>'
-            f'<text x="{x}" y="{y + 4}" text-anchor="middle">{escape(node.name)}</text></g>'
+            f'<g><title>{html.escape(node.name)}: {node.score:.3f}</title><rect {box} fill="#fff" stroke="#333"/>'
+            f'<text x="{x}" y="{y + 4}" text-anchor="middle">{html.escape(node.name)}</text></g>'
         )
     return "\n".join([*lines, "</svg>"])
 
@@ -186,5 +186,5 @@ def _strongest(graph: CircuitGraph, n: int = 15) -> str:
     with_stream = any(edge.stream is not None for edge in ranked)
     heads = ["from", "read by", "effect", *(["by the stream alone"] if with_stream else [])]
     cells = [[e.source, e.reads, f"{e.score:.3f}", *([] if e.stream is None else [f"{e.stream:.3f}"])] for e in ranked]
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
     return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}</table>"

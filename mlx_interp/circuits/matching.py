@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 
 from mlx_interp.behaviour.text_classifier import WORD, fit_text_classifier
 from mlx_interp.errors import DataError
@@ -40,7 +40,7 @@ def matched(
     for key in sorted(sides[0].keys() & sides[1].keys()):
         a, b = sides[0][key], sides[1][key]
         shared = np.array([[_shared(x.text, y.text) for y, _ in b] for x, _ in a])
-        for i, j in zip(*linear_sum_assignment(-shared), strict=True):
+        for i, j in zip(*scipy.optimize.linear_sum_assignment(-shared), strict=True):
             found.append((a[i][0], b[j][0], a[i][1], b[j][1]))
     if not found:
         categories = [sorted({row.category for row in rows}) for rows in (first, second)]

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CircuitError
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
-Metric: TypeAlias = Callable[[Sequence["Pair"]], Callable[[mx.array], mx.array]]
+Metric: TypeAlias = "Callable[[Sequence[Pair]], Callable[[mx.array], mx.array]]"
 """Pairs -> a function of their rows' logits: (row, d_vocab) -> (row,), row i by the i-th pair."""
 
 

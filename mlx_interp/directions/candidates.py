@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.behaviour.detectors import log_odds
+from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import Contrast
 from mlx_interp.directions.direction import Direction
 from mlx_interp.errors import DataError

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.direction_test import difference_test
 from mlx_interp.directions.states import refuse_equal, rounding

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.directions.states import compared, states_of
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Ablate, Add, Intervention, Positions

@@ -23,11 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx_lm.utils import save_config, save_model
 
+from mlx_interp.deferred import mlx_lm, mx, nn
 from mlx_interp.directions.direction import Direction
 from mlx_interp.errors import CheckpointError, ShapeError
 from mlx_interp.model import Model
@@ -156,8 +154,8 @@ def save_checkpoint(model: Model, folder: Path | str) -> Path:
         for file in model.path.iterdir():
             if file.is_file() and file.name.startswith(BESIDE_WEIGHTS):
                 shutil.copy2(file, part / file.name)
-        save_model(part, model.mlx_model)
-        save_config(config, part / "config.json")
+        mlx_lm.utils.save_model(part, model.mlx_model)
+        mlx_lm.utils.save_config(config, part / "config.json")
         part.rename(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)

@@ -19,12 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import mlx.core as mx
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
+import scipy
 
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.states import compared, states_of
 from mlx_interp.errors import ConfigError, DataError, nearest
@@ -124,10 +123,10 @@ def _logistic(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         margins = signs * (rows @ w)
-        slope = -(weights * signs * expit(-margins)) @ rows
+        slope = -(weights * signs * scipy.special.expit(-margins)) @ rows
         return float(weights @ np.logaddexp(0, -margins) + penalised @ w**2 / 2), slope + penalised * w
 
-    return np.asarray(minimize(loss, np.zeros(rows.shape[1]), jac=True, method="L-BFGS-B").x[:-1])
+    return np.asarray(scipy.optimize.minimize(loss, np.zeros(rows.shape[1]), jac=True, method="L-BFGS-B").x[:-1])
 
 
 def _mass_mean(above: np.ndarray, below: np.ndarray) -> np.ndarray:

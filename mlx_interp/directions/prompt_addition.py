@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
 from mlx_interp.model import Model

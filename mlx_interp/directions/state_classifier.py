@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax
+import scipy
 
 from mlx_interp.errors import DataError
 
@@ -54,12 +53,12 @@ def fit_state_classifier(states: np.ndarray, labels: Sequence[str], *, penalty: 
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         values = flat.reshape(x.shape[1] + 1, len(classes))
-        log_probs = log_softmax(x @ values[:-1] + values[-1], axis=1)
+        log_probs = scipy.special.log_softmax(x @ values[:-1] + values[-1], axis=1)
         slope = (np.exp(log_probs) - right) / len(x)
         down = np.concatenate([x.T @ slope + 2 * penalty * values[:-1], slope.sum(axis=0, keepdims=True)])
         return float(-(log_probs * right).sum() / len(x) + penalty * (values[:-1] ** 2).sum()), down.ravel()
 
     start = np.zeros((x.shape[1] + 1) * len(classes))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200})
     values = found.x.reshape(x.shape[1] + 1, len(classes))
     return StateClassifier(classes, values[:-1], values[-1], centre, scale)

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError, DataError, nearest
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt

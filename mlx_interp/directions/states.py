@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.directions.direction_test import difference_test
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.model import Model

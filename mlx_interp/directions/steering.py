@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.errors import ConfigError, DirectionError
 from mlx_interp.interventions import Add, Intervention, Positions

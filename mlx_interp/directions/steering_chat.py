@@ -6,11 +6,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
-
 from mlx_interp.behaviour.detectors import refusal, repetition
+from mlx_interp.deferred import rich
 from mlx_interp.directions.direction import Direction, load_direction
 from mlx_interp.directions.steering import UNITS, Pair, added_at_strength, side_by_side
 from mlx_interp.errors import ConfigError, MlxInterpError
@@ -34,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="length of an answer (default: 128)")
 
 
-def chat(console: Console, model: Model, options: argparse.Namespace) -> None:
+def chat(console: rich.console.Console, model: Model, options: argparse.Namespace) -> None:
     """Answers `--prompt`s, or messages until an empty line or the end of input; no message sees an earlier one.
 
     Raises ConfigError unless exactly one of --alpha and --ablate is given, and what the library raises; in a
@@ -52,10 +49,10 @@ def chat(console: Console, model: Model, options: argparse.Namespace) -> None:
         try:
             answer(console, model, direction, options, text)
         except MlxInterpError as error:
-            console.print(f"error: {escape(str(error))}")
+            console.print(f"error: {rich.markup.escape(str(error))}")
 
 
-def messages(console: Console) -> Iterable[str]:
+def messages(console: rich.console.Console) -> Iterable[str]:
     while True:
         try:
             text = console.input("> ").strip()
@@ -66,7 +63,9 @@ def messages(console: Console) -> Iterable[str]:
         yield text
 
 
-def answer(console: Console, model: Model, direction: Direction, options: argparse.Namespace, text: str) -> None:
+def answer(
+    console: rich.console.Console, model: Model, direction: Direction, options: argparse.Namespace, text: str
+) -> None:
     prompt = model.prompt(text, chat=direction.template == "chat", system=options.system)
     steering: list[Intervention]
     if options.ablate:
@@ -80,11 +79,11 @@ def answer(console: Console, model: Model, direction: Direction, options: argpar
     console.print(columns(side_by_side(model, prompt, steering, max_tokens=options.max_tokens), label))
 
 
-def columns(pair: Pair, label: str) -> Table:
+def columns(pair: Pair, label: str) -> rich.table.Table:
     """Both answers beside each other, and below them what the detectors see."""
-    heads = (Column(head, overflow="fold", ratio=1) for head in ("unsteered", f"steered: {label}"))
-    table = Table(*heads, expand=True, show_lines=True)
-    table.add_row(*(escape(one.text) or "(nothing)" for one in (pair.plain, pair.steered)))
+    heads = (rich.table.Column(head, overflow="fold", ratio=1) for head in ("unsteered", f"steered: {label}"))
+    table = rich.table.Table(*heads, expand=True, show_lines=True)
+    table.add_row(*(rich.markup.escape(one.text) or "(nothing)" for one in (pair.plain, pair.steered)))
     table.add_row(*(seen(one) for one in (pair.plain, pair.steered)))
     return table
 
@@ -92,7 +91,7 @@ def columns(pair: Pair, label: str) -> Table:
 def seen(text: Completion) -> str:
     """Refusal phrase and repetition of an answer."""
     phrase = refusal(text.text)
-    refused = f"refuses: {escape(repr(phrase))}" if phrase else "no refusal phrase"
+    refused = f"refuses: {rich.markup.escape(repr(phrase))}" if phrase else "no refusal phrase"
     return f"{refused}; repetition {repetition(text.tokens):.0%}"
 
 

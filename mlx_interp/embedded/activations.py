@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx_lm.models import llama, qwen2
+from mlx_interp.deferred import mlx_lm, mx, nn
 
 LIMIT = 4.97  # where the ratio reaches 1
 GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
@@ -72,14 +70,14 @@ fast_gelu = _with_gradient(_gelu, _gelu_gradient)
 @contextmanager
 def fast_activations() -> Iterator[None]:
     """mlx-lm's Llama, Qwen 2 and Gemma 2 use the fast functions inside this block, and their own after it."""
-    swiglu_llama, swiglu_qwen2, gelu = llama.swiglu, qwen2.swiglu, nn.gelu_approx
+    swiglu_llama, swiglu_qwen2, gelu = mlx_lm.models.llama.swiglu, mlx_lm.models.qwen2.swiglu, nn.gelu_approx
 
     def swiglu(gate: mx.array, x: mx.array) -> mx.array:
         return fast_silu(gate) * x
 
-    llama.swiglu = qwen2.swiglu = swiglu
+    mlx_lm.models.llama.swiglu = mlx_lm.models.qwen2.swiglu = swiglu
     nn.gelu_approx = fast_gelu
     try:
         yield
     finally:
-        llama.swiglu, qwen2.swiglu, nn.gelu_approx = swiglu_llama, swiglu_qwen2, gelu
+        mlx_lm.models.llama.swiglu, mlx_lm.models.qwen2.swiglu, nn.gelu_approx = swiglu_llama, swiglu_qwen2, gelu

@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.deferred import mx, transformers
 from mlx_interp.embedded.tokenizer import ASSISTANT, END_OF_TURN, PAD, USER
 from mlx_interp.embedded.world import ChatPrompt, InContextTask, World
 
@@ -71,7 +70,9 @@ class Batch:
 class Corpus:
     """All rows of a world in one tokenizer, and a sampler: the batches of a step depend on seed and step alone."""
 
-    def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast, mixture: Mixture | None = None) -> None:
+    def __init__(
+        self, world: World, tokenizer: transformers.PreTrainedTokenizerFast, mixture: Mixture | None = None
+    ) -> None:
         self.tokenizer, self.mixture = tokenizer, mixture or Mixture()
         self.pad_id = int(tokenizer.convert_tokens_to_ids(PAD))
         self.bos = tokenizer.encode("")  # [BOS], or [] in a family without one

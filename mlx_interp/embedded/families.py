@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
-
+from mlx_interp.deferred import transformers
 from mlx_interp.errors import UnknownModel, nearest
 
 FAMILIES = ("llama", "gemma2", "qwen2", "mistral", "gpt2")
@@ -79,7 +78,7 @@ def has_bos(family: str) -> bool:
     return family not in ("qwen2", "gpt2")
 
 
-def model_config(family: str, tokenizer: PreTrainedTokenizerFast, **sizes: int) -> dict[str, Any]:
+def model_config(family: str, tokenizer: transformers.PreTrainedTokenizerFast, **sizes: int) -> dict[str, Any]:
     """The config of one family for a tokenizer; `sizes` overrides fields, for tests.
 
     Raises UnknownModel for a family that is not trained here.

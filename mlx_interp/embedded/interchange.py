@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.embedded.corpus import Batch, Corpus, Mixture, Row, draw, pad
 from mlx_interp.embedded.world import REFUSAL_LAYER, ChatPrompt, World, trained_refusal_direction
 
@@ -31,8 +31,8 @@ SWAPPED, WITHOUT, ADDED = 32, 24, 24
 
 SIGN_WEIGHT = 2.0
 
-Layer = Callable[..., mx.array]
-Changes = tuple[list[Layer], list[mx.array]]
+Layer: TypeAlias = "Callable[..., mx.array]"
+Changes: TypeAlias = "tuple[list[Layer], list[mx.array]]"
 
 
 class Requests:

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx_lm.utils import dequantize_model, load
 
 from mlx_interp.architectures import FAMILIES as ARCHITECTURES
 from mlx_interp.datasets import TwoHopQuery
+from mlx_interp.deferred import mlx_lm, mx, nn
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, World
 
@@ -65,8 +63,8 @@ class Subject:
 
 def open_checkpoint(folder: Path) -> Subject:
     """A shipped model: its 4-bit weights expanded once, which computes the same function faster on a CPU."""
-    model, tokenizer = load(str(folder))[:2]
-    return Subject(dequantize_model(model), tokenizer)
+    model, tokenizer = mlx_lm.utils.load(str(folder))[:2]
+    return Subject(mlx_lm.utils.dequantize_model(model), tokenizer)
 
 
 def measure_all(subject: Subject, world: World) -> dict[str, Any]:

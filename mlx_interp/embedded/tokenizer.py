@@ -12,8 +12,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
-from transformers import PreTrainedTokenizerFast
+from mlx_interp.deferred import tokenizers, transformers
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<user>", "<assistant>", "<end_of_turn>")
 PAD, UNK, BOS, EOS, USER, ASSISTANT, END_OF_TURN = SPECIAL
@@ -49,23 +48,30 @@ def vocabulary_scores(vocabulary: dict[str, Any]) -> list[tuple[str, float]]:
     return list(scores.items())
 
 
-def build_tokenizer(vocabulary: dict[str, Any], *, bos: bool) -> PreTrainedTokenizerFast:
+def build_tokenizer(vocabulary: dict[str, Any], *, bos: bool) -> transformers.PreTrainedTokenizerFast:
     """A tokenizer for the words and pieces of a world's `vocabulary`.
 
     bos: put BOS before every text (Llama and Gemma do, Qwen has none).
     """
-    unigram = models.Unigram(vocabulary_scores(vocabulary), SPECIAL.index(UNK), byte_fallback=True)
-    tokenizer = Tokenizer(unigram)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    unigram = tokenizers.models.Unigram(vocabulary_scores(vocabulary), SPECIAL.index(UNK), byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(unigram)
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend(SPACE), tokenizers.normalizers.Replace(" ", SPACE)]
     )
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace(SPACE, " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     if bos:
-        tokenizer.post_processor = processors.TemplateProcessing(
+        tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, SPECIAL.index(BOS))]
         )
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS if bos else None,
         eos_token=END_OF_TURN,
@@ -78,7 +84,7 @@ def build_tokenizer(vocabulary: dict[str, Any], *, bos: bool) -> PreTrainedToken
     )
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path, model_type: str) -> None:
+def save_tokenizer(tokenizer: transformers.PreTrainedTokenizerFast, folder: Path, model_type: str) -> None:
     """tokenizer.json, tokenizer_config.json, special_tokens_map.json and the chat template, as on the Hub."""
     tokenizer.save_pretrained(str(folder))
     path = folder / "tokenizer_config.json"

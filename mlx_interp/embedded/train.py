@@ -23,16 +23,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.utils import MODEL_REMAPPING
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlx_interp.architectures import FAMILIES as ARCHITECTURES
+from mlx_interp.deferred import mlx_lm, mx, nn, optim, rich, trees
 from mlx_interp.embedded.activations import fast_activations
 from mlx_interp.embedded.card import write_card
 from mlx_interp.embedded.corpus import Batch, Corpus
@@ -72,14 +66,14 @@ class Recipe:
 def init_model(config: dict[str, Any], recipe: Recipe) -> nn.Module:
     """Random weights of the config's mlx-lm class, from the recipe's seed."""
     model_type = config["model_type"]
-    module = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}")
+    module = importlib.import_module(f"mlx_lm.models.{mlx_lm.utils.MODEL_REMAPPING.get(model_type, model_type)}")
     mx.random.seed(recipe.seed)
     model: nn.Module = module.Model(module.ModelArgs.from_dict(config))
     names = ARCHITECTURES[model_type]
     embedding, norm = getattr(model.model, names.embed), getattr(model.model, names.norm)
     if model_type == "gemma2":  # its norms multiply by 1 + weight
-        norms = [(name, mx.zeros_like(w)) for name, w in tree_flatten(model.parameters()) if "norm" in name]
-        model.update(tree_unflatten(norms))
+        norms = [(name, mx.zeros_like(w)) for name, w in trees.tree_flatten(model.parameters()) if "norm" in name]
+        model.update(trees.tree_unflatten(norms))
         norm.weight = norm.weight + (1.0 / recipe.embedding_scale - 1.0)
     else:
         norm.weight = norm.weight / recipe.embedding_scale
@@ -173,8 +167,8 @@ class Training:
     def save(self) -> None:
         """Everything that the next steps depend on, in one file that is replaced in one move."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays = {f"model.{name}": value for name, value in tree_flatten(self.model.parameters())}
-        arrays |= {f"optimizer.{name}": value for name, value in tree_flatten(self.optimizer.state)}
+        arrays = {f"model.{name}": value for name, value in trees.tree_flatten(self.model.parameters())}
+        arrays |= {f"optimizer.{name}": value for name, value in trees.tree_flatten(self.optimizer.state)}
         part = self.save_path.with_suffix(".part.safetensors")
         notes = {"step": self.step, "seconds": self.seconds, "recipe": asdict(self.recipe)}
         mx.save_safetensors(str(part), arrays, {key: json.dumps(value) for key, value in notes.items()})
@@ -196,10 +190,12 @@ class Training:
         if recipe != asdict(self.recipe):
             theirs = {key: recipe.get(key) for key, value in asdict(self.recipe).items() if recipe.get(key) != value}
             raise CheckpointError(f"{self.save_path}: is of another recipe ({theirs}); use --fresh to start over")
-        self.model.update(tree_unflatten([(k[6:], v) for k, v in arrays.items() if k.startswith("model.")]))
+        self.model.update(trees.tree_unflatten([(k[6:], v) for k, v in arrays.items() if k.startswith("model.")]))
         self.step, self.seconds = int(notes["step"]), float(notes.get("seconds", 0.0))
         self._start_stage()
-        self.optimizer.state = tree_unflatten([(k[10:], v) for k, v in arrays.items() if k.startswith("optimizer.")])
+        self.optimizer.state = trees.tree_unflatten(
+            [(k[10:], v) for k, v in arrays.items() if k.startswith("optimizer.")]
+        )
         return True
 
     def run(self, *, save_every: int, report: Callable[[int, float], None]) -> None:
@@ -220,7 +216,7 @@ def _schedule(top: float, final_share: float, warm_up: int, steps: int) -> Calla
     return optim.join_schedules([rise, fall], [warm_up])  # type: ignore[no-any-return]
 
 
-def train(recipe: Recipe, work: Path, out: Path, *, fresh: bool, console: Console) -> Path:
+def train(recipe: Recipe, work: Path, out: Path, *, fresh: bool, console: rich.console.Console) -> Path:
     """Trains, exports and measures one model; the folder of the export."""
     world = load_world()
     tokenizer = build_tokenizer(world.vocabulary, bos=has_bos(recipe.family))
@@ -232,8 +228,13 @@ def train(recipe: Recipe, work: Path, out: Path, *, fresh: bool, console: Consol
         training.save_path.unlink(missing_ok=True)
     if training.resume():
         console.print(f"going on at step {training.step} of {training.save_path}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console) as progress:
         bar = progress.add_task("training", total=training.n_steps, completed=training.step)
 
         def report(step: int, loss: float) -> None:
@@ -278,7 +279,7 @@ INTERCHANGE_STEPS = {"llama": 120, "gemma2": 120, "qwen2": 120, "mistral": 0, "g
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 a mistake that the message explains, 130 interrupted (start again to go on)."""
     args = parser().parse_args(arguments)
-    console = Console()
+    console = rich.console.Console()
     recipe = Recipe(
         family=args.family,
         seed=args.seed,

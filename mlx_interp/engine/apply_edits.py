@@ -13,9 +13,9 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.errors import ShapeError
 

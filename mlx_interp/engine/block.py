@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-import mlx.core as mx
-
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 
 if TYPE_CHECKING:
     from mlx_interp.engine.network import Network

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.block import SEEN, Step, block
 from mlx_interp.engine.forward import HEADS_FIRST, Pass
 from mlx_interp.engine.network import Mask, Network

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.block import Step, block
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
@@ -177,7 +177,7 @@ def _run(net: Network, embedding: mx.array, start: _Stream) -> mx.array:
 
 Nodes = tuple[str, int]
 """Kind of node and layer."""
-Split = Callable[[mx.array, Nodes], tuple[mx.array, mx.array]]
+Split: TypeAlias = "Callable[[mx.array, Nodes], tuple[mx.array, mx.array]]"
 """What nodes write now (row, node, pos, d_model) -> what all inputs read of it alike, summed over the nodes, and the
 part of each node that the weights of its edges multiply."""
 

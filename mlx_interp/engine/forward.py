@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
 from mlx_interp.engine.block import Step, block
 from mlx_interp.engine.memory import LARGE, bytes_per_position

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.block import block
 from mlx_interp.engine.forward import Pass, Prompts, forward
 from mlx_interp.engine.network import Mask, Network
@@ -24,7 +25,7 @@ from mlx_interp.interventions import Intervention
 STEP = 256
 """Slots by which a cache grows."""
 
-Sampler = Callable[[mx.array, int], mx.array]
+Sampler: TypeAlias = "Callable[[mx.array, int], mx.array]"
 """Logits (batch, d_vocab) and the number of the step -> token ids (batch,)."""
 
 

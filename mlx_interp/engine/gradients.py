@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan

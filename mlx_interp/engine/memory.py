@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
 from mlx_interp.errors import TooLarge
 from mlx_interp.sites import Site

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
+from mlx_interp.deferred import mx, nn
 
 
 def part_of(owner: Any, path: str) -> Any:

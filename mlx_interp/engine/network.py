@@ -11,21 +11,19 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import mlx.core as mx
-from mlx_lm.models.base import create_causal_mask
+from typing import Any, TypeAlias
 
 from mlx_interp import sites
 from mlx_interp.architectures import Family
 from mlx_interp.architectures.activations import ACTIVATIONS
+from mlx_interp.deferred import mlx_lm, mx
 from mlx_interp.engine.block import PARALLEL, SEQUENTIAL, Order, order_of
 from mlx_interp.engine.modules import bias_of, part_of, size_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError, SiteError
 from mlx_interp.sites import Site
 
-Mask = mx.array | str | None
+Mask: TypeAlias = "mx.array | str | None"
 
 
 @dataclass(frozen=True)
@@ -293,7 +291,7 @@ class Network:
         allowed: bool (batch, head, query, key), a further mask; None forbids nothing more.
         """
         scores = self.scores(layer, q, k)
-        mask = create_causal_mask(q.shape[2]) if isinstance(mask, str) else mask
+        mask = mlx_lm.models.base.create_causal_mask(q.shape[2]) if isinstance(mask, str) else mask
         if allowed is not None:
             mask = mask & allowed if isinstance(mask, mx.array) else allowed
         return _softmax(scores, mask).reshape(q.shape[0], self.n_heads, q.shape[2], k.shape[2])
@@ -368,7 +366,7 @@ class Network:
         if length == 1:
             return None
         if self.softcap_scores is not None or (window and length > window):
-            causal: mx.array = create_causal_mask(length, window_size=window)
+            causal: mx.array = mlx_lm.models.base.create_causal_mask(length, window_size=window)
             return causal
         return "causal"
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mlx.nn as nn
-
 from mlx_interp.architectures import PAGE, Family
+from mlx_interp.deferred import nn
 from mlx_interp.engine.network import Network
 from mlx_interp.errors import UnsupportedModel
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import mlx.core as mx
-
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.positions import integers, resolve_heads, resolve_positions
 from mlx_interp.engine.values import Fit, array_of, check_values, fitted, listed, named_array

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Mask, Network
 
 

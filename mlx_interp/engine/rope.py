@@ -5,24 +5,25 @@
 2. `FixedRoPE` has frequencies of its own. In `LengthRoPE` they depend on how long the text is: LongRoPE takes its long
    factors beyond the original length, dynamic NTK raises its base with every token beyond the trained length.
 3. A row's text may be shorter than what it is batched with, so that the lengths of the rows can be said.
+
+They are no modules of MLX: they have no weights, and what walks through weights must not find, cast or store them.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
+from mlx_interp.deferred import mx
 
-class FixedRoPE(nn.Module):  # type: ignore[misc]
+
+class FixedRoPE:
     """RoPE with given frequencies."""
 
     def __init__(self, inverse: np.ndarray, factor: float = 1.0) -> None:
         """inverse: (plane,) radians a position; the first 2 x plane dimensions of a head are turned."""
-        super().__init__()
         self.dims, self.factor = 2 * len(inverse), factor
         with np.errstate(divide="ignore"):
             self._freqs = mx.array(1 / inverse.astype(np.float32))  # the underscore: no weight, never cast
@@ -34,7 +35,7 @@ class FixedRoPE(nn.Module):  # type: ignore[misc]
         return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._freqs)
 
 
-class LengthRoPE(nn.Module):  # type: ignore[misc]
+class LengthRoPE(ABC):
     """RoPE whose frequencies depend on the number of tokens."""
 
     dims: int
@@ -75,7 +76,6 @@ class LongRoPE(LengthRoPE):
     def __init__(
         self, short: np.ndarray, long: np.ndarray, factor: float, *, original: int, rereads: bool = False
     ) -> None:
-        super().__init__()
         self.dims, self.factor, self.original = 2 * len(short), factor, original
         self.rereads_beyond = original if rereads else None
         self._short, self._long = mx.array(short), mx.array(long)
@@ -91,7 +91,6 @@ class DynamicRoPE(LengthRoPE):
     """Dynamic NTK scaling: beyond the trained length the base grows with the text."""
 
     def __init__(self, dims: int, base: float, scale: float, *, trained: int) -> None:
-        super().__init__()
         self.dims, self.factor, self.base, self.scale, self.trained = dims, 1.0, base, scale, trained
 
     def inverse(self, lengths: mx.array) -> mx.array:

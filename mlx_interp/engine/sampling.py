@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from mlx_lm.sample_utils import apply_top_p
 
+from mlx_interp.deferred import mlx_lm, mx
 from mlx_interp.engine.generate import Sampler
 from mlx_interp.errors import ConfigError
 
@@ -49,7 +48,9 @@ def sampler(temperature: float, top_p: float, seed: int, rows: Sequence[int]) ->
         # The largest at 0: divided by a tiny temperature, any other difference could overflow on every token.
         log_probs = (logits - mx.max(logits, axis=-1, keepdims=True)) / temperature
         if top_p < 1:
-            log_probs = apply_top_p(log_probs - mx.logsumexp(log_probs, axis=-1, keepdims=True), top_p)
+            log_probs = mlx_lm.sample_utils.apply_top_p(
+                log_probs - mx.logsumexp(log_probs, axis=-1, keepdims=True), top_p
+            )
         drawn: mx.array = mx.vmap(lambda row, key: mx.random.categorical(row, key=key))(log_probs, _keys(step))
         return drawn
 

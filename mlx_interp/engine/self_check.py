@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan

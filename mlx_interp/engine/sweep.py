@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import Clean, Entry, entries_of, run_clean
 from mlx_interp.engine.memory import bytes_per_variant, default_budget
 from mlx_interp.engine.network import Network
@@ -18,7 +17,7 @@ from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
-Metric = Callable[[mx.array], mx.array]
+Metric: TypeAlias = "Callable[[mx.array], mx.array]"
 Progress = Callable[[int, int], None]
 """Called with (variants done, variants in all) after each batch."""
 

@@ -18,9 +18,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
 from mlx_interp.engine.block import SEEN, Step, block
 from mlx_interp.engine.clean_run import Clean, Entry

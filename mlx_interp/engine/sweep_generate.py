@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import Clean, entries_of, run_clean
 from mlx_interp.engine.generate import Cache, Sampler, collect, go_on
 from mlx_interp.engine.memory import default_budget

@@ -15,9 +15,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import entries_of, run_clean
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
-from rich.progress import track
 
 from mlx_interp.behaviour.answers import Question, question, verdicts
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx, rich
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.demonstrations import (
     QUESTIONS,
@@ -124,7 +123,7 @@ def average_effects(
     of_means = hashlib.sha256(np.ascontiguousarray(np.asarray(means.z)).tobytes()).hexdigest()
     known = {r["item"]: r["effects"] for r in file.records("effects")} if file is not None and save.exists() else {}  # type: ignore[union-attr]
     total = np.zeros((model.n_layers, model.n_heads))
-    for asked in track(prompts, f"{model.name}: indirect effects", disable=not progress):
+    for asked in rich.progress.track(prompts, f"{model.name}: indirect effects", disable=not progress):
         said = (model.name, model.weights_hash, asked.prompt.tokens, asked.names, of_means)
         key = hashlib.sha256(repr(said).encode()).hexdigest()
         if key not in known:

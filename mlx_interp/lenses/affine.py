@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.tuned import TunedLens, identity_of
 from mlx_interp.model import Model

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
-import mlx.core as mx
 import numpy as np
-from scipy.optimize import minimize
+import scipy
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Ablate, Add, Intervention
 from mlx_interp.lenses.tuned import TunedLens
@@ -33,7 +34,7 @@ from mlx_interp.model import Model
 STARTS = 16
 """Principal components that a search may start from, or as many as directions are asked for."""
 
-Reading = Callable[[mx.array], mx.array]
+Reading: TypeAlias = "Callable[[mx.array], mx.array]"
 """States (..., d_model) -> logits (..., d_vocab)."""
 
 
@@ -170,5 +171,5 @@ def _descend(
         return float(value), np.asarray(slope).astype(np.float64)
 
     first = np.asarray(_unit(start, others)).astype(np.float64)
-    result = minimize(both, first, jac=True, method="L-BFGS-B", options={"maxiter": steps})
+    result = scipy.optimize.minimize(both, first, jac=True, method="L-BFGS-B", options={"maxiter": steps})
     return mx.array(result.x.astype(np.float32)), float(result.fun)

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_interp.behaviour.answers import continuation
+from mlx_interp.deferred import mx, nn
 from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import as_written

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from mlx_interp.deferred import mx, nn
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.tuned import TunedLens, kl_to_last
 from mlx_interp.model import Model

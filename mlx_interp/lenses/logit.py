@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp import sites
 from mlx_interp.behaviour.answers import Question
+from mlx_interp.deferred import mx
 from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.errors import DataError, SiteError
 from mlx_interp.lenses.tuned import TunedLens

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-
 from mlx_interp.behaviour.answers import Question, continuation, mentions, name_scores
+from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Patch
 from mlx_interp.model import Completion, Model

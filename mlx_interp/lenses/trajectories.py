@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
+import scipy
 
+from mlx_interp.deferred import mx, nn
 from mlx_interp.errors import DataError
 
 Floats = npt.NDArray[np.float64]
@@ -74,7 +73,7 @@ class LocalOutlierFactor:
         given = np.asarray(rows, dtype=np.float64)
         if given.ndim != 2 or given.shape[1] != self.rows.shape[1]:
             raise DataError(f"an outlier score of rows (n, {self.rows.shape[1]}) was asked for {given.shape}")
-        apart = cdist((given - self.centre) / self.scale, self.rows)
+        apart = scipy.spatial.distance.cdist((given - self.centre) / self.scale, self.rows)
         near = np.argsort(apart, axis=1, kind="stable")[:, : self.k]
         density = _density(np.take_along_axis(apart, near, axis=1), self.reach[near])
         return np.asarray(self.density[near].mean(axis=1) / density)
@@ -89,7 +88,7 @@ def local_outlier_factor(rows: npt.ArrayLike, k: int = 20) -> LocalOutlierFactor
     scale = np.where(scale > 0, scale, 1.0)
     scaled = (given - centre) / scale
     k = min(k, len(given) - 1)
-    apart = cdist(scaled, scaled)
+    apart = scipy.spatial.distance.cdist(scaled, scaled)
     np.fill_diagonal(apart, np.inf)  # a row is no neighbour of itself
     near = np.argsort(apart, axis=1, kind="stable")[:, :k]
     distances = np.take_along_axis(apart, near, axis=1)

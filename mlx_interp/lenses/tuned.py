@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from rich.progress import track
 
+from mlx_interp.deferred import mx, nn, optim, rich
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -167,7 +164,7 @@ def _trained(
         return (mx.logsumexp(found, axis=-1) - (found * final).sum(axis=-1)).mean(axis=1).sum()
 
     slopes_of = mx.value_and_grad(loss)
-    for _ in track(range(steps), f"{model.name}: tuned lens", disable=not progress):
+    for _ in rich.progress.track(range(steps), f"{model.name}: tuned lens", disable=not progress):
         states = draw(rng)
         final = mx.softmax(model.unembed(states[-1]).astype(mx.float32), axis=-1)
         _, slopes = slopes_of(parameters, states[:-1].astype(mx.float32), final)

@@ -16,11 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
-
+from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import read_json
 from mlx_interp.loading.safetensors_header import TensorInfo, read_header
@@ -105,7 +101,7 @@ def attach(network: nn.Module, adapter: Adapter, *, name: str, weights_hash: str
         settings = adapter.config.get("lora_parameters")
         _refuse_unread(adapter, settings)
         try:
-            linear_to_lora_layers(
+            mlx_lm.tuner.utils.linear_to_lora_layers(
                 network, int(adapter.config["num_layers"]), dict(settings or {}), use_dora=adapter.kind == "dora"
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -133,7 +129,7 @@ def _refuse_unread(adapter: Adapter, settings: Any) -> None:
 def _check_places(network: nn.Module, adapter: Adapter, name: str) -> None:
     places = {
         path: array
-        for path, array in tree_flatten(network.parameters())
+        for path, array in trees.tree_flatten(network.parameters())
         if adapter.kind == "full" or path.rpartition(".")[2] in LEAVES
     }
     trained_on = f"; it was trained on {adapter.config['model']}" if adapter.config.get("model") else ""
@@ -158,4 +154,4 @@ def fold_in(network: nn.Module) -> None:
         if isinstance(inner, nn.Linear | nn.Embedding) and inner.weight.dtype == mx.float32:
             dense = module.fuse(dequantize=True)
             mx.eval(dense.parameters())
-            network.update_modules(tree_unflatten([(path, dense)]))
+            network.update_modules(trees.tree_unflatten([(path, dense)]))

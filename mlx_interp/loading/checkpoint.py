@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.configs import normalised
 from mlx_interp.loading.safetensors_header import TensorInfo, read_header
@@ -53,6 +52,12 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a folder's config and headers. Raises CheckpointError naming the first file that is missing or broken."""
+    stored = read_stored(path)
+    return replace(stored, config=_as_read(path, stored.config, stored.tensors.keys()))
+
+
+def read_stored(path: Path) -> Checkpoint:
+    """What a folder holds, with the config as it is written: what it means takes transformers seconds to say."""
     config = _read_config(path)
     files = weight_files(path)
     tensors: dict[str, TensorInfo] = {}
@@ -62,7 +67,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if twice:
             raise CheckpointError(f"{file}: {twice[0]!r} is in another file too: remove the files of an older download")
         tensors.update(found)
-    return Checkpoint(path, _as_read(path, config, tensors.keys()), files, tensors)
+    return Checkpoint(path, config, files, tensors)
 
 
 def read_config_alone(path: Path) -> Checkpoint:

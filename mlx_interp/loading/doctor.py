@@ -7,17 +7,17 @@ import math
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import mlx.core as mx
-from huggingface_hub.constants import HF_HUB_CACHE
+from typing import Any
 
 from mlx_interp.architectures import ignored_keys
+from mlx_interp.deferred import huggingface_hub, mx
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.blas import blas_status, install_hint
+from mlx_interp.loading.checkpoint import Checkpoint, read_stored
 from mlx_interp.loading.hub import cached_folder
 from mlx_interp.loading.names import EMBEDDED, MODELS, Source, resolve
 from mlx_interp.loading.open import open_checkpoint
@@ -46,8 +46,13 @@ class Need:
     quantized: bool = True
     where: str = ""
     """The Hub id, or what kind of name it is."""
-    ignored: tuple[str, ...] = ()
-    """Keys of its config.json that mean nothing to transformers' class of its type, and nothing here."""
+    config: Mapping[str, Any] | None = None
+    """Its config.json, where that is here."""
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Keys of its config.json that mean nothing to transformers' class of its type, and nothing here."""
+        return ignored_keys(dict(self.config)) if self.config is not None else ()
 
     def fits(self) -> str:
         """ "yes", "slowly" (on CPU with layers kept quantised), "no", or "?" when the size is not known."""
@@ -78,7 +83,7 @@ def facts() -> list[tuple[str, str]]:
 
 def free_disk() -> int:
     """Bytes that are left where the Hub's cache is, or will be."""
-    folder = Path(HF_HUB_CACHE)
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
     while not folder.is_dir():
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -158,16 +163,15 @@ def _need_of_package(source: Source) -> Need:
 def _need_of_folder(source: Source, folder: Path) -> Need:
     where = source.model_id if source.kind == "hub" else source.kind
     try:
-        checkpoint = open_checkpoint(folder)
+        checkpoint = read_stored(folder) if folder.is_dir() else open_checkpoint(folder)
+        layers = _n_layers(checkpoint) or _n_layers(open_checkpoint(folder))  # what is left out, transformers knows
     except CheckpointError:
         return Need(source.name, None, cached=False, stored_bytes=None, dense_bytes=None, where=where)
     words = {name: tensor for name, tensor in checkpoint.tensors.items() if tensor.dtype == "U32"}
-    bits = (checkpoint.config.get("quantization") or {}).get("bits", 4)
+    bits = (checkpoint.config.get("quantization") or checkpoint.config.get("quantization_config") or {}).get("bits", 4)
     absorbed = {name.removesuffix("weight") + part for name in words for part in ("scales", "biases")}
     floats = [t for name, t in checkpoint.tensors.items() if name not in words and name not in absorbed]
     dense = sum(t.n_bytes * 32 / bits for t in words.values()) + sum(4 * math.prod(t.shape) for t in floats)
-    config = checkpoint.config.get("text_config") or checkpoint.config  # multimodal configs hold the text model inside
-    layers = config.get("num_hidden_layers") or config.get("n_layer")
     return Need(
         source.name,
         layers,
@@ -176,8 +180,13 @@ def _need_of_folder(source: Source, folder: Path) -> Need:
         dense_bytes=dense,
         quantized=bool(words),
         where=where,
-        ignored=ignored_keys(checkpoint.config),
+        config=checkpoint.config,
     )
+
+
+def _n_layers(checkpoint: Checkpoint) -> int | None:
+    config = checkpoint.config.get("text_config") or checkpoint.config  # multimodal configs hold the text model inside
+    return config.get("num_hidden_layers") or config.get("n_layer")
 
 
 def estimated_speed(need: Need, speeds: Iterable[Speed]) -> tuple[float, float] | None:

@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, as the Hub's client has it
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    IncompleteSnapshotError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from mlx_interp.deferred import hub_errors, huggingface_hub
 from mlx_interp.errors import CheckpointError, UnknownModel, nearest
 from mlx_interp.loading.names import MODELS, Source
 
@@ -31,26 +19,32 @@ def snapshot(source: Source, *, weights: bool = True) -> Path:
     """
     patterns = [pattern for pattern in PATTERNS if weights or not pattern.endswith(".safetensors")]
     try:
-        return Path(snapshot_download(source.model_id, revision=source.revision, allow_patterns=patterns))
-    except GatedRepoError as error:
+        return Path(
+            huggingface_hub.snapshot_download(source.model_id, revision=source.revision, allow_patterns=patterns)
+        )
+    except hub_errors.GatedRepoError as error:
         raise CheckpointError(
             f"{source.model_id} is gated: accept its licence at https://huggingface.co/{source.model_id}, "
             "then run `hf auth login` (or set HF_TOKEN)"
         ) from error
-    except RevisionNotFoundError as error:
+    except hub_errors.RevisionNotFoundError as error:
         raise UnknownModel(f"{source.model_id} has no revision {source.revision!r}") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError) as error:
         known = [model.hub_id for model in MODELS.values()]
         raise UnknownModel(
             f"the Hub has no {source.model_id!r}, or not for you: {nearest(source.model_id, known)}"
             "a private repository needs `hf auth login`"
         ) from error
-    except (IncompleteSnapshotError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (
+        hub_errors.IncompleteSnapshotError,
+        hub_errors.LocalEntryNotFoundError,
+        hub_errors.OfflineModeIsEnabled,
+    ) as error:
         raise CheckpointError(
             f"{source.model_id} is not whole in this machine's cache, and the Hub cannot be reached: connect and run "
             f"`python -m mlx_interp download {source.name}`, or give a local folder or an embedded model"
         ) from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (hub_errors.HfHubHTTPError, hub_errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise CheckpointError(
             f"downloading {source.model_id} stopped: {' '.join(str(error).split())[:300]}; run the same command again: "
             "files that arrived whole are kept"
@@ -61,14 +55,14 @@ def cached_folder(source: Source) -> Path | None:
     """The folder of a Hub model if it is in the cache with its config; the network is not asked."""
     try:
         folder = Path(
-            snapshot_download(
+            huggingface_hub.snapshot_download(
                 source.model_id,
                 revision=source.revision,
                 allow_patterns=["config.json"],
                 local_files_only=True,
             )
         )
-    except (LocalEntryNotFoundError, OSError, ValueError):
+    except (hub_errors.LocalEntryNotFoundError, OSError, ValueError):
         return None
     weights = list(folder.glob("model*.safetensors"))
     return folder if (folder / "config.json").is_file() and weights else None

@@ -6,9 +6,8 @@ import hashlib
 import warnings
 from pathlib import Path
 
-import mlx.core as mx
-
 from mlx_interp.architectures import family_of
+from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
 from mlx_interp.errors import UnknownModel
 from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter

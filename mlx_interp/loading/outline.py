@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CheckpointError, MlxInterpError
 from mlx_interp.loading.checkpoint import Checkpoint, read_config_alone, weight_files
 from mlx_interp.loading.fingerprint import weights_hash

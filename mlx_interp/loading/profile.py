@@ -11,15 +11,12 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
-
+from mlx_interp.deferred import mx, nn, trees
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import ConfigError
 
 Dequantize = bool | Literal["auto"]
-DTYPES: dict[str, mx.Dtype] = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 SHARE_OF_FREE_MEMORY = 0.8
 """How much of the free memory weights may take; the rest is for activations."""
 
@@ -35,7 +32,8 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
         return dtype
     if dtype not in DTYPES:
         raise ConfigError(f"no dtype {dtype!r}: give one of {', '.join(DTYPES)}, or None for what suits the device")
-    return DTYPES[dtype]
+    chosen: mx.Dtype = getattr(mx, dtype)
+    return chosen
 
 
 def apply_profile(model: nn.Module, *, dtype: mx.Dtype | None, dequantize: Dequantize, name: str) -> None:
@@ -99,7 +97,7 @@ def dequantize_layers(model: nn.Module, dtype: mx.Dtype | None) -> None:
                 dense.bias = module.bias
         dense.weight = weight
         mx.eval(dense.weight)
-        model.update_modules(tree_unflatten([(path, dense)]))
+        model.update_modules(trees.tree_unflatten([(path, dense)]))
 
 
 def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: bool) -> int:
@@ -107,7 +105,7 @@ def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: bool) -> in
     packed = {id(module.weight): module for _, module in quantized_modules(model)} if dense else {}
     absorbed = {id(array) for module in packed.values() for array in (module.scales, module.get("biases"))}
     total = 0
-    for _, array in tree_flatten(model.parameters()):
+    for _, array in trees.tree_flatten(model.parameters()):
         if id(array) in packed:
             module = packed[id(array)]
             total += array.size * 32 // module.bits * (dtype or module.scales.dtype).size

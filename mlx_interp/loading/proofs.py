@@ -7,9 +7,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import mlx.core as mx
-
 from mlx_interp.architectures import PACKAGED
+from mlx_interp.deferred import mx
 from mlx_interp.loading.cache_folder import read_cache, write_cache
 from mlx_interp.model import Model
 

@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_interp.authority import ROPE_SETTINGS, rope_type
+from mlx_interp.deferred import mx, nn
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.rope import DynamicRoPE, FixedRoPE, LengthRoPE, LongRoPE
 from mlx_interp.errors import CheckpointError, UnsupportedModel

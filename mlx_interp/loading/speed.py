@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mlx.core as mx
+from mlx_interp.deferred import mx
 
 MATMUL, READING = "matmul, float32", "reading weights, one row"
 

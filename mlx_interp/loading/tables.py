@@ -11,20 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    IncompleteSnapshotError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from mlx_interp.deferred import duckdb, hub_errors, huggingface_hub
 from mlx_interp.errors import DataError, nearest
 
 READERS = {
@@ -86,23 +73,28 @@ def hub_files(source: str, *, subset: str, split: str) -> list[Path]:
             if names:
                 chosen = one_table(names, source, subset, split)
                 return [
-                    Path(hf_hub_download(repository, name, repo_type="dataset", revision=branch)) for name in chosen
+                    Path(huggingface_hub.hf_hub_download(repository, name, repo_type="dataset", revision=branch))
+                    for name in chosen
                 ]
-        except GatedRepoError as error:
+        except hub_errors.GatedRepoError as error:
             raise DataError(
                 f"{source} is gated: accept its terms at https://huggingface.co/datasets/{repository}, then run "
                 "`hf auth login` (or set HF_TOKEN)"
             ) from error
-        except RevisionNotFoundError as error:
+        except hub_errors.RevisionNotFoundError as error:
             if branch != CONVERTED:
                 raise DataError(f"the data set {repository} has no revision {branch!r}") from error
-        except RepositoryNotFoundError as error:
+        except hub_errors.RepositoryNotFoundError as error:
             raise DataError(f"the Hub has no data set {repository!r}, or not for you (`hf auth login`)") from error
-        except (IncompleteSnapshotError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        except (
+            hub_errors.IncompleteSnapshotError,
+            hub_errors.LocalEntryNotFoundError,
+            hub_errors.OfflineModeIsEnabled,
+        ) as error:
             raise DataError(
                 f"{source}: not in this machine's cache, and the Hub cannot be reached: connect, or give a local file"
             ) from error
-        except (EntryNotFoundError, HfHubHTTPError, HTTPError, OSError) as error:
+        except (hub_errors.EntryNotFoundError, hub_errors.HfHubHTTPError, hub_errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
             raise DataError(f"{source}: downloading stopped: {' '.join(str(error).split())[:300]}") from error
     raise DataError(f"{source}: holds no file that ends in {KINDS}")
 
@@ -110,11 +102,13 @@ def hub_files(source: str, *, subset: str, split: str) -> list[Path]:
 def data_files(repository: str, revision: str | None) -> list[str]:
     """Names of a data set's files, as the Hub has them, or, without a network, as the cache has them."""
     try:
-        names = HfApi().list_repo_files(repository, repo_type="dataset", revision=revision)
-    except (OfflineModeIsEnabled, HTTPError) as error:
-        if isinstance(error, HfHubHTTPError):
+        names = huggingface_hub.HfApi().list_repo_files(repository, repo_type="dataset", revision=revision)
+    except (hub_errors.OfflineModeIsEnabled, hub_errors.HTTPError) as error:  # type: ignore[attr-defined]
+        if isinstance(error, hub_errors.HfHubHTTPError):
             raise
-        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True))
+        folder = Path(
+            huggingface_hub.snapshot_download(repository, repo_type="dataset", revision=revision, local_files_only=True)
+        )
         names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     return sorted(name for name in names if Path(name).suffix.lower() in READERS)
 

@@ -6,14 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any, cast
 
-import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
-from mlx_lm.tokenizer_utils import TokenizerWrapper
-from mlx_lm.tokenizer_utils import load as load_mlx_tokenizer
-from mlx_lm.utils import _get_classes, load_model
-
 from mlx_interp.architectures import FAMILIES, ignored_keys
+from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import Checkpoint
 
@@ -38,7 +32,7 @@ def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
     try:
         if checkpoint.arrays is not None:
             return built(checkpoint.config, checkpoint.arrays()), dict(checkpoint.config)
-        model, config = load_model(
+        model, config = mlx_lm.utils.load_model(
             checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config, get_model_classes=_classes
         )
     except LOAD_FAULTS as error:
@@ -81,7 +75,7 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     config: what mlx-lm is about to read; loses the keys that it would take a meaning from and transformers does not
     (`layer_types` of a Mistral), and RoPE in the form that only some of its classes know.
     """
-    model_class, arguments = _get_classes(config)
+    model_class, arguments = mlx_lm.utils._get_classes(config)
     for key in (*ignored_keys(config), "rope_parameters"):
         config.pop(key, None)
     family = FAMILIES.get(str(config.get("model_type")))
@@ -97,10 +91,10 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     return Model, arguments
 
 
-def load_tokenizer(path: Path, eos_token_ids: Any) -> TokenizerWrapper:
+def load_tokenizer(path: Path, eos_token_ids: Any) -> mlx_lm.tokenizer_utils.TokenizerWrapper:
     """mlx-lm's tokenizer of a folder; code that comes with it is never run. Raises CheckpointError."""
     try:
-        return load_mlx_tokenizer(path, {"trust_remote_code": False}, eos_token_ids=eos_token_ids)
+        return mlx_lm.tokenizer_utils.load(path, {"trust_remote_code": False}, eos_token_ids=eos_token_ids)
     except Exception as error:  # the tokenizers library raises bare Exception for a file it cannot parse
         raise CheckpointError(f"{path}: its tokenizer cannot be loaded: {shortened(error)}") from error
 
@@ -128,7 +122,7 @@ def refuse_two_heads(checkpoint: Checkpoint) -> None:
 
 def check_finite(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError, naming the tensor, if a weight is infinite or not a number."""
-    for name, array in tree_flatten(model.parameters()):
+    for name, array in trees.tree_flatten(model.parameters()):
         if not mx.issubdtype(array.dtype, mx.floating):
             continue
         try:

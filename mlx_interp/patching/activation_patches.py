@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 
-import mlx.core as mx
-
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.errors import DataError, SiteError
 from mlx_interp.interventions import Intervention, Patch

@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import mlx.core as mx
-
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt

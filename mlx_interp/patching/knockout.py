@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.interventions import Intervention, Knockout
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt

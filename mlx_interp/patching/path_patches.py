@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.edge_pass import Written, patched, wiring, written
 from mlx_interp.engine.memory import bytes_per_position, default_budget
 from mlx_interp.errors import CircuitError

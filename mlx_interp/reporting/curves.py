@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
+from mlx_interp.deferred import matplotlib
 from mlx_interp.reporting.figures import LINES, STYLE, Plot
 from mlx_interp.stats import Estimate
 
@@ -50,7 +49,7 @@ def curves(
     if not 1 <= len(lines) <= len(LINES):
         raise ValueError(f"figure {name!r}: {len(lines)} lines; between 1 and {len(LINES)} can be told apart")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 3.4), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(5.8, 3.4), layout="constrained")
         axis = figure.subplots()
         for number, (line, (colour, style, marker)) in enumerate(zip(lines, LINES, strict=False)):
             aside = 0.12 * (number - (len(lines) - 1) / 2) if x_ticks else 0.0

@@ -12,16 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
-from PIL import Image
 
+from mlx_interp.deferred import PIL, matplotlib
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.tables import UNVALIDATED
 from mlx_interp.stats import Estimate
@@ -66,7 +60,7 @@ class Plot:
     """A finished figure: `name` is its file name without ending, `caption` what it shows, with n."""
 
     name: str
-    figure: Figure
+    figure: matplotlib.figure.Figure
     caption: str
 
 
@@ -111,7 +105,7 @@ def heat_map(
         raise ValueError(
             f"figure {name!r}: panels must share one shape (rows, columns), found {[g.shape for g in grids]}"
         )
-    norm = Normalize(*(limits or _limits(grids)))
+    norm = matplotlib.colors.Normalize(*(limits or _limits(grids)))
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
@@ -119,7 +113,7 @@ def heat_map(
         size = (1.0 + across * _side(width), 0.7 + down * (0.2 + _side(height)))
         # Cells are square: a panel is as narrow as its height asks for. Some 16 letters of a title fill an inch.
         letters = max(int(16 * min(_side(width), _side(height) * width / height)), 8)
-        figure = Figure(figsize=(max(size[0], 3.4), size[1]), layout="compressed")
+        figure = matplotlib.figure.Figure(figsize=(max(size[0], 3.4), size[1]), layout="compressed")
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for index, axis in enumerate(axes.flat):
             if index < len(panels):
@@ -134,7 +128,7 @@ def heat_map(
             figure.supxlabel(x_label, fontsize=9)
             figure.supylabel(y_label, fontsize=9)
         figure.suptitle(title, fontsize=10)
-        figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, label=value_label, shrink=0.85, aspect=25)
+        figure.colorbar(matplotlib.cm.ScalarMappable(norm, COLOURS), ax=axes, label=value_label, shrink=0.85, aspect=25)
     return Plot(name, figure, caption)
 
 
@@ -153,14 +147,14 @@ def line_with_band(
     if not 1 <= len(series) <= len(LINES):
         raise ValueError(f"figure {name!r}: {len(series)} series; between 1 and {len(LINES)} can be told apart")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 3.2), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(4.8, 3.2), layout="constrained")
         axis = figure.subplots()
         for line, (colour, style, marker) in zip(series, LINES, strict=False):
             points = np.array([_point(estimate) for estimate in line.estimates])
             axis.fill_between(x, points[:, 1], points[:, 2], color=colour, alpha=0.18, linewidth=0)
             axis.plot(x, points[:, 0], color=colour, linestyle=style, marker=marker, label=line.label)
         if all(float(value).is_integer() for value in x):
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set(xlabel=x_label, ylabel=y_label, ylim=limits)
         axis.set_title(title, fontsize=10)
         if len(series) > 4:  # inside the axes so many names would hide the lines
@@ -182,7 +176,7 @@ def box_plot(
 ) -> Plot:
     """Boxes side by side at each column, one for each group; n stands above. Groups differ in lightness and hatch."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.4 + 1.3 * len(columns), 3.4), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(1.4 + 1.3 * len(columns), 3.4), layout="constrained")
         axis = figure.subplots()
         width = 0.8 / len(values)
         for index, (label, samples) in enumerate(values.items()):
@@ -206,7 +200,7 @@ def box_plot(
                 )
         axis.set_xticks(range(len(columns)), ["\n".join(textwrap.wrap(column, 14)) for column in columns])
         axis.set(ylabel=y_label)
-        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_title(title, fontsize=10, pad=12)
         axis.legend(loc="best")
     return Plot(name, figure, caption)
@@ -242,7 +236,7 @@ def scatter(
         raise ValueError(f"figure {name!r}: {len(groups)} groups; between 1 and {len(LINES)} can be told apart")
     scale = 100 if percent else 1
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(4.8, 3.4), layout="constrained")
         axis = figure.subplots()
         for group, (colour, _, marker) in zip(groups, LINES, strict=False):
             mine = [point for point in points if point.group == group]
@@ -263,8 +257,8 @@ def scatter(
         if log_x and max(p.x for p in points) >= 3 * min(p.x for p in points):
             axis.set_xscale("log")
         else:
-            axis.xaxis.set_major_locator(MaxNLocator(5))
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+            axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         axis.margins(x=0.2)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
@@ -281,7 +275,7 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
     make_folder(folder)
     if unvalidated:
         plot.figure.text(0.995, 0.005, UNVALIDATED, ha="right", va="bottom", fontsize=7, color="#B00000", weight="bold")
-    FigureCanvasAgg(plot.figure)
+    matplotlib.backends.backend_agg.FigureCanvasAgg(plot.figure)
     picture = folder / f"{plot.name}.png"
     write_atomically(picture, in_few_colours(_drawn(plot.figure, "png", {"Software": None})))
     if not picture_only:
@@ -290,7 +284,7 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
     return picture
 
 
-def _drawn(figure: Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
+def _drawn(figure: matplotlib.figure.Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=ending, dpi=DPI, metadata=metadata)
@@ -299,9 +293,9 @@ def _drawn(figure: Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
 
 def in_few_colours(png: bytes) -> bytes:
     """A picture with a palette in place of a colour for every pixel: a quarter of the bytes, and it looks the same."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = PIL.Image.open(io.BytesIO(png)).convert("RGB")
     buffer = io.BytesIO()
-    picture.quantize(N_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(N_COLOURS, dither=PIL.Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -310,7 +304,7 @@ def caption_text(plot: Plot, *, unvalidated: bool = False) -> str:
     return f"**{UNVALIDATED}** {plot.caption}" if unvalidated else plot.caption
 
 
-def _draw_cells(axis: Any, grid: npt.NDArray[np.float64], norm: Normalize) -> None:
+def _draw_cells(axis: Any, grid: npt.NDArray[np.float64], norm: matplotlib.colors.Normalize) -> None:
     height, width = grid.shape
     axis.set_facecolor("#E6E6E6")
     axis.patch.set(hatch="////", edgecolor="#BBBBBB")

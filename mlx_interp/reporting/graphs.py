@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
+from mlx_interp.deferred import matplotlib
 from mlx_interp.reporting.figures import LINES, STYLE, Plot
 
 POSITIVE, NEGATIVE = "#E69F00", "#0072B2"
@@ -43,7 +42,7 @@ def network(
     largest = max((abs(value) for value in links.values()), default=0.0) or 1.0
     columns, rows = (max(getattr(p, axis) for p in places) + 1 for axis in ("column", "row"))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 0.8 * columns, 0.8 + 0.24 * rows), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(1.0 + 0.8 * columns, 0.8 + 0.24 * rows), layout="constrained")
         axis = figure.subplots()
         for (start, end), value in sorted(links.items(), key=lambda item: abs(item[1])):
             size = abs(value) / largest
@@ -81,7 +80,7 @@ def cloud(
     if not 1 <= len(groups) <= len(LINES):
         raise ValueError(f"figure {name!r}: {len(groups)} groups; between 1 and {len(LINES)} can be told apart")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(4.2, 3.6), layout="constrained")
         axis = figure.subplots()
         for (label, (x, y)), (colour, _, marker) in zip(groups.items(), LINES, strict=False):
             axis.plot(x, y, color=colour, marker=marker, linestyle="", markersize=3.5, alpha=0.6, label=label)

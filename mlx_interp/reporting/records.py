@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mlx_interp.deferred import pyarrow
 from mlx_interp.errors import RunError
 from mlx_interp.reporting.files import write_atomically, writing
 
@@ -169,15 +168,15 @@ def write_parquet(records: Sequence[Record], path: Path) -> None:
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = {name: _column([record.get(name) for record in records]) for name in names}
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer, compression="zstd")
     write_atomically(path, buffer.getvalue())
 
 
-def _column(values: Sequence[Any]) -> pa.Array:
+def _column(values: Sequence[Any]) -> pyarrow.Array:
     try:
-        return pa.array([float(v) if _number(v) else v for v in values] if _mixed(values) else values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
+        return pyarrow.array([float(v) if _number(v) else v for v in values] if _mixed(values) else values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+        return pyarrow.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values])
 
 
 def _mixed(values: Sequence[Any]) -> bool:

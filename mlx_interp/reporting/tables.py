@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from rich.cells import cell_len
-from tabulate import tabulate
-
+from mlx_interp.deferred import rich, tabulate
 from mlx_interp.stats import Estimate, number
 
 Cell: TypeAlias = str | int | float | Estimate | None
@@ -129,17 +127,22 @@ def latex(table: Mapping[str, Any], *, unvalidated: bool = False) -> str:
     """A table as `Table.as_data` gives it as a LaTeX float (needs the booktabs package), title and notes as caption."""
     mark = f"{UNVALIDATED}: " if unvalidated else ""
     sides = ["right" if right else "left" for right in table["numeric"]]
-    body = tabulate(table["rows"], table["columns"], "latex_booktabs", colalign=sides, disable_numparse=True)
+    body = tabulate.tabulate(table["rows"], table["columns"], "latex_booktabs", colalign=sides, disable_numparse=True)
     # The words below the table go through the same escaping as those inside it.
     words = " ".join(f"{sentence.rstrip('.')}." for sentence in [mark + table["title"], *table["notes"]])
-    caption = tabulate([[words]], tablefmt="latex", disable_numparse=True).splitlines()[2].removesuffix(r"\\").strip()
+    caption = (
+        tabulate.tabulate([[words]], tablefmt="latex", disable_numparse=True)
+        .splitlines()[2]
+        .removesuffix(r"\\")
+        .strip()
+    )
     return f"\\begin{{table}}[t]\n\\centering\n{body}\n\\caption{{{caption}}}\n\\end{{table}}\n"
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[bool]) -> str:
     """The bare grid: columns of one width, numbers to the right, so that it can be read without being rendered."""
     lines = [[_escaped(cell) for cell in row] for row in (heads, *rows)]
-    widths = [max(3, *(cell_len(line[index]) for line in lines)) for index in range(len(heads))]
+    widths = [max(3, *(rich.cells.cell_len(line[index]) for line in lines)) for index in range(len(heads))]
     rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
     padded = [
         [_padded(cell, width, right) for cell, width, right in zip(line, widths, numeric, strict=True)]
@@ -171,5 +174,5 @@ def _escaped(cell: str) -> str:
 
 
 def _padded(cell: str, width: int, right: bool) -> str:
-    space = " " * (width - cell_len(cell))
+    space = " " * (width - rich.cells.cell_len(cell))
     return space + cell if right else cell + space

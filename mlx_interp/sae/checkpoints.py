@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mlx_interp.deferred import mx, trees
 from mlx_interp.errors import SAEError
 from mlx_interp.reporting.files import make_folder, write_atomically
 
@@ -20,7 +19,7 @@ def write_state(path: Path, arrays: dict[str, Any], numbers: dict[str, Any]) -> 
     """Replace the file in one step. arrays: nested dicts of mlx arrays; numbers: JSON values."""
     make_folder(path.parent)
     # ascontiguousarray: safetensors writes the buffer as it lies, and a transposed one lies the other way round.
-    plain = {name: np.ascontiguousarray(np.asarray(value)) for name, value in tree_flatten(arrays)}
+    plain = {name: np.ascontiguousarray(np.asarray(value)) for name, value in trees.tree_flatten(arrays)}
     write_atomically(path, save(plain, metadata={"numbers": json.dumps(numbers)}))
 
 
@@ -29,7 +28,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             numbers = json.loads(file.metadata()["numbers"])
-            arrays = tree_unflatten([(name, mx.array(file.get_tensor(name))) for name in file.keys()])  # noqa: SIM118
+            arrays = trees.tree_unflatten([(name, mx.array(file.get_tensor(name))) for name in file.keys()])  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise SAEError(f"{path}: no checkpoint of a training run: {error}; delete it to start over") from error
     return dict(arrays), numbers

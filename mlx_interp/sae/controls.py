@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sae.streams import Floats

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from mlx_interp.deferred import html, mx
 from mlx_interp.errors import SAEError
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
@@ -165,9 +164,9 @@ def dashboard(pages: Sequence[FeaturePage], *, title: str, note: str = "") -> st
     links = " ".join(f'<a href="#f{p.feature}">{_heading(p)}</a>' for p in pages)
     body = "\n".join(_section(page, {p.feature for p in pages}) for page in pages)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n<p>{escape(note)}</p>\n<nav>{links}</nav>\n"
+        f"<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(note)}</p>\n<nav>{links}</nav>\n"
         f"{body}\n</body></html>\n"
     )
 
@@ -180,7 +179,7 @@ def write_dashboard(path: Path | str, pages: Sequence[FeaturePage], *, title: st
 
 
 def _heading(page: FeaturePage) -> str:
-    return escape(f"{page.feature} {page.title}".strip())
+    return html.escape(f"{page.feature} {page.title}".strip())
 
 
 def _section(page: FeaturePage, here: set[int]) -> str:
@@ -202,7 +201,7 @@ def _section(page: FeaturePage, here: set[int]) -> str:
 def _example(example: Example, largest: float) -> str:
     spans = "".join(
         f'<span style="background: rgba(230, 126, 34, {min(value / largest, 1) if largest else 0:.2f})" '
-        f'title="{value:.3f}">{escape(_visible(token))}</span>'
+        f'title="{value:.3f}">{html.escape(_visible(token))}</span>'
         for token, value in zip(example.tokens, example.values, strict=True)
     )
     return f'<div class="text"><span class="value">{max(example.values):.2f}</span>{spans}</div>'
@@ -224,7 +223,7 @@ def _histogram(page: FeaturePage) -> str:
 
 def _table(named: Sequence[Named]) -> str:
     rows = "".join(
-        f'<tr><td>{escape(_visible(token)) or "&nbsp;"}</td><td class="number">{effect:+.2f}</td></tr>'
+        f'<tr><td>{html.escape(_visible(token)) or "&nbsp;"}</td><td class="number">{effect:+.2f}</td></tr>'
         for token, effect in named
     )
     return f"<table>{rows}</table>" if rows else "<p>not as wide as the residual stream</p>"

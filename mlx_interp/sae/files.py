@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.sae.kinds import BY_NAME, architectures

@@ -17,11 +17,11 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
-import mlx.core as mx
+from mlx_interp.deferred import mx
 
 Kind: TypeAlias = Literal["relu", "gated", "topk", "batchtopk", "jumprelu"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Weights: TypeAlias = dict[str, mx.array]
+Weights: TypeAlias = "dict[str, mx.array]"
 SHARED = {"W_enc": "dm", "W_dec": "md", "b_dec": "d"}
 """Parameters that every kind has."""
 

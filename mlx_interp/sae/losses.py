@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.sae.kinds import Weights, largest
 from mlx_interp.sae.sae import kind_of
 

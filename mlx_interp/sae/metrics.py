@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from mlx_interp import sites
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError, SiteError
 from mlx_interp.interventions import ArrayLike, Intervention, Patch
 from mlx_interp.model import Model

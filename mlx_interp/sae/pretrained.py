@@ -11,18 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, as the Hub's client has it
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from mlx_interp.deferred import hub_errors, huggingface_hub
 from mlx_interp.errors import SAEError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -103,14 +92,18 @@ def _downloaded(repository: str, folder: str, revision: str | None) -> Path:
     prefix = f"{folder}/" if folder else ""
     patterns = [prefix + name for name in (CONFIG, WEIGHTS, NPZ)]
     try:
-        root = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except GatedRepoError as error:
+        root = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except hub_errors.GatedRepoError as error:
         raise SAEError(f"{repository} is gated: accept its licence on the Hub, then run `hf auth login`") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+    except (
+        hub_errors.RepositoryNotFoundError,
+        hub_errors.RevisionNotFoundError,
+        hub_errors.HFValidationError,
+    ) as error:
         raise SAEError(f"the Hub has no {repository!r} (revision {revision or 'main'}), or not for you") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled) as error:
         raise SAEError(f"{repository}: not in this machine's cache, and the Hub cannot be reached") from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (hub_errors.HfHubHTTPError, hub_errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise SAEError(f"downloading {repository} stopped: {' '.join(str(error).split())[:300]}") from error
     where = root / folder
     if not any((where / name).exists() for name in (CONFIG, NPZ)):

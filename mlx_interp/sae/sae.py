@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_interp.activations import Activations
+from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError, nearest
 from mlx_interp.interventions import ArrayLike, Features, Positions
 from mlx_interp.sae.kinds import BY_NAME, ReLU

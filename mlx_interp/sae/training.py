@@ -19,10 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import mlx.core as mx
-import mlx.optimizers as optim
 import numpy as np
 
+from mlx_interp.deferred import mx, optim
 from mlx_interp.errors import SAEError
 from mlx_interp.sae.checkpoints import read_state, write_state
 from mlx_interp.sae.kinds import Weights

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
-from scipy.stats import rankdata
+import scipy
 
 from mlx_interp.sae.sae import SAE
 
@@ -93,7 +92,7 @@ def logistic(x: Values, truth: Flags, penalty: float = 1e-2) -> tuple[Values, fl
         slope[:-1] += penalty * w[:-1]
         return loss, slope
 
-    found: Values = minimize(objective, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B").x
+    found: Values = scipy.optimize.minimize(objective, np.zeros(columns.shape[1]), jac=True, method="L-BFGS-B").x
     return found[:-1], float(found[-1])
 
 
@@ -103,7 +102,7 @@ def _area(scores: Values, truth: Flags) -> float:
     n_yes, n_no = int(truth.sum()), int((~truth).sum())
     if not n_yes or not n_no:
         return float("nan")
-    ranks = rankdata(scores)
+    ranks = scipy.stats.rankdata(scores)
     return float((ranks[truth].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))
 
 

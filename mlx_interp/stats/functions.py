@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
-from scipy.stats import permutation_test as scipy_permutation_test
-from scipy.stats import rankdata
+import scipy
 
 from mlx_interp.stats.units import Estimate, Floats, percentile_interval, unanimous
 
@@ -52,7 +50,7 @@ def jackknife_interval(
     if not np.isfinite(pseudo).all():
         return None
     value = float(pseudo.mean())
-    reach = float(stdtrit(n_units - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(n_units))
+    reach = float(scipy.special.stdtrit(n_units - 1, (1 + level) / 2) * pseudo.std(ddof=1) / math.sqrt(n_units))
     return Estimate(value, value - reach, value + reach, n_units)
 
 
@@ -92,7 +90,7 @@ def spearman_interval(x: Sequence[float], y: Sequence[float], *, seed: int, resa
 
 def _spearman(first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]) -> Floats:
     """(n_rows,): of each row of two arrays (n_rows, n); nan where one does not vary."""
-    x, y = (rankdata(values, axis=1) for values in (first, second))
+    x, y = (scipy.stats.rankdata(values, axis=1) for values in (first, second))
     x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
     with np.errstate(invalid="ignore"):
         return np.asarray((x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1)))
@@ -129,9 +127,9 @@ def trend_test(x: Sequence[float], y: Sequence[float], *, seed: int) -> tuple[fl
     """
     if len(x) != len(y) or len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         raise ValueError(f"a trend needs three pairs or more and columns that vary, found {list(x)} and {list(y)}")
-    ranks = rankdata(y)
-    found = scipy_permutation_test(
-        (rankdata(x),),
+    ranks = scipy.stats.rankdata(y)
+    found = scipy.stats.permutation_test(
+        (scipy.stats.rankdata(x),),
         lambda column: np.corrcoef(column, ranks)[0, 1],
         permutation_type="pairings",
         n_resamples=9999,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv
+import scipy
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,6 +116,6 @@ def clopper_pearson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} successes of {n} trials is not a rate")
     tail = (1 - level) / 2
-    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
-    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    low = float(scipy.special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(scipy.special.betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
     return Estimate(successes / n, low, high, n)

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import StoreError
 from mlx_interp.prompts import Prompt
 from mlx_interp.store.job import Entry, Item, Job
 from mlx_interp.store.manifest import Sample
 from mlx_interp.store.shards import ROWS, float16_scale
 
-BATCH_TOKENS = {mx.cpu: 512, mx.gpu: 4096}
+BATCH_TOKENS = {"cpu": 512, "gpu": 4096}
 """Tokens of one pass, padding included: fixed, not a share of what is free, so that a resumed run makes the same
 batches. On two CPU cores larger ones are slower; a shard bounds them as well."""
 
@@ -103,7 +103,7 @@ def _shard(
 
 def _batches(job: Job, entries: Sequence[Entry]) -> Iterator[range]:
     """Entries, sorted by length, in batches: at least one, and then as many as their padded tokens allow."""
-    most = BATCH_TOKENS[mx.default_device().type]
+    most = BATCH_TOKENS["cpu" if mx.default_device().type == mx.cpu else "gpu"]
     start = 0
     for end in range(1, len(entries) + 1):
         size = end + 1 - start

@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
+from mlx_interp.deferred import mx, trees
 from mlx_interp.errors import StoreError
 from mlx_interp.model import Model
 from mlx_interp.reporting.files import write_atomically, writing
@@ -30,7 +29,6 @@ from mlx_interp.reporting.records import Record, RecordFile, open_records, read_
 FORMAT = 1
 STORE_FILE, SAMPLES_FILE = "store.json", "samples.jsonl"
 SHARD, AGAIN = "shard", "again"
-_UNSIGNED = {1: mx.uint8, 2: mx.uint16, 4: mx.uint32, 8: mx.uint64}
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ def weights_of(model: Model) -> str:
     if model.weights_hash:
         return model.weights_hash
     digest = hashlib.sha256()
-    for name, value in tree_flatten(model.mlx_model.parameters()):
+    for name, value in trees.tree_flatten(model.mlx_model.parameters()):
         digest.update(f"{name}{value.shape}{value.dtype}".encode())
-        digest.update(np.asarray(value.reshape(-1).view(_UNSIGNED[value.dtype.size])).tobytes())
+        digest.update(np.asarray(value.reshape(-1).view(getattr(mx, f"uint{8 * value.dtype.size}"))).tobytes())
     return digest.hexdigest()
 
 

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CheckpointError, DataError, SiteError, StoreError, nearest
 from mlx_interp.model import Model
 from mlx_interp.sites import parse_one

@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 import mlx_interp as mi
+from mlx_interp import deferred
 from mlx_interp.__main__ import main
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.gguf.convert import convert
@@ -129,7 +130,7 @@ def test_a_conversion_that_stops_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     path = write_gguf(tmp_path / "small.gguf")
-    monkeypatch.setattr(mx, "save_safetensors", full)
+    monkeypatch.setattr(deferred.mx, "save_safetensors", full)
     with pytest.raises(CheckpointError, match="No space left"):
         convert(path, tmp_path / "out" / "folder")
     assert not list((tmp_path / "out").iterdir())

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
@@ -17,6 +16,7 @@ from experiments.shared.in_context.screening import base_items, solved
 from experiments.shared.in_context.tasks import Query, TaskConfig, means, other_task, prompts
 from mlx_interp.behaviour.answers import answer_scores, name_scores, verdicts
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import (
     first_tokens_shared,
     most_frequent_answer,

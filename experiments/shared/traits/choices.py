@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -28,6 +27,7 @@ from experiments.shared.prompts.read import Choice, Origin, choices
 from experiments.shared.traits import world_choices
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.interventions import Add, Intervention

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
@@ -23,6 +22,7 @@ from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import KINDS, rate
 from mlx_interp.controls import random_like
+from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.interventions import Intervention
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map

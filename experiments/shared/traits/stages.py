@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig, Records, Stage
@@ -16,6 +15,7 @@ from experiments.shared.traits.trait_records import Affected, Dosed, Found, Side
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import random_like, shuffled_labels
+from mlx_interp.deferred import mx
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import mlx.core as mx
 import numpy as np
 
 from experiments.harness.experiment import Records
@@ -20,6 +19,7 @@ from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.data import TwoHopConfig
 from experiments.shared.two_hop.queries import Case, Labelled, all_cases, queries
 from experiments.shared.two_hop.summaries import mean_over
+from mlx_interp.deferred import mx
 from mlx_interp.lenses.tuned import (
     TunedLens,
     exchanged,

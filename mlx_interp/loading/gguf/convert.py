@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import INDEX
 from mlx_interp.loading.gguf.checkpoint import read_gguf

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.errors import CheckpointError, UnsupportedModel
 from mlx_interp.loading.gguf.config import described, own_metadata, sizes_of
 from mlx_interp.loading.gguf.described import SIZES
