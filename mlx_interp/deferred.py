@@ -4,7 +4,9 @@
 
 MLX, mlx-lm and transformers take seconds to import; a help text, a misspelled name or a list of models needs none of
 them. Modules of this project take them from here, so that each can be imported by itself in no time and still says at
-its top what it uses. SciPy needs no place here: after `import scipy` its parts are imported when they are used.
+its top what it uses. What runs when a module is imported must not use them: an alias of types is quoted, as in
+`Metric: TypeAlias = "Callable[[mx.array], mx.array]"`. SciPy needs no place here: after `import scipy` its parts are
+imported when they are used.
 """
 
 from __future__ import annotations

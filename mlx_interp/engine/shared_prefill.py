@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
-import mlx.core as mx
 import numpy as np
 
+from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import Entry, run_clean
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.prefix_tree import Layout, n_shared, together
@@ -21,7 +22,7 @@ WORTH = 0.6
 LONGEST = 2048
 """Columns of one sequence: its attention grows with their square."""
 
-KeysAndValues = dict[int, tuple[mx.array, mx.array]]
+KeysAndValues: TypeAlias = "dict[int, tuple[mx.array, mx.array]]"
 
 
 def read_shared(net: Network, prompts: Sequence[Sequence[int]]) -> tuple[KeysAndValues, mx.array] | None:
