@@ -19,6 +19,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from experiments.data import DATA_FOLDER
@@ -47,6 +48,7 @@ class Aliases:
         return tuple(alias for (k, n, _), found in self.rows.items() if (k, n) == (kind, name) for alias in found)
 
 
+@cache
 def read_aliases(path: Path = ALIASES) -> Aliases:
     """The table of aliases. Raises DataError, naming file and row, for a wrong column, an empty cell or a row twice."""
     rows: dict[tuple[str, str, str], tuple[str, ...]] = {}

@@ -11,7 +11,7 @@ from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items, task_vector
 from experiments.shared.in_context.tasks import Query, means, prompts
-from mlx_interp.behaviour.answers import answer_scores, question, verdicts
+from mlx_interp.behaviour.answers import answer_scores, verdicts
 from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import in_context
 from mlx_interp.in_context.function_vectors import Head, random_heads
@@ -74,7 +74,7 @@ def measure_shots(run: Run[MediationConfig], batch: Sequence[Query]) -> Iterator
         one, two = of_tasks.halves(run, query.task)
         rng = np.random.default_rng(stable_draw(run.config.seed, (query.key, k), 2**31))
         made = in_context(one, two.pairs[query.number], one.pairs, k, shape, rng)
-        asked.append(question(run.model, made.text, [made.answer]))
+        asked.append(of_tasks.asked(run, made))
     for (query, k), found in zip(cells, verdicts(run.model, asked), strict=True):
         yield {"item": query.key, "task": query.task, "shots": k, "right": found.first_token}
 

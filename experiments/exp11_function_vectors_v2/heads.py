@@ -9,9 +9,9 @@ import numpy as np
 
 from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run, of_run
+from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import Item, MediationConfig, effect_items, sampled, solved_items
 from experiments.shared.in_context.tasks import Query, mean_prompts, written
-from mlx_interp.behaviour.answers import question
 from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import ROLES, Piece, Role, positions, token_roles
 from mlx_interp.in_context.function_vectors import indirect_effects, mean_z
@@ -59,7 +59,7 @@ def _where(prompt: Prompt, pieces: Sequence[Piece], place: str) -> list[int]:
 def measure_places(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
     """Indirect effects of all heads at each place, on one corrupted prompt."""
     one = written(run, query, 0)["corrupted"]
-    asked = question(run.model, one.text, [one.answer])
+    asked = of_tasks.asked(run, one)
     for place in PLACE_ROLES:
         at = _where(asked.prompt, one.pieces, place)
         if at:

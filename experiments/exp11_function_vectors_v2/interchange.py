@@ -20,7 +20,7 @@ the other prompt. Fixed before the second half was looked at:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig, ranked
 from experiments.shared.in_context.screening import base_items, solved
 from experiments.shared.in_context.tasks import Query, written
-from mlx_interp.behaviour.answers import Question, answer_scores, question
+from mlx_interp.behaviour.answers import Question, answer_scores
 from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import in_context, token_roles
 from mlx_interp.in_context.function_vectors import (
@@ -99,14 +99,14 @@ def exchange(run: Run[MediationConfig], query: Query, half: int) -> Exchange:
     """The prompts of a query and their heads. Queries are cut alike in all of them, or only the part that is."""
     one = written(run, query, half)
     clean = one["examples"]
-    asked = question(run.model, clean.text, [clean.answer])
+    asked = of_tasks.asked(run, clean)
     rng = np.random.default_rng(stable_draw(run.config.seed, (query.key, half, SECOND), 2**31))
     names = [name for name in of_tasks.tasks(run) if name != query.task] or [query.task]
     other = of_tasks.halves(run, names[rng.integers(len(names))])[0]
     shots, shape = of_tasks.n_shots(run), of_tasks.template(run)
     foreign = in_context(other, (clean.query, clean.answer), other.pairs, shots, shape, rng)
     texts = {CORRUPTED: one["corrupted"].text, OTHER_TASK: foreign.text}
-    donors = {name: question(run.model, text, [clean.answer]) for name, text in texts.items()}
+    donors = {name: of_tasks.asked(run, replace(clean, text=text)) for name, text in texts.items()}
     own = [token.example == -1 and token.role != "bos" for token in token_roles(asked.prompt, clean.pieces)]
     n = min(sum(own), *(_common_end(asked.prompt.tokens, d.prompt.tokens) for d in donors.values()))
     where = {LAST: (-1,), QUERY: tuple(range(-max(n, 1), 0))}

@@ -173,15 +173,22 @@ def answer_scores(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
 
 
 def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Intervention]]) -> mx.array:
-    """Scores of the whole answer under interventions at a prompt's positions: (n_variants, 3), one sweep.
+    """Scores of the whole answer under interventions at a prompt's positions: (n_variants, 3), one sweep a name.
 
-    Columns: rank of the first token, log-probability of the whole name in nats, and whether greedy decoding writes it.
-    The name's own tokens follow the prompt, so that positions must count from its start: -1 would be the name's last.
-    Raises DataError for a question with several accepted names.
+    Columns: rank of the first token, log-probability of the whole name in nats, and whether greedy decoding writes it;
+    each of the best of the accepted names. The name's own tokens follow the prompt, so that positions must count from
+    its start: -1 would be the name's last. Raises DataError for a question without an accepted name.
     """
-    if len(asked.names) != 1:
-        raise DataError(f"whole answers are scored one name at a time; {asked.prompt.text!r} has {len(asked.names)}")
-    name, start = asked.names[0], len(asked.prompt) - 1
+    if not asked.names:
+        raise DataError(f"{asked.prompt.text!r} has no accepted answer to score")
+    found = mx.stack([_scores_of(model, asked.prompt, name, variants) for name in asked.names])  # (name, variant, 3)
+    return mx.stack([found[..., 0].min(axis=0), found[..., 1].max(axis=0), found[..., 2].max(axis=0)], axis=-1)
+
+
+def _scores_of(
+    model: Model, prompt: Prompt, name: tuple[int, ...], variants: Sequence[Sequence[Intervention]]
+) -> mx.array:
+    start = len(prompt) - 1
 
     def measured(logits: mx.array) -> mx.array:
         logits = logits[:, start : start + len(name)].astype(mx.float32)  # (variant, token, d_vocab)
@@ -191,7 +198,7 @@ def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Inter
         greedy = mx.all(mx.argmax(logits, axis=-1) == mx.array(name), axis=-1).astype(mx.float32)
         return mx.stack([rank, log_prob, greedy], axis=-1)
 
-    return model.sweep(asked.prompt.tokens + list(name[:-1]), variants, logits="all", metric=measured)
+    return model.sweep(prompt.tokens + list(name[:-1]), variants, logits="all", metric=measured)
 
 
 def _score(logits: mx.array, tokens: Sequence[int]) -> mx.array:

@@ -113,8 +113,18 @@ def test_whole_answers_of_a_sweep_are_those_of_single_runs(llama: Model) -> None
     written = llama.generate(prompt, max_tokens=2)[0].tokens
     greedy = np.asarray(name_scores(llama, Question(prompt, (tuple(written),)), [[]]))
     assert (greedy[0, 0], greedy[0, 2]) == (0, 1)
-    with pytest.raises(DataError, match="one name at a time"):
-        name_scores(llama, Question(prompt, ((5,), (9,))), [[]])
+
+
+def test_of_several_names_the_best_one_counts(llama: Model) -> None:
+    prompt = llama.prompt("3 5 7 11")
+    written = tuple(llama.generate(prompt, max_tokens=2)[0].tokens)
+    alone = [np.asarray(name_scores(llama, Question(prompt, (name,)), [[]]))[0] for name in ((5, 9, 30), written)]
+    rank, log_prob, greedy = np.asarray(name_scores(llama, Question(prompt, ((5, 9, 30), written)), [[]]))[0]
+    assert (rank, greedy) == (0, 1)
+    assert log_prob == max(alone[0][1], alone[1][1])
+    assert alone[0][0] > 0
+    with pytest.raises(DataError, match="has no accepted answer to score"):
+        name_scores(llama, Question(prompt, ()), [[]])
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from experiments.exp11_function_vectors_v2.vector_report import data_table
 from experiments.harness.runner import run
 from experiments.harness.state import Run
 from experiments.shared.in_context import mediation, transfer
+from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.tasks import FILES, TaskConfig, halves, prompts, queries, read_task, tasks, written
 from mlx_interp.errors import DataError
+from mlx_interp.in_context.demonstrations import Examples
 
 SMALL = [
     "--n-test",
@@ -58,6 +60,16 @@ def test_heads_come_from_one_half_and_figures_from_the_other() -> None:
         text = prompts(Run(model, config), query, 1)["examples"].prompt.text
         examples = [part.split(" -> ")[0] for part in text.split(", ")[:-1]]
         assert set(examples) <= {x for x, _ in one.pairs}
+
+
+def test_what_people_say_for_an_output_is_accepted_and_words_of_the_synthetic_world_have_one_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(of_tasks, "question", lambda model, text, names: names)
+    model, made = mi.load("tiny-llama"), Examples("country-currency", "India ->", "India", "rupee")
+    real, world = TaskConfig(data=str(FILES)), TaskConfig()
+    assert of_tasks.asked(Run(model, real), made) == ["rupee", "rupees", "Indian rupee", "INR"]
+    assert of_tasks.asked(Run(model, world), made) == ["rupee"]
 
 
 def test_published_files_load_as_they_are_and_damaged_ones_are_named(tmp_path: Path) -> None:

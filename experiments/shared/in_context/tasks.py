@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.data.aliases import read_aliases
 from experiments.data.function_answers import TASKS as FILES
-from experiments.data.function_answers import read_pairs
+from experiments.data.function_answers import accepted_outputs, read_pairs
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.answers import Question, question
@@ -157,7 +158,13 @@ def _corrupted(run: Run[TaskConfig], task: FunctionTask, pair: Pair, rng: np.ran
 def prompts(run: Run[TaskConfig], query: Query, half: int) -> dict[str, Question]:
     """The same, tokenised, with the answer's tokens."""
     made = written(run, query, half)
-    return {name: question(run.model, one.text, [one.answer]) for name, one in made.items()}
+    return {name: asked(run, one) for name, one in made.items()}
+
+
+def asked(run: Run[TaskConfig], made: Examples) -> Question:
+    """A prompt, tokenised, with its answer and what people say for it; words of the synthetic world have one name."""
+    names = [] if is_embedded(run) else accepted_outputs(read_aliases(), made.task, (made.query, made.answer))
+    return question(run.model, made.text, [made.answer, *names])
 
 
 def mean_prompts(run: Run[TaskConfig], name: str, kind: Kind = "examples") -> list[Examples]:

@@ -22,8 +22,8 @@ from experiments.shared.in_context.mediation import (
     with_nothing,
 )
 from experiments.shared.in_context.tasks import TaskConfig, prompts
-from mlx_interp.behaviour.answers import answer_scores, question, verdicts
-from mlx_interp.in_context.demonstrations import Template, in_context
+from mlx_interp.behaviour.answers import answer_scores, verdicts
+from mlx_interp.in_context.demonstrations import Examples, Template, in_context
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
@@ -65,8 +65,8 @@ def measure_ported(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
     for name, shape in TEMPLATES.items():
         rng = np.random.default_rng(stable_draw(run.config.seed, (item.key, name), 2**31))
         made = in_context(one, pair, one.pairs, of_tasks.n_shots(run), shape, rng)
-        with_examples = verdicts(model, [question(model, made.text, [made.answer])])[0].first_token
-        asked = question(model, shape.prompt([], pair[0]), [pair[1]])
+        with_examples = verdicts(model, [of_tasks.asked(run, made)])[0].first_token
+        asked = of_tasks.asked(run, Examples(item.task, shape.prompt([], pair[0]), *pair))
         variants = with_nothing(*(addition(run, item, arm) for arm in CONTROLS))
         scores = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
         right = {arm: int(score[0]) == 0 for arm, score in zip(("nothing", *CONTROLS), scores, strict=True)}
