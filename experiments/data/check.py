@@ -1,4 +1,4 @@
-"""Checks of the data that ship: `python -m experiments.data.check` names every fault and exits with 1 if there is one.
+"""Checks of all data that ship: `python -m experiments.data.check` names every fault and exits with 1 if there is one.
 
 1. Two-hop queries: keys unique; three different entities; subject once in its prompt and no other entity in it; one
    bridge for a subject and one answer for a bridge, whichever family asks; a source.
@@ -7,6 +7,7 @@
 3. Function tasks: no input twice; the same of outputs that are things of the world.
 4. aliases.csv: no row that nothing uses.
 5. Splits of one set share no item and no entity (`shared_between`); `duplicates` and this serve every set of prompts.
+6. Requests, questions and opinions: as `check_requests.py` says.
 
 A further data set adds a function of no argument that yields faults, and a line in `SETS`.
 """
@@ -19,6 +20,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
+from experiments.data import check_requests
 from experiments.data.aliases import read_aliases, unaccented
 from experiments.data.function_answers import OUTPUTS, TASKS, accepted_outputs, output_type, read_pairs
 from experiments.data.single_facts import Family, family_queries, gives_itself_away, read_families, read_relations
@@ -149,6 +151,7 @@ SETS: dict[str, Callable[[], Iterable[str]]] = {
     "two-hop queries": two_hop_faults,
     "function tasks": function_task_faults,
     "aliases": alias_faults,
+    "requests, questions and opinions": check_requests.problems,
 }
 """What is checked, by name."""
 
