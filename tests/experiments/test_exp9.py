@@ -9,17 +9,26 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.exp9_back_patching import EXPERIMENT, Config
+from experiments.exp9_back_patching import EXPERIMENT, Config, chosen_cells
 from experiments.exp9_back_patching.back_patching import measure
+from experiments.exp9_back_patching.grids import grids
 from experiments.harness.runner import run
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, queries
+from mlx_interp.behaviour.answers import mentions
 from mlx_interp.behaviour.two_hop import bridge_position, donor_of, screen
 from mlx_interp.patching.back_patching import back_patching_pairs, states_at, target_site
+from mlx_interp.stats.held_out import held_out_choice
 
 PARTS_TABLES = (
     "Identity",
-    *("Fixed, by the text", "Entity description", "Attention knockout", "Sublayer projection", "Stages"),
+    *(
+        "Fixed by one cell, held out, by the text",
+        "Entity description",
+        "Attention knockout",
+        "Sublayer projection",
+        "Stages",
+    ),
     *("Where the bridge is", "Does back-patching repair"),
 )
 
@@ -67,6 +76,38 @@ def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
         assert row["rank"][cell] == int((logits > logits[answer]).sum())
 
 
+def test_texts_are_those_of_the_cells_that_the_other_half_chose(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    close = [r for r in records if r.get("stage") == chosen_cells.STAGE and r.get("group") == "failure"]
+    mine = grids(records, study="back-patching", arm="patched", position="bridge", length="raw")
+    held = held_out_choice(mine.cells, Config().seed)
+    rows = [r for r in close if r["arm"] == "patched" and r["position"] == "bridge"]
+    assert {r["item"] for r in rows} == set(mine.cells)
+    assert all(held.choice[r["item"]] in r["cells"] for r in rows)
+    assert not [r for r in close if r["length"] != "raw"]
+    model = mi.load("tiny-gemma2")
+    query = next(q for q in queries(Run(model, Config()), ()) if rows[0]["item"].endswith(q.key))
+    position = bridge_position(model, query)
+    states = states_at(model, query.two_hop, position)
+    pairs = back_patching_pairs(model.n_layers)
+    for cell, rank, said in zip(*(rows[0][name] for name in ("cells", "rank", "mentioned")), strict=True):
+        patch = mi.Patch(target_site(pairs[cell][1]), states[pairs[cell][0]], position)
+        (text,) = model.generate(query.two_hop, interventions=[patch], max_tokens=10)
+        assert said == mentions(text.text, query.answers)
+        grid = next(r for r in records if r.get("study") == "back-patching" and r["item"] == rows[0]["item"])
+        assert rank == grid["rank"][cell]
+
+
+def test_correct_queries_are_looked_at_in_the_failures_best_cell(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    correct = [r for r in records if r.get("stage") == chosen_cells.STAGE and r.get("group") == "correct"]
+    assert {r["arm"] for r in correct} >= {"patched", "random"}
+    for position, length in {(r["position"], r["length"]) for r in correct}:
+        failures = grids(records, study="back-patching", arm="patched", position=position, length=length)
+        best = int(np.argmax(np.mean(list(failures.cells.values()), axis=0)))
+        assert {tuple(r["cells"]) for r in correct if (r["position"], r["length"]) == (position, length)} == {(best,)}
+
+
 def test_failures_are_failures_and_patching_a_layer_into_itself_changes_nothing() -> None:
     model, config = mi.load("tiny-gemma2"), Config()
     found = screen(model, [q for q in queries(Run(model, config), ()) if q.split == "never_composed"][:24])
@@ -95,7 +136,8 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     with pytest.raises(SystemExit) as stopped:
         run(EXPERIMENT, ["--model", "tiny-gemma2", "--dry-run", "--out", str(tmp_path / "none")])
     assert stopped.value.code in (0, None)
-    assert "187,200" in capsys.readouterr().out
+    # 240 failures: six grids of 36 pairs and 8 identities at two positions, four of 44 pairs across prompts
+    assert f"{240 * (2 * (6 * 36 + 8) + 4 * 44):,}" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
@@ -106,7 +148,7 @@ def test_only_the_parts_asked_for_are_measured(tmp_path: Path) -> None:
     assert stopped.value.code in (0, None)
     folder = tmp_path / "exp9_back_patching" / "tiny-gemma2"
     stages = {json.loads(line)["stage"] for line in (folder / "records.jsonl").read_text().splitlines()}
-    assert stages == {"screened", "knocked_out"}
+    assert stages == {"screened", "knocked_out"}, "no query of the synthetic world is set aside for a way of asking"
     table = (folder / "table.md").read_text()
     assert "Attention knockout" in table
     assert "Fixed by one cell" not in table
