@@ -39,7 +39,7 @@ class Config(ReliabilityConfig):
 
 
 def plan(run: Run[Config], items: Sequence[Request]) -> Plan:
-    cells = len(steering_runs.edits(run))
+    cells = steering_runs.n_edits(run)
     longest = max((run.model.prompt(item.text, chat=True) for item in items), key=len)
     passes = cells * len(items) * (0.7 + run.config.new_tokens / len(longest)) + 2 * run.config.n_train * 3
     return Plan(len(items), cells * len(items), passes, run.model.weight_bytes + run.model.memory([longest] * cells))

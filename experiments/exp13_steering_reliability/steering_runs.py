@@ -170,6 +170,11 @@ def edits(run: Run[ReliabilityConfig]) -> list[tuple[dict[str, object], list[Int
     return found
 
 
+def n_edits(run: Run[ReliabilityConfig]) -> int:
+    """How many there are, which needs no direction."""
+    return 1 + len(layers(run)) * len(ARMS) * len(doses(run.config))
+
+
 def doses(config: ReliabilityConfig) -> list[tuple[str, float]]:
     """Every edit with its doses."""
     added = [(ADDED, dose) for dose in config.strengths]

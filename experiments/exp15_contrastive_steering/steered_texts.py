@@ -109,7 +109,6 @@ class Item:
 def prompts(run: Run[ContrastiveConfig], earlier: Records) -> list[Asked]:
     """The prompts that are steered; none of them is behind a mean."""
     of = setting(run)
-    warned(run)
     behind = {(chat.system, chat.prompt) for one in of.subsets for chat in one.fit}
     digest = hashlib.sha256(repr([(one.name, one.fit, one.held) for one in of.subsets]).encode()).hexdigest()[:16]
     found = []
@@ -194,6 +193,7 @@ def classifier(run: Run[ContrastiveConfig]) -> TextClassifier | None:
 
 def measure_texts(run: Run[ContrastiveConfig], asked: Asked) -> Iterator[Record]:
     """One prompt under every cell and draw, as one batch: texts, how they read, and how far the first token moves."""
+    warned(run)
     model, config = run.model, run.config
     of, all_cells, prompt = setting(run), cells(run), rendered(model, asked.chat)
     edits = [edit(run, cell) for cell in all_cells]

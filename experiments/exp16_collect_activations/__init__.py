@@ -23,7 +23,7 @@ from experiments.exp16_collect_activations.collecting import CHECKED, NORMS, STO
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
 from experiments.shared.prompts.collected import LENGTHS, CollectionFields, Row, kept, prompt_of, rows_of
-from mlx_interp.store import Estimate, estimate
+from mlx_interp.store import size
 from mlx_interp.store.config import read_collection
 
 
@@ -44,22 +44,20 @@ def rows(run: Run[Config], earlier: Records) -> list[Row]:
 
 
 def plan(run: Run[Config], items: Sequence[Row]) -> Plan:
-    """Size and time of all stores; memory is that of a batch and two shards."""
+    """Size of all stores; memory is that of a batch and two shards."""
     config = run.config
-    found: list[Estimate] = []
     prompts = [prompt_of(run.model, row) for row in items]
-    for collection in collecting.collections(run):
-        found.append(
-            estimate(
-                run.model,
-                prompts,
-                collection.sites,
-                positions=config.positions,
-                dtype=config.dtype,
-                max_new_tokens=config.max_new_tokens,
-                batch_size=config.batch_size or None,
-            )
+    found = [
+        size(
+            run.model,
+            prompts,
+            collection.sites,
+            positions=config.positions,
+            dtype=config.dtype,
+            max_new_tokens=config.max_new_tokens,
         )
+        for collection in collecting.collections(run)
+    ]
     shard = min(config.shard_megabytes * 2**20, max(one.n_bytes for one in found))
     return Plan(
         prompts=len(items),
@@ -67,7 +65,6 @@ def plan(run: Run[Config], items: Sequence[Row]) -> Plan:
         forward_passes=len(items) * len(found) + config.checked,
         memory_bytes=run.model.weight_bytes + 2 * shard + 2**29,
         disk_bytes=sum(one.n_bytes for one in found),
-        seconds=sum(one.seconds for one in found),
     )
 
 

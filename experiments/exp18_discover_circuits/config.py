@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.exp18_discover_circuits.circuit_tasks import TASKS, Task
-from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, drawn, task_names
+from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, drawn, most_pairs, task_names
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run
 from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
@@ -109,6 +109,12 @@ class Item:
 def drawn_pairs(run: Run[CircuitConfig], task: str) -> Drawn:
     config = run.config
     return drawn(run, config.source, task, config.n_train + config.n_test, config.seed)
+
+
+def most_prompts(run: Run[CircuitConfig], task: str) -> int:
+    """Pairs of a task at most: which of them the model does, only a run tells."""
+    config = run.config
+    return most_pairs(run.model, config.source, task, config.n_train + config.n_test, config.seed)
 
 
 def split(run: Run[CircuitConfig], task: str) -> tuple[list[Pair], list[Pair]]:

@@ -82,6 +82,12 @@ def drawn(run: Run[ExperimentConfig], source: Source, task: str, n: int, seed: i
     return Drawn(tuple(found), tuple(made), dropped)
 
 
+def most_pairs(model: Model, source: Source, task: str, n: int, seed: int) -> int:
+    """How many `drawn` would give at most: as many as are made, whether or not the model does them."""
+    of = "toxic" if task == "safe" and source.toxic else task  # as many matches, and no model asked what it says
+    return min(n, len(_made(model, source, of, LOOKED_AT * n, seed)[0]))
+
+
 def _made(model: Model, source: Source, task: str, most: int, seed: int) -> tuple[list[Pair], int]:
     if source.data:
         rows = [row for row in read_pair_rows(source.data) if row.category == task]

@@ -66,7 +66,8 @@ def plan(run: Run[Config], items: Sequence[TwoHopQuery]) -> Plan:
     patched = min(len(items), run.config.all_failures, families * run.config.max_failures)
     longest = max(items, key=lambda query: len(query.two_hop))
     case = Case(longest, "failure", donor_of(longest, items))
-    variants = [variant for grid in back_patching.grids_of(run, case) for variant in grid.variants]
+    grids = back_patching.grids_of(run, case, back_patching.any_states)
+    variants = [variant for grid in grids for variant in grid.variants]
     cost = run.model.cost(longest.two_hop, variants or [[]])
     return Plan(
         prompts=len(items),

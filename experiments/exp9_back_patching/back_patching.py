@@ -6,9 +6,9 @@ correct queries, is measured once it is known which cells are looked at: chosen_
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Labelled, Place, place
 from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
+from mlx_interp.deferred import mx
 from mlx_interp.interventions import Intervention
 from mlx_interp.lenses.logit import lens_ranks, logit_lens
 from mlx_interp.model import Model
@@ -30,6 +31,8 @@ from mlx_interp.patching.back_patching import (
 )
 from mlx_interp.reporting import Record
 
+StatesAt: TypeAlias = "Callable[[Model, str, int], mx.array]"
+"""(model, prompt, position) -> states of all layers there, as `states_at` gives them."""
 STAGE = "patched"
 LENGTHS: tuple[Literal["raw", "rescaled"], ...] = ("raw", "rescaled")
 
@@ -87,20 +90,25 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
         yield record
 
 
-def grids_of(run: Run[PatchingConfig], case: Case) -> list[Grid]:
-    """All grids of one query, for the parts asked for; of a correct one, each layer patched into itself."""
+def grids_of(run: Run[PatchingConfig], case: Case, states_at: StatesAt = states_at) -> list[Grid]:
+    """All grids of one query, for the parts asked for; of a correct one, each layer patched into itself.
+
+    states_at: where states come from; for a plan, `any_states`.
+    """
     grids: list[Grid] = []
     if "back_patching" in run.config.parts:
         for name in run.config.positions:
             if case.group == "failure":
-                grids += back_patching_grids(run, case, name)
-            grids.append(_identity(run.model, case, name))
+                grids += back_patching_grids(run, case, name, states_at)
+            grids.append(_identity(run.model, case, name, states_at))
     if "cross_patching" in run.config.parts and case.group == "failure":
-        grids += _cross_prompt(run.model, case)
+        grids += _cross_prompt(run.model, case, states_at)
     return grids
 
 
-def back_patching_grids(run: Run[PatchingConfig], case: Case, name: Place) -> Iterator[Grid]:
+def back_patching_grids(
+    run: Run[PatchingConfig], case: Case, name: Place, states_at: StatesAt = states_at
+) -> Iterator[Grid]:
     """The grids of one prompt and position: its own states, another query's, and random ones."""
     model = run.model
     pairs = back_patching_pairs(model.n_layers)
@@ -114,14 +122,14 @@ def back_patching_grids(run: Run[PatchingConfig], case: Case, name: Place) -> It
             yield Grid("back-patching", arm, name, length, patches(states, own, pairs, position, length))
 
 
-def _identity(model: Model, case: Case, name: Place) -> Grid:
+def _identity(model: Model, case: Case, name: Place, states_at: StatesAt) -> Grid:
     position = place(model, case.query, name)
     own = states_at(model, case.query.two_hop, position)
     same = patches(own, own, same_layer_pairs(model.n_layers), position, "raw")
     return Grid("identity", "itself", name, "raw", same)
 
 
-def _cross_prompt(model: Model, case: Case) -> Iterator[Grid]:
+def _cross_prompt(model: Model, case: Case, states_at: StatesAt) -> Iterator[Grid]:
     """The grids that write the bridge's name, as the second-hop prompt holds it."""
     position = bridge_position(model, case.query)
     own = states_at(model, case.query.two_hop, position)
@@ -131,6 +139,11 @@ def _cross_prompt(model: Model, case: Case) -> Iterator[Grid]:
             for length in LENGTHS:
                 variants = patches(states, own, cross_pairs(model.n_layers), position, length)
                 yield Grid("cross-prompt", arm, "bridge", length, variants)
+
+
+def any_states(model: Model, prompt: str, position: int) -> mx.array:
+    """For a plan, in place of states: what a patch costs depends on its place alone."""
+    return mx.ones((model.n_layers + 1, model.d_model))
 
 
 def cross_pairs(n_layers: int) -> list[Pair]:

@@ -75,8 +75,6 @@ class Plan:
     """Estimated memory at the peak, weights included."""
     disk_bytes: int | None = None
     """What will be written beside the run folder, for experiments that do."""
-    seconds: float | None = None
-    """Expected time, for experiments that measure their speed beforehand."""
 
 
 @dataclass(frozen=True)

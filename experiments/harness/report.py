@@ -98,9 +98,7 @@ def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pa
     }
     if plan.disk_bytes is not None:
         cells["disk (GB)"] = f"{plan.disk_bytes / 1e9:.3f}"
-    if plan.seconds is not None:
-        cells["about (s)"] = f"{plan.seconds:,.0f}"
-    elif pace is not None:
+    if pace is not None:
         cells["about (s)"] = f"{pace.of(plan):,.0f}"
         table.caption = f"time {pace.source}"
     for head in cells:

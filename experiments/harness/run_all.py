@@ -21,18 +21,19 @@ from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import release_memory
 from experiments.harness.options import Options, Parser, parse
+from experiments.harness.pace import Pace
 from experiments.harness.ranks import launched
-from experiments.harness.runner import Gate, Load, plan_of, run_model
+from experiments.harness.runner import Gate, Load, pace_under, plan_of, run_model
 from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
+from mlx_interp.loading.outline import outline
 from mlx_interp.reporting.folders import RUNS
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.studies import invocation
 from validation import gate as validation_gate
 
-PROBE_TOKENS = 16
 EXAMPLES = """examples:
   python -m experiments run_all                                          everything, on the embedded models
   python -m experiments run_all --experiments exp3,exp9 --limit 20 --dry-run
@@ -50,7 +51,7 @@ class Cell:
     """"done", "planned", or what went wrong."""
     seconds: float = 0.0
     plan: Plan | None = None
-    seconds_per_pass: float = 0.0
+    pace: Pace | None = None
 
     @property
     def failed(self) -> bool:
@@ -80,12 +81,12 @@ def run_experiment_suite(
     arguments += [flag for flag, on in (("--fresh", fresh), ("--no-validate", not validate)) if on]
     options = {experiment.name: parse(experiment, ["--model", model_name, *arguments]) for experiment in chosen}
     try:
-        model = (load or load_model)(model_name)
+        # a plan needs config and tokenizer alone
+        model = (load or (outline if dry_run else load_model))(model_name)
     except MlxInterpError as error:
         return [Cell(model_name, experiment.name, f"not loaded: {error}") for experiment in chosen]
-    pace = _seconds_per_pass(model)
     cells = [
-        _planned(experiment, options[experiment.name], model, pace)
+        _planned(experiment, options[experiment.name], model)
         if dry_run
         else _run(experiment, options[experiment.name], model, gate or validation_gate)
         for experiment in chosen
@@ -108,23 +109,12 @@ def _run(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any,
     return Cell(model.name, experiment.name, "done", time.monotonic() - started)
 
 
-def _planned(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, pace: float) -> Cell:
+def _planned(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Cell:
     try:
-        plan = plan_of(experiment, options, model)
+        plan, pace = plan_of(experiment, options, model), pace_under(experiment, options, model)
     except MlxInterpError as error:
         return Cell(model.name, experiment.name, str(error))
-    return Cell(model.name, experiment.name, "planned", plan=plan, seconds_per_pass=pace)
-
-
-def _seconds_per_pass(model: Any) -> float:
-    """How long a forward pass over a short prompt takes here; 0 for what is no model of ours."""
-    if not hasattr(model, "run"):
-        return 0.0
-    tokens = [token % model.d_vocab for token in range(1, PROBE_TOKENS + 1)]
-    model.run(tokens)
-    started = time.perf_counter()
-    model.run(tokens)
-    return time.perf_counter() - started
+    return Cell(model.name, experiment.name, "planned", plan=plan, pace=pace)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,7 +187,7 @@ def cell_table(cells: Sequence[Cell]) -> rich.table.Table:
         figures = [f"{cell.seconds:.0f}"]
         if planned:
             plan = cell.plan or Plan(0, 0, 0.0, 0)
-            about = plan.forward_passes * cell.seconds_per_pass
+            about = cell.pace.of(plan) if cell.pace else 0.0
             figures = [
                 f"{plan.prompts:,}",
                 f"{plan.forward_passes:,.0f}",

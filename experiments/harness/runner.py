@@ -25,7 +25,7 @@ from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, parse
-from experiments.harness.pace import pace_of
+from experiments.harness.pace import Pace, pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
 from experiments.harness.state import Run
@@ -94,9 +94,10 @@ def run_experiment(
             resolve(name)  # a misspelled name is said before the models before it have run for hours
     for name in options.models:
         if load is None and ranks.size == 1:
-            if options.dry_run and print_plan(experiment, options, outline(name)):
+            if options.dry_run:
+                print_plan(experiment, options, outline(name))
                 continue
-            if not options.dry_run and (shown := shown_without_weights(experiment, options, outline(name))):
+            if shown := shown_without_weights(experiment, options, outline(name)):
                 folders.append(shown)
                 overviews = finished(experiment, options, shown)
                 continue
@@ -121,20 +122,19 @@ def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: P
     return [*overviews, write_latex(path)] if options.latex else overviews
 
 
-def print_plan(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> bool:
-    """Print what a run would cost; False where that depends on the weights, and these were not read."""
-    try:
-        plan = plan_of(experiment, options, model)
-    except NeedsWeights as error:
-        _tell([f"{experiment.name}: what it will cost depends on the weights, so they are loaded ({error})"])
-        return False
+def print_plan(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> None:
+    """Print what a run would cost: passes, memory, time."""
+    plan, pace = plan_of(experiment, options, model), pace_under(experiment, options, model)
+    rich.console.Console().print(plan_table(experiment, model.name, plan, pace))
+
+
+def pace_under(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Pace | None:
+    """How fast a pass would be, by earlier runs or by the machine's speed; None of what is no model of ours."""
 
     def planned(config: ConfigT) -> Plan:
         return plan_of(experiment, replace(options, config=config), model)
 
-    pace = pace_of(experiment, model, planned, (options.out, PUBLISHED)) if isinstance(model, Wrapped) else None
-    rich.console.Console().print(plan_table(experiment, model.name, plan, pace))
-    return True
+    return pace_of(experiment, model, planned, (options.out, PUBLISHED)) if isinstance(model, Wrapped) else None
 
 
 def shown_without_weights(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Outline) -> Path | None:

@@ -10,23 +10,27 @@ import mlx.core as mx
 import pytest
 
 import mlx_interp as mi
+from experiments import exp9_back_patching as exp9
+from experiments import exp13_steering_reliability as exp13
+from experiments.exp9_back_patching import back_patching
+from experiments.exp13_steering_reliability import steering_runs
 from experiments.harness import registry
 from experiments.harness.options import parse
-from experiments.harness.runner import plan_of, run_experiment
+from experiments.harness.run_all import run_experiment_suite
+from experiments.harness.runner import run_experiment
+from experiments.harness.state import Run
+from experiments.shared.two_hop.queries import Case
+from mlx_interp import store
+from mlx_interp.embedded import load_world
 from mlx_interp.errors import UnknownModel
 from mlx_interp.loading.names import EMBEDDED, EMBEDDED_ROOT
 from mlx_interp.loading.outline import NeedsWeights, outline
 
-WITH_WEIGHTS = ("exp9_back_patching", "exp13_steering_reliability", "exp15_contrastive_steering")
-WITH_WEIGHTS += ("exp16_collect_activations", "exp18_discover_circuits")
-"""Studies whose plan looks at states, or measures its speed."""
-ON_EMBEDDED_ALONE = ("exp17_train_saes", "exp19_lenses")
-
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """Config and tokenizer of tiny-llama, without its weights."""
-    folder = tmp_path / "bare"
+    """Config and tokenizer of tiny-llama without its weights, by its name: some studies know embedded models alone."""
+    folder = tmp_path / "tiny-llama"
     shutil.copytree(EMBEDDED_ROOT / "tiny-llama", folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     return folder
 
@@ -58,22 +62,55 @@ def test_nothing_is_computed_however_large_the_config(bare: Path) -> None:
     assert mx.get_active_memory() - before < 10**6
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names() if name not in WITH_WEIGHTS + ON_EMBEDDED_ALONE])
-def test_a_plan_needs_config_and_tokenizer_only(name: str, bare: Path) -> None:
-    study = registry.experiment(name)
-    plan = plan_of(study, parse(study, ["--limit", "4"]), outline(bare))
-    assert plan.forward_passes > 0
-
-
-def test_a_dry_run_reads_no_weights_and_tells_the_time(
-    bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", registry.names())
+def test_a_dry_run_needs_config_and_tokenizer_only_and_tells_time_and_memory(
+    name: str, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = registry.experiment("exp6")
-    run_experiment(study, parse(study, ["--model", str(bare), "--dry-run", "--out", str(tmp_path / "runs")]))
-    said = capsys.readouterr().out
+    study = registry.experiment(name)
+    out = ["--out", str(tmp_path / "runs")]
+    run_experiment(study, parse(study, ["--model", str(bare), "--limit", "4", "--dry-run", *out]))
+    said = " ".join(capsys.readouterr().out.split())
     assert "about (s)" in said
-    assert "from this machine's speed" in " ".join(said.split())
+    assert "memory (GB)" in said
+    assert "from this machine's speed" in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_of_everything_reads_no_weights(bare: Path, tmp_path: Path) -> None:
+    cells = run_experiment_suite(str(bare), ["exp9", "exp18"], out=tmp_path / "runs", limit=4, dry_run=True)
+    assert [cell.outcome for cell in cells] == ["planned", "planned"]
+    assert all(cell.plan and cell.pace and cell.pace.of(cell.plan) > 0 for cell in cells)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_counts_what_a_run_does() -> None:
+    model = mi.load("tiny-llama")
+    run = Run(model, exp13.Config(n_train=8))
+    asked = steering_runs.steered(run, ())
+    assert exp13.plan(run, asked).counterfactuals == len(asked) * len(steering_runs.edits(run))
+
+
+def test_a_plan_of_patching_has_the_cells_of_the_run(bare: Path) -> None:
+    model = mi.load("tiny-llama")
+    query = load_world().queries[0]
+    case = Case(query, "failure", load_world().queries[7])
+    planned, done = (
+        [(grid.label, [str(v[0].site) for v in grid.variants]) for grid in back_patching.grids_of(run, case, *states)]
+        for run, states in (
+            (Run(outline(bare), exp9.Config()), [back_patching.any_states]),
+            (Run(model, exp9.Config()), []),
+        )
+    )
+    assert planned == done
+
+
+def test_a_collection_is_no_larger_than_its_plan_says() -> None:
+    model, prompts = mi.load("tiny-llama"), ["The capital of France is", "Hello"]
+    timed = store.estimate(model, prompts, "resid_post", positions="all")
+    sized = store.size(outline("tiny-llama"), prompts, "resid_post", positions="all")
+    assert vars(sized) == {name: value for name, value in vars(timed).items() if name != "seconds"}
+    longer = store.size(outline("tiny-llama"), prompts, "resid_post", positions="all", max_new_tokens=5)
+    assert longer.n_rows == sized.n_rows + 10
 
 
 def test_a_complete_run_is_shown_without_loading_and_times_the_next_plan(
