@@ -35,7 +35,7 @@ class Config(LensConfig):
 
 
 def cases(run: Run[Config], earlier: Records) -> list[Case]:
-    return all_cases(run, earlier, run.config.max_queries)
+    return all_cases(run, earlier, run.config.max_queries, run.config.all_queries)
 
 
 def headline(records: Records, config: Config) -> str:

@@ -33,7 +33,11 @@ class GapConfig(LensConfig):
 
 
 def cases(run: Run[GapConfig], earlier: Records) -> list[Case]:
-    chosen = [case for case in all_cases(run, earlier, run.config.max_queries) if case.group != "shortcut"]
+    chosen = [
+        case
+        for case in all_cases(run, earlier, run.config.max_queries, run.config.all_queries)
+        if case.group != "shortcut"
+    ]
     return [case for case in chosen if run.config.queries == "all" or case.group == "correct"]
 
 

@@ -46,7 +46,7 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     """For each position a letter a cell and sample: source layer by source layer, target layers within."""
     model, config = run.model, run.config
     target = placeholder_position(model, config.target_prompt)
-    targets = range(0, model.n_layers, config.described_step)
+    targets = target_layers(model.n_layers, config.described_step)
     pairs = [(source, target) for source in range(model.n_layers) for target in targets]
     positions: tuple[Place, ...] = ("bridge", "last")
     for name in positions:
@@ -66,6 +66,11 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
             example = example or written[-1].text
         read = {"own": own, "other": other, "example": example}
         yield {**case.labels, "position": name, "targets": list(targets), **read}
+
+
+def target_layers(n_layers: int, step: int) -> range:
+    """Layers that states are written into; every one in a model of up to fifteen, about ten of a deeper one."""
+    return range(0, n_layers, step or max(1, round(n_layers / 10)))
 
 
 def _letter(text: str, query: TwoHopQuery | None) -> str:
@@ -89,7 +94,8 @@ def by_source(record: Record, entity: str, whose: str = "own") -> list[bool]:
 
 def table(records: Records, config: PatchingConfig) -> Table | None:
     """How many queries have their bridge and answer described from some layer, and from which first."""
-    if not of(records, STAGE):
+    found = of(records, STAGE)
+    if not found:
         return None
     rows: list[list[Cell]] = []
     for group in GROUPS:
@@ -120,7 +126,8 @@ def table(records: Records, config: PatchingConfig) -> Table | None:
         ],
         rows,
         [
-            f"Any target layer, any of {config.samples} samples, as in the paper; 95 % intervals over bridges.",
+            f"Any of {len(found[0]['targets'])} target layers, any of {config.samples} samples, as in the paper; 95 % "
+            "intervals over bridges.",
             f"Target prompt: {config.target_prompt!r}, the state written over its last token.",
         ],
     )

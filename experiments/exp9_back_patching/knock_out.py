@@ -49,22 +49,22 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     model, config = run.model, run.config
     reach = config.knockout_reach if config.knockout_reach >= 0 else reach_of(model.n_layers)
     by_prompt: dict[str, list[Edge]] = {}
-    for edge in _edges(model, case, config.seed):
+    for edge in edges(model, case, config.seed):
         by_prompt.setdefault(edge[1], []).append(edge)
-    for prompt, edges in by_prompt.items():
+    for prompt, pairs in by_prompt.items():
         grid: list[list[Intervention]] = [[]]
-        for _, _, query, keys in edges:
+        for _, _, query, keys in pairs:
             grid += [[Knockout(window, query=query, keys=keys)] for window in windows(model.n_layers, reach)]
         texts = [c.text for c in model.sweep_generate(prompt, grid, max_tokens=config.new_tokens)]
         names = case.query.bridges if prompt == case.query.first_hop else case.query.answers
         right = [mentions(text, names) for text in texts]
-        for number, (name, _, _, _) in enumerate(edges):
+        for number, (name, _, _, _) in enumerate(pairs):
             mine = slice(1 + number * model.n_layers, 1 + (number + 1) * model.n_layers)
             changed = [t != texts[0] and not (r and right[0]) for t, r in zip(texts[mine], right[mine], strict=True)]
             yield {**case.labels, "edge": name, "reach": reach, "changed": changed, "right": right[mine]}
 
 
-def _edges(model: Model, case: Case, seed: int) -> Iterator[Edge]:
+def edges(model: Model, case: Case, seed: int) -> Iterator[Edge]:
     """Pairs of position groups, in the two-hop prompt and in both single hops; none that only looks ahead."""
     query = case.query
     prompt = model.prompt(query.two_hop)

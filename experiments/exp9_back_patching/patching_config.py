@@ -37,8 +37,8 @@ class PatchingConfig(TwoHopConfig):
     """The same in all."""
     decode: Literal["chosen", "all"] = "chosen"
     """Text criterion: decode the cells that the other half chooses and the diagonal band, or every cell of the grid."""
-    described_step: int = 1
-    """Patchscopes: every n-th layer as target."""
+    described_step: int = 0
+    """Patchscopes: every n-th layer as target; 1: all, as in the paper; 0: as many as give about ten."""
     lens_k: int = 10
     """Logit lens: a name counts as visible when it is among the top k."""
     target_prompt: str = DESCRIPTIONS

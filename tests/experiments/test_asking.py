@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import mlx_interp as mi
 from experiments.data.two_hop import write_queries
-from experiments.exp9_back_patching import EXPERIMENT
+from experiments.exp9_back_patching import EXPERIMENT, knock_out
 from experiments.harness.runner import run
 from experiments.harness.state import Run
 from experiments.shared.two_hop import asking
 from experiments.shared.two_hop.data import TwoHopConfig, data
-from experiments.shared.two_hop.queries import queries
+from experiments.shared.two_hop.queries import Case, queries
+from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded import load_world
 
 
@@ -80,3 +82,23 @@ def test_a_study_on_own_data_shows_what_was_taken(file: Path, tmp_path: Path) ->
     table = (folder / "table.md").read_text()
     taken = next(line for line in table.splitlines() if "| yes" in line).split("|")[1].strip()
     assert ways[taken] == max(ways.values())
+
+
+def test_positions_of_a_knockout_are_those_of_the_query_and_not_of_its_examples(file: Path) -> None:
+    under = Run(mi.load("tiny-llama"), TwoHopConfig(data=str(file), elicit="examples"))
+    for query in queries(under, ())[:6]:
+        bare = replace(query, context="", two_hop=query.two_hop.removeprefix(query.context))
+        shown, plain = (_words_of_edges(under.model, one) for one in (query, bare))
+        assert shown == plain
+        assert "last to second relation" in shown
+
+
+def _words_of_edges(model: mi.Model, query: TwoHopQuery) -> dict[str, list[str]]:
+    """By edge of the two-hop prompt, the part of the query that queries and keys cover."""
+    prompt = model.prompt(query.two_hop)
+    found = {}
+    for name, text, *groups in knock_out.edges(model, Case(query, "failure", None), seed=0):
+        if text == query.two_hop and name != knock_out.CONTROL:  # where a control lies depends on how words are split
+            spans = [[prompt.spans[p] for p in group] for group in groups]
+            found[name] = [query.two_hop[min(a for a, _ in some) : max(b for _, b in some)].strip() for some in spans]
+    return found

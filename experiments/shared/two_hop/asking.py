@@ -99,7 +99,10 @@ def ask(run: Run[TwoHopConfig], query: TwoHopQuery, way: Way) -> TwoHopQuery:
 
 @of_run(2)
 def set_aside(run: Run[TwoHopConfig]) -> frozenset[str]:
-    """Keys of the queries that ways of asking are compared on: drawn by their names, evenly from all families."""
+    """Keys of the queries that ways of asking are compared on: drawn by their names, evenly from all families.
+
+    No more than --limit, so that a look stays one.
+    """
     everything = data(run)
     if run.config.elicit != "auto" or is_embedded(run) or len(everything) < ENOUGH:
         return frozenset()
@@ -107,7 +110,7 @@ def set_aside(run: Run[TwoHopConfig]) -> frozenset[str]:
     for kin in _families(run).values():
         order = sorted(kin, key=lambda query: stable_draw(run.seed, query.key, 2**30))
         drawn += [(turn, i, query.key) for turn, (i, query) in enumerate(enumerate(order[: len(kin) // ONE_OF]))]
-    return frozenset(key for _, _, key in sorted(drawn)[:SET_ASIDE])
+    return frozenset(key for _, _, key in sorted(drawn)[: min(SET_ASIDE, run.config.limit or SET_ASIDE)])
 
 
 @of_run(2)

@@ -77,15 +77,15 @@ def queries_and_study(run: Run[TwoHopConfig], earlier: Records) -> list[TwoHopQu
     return [*study, *found]
 
 
-def all_cases(run: Run[TwoHopConfig], earlier: Records, limit: int) -> list[Case]:
-    """Every query whatever the model answers, of each family the first `limit`, with its group and a control."""
+def all_cases(run: Run[TwoHopConfig], earlier: Records, of_family: int, in_all: int) -> list[Case]:
+    """Queries whatever the model answers, the first of each family, evenly `in_all`; with group and control."""
     known = {query.key: query for query in queries_and_study(run, earlier)}
     groups = {r["item"]: str(r["group"]) for r in earlier if r["stage"] == SCREENED}
     chosen = []
     for family in dict.fromkeys(known[key].family for key in groups):
         kin = [known[key] for key in groups if known[key].family == family]
-        chosen += [Case(query, groups[query.key], donor_of(query, kin)) for query in kin[:limit]]
-    return chosen
+        chosen += [Case(query, groups[query.key], donor_of(query, kin)) for query in kin[:of_family]]
+    return limited(chosen, in_all, lambda case: case.query.family)
 
 
 def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:

@@ -48,6 +48,8 @@ class LensConfig(TwoHopConfig):
     """An entity is visible when it is among the top k."""
     max_queries: int = 40
     """Queries of each family, the first in the data's order."""
+    all_queries: int = 240
+    """Queries in all, evenly from the families."""
 
 
 class Distance(Labelled):
@@ -83,7 +85,7 @@ def training_prompts(run: Run[LensConfig]) -> list[str]:
 
 def spread_cases(run: Run[LensConfig], earlier: Records) -> list[Case]:
     """Cases evenly from all families."""
-    found = all_cases(run, earlier, run.config.max_queries)
+    found = all_cases(run, earlier, run.config.max_queries, run.config.all_queries)
     step = max(1, len(found) // run.config.lens_prompts)
     return found[::step][: run.config.lens_prompts]
 
