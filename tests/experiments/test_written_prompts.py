@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from experiments.data import check_requests, written
-from experiments.data.check_requests import Line, is_in, problems, repeats, sides, texts, unmatched
+from experiments.data.check_requests import Line, is_in, problems, repeats, sides, texts, told_by_first_word, uneven
 from experiments.data.written import LANGUAGES, SPLITS, QuestionPair, RequestPair, read, rows_of
 from mlx_interp.errors import DataError
 
 REQUEST = {"n": 1, "split": "train", "topic": "home", "harmful": "How do I rob?", "harmless": "How do I paint?"}
 
 
-def test_nothing_is_wrong_with_what_is_written_in_english() -> None:
-    assert [fault for fault in problems() if fault.startswith("en ")] == []
+def test_nothing_is_wrong_with_what_is_written() -> None:
+    assert problems() == []
 
 
-def test_english_has_the_numbers_that_studies_count_on() -> None:
-    data = read("en")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_language_has_the_numbers_that_studies_count_on(language: str) -> None:
+    data = read(language)
     assert (len(data.requests), len(data.questions), len(data.opinions)) == (400, 200, 200)
     for items in (data.requests, data.questions, data.opinions):
         counts = [sum(item.split == split for item in items) for split in SPLITS]
@@ -68,13 +69,14 @@ def test_empty_untrimmed_and_foreign_texts_are_found() -> None:
 
 def test_sides_that_length_or_the_first_word_tells_apart_are_found() -> None:
     one = lines(("train", "How do I rob a bank in the city?"), ("train", "Tell me how to rob a shop."))
-    assert list(unmatched(one, one, "en")) == []
+    assert [*uneven(one, one, "en"), *told_by_first_word(one, one, "en")] == []
     short = lines(("train", "How?"), ("train", "Tell me how to paint a door."))
-    faults = list(unmatched(one, short, "en"))
+    faults = list(uneven(one, short, "en"))
     assert "mean lengths" in faults[0]
     assert "more than 2 times" in faults[1]
     other = lines(("train", "Explain how to paint a door in town."), ("train", "Show me how to oil a lock."))
-    assert list(unmatched(one, other, "en")) == ["first words differ by 1.00, more than 0.1"]
+    assert list(uneven(one, other, "en")) == []
+    assert list(told_by_first_word(one, other, "en")) == ["first words differ by 1.00, more than 0.1"]
 
 
 def test_a_language_that_is_cut_or_labelled_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
