@@ -180,7 +180,10 @@ def first_word_distance(one: Sequence[Line], other: Sequence[Line], language: st
 
 
 def bag_of_words_accuracy(one: Sequence[Line], other: Sequence[Line], language: str) -> float:
-    """Share of the test split's lines whose side naive Bayes over words, learnt on the train split, gets right."""
+    """Share of the test split's lines whose side naive Bayes over words, learnt on the train split, gets right.
+
+    A tie counts half.
+    """
     sides = (one, other)
     counts = [
         Counter(w for line in side if line.split == "train" for w in words(line.text, language)) for side in sides
@@ -191,8 +194,13 @@ def bag_of_words_accuracy(one: Sequence[Line], other: Sequence[Line], language: 
         total = sum(counts[side].values()) + len(known)
         return sum(math.log((counts[side][word] + 1) / total) for word in words(text, language) if word in known)
 
-    asked = [(line.text, side) for side in (0, 1) for line in sides[side] if line.split == "test"]
-    return sum(score(text, side) > score(text, 1 - side) for text, side in asked) / len(asked)
+    ahead = [
+        score(line.text, side) - score(line.text, 1 - side)
+        for side in (0, 1)
+        for line in sides[side]
+        if line.split == "test"
+    ]
+    return sum(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in ahead) / len(ahead)
 
 
 def report() -> str:

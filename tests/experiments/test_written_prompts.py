@@ -96,7 +96,7 @@ def test_a_classifier_of_words_knows_sides_that_share_none_and_guesses_where_the
     one = lines(("train", "steal rob cheat"), ("test", "rob cheat"))
     other = lines(("train", "paint sing draw"), ("test", "sing draw"))
     assert check_requests.bag_of_words_accuracy(one, other, "en") == 1
-    assert check_requests.bag_of_words_accuracy(one, one, "en") == 0
+    assert check_requests.bag_of_words_accuracy(one, one, "en") == 0.5
 
 
 def test_a_row_that_cannot_be_read_names_its_line_and_the_way_out(tmp_path: Path) -> None:
