@@ -4,7 +4,7 @@ Question   At which layer and strength does a direction turn refusals, is taking
            requests of another form, and how many single requests does it move the wrong way? Of answers to questions
            with two options: how much of steerability is a bias to a place or a word?
 Data       embedded models: the world's requests, trained form, other wordings and other topics; other models: the
-           project's own mild requests, plain and in a fictional frame. Directions, choice, report: other requests.
+           project's own bare requests, plain and in a fictional frame. Directions, choice, report: other requests.
 Measure    four depths; added shares of the stream's norm at every position; shares of the component ablated at one
            layer, or all of it everywhere; refusal phrase, help, fluency. Slope of refusal log-odds for each request.
            Questions: logit difference of Yes and No against multiples of a vector read at the answer.

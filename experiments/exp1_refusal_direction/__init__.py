@@ -2,7 +2,7 @@
 
 Question   Is there one direction whose removal stops refusals and whose addition causes them?
 Data       requests that are refused and requests of the same form that are not, in three disjoint splits: the
-           synthetic world's on embedded models, the project's own (mild) ones on others.
+           synthetic world's on embedded models, the project's own bare ones on others.
 Measure    candidates at every layer and every template token behind the instruction; selected by bypass, induce and KL;
            then on held-out prompts: ablated everywhere, added once, and the weights orthogonalised for good; every
            layer by its effect; strengths with repetition and likelihood of the texts; everyday facts beside it;
