@@ -1,12 +1,14 @@
 """Two-hop queries from single facts: tables of one relation each, joined where one's object is another's subject.
 
 1. relations.csv names each relation, the types of its two ends, its template, and the Wikidata property under which
-   its facts can be checked. facts/RELATION.csv holds its facts: subject, object.
+   its facts can be checked. facts/RELATION.csv holds its facts: subject, object. A relation that is the inverse of
+   another (the country whose capital is Paris) has no table: it reads the other's backwards.
 2. two_hop_families.csv names each family of queries, the relations of its two hops, and how many queries at most.
 3. A query is a fact of the first relation whose object, the bridge, is the subject of a fact of the second. Left out
    are those in which two of the three entities are the same or begin alike (Mexico, Mexico City), and those whose
    prompt names the bridge or the answer by any accepted name ("the Bank of England").
-4. In a family, every bridge comes once before any comes twice, so that the first N hold as many bridges as can be.
+4. In a family, every bridge comes once before any comes twice, and so do the answers among these, so that the first N
+   hold as many bridges and answers as can be.
 
 Names stand in the tables as in a sentence. An article belongs to the prompt: the bridge "the United States" is asked
 for by "The country containing Mount Rushmore is the" and is called "United States".
@@ -61,17 +63,29 @@ class Family:
 
 def read_relations(path: Path = RELATIONS, facts: Path = FACTS) -> dict[str, Relation]:
     """Relations by name, each with its table. Raises DataError, naming file and row, for what does not fit."""
-    rows = read_table(path, ("relation", "subject", "object", "template", "property"))
-    found = {}
+    columns = ("relation", "subject", "object", "template", "property", "inverse_of")
+    rows = read_table(path, columns, empty=("inverse_of",))
+    found: dict[str, Relation] = {}
     for number, row in enumerate(rows, 1):
         if row["template"].count("{}") != 1:
             raise DataError(f"{path}, row {number}: template {row['template']!r} must hold {{}} once, for the subject")
         if row["relation"] in found:
             raise DataError(f"{path}, row {number}: relation {row['relation']!r} has a row already")
-        table = _facts(facts / f"{row['relation']}.csv")
+        table = _facts(facts / f"{row['inverse_of'] or row['relation']}.csv")
+        if row["inverse_of"]:
+            table = _backwards(table, f"{path}, row {number}")
         found[row["relation"]] = Relation(
             row["relation"], row["subject"], row["object"], row["template"], row["property"], table
         )
+    return found
+
+
+def _backwards(facts: Mapping[str, str], where: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for subject, name in facts.items():
+        if name in found:
+            raise DataError(f"{where}: {name!r} belongs to {found[name]!r} and {subject!r}; a fact has one answer")
+        found[name] = subject
     return found
 
 
@@ -119,8 +133,8 @@ def real_queries() -> list[TwoHopQuery]:
 
 
 def family_queries(family: Family, aliases: Aliases) -> list[TwoHopQuery]:
-    """The queries of a family, every bridge once before any comes twice, and no more than it may have."""
-    return list(_bridges_in_turn(joined(family, aliases)))[: family.most]
+    """The queries of a family, bridges and answers in turn, and no more than it may have."""
+    return list(_in_turn(joined(family, aliases)))[: family.most]
 
 
 def joined(family: Family, aliases: Aliases) -> Iterator[TwoHopQuery]:
@@ -169,10 +183,14 @@ def _plain(name: str) -> str:
     return re.sub(r"\s+", " ", unaccented(name)).casefold()
 
 
-def _bridges_in_turn(queries: Iterable[TwoHopQuery]) -> list[TwoHopQuery]:
-    seen: Counter[str] = Counter()
-    turns: list[tuple[int, int, TwoHopQuery]] = []
+def _in_turn(queries: Iterable[TwoHopQuery]) -> list[TwoHopQuery]:
+    """Each bridge once, then each once more, ...; and in each of these rounds each answer once, then once more, ..."""
+    bridges: Counter[str] = Counter()
+    answers: Counter[tuple[int, str]] = Counter()
+    turns: list[tuple[int, int, int, TwoHopQuery]] = []
     for query in queries:
-        turns.append((seen[query.bridge], len(turns), query))
-        seen[query.bridge] += 1
-    return [query for _, _, query in sorted(turns, key=lambda turn: turn[:2])]
+        turn = bridges[query.bridge]
+        turns.append((turn, answers[turn, query.answer], len(turns), query))
+        bridges[query.bridge] += 1
+        answers[turn, query.answer] += 1
+    return [query for *_, query in sorted(turns, key=lambda each: each[:3])]

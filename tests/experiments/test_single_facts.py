@@ -70,6 +70,15 @@ def test_each_bridge_comes_once_before_any_comes_twice() -> None:
     assert len(family_queries(family(most=2), NONE)) == 2
 
 
+def test_answers_come_in_turn_among_bridges_that_come_for_the_first_time() -> None:
+    cities = {"Lyon": "France", "Milan": "Italy", "Osaka": "Japan", "Nice": "France", "Porto": "Portugal"}
+    currencies = {"France": "the euro", "Italy": "the euro", "Japan": "the yen", "Portugal": "the euro"}
+    assert [query.subject for query in family_queries(family(cities, currencies), NONE)] == [
+        *("Lyon", "Osaka", "Milan", "Porto"),
+        "Nice",
+    ]
+
+
 def test_what_ships_survives_being_written_and_read(tmp_path: Path) -> None:
     queries = real_queries()[::40]
     write_queries(tmp_path / "queries.jsonl", queries)
@@ -79,12 +88,12 @@ def test_what_ships_survives_being_written_and_read(tmp_path: Path) -> None:
 def test_tables_that_do_not_fit_are_named_by_file_and_row(tmp_path: Path) -> None:
     relations, families = tmp_path / "relations.csv", tmp_path / "families.csv"
     facts = tmp_path / "city_country.csv"
-    head = "relation,subject,object,template,property\n"
-    relations.write_text(f"{head}city_country,city,country,the country of it,P17\n", encoding="utf-8")
+    head = "relation,subject,object,template,property,inverse_of\n"
+    relations.write_text(f"{head}city_country,city,country,the country of it,P17,\n", encoding="utf-8")
     facts.write_text("subject,object\nOsaka,Japan\nOsaka,China\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"relations.csv, row 1: template 'the country of it' must hold \{\} once"):
         read_relations(relations, tmp_path)
-    relations.write_text(f"{head}city_country,city,country,the country of {{}},P17\n", encoding="utf-8")
+    relations.write_text(f"{head}city_country,city,country,the country of {{}},P17,\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"city_country\.csv, row 2: 'Osaka' has an object already"):
         read_relations(relations, tmp_path)
     facts.write_text("subject,object\nOsaka, \n", encoding="utf-8")
@@ -93,7 +102,14 @@ def test_tables_that_do_not_fit_are_named_by_file_and_row(tmp_path: Path) -> Non
     facts.write_text("subject,object\nSalem, Oregon,United States\n", encoding="utf-8")
     with pytest.raises(DataError, match="a comma inside a cell needs quotes"):
         read_relations(relations, tmp_path)
+    facts.write_text("subject,object\nOsaka,Japan\nKyoto,Japan\n", encoding="utf-8")
+    backwards = "country_city,country,city,a city of {},P17,city_country\n"
+    relations.write_text(f"{head}{backwards}", encoding="utf-8")
+    with pytest.raises(DataError, match="row 1: 'Japan' belongs to 'Osaka' and 'Kyoto'; a fact has one answer"):
+        read_relations(relations, tmp_path)
     facts.write_text("subject,object\nOsaka,Japan\n", encoding="utf-8")
+    assert read_relations(relations, tmp_path)["country_city"].facts == {"Japan": "Osaka"}
+    relations.write_text(f"{head}city_country,city,country,the country of {{}},P17,\n", encoding="utf-8")
     found = read_relations(relations, tmp_path)
     for row, message in (
         ("x,city_contry,city_country,5", "no relation 'city_contry': did you mean 'city_country'"),
