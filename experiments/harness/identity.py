@@ -16,6 +16,7 @@ from typing import Any
 from experiments.harness.code import code_digest
 from experiments.harness.experiment import ConfigT, Experiment
 from experiments.harness.options import as_values
+from mlx_interp.deferred import mx
 
 DECIDING = ("mlx-interp", "mlx", "mlx-lm")
 """Packages whose version can change a measured number."""
@@ -62,10 +63,9 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """Processor and, where a model has brought MLX in, its default device."""
-    mlx = sys.modules.get("mlx.core")
-    used = f", {mlx.default_device()}" if mlx is not None else ""
-    return f"{platform.system()} {platform.machine()}{used}"
+    """Processor, and MLX's default device."""
+    # Asked whether or not anything has brought MLX in: one run has one device, planned, looked up or measured.
+    return f"{platform.system()} {platform.machine()}, {mx.default_device()}"
 
 
 def peak_memory(earlier: Mapping[str, int]) -> dict[str, int]:
