@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import re
 import shutil
 import sys
@@ -195,13 +196,21 @@ def readable(folder: Path) -> Iterator[tuple[Path, bytes]]:
     """What is published of a run folder: names in it, and contents."""
     table = (folder / TABLE_FILE).read_text(encoding="utf-8")
     shown = [match[2] for match in PICTURE.finditer(table)][:PICTURES]
-    yield Path(RUN_FILE), (folder / RUN_FILE).read_bytes()
+    yield Path(RUN_FILE), _without_places((folder / RUN_FILE).read_bytes())
     yield Path(TABLE_FILE), PICTURE.sub(functools.partial(_shown, shown), table).encode("utf-8")
     for name in shown:
         yield Path("figures", name), (folder / "figures" / name).read_bytes()
     for path in sorted((folder / FILES_FOLDER).rglob("*")):
         if path.suffix in PAGES:
             yield path.relative_to(folder), path.read_bytes()
+
+
+def _without_places(run: bytes) -> bytes:
+    """run.json whose command names files and folders without where they lay: that is the publisher's own affair."""
+    state = json.loads(run)
+    given = [str(part) for part in state.get("command", ())]
+    short = [Path(part).name if Path(part).is_absolute() else part for part in given]
+    return run if short == given else json.dumps(state | {"command": short}, indent=1, ensure_ascii=False).encode()
 
 
 def _shown(shown: Sequence[str], picture: re.Match[str]) -> str:

@@ -79,6 +79,16 @@ def test_a_run_takes_the_place_of_the_published_one(
     assert (source / EXPERIMENT / "tiny-llama" / "records.jsonl").exists()
 
 
+def test_a_published_command_does_not_say_where_the_publishers_files_lie(places: tuple[Path, Path]) -> None:
+    source, target = places
+    command = ["python", "-m", "experiments.exp9", "--model", "smollm2-135m", "--out", str(source / "mine")]
+    run_in(source, "smollm2-135m", "new", command=command)
+    assert published(places, "exp9") == 0
+    state = json.loads((target / EXPERIMENT / "smollm2-135m" / "run.json").read_text())
+    assert state["command"] == [*command[:-1], "mine"]
+    assert json.loads((source / EXPERIMENT / "smollm2-135m" / "run.json").read_text())["command"] == command
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
