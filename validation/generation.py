@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_interp import Add, Completion, Prompt
+from mlx_interp import Add, Completion, Prompt, Scale
 from mlx_interp.deferred import mx
 from mlx_interp.engine.generate import collect, decode
 from mlx_interp.engine.plan import plan_edits
@@ -66,12 +66,17 @@ def same_seed_same_text(subject: Subject) -> Finding:
 
 
 def batch_is_each_alone(subject: Subject) -> Finding:
-    together = subject.model.generate(subject.prompts, max_tokens=N_TOKENS)
-    for prompt, written in zip(subject.prompts, together, strict=True):
-        alone = subject.model.generate(prompt, max_tokens=N_TOKENS)[0]
-        if alone.tokens != written.tokens and not _undecided(subject, prompt, alone, written):
-            return Finding("failed", "another text", "the same text", f"after {prompt.text[-40:]!r}")
-    return Finding("passed", f"{len(together)} texts the same", "the same texts")
+    """Prompts that begin alike are read as one sequence; with an edit, even an idle one, as padded rows."""
+    model, prompts = subject.model, subject.prompts
+    unchanged = [Scale("resid_pre.0", 1.0)]
+    together = [model.generate(prompts, max_tokens=N_TOKENS, interventions=edits) for edits in ([], unchanged)]
+    for number, prompt in enumerate(prompts):
+        alone = model.generate(prompt, max_tokens=N_TOKENS)[0]
+        for way, texts in zip(("", ", as padded rows"), together, strict=True):
+            written = texts[number]
+            if alone.tokens != written.tokens and not _undecided(subject, prompt, alone, written):
+                return Finding("failed", "another text", "the same text", f"after {prompt.text[-40:]!r}{way}")
+    return Finding("passed", f"{len(prompts)} texts the same", "the same texts")
 
 
 def prompt_only_edits_stay_there(subject: Subject) -> Finding:
