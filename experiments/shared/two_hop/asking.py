@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
@@ -78,12 +78,13 @@ def chosen_way(run: Run[TwoHopConfig], earlier: Records) -> Way:
     """The way in which queries are asked: the options', or the one with most hops known, the plainest of equals."""
     if run.config.elicit != "auto":
         return run.config.elicit
-    best: Way = "plain"
-    most = -1
-    for record in of(earlier, STAGE):
-        if record["both_hops"] > most:
-            best, most = record["way"], record["both_hops"]
-    return best
+    return _most_answered(of(earlier, STAGE)) or "plain"
+
+
+def _most_answered(compared: Records) -> Way | None:
+    """The way with most hops known, the first of equals; None where none was compared."""
+    best = max(compared, key=lambda record: record["both_hops"], default=None)
+    return None if best is None else cast(Way, best["way"])
 
 
 def reported(run: Run[TwoHopConfig], queries: Sequence[TwoHopQuery], way: Way) -> list[TwoHopQuery]:
@@ -106,11 +107,11 @@ def set_aside(run: Run[TwoHopConfig]) -> frozenset[str]:
     everything = data(run)
     if run.config.elicit != "auto" or is_embedded(run) or len(everything) < ENOUGH:
         return frozenset()
-    drawn: list[tuple[int, int, str]] = []
+    drawn: list[tuple[int, str]] = []
     for kin in _families(run).values():
         order = sorted(kin, key=lambda query: stable_draw(run.seed, query.key, 2**30))
-        drawn += [(turn, i, query.key) for turn, (i, query) in enumerate(enumerate(order[: len(kin) // ONE_OF]))]
-    return frozenset(key for _, _, key in sorted(drawn)[: min(SET_ASIDE, run.config.limit or SET_ASIDE)])
+        drawn += [(turn, query.key) for turn, query in enumerate(order[: len(kin) // ONE_OF])]
+    return frozenset(key for _, key in sorted(drawn)[: min(SET_ASIDE, run.config.limit or SET_ASIDE)])
 
 
 @of_run(2)
@@ -126,8 +127,7 @@ def table(records: Records, config: TwoHopConfig) -> Table | None:
     found = of(records, STAGE)
     if not found:
         return None
-    most = max(r["both_hops"] for r in found)
-    taken = next(r["way"] for r in found if r["both_hops"] == most)
+    taken = _most_answered(found)
     return Table(
         "How the queries are asked",
         ["asked", "queries", "first hop", "second hop", "both hops", "two hops, of these", "taken"],
@@ -149,7 +149,3 @@ def table(records: Records, config: TwoHopConfig) -> Table | None:
             "prompt is the beginning of the reply. Taken: most queries with both hops answered.",
         ],
     )
-
-
-def _yes(record: Record, taken: str) -> str:
-    return "yes" if record["way"] == taken else ""
