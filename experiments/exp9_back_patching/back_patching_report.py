@@ -62,7 +62,7 @@ def oracle_rates(records: Records, config: PatchingConfig) -> Table | None:
 
 def written(records: Records, config: PatchingConfig) -> Table | None:
     """The paper's criterion: ten greedy tokens contain the answer."""
-    if not any(r["mentioned"] for r in of(records, chosen_cells.STAGE)):
+    if not of(records, chosen_cells.STAGE, group="failure"):
         return None
     rows: list[list[Cell]] = []
     for position in dict.fromkeys(position for position, _ in settings(records, "back-patching")):

@@ -44,7 +44,7 @@ class Chosen:
         return self.case.key
 
 
-class Close(Labelled):
+class Close(Labelled, total=False):
     """Some cells of one grid of one query."""
 
     arm: str
@@ -53,9 +53,9 @@ class Close(Labelled):
     cells: list[int]
     """Numbers of the pairs of source and target layer, target by target from the embedding up."""
     rank: list[int]
-    """Of the answer's first token in each cell, 0 on top."""
+    """Correct queries: of the answer's first token in each cell, 0 on top."""
     mentioned: list[bool]
-    """Whether the greedy text names the answer, as whole words; empty where nothing is decoded."""
+    """Failures, whose ranks the grids have: whether the greedy text names the answer, as whole words."""
     contained: list[bool]
     """The same, inside words too."""
 
@@ -79,7 +79,7 @@ def chosen(run: Run[PatchingConfig], earlier: Records) -> list[Chosen]:
 
 
 def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Record]:
-    """The answer's rank in every cell looked at; of raw states also the text."""
+    """Texts of a failure's cells, ranks of a correct query's."""
     case, cells = item.case, dict(item.cells)
     picked: list[tuple[Grid, tuple[int, ...]]] = []
     for name in run.config.positions:
@@ -87,28 +87,32 @@ def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Record]:
             some = cells.get((name, grid.length), ())
             if some and (case.group == "correct" or grid.arm in DECODED):
                 picked.append((grid, some))
+    if case.group == "failure":
+        texts = iter(_written(run, case, picked))
+        for grid, some in picked:
+            written = [next(texts) for _ in some]
+            yield {
+                **_labels(case, grid),
+                "cells": list(some),
+                "mentioned": [mentions(text, case.query.answers) for text in written],
+                "contained": [contains(text, case.query.answers) for text in written],
+            }
+        return
     asked = question(run.model, case.query.two_hop, case.query.answers)
     variants = [grid.variants[cell] for grid, some in picked for cell in some]
     scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
     ranks = iter(scores[:, 0].astype(int).tolist())
-    texts = iter(_written(run, case, [(grid, some) for grid, some in picked if grid.length == "raw"]))
     for grid, some in picked:
-        written = [next(texts) for _ in some] if grid.length == "raw" else []
-        yield {
-            **case.labels,
-            **{name: value for name, value in grid.label.items() if name != "study"},
-            "cells": list(some),
-            "rank": [next(ranks) for _ in some],
-            "mentioned": [mentions(text, case.query.answers) for text in written],
-            "contained": [contains(text, case.query.answers) for text in written],
-        }
+        yield {**_labels(case, grid), "cells": list(some), "rank": [next(ranks) for _ in some]}
+
+
+def _labels(case: Case, grid: Grid) -> Record:
+    return {**case.labels, "arm": grid.arm, "position": grid.position, "length": grid.length}
 
 
 def _written(run: Run[PatchingConfig], case: Case, picked: list[tuple[Grid, tuple[int, ...]]]) -> list[str]:
     """What is written in every cell, all as one batch."""
     variants = [grid.variants[cell] for grid, some in picked for cell in some]
-    if not variants:
-        return []
     written = run.model.sweep_generate(case.query.two_hop, variants, max_tokens=run.config.new_tokens)
     return [completion.text for completion in written]
 
