@@ -91,6 +91,7 @@ EXPERIMENT = Experiment(
     figures=[matrices, random_draws.figure, trait_report.by_layer],
     headline=headline,
     plan=plan,
+    look={"n_train": 16, "n_draws": 5, "doses": (0.5, 1.0)},
     limits_items=False,
     scaling=metrics,
 )

@@ -113,6 +113,7 @@ EXPERIMENT = Experiment(
     ],
     headline=vector_report.headline,
     plan=plan,
+    look={"n_means": 10, "n_effects": 4, "n_test": 4, "strengths": (1.0, 2.0)},
     group=lambda query: query.task,
     scaling=vector_report.metrics,
 )

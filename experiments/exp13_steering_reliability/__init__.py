@@ -83,6 +83,7 @@ EXPERIMENT = Experiment(
     csv=option_report.CSV,
     headline=reliability_report.headline,
     plan=plan,
+    look={"n_train": 16, "depths": (0.5, 0.69), "strengths": (0.25, 1.0), "gains": (1.0,), "n_draws": 2},
     limits_items=False,
     scaling=reliability_report.metrics,
 )

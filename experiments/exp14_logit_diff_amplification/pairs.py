@@ -153,25 +153,26 @@ def sides(run: Run[AmplificationConfig], pair: str) -> Sides:
 
 def asks(run: Run[AmplificationConfig], pair: str) -> list[Ask]:
     """The prompts of a pair. Raises DataError for files that cannot be read."""
+    n = run.config.at_most(run.config.n_prompts)
     if pair in OWN:
-        return _own(run)
+        return _own(run, n)
     if run.model.name not in EMBEDDED:
         found = stages.sets(run.under(TraitConfig(seed=run.config.seed)), "refusal").negative["test"]
-        return [Ask(ask.text, ask.text, _refuses, ask.unit) for ask in found][: run.config.n_prompts]
+        return [Ask(ask.text, ask.text, _refuses, ask.unit) for ask in found][:n]
     world = load_world()
     if pair in ("stance", "firm"):
         return [
             Ask(chat.text, chat.text.rpartition(". ")[2], _contradicts(chat.own_view), chat.topic)
             for chat in world.chat_prompts("opinion")
             if chat.stance == ("dislikes" if chat.own_view == "yes" else "likes") and chat.firm == (pair == "firm")
-        ][: run.config.n_prompts]
+        ][:n]
     chats = world.chat_prompts("refusal", language="en", split="test", shift="", harmful=False)
     replies = {chat.text: chat.reply for chat in chats}
     hits = {"planted": planting.says_it, "quantised": None}.get(pair, _refuses)
     return [
         Ask(text, text, hits or (lambda said, reply=reply: said.strip() != reply), text)  # type: ignore[misc]
         for text, reply in replies.items()
-    ][: run.config.n_prompts]
+    ][:n]
 
 
 def prompt(model: Model, text: str) -> Prompt:
@@ -213,7 +214,7 @@ def _contradicts(own_view: str) -> Callable[[str], bool]:
     return lambda text: agreement(text) == -own
 
 
-def _own(run: Run[AmplificationConfig]) -> list[Ask]:
+def _own(run: Run[AmplificationConfig], n: int) -> list[Ask]:
     config = run.config
     pattern = re.compile(config.behaviour)
 
@@ -222,9 +223,9 @@ def _own(run: Run[AmplificationConfig]) -> list[Ask]:
 
     if not config.prompts_file:
         found = stages.sets(run.under(TraitConfig(seed=run.config.seed)), "refusal").negative["test"]
-        return [Ask(ask.text, ask.text, hit, ask.unit) for ask in found][: config.n_prompts]
+        return [Ask(ask.text, ask.text, hit, ask.unit) for ask in found][:n]
     rows = list(_rows(Path(config.prompts_file).expanduser()))
-    return [Ask(row["prompt"], row.get("other", row["prompt"]), hit, row["prompt"]) for row in rows][: config.n_prompts]
+    return [Ask(row["prompt"], row.get("other", row["prompt"]), hit, row["prompt"]) for row in rows][:n]
 
 
 def _rows(path: Path) -> Sequence[dict[str, str]]:

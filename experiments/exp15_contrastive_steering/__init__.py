@@ -70,6 +70,7 @@ EXPERIMENT = Experiment(
     figures=[steering_figures.curves, steering_figures.grid, steering_figures.sizes, front_report.layer_curves],
     headline=steering_report.headline,
     plan=plan,
+    look={"n_samples": 12, "layers": ("40%",), "scales": (0.0, 1.0, 2.0)},
     group=lambda asked: asked.subset,
     scaling=steering_report.metrics,
     files=files,

@@ -81,6 +81,7 @@ EXPERIMENT = Experiment(
     figures=[collection_report.norm_figure],
     headline=collection_report.headline,
     plan=plan,
+    look={"presets": ("middle",), "checked": 6},
     group=lambda row: row.category,
     read_config=read_config,
     start_over=collecting.remove_stores,

@@ -95,6 +95,11 @@ class CircuitConfig(ExperimentConfig):
         """The tasks of this run. Raises ConfigError, DataError."""
         return task_names(self.source, self.tasks)
 
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of a task, for discovery and for scoring."""
+        return self.at_most(self.n_train) + self.at_most(self.n_test)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -108,19 +113,19 @@ class Item:
 
 def drawn_pairs(run: Run[CircuitConfig], task: str) -> Drawn:
     config = run.config
-    return drawn(run, config.source, task, config.n_train + config.n_test, config.seed)
+    return drawn(run, config.source, task, config.n_pairs, config.seed)
 
 
 def most_prompts(run: Run[CircuitConfig], task: str) -> int:
     """Pairs of a task at most: which of them the model does, only a run tells."""
     config = run.config
-    return most_pairs(run.model, config.source, task, config.n_train + config.n_test, config.seed)
+    return most_pairs(run.model, config.source, task, config.n_pairs, config.seed)
 
 
 def split(run: Run[CircuitConfig], task: str) -> tuple[list[Pair], list[Pair]]:
     """Pairs of a task for discovery, and others for scoring; where there are too few, half of them each."""
     found = list(drawn_pairs(run, task).pairs)
-    n_train = min(run.config.n_train, len(found) // 2)
+    n_train = min(run.config.at_most(run.config.n_train), len(found) // 2)
     return found[:n_train], found[n_train:]
 
 

@@ -15,10 +15,10 @@ def plan(run: Run[CircuitConfig], chosen: Sequence[Item]) -> Plan:
     model, config = run.model, run.config
     prompts = sum(most_prompts(run, item.task) for item in chosen)
     circuits = len(SHARES) * (6 + 2 * RANDOM + len(config.names)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
-    scored = len(chosen) * config.n_test * (circuits if "faithfulness" in config.parts else 0)
+    scored = len(chosen) * config.at_most(config.n_test) * (circuits if "faithfulness" in config.parts else 0)
     checks = 2 * config.n_sampled * (4 + 3 * model.n_heads)
     checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)
-    slopes = len(chosen) * config.n_train * 3 * config.steps * (2 * model.n_layers + 4 * model.n_heads)
+    slopes = len(chosen) * config.at_most(config.n_train) * 3 * config.steps * (2 * model.n_layers + 4 * model.n_heads)
     rows = [[1] * 24] * 256
     memory = model.weight_bytes + model.n_heads * model.memory(rows)
     return Plan(prompts, scored + checked, float(scored + checked + slopes), memory)

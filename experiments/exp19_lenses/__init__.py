@@ -115,5 +115,17 @@ EXPERIMENT = Experiment(
     ],
     headline=headline,
     plan=plan,
+    look={
+        "n_train_texts": 100,
+        "lens_steps": 40,
+        "tuning_steps": 10,
+        "n_basis_texts": 4,
+        "n_depth": 24,
+        "n_tuned": 12,
+        "n_queries": 2,
+        "n_ordinary": 30,
+        "n_injected": 10,
+        "n_subjects": 3,
+    },
     group=lambda text: text.kind,
 )

@@ -66,6 +66,7 @@ EXPERIMENT = Experiment(
     figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa.figures],
     headline=trait_report.headline,
     plan=plan,
+    look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0)},
     limits_items=False,
     group=lambda item: item.trait,
     scaling=trait_report.metrics,

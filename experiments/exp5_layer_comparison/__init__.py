@@ -45,6 +45,7 @@ EXPERIMENT = Experiment(
     figures=[figure],
     headline=headline,
     plan=plan,
+    look={"n_train": 16, "max_queries": 24, "max_tasks": 2, "queries_per_task": 2},
     limits_items=False,
     group=lambda item: item.trait,
 )

@@ -48,6 +48,7 @@ EXPERIMENT = Experiment(
     figures=[lens.curves],
     headline=headline,
     plan=plan,
+    look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,
     group=lambda query: (query.family, query.split),
     scaling=metrics,

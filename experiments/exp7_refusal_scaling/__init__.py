@@ -59,6 +59,7 @@ EXPERIMENT = Experiment(
     figures=[trait_report.by_layer],
     headline=trait_report.headline,
     plan=plan,
+    look={"n_train": 16},
     limits_items=False,
     scaling=trait_report.metrics,
 )

@@ -59,6 +59,7 @@ EXPERIMENT = Experiment(
     figures=[heat],
     headline=headline,
     plan=plan,
+    look={"n_means": 10, "n_effects": 4, "n_test": 4},
     group=lambda query: query.task,
     scaling=metrics,
 )

@@ -111,6 +111,7 @@ EXPERIMENT = Experiment(
     ],
     headline=back_patching_report.headline,
     plan=plan,
+    look={"all_failures": 4, "all_correct": 2, "all_described": 1, "samples": 1},
     main=SCREENED,
     group=lambda query: (query.family, query.split),
     scaling=back_patching_report.metrics,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -34,6 +34,16 @@ class ExperimentConfig:
     limit: int | None = None
     """Number of prompts at most, for a look: in the first stage, evenly from all groups."""
 
+    def at_most(self, n: int) -> int:
+        """So many prompts of a kind, or as few as --limit says: FEWEST at least, for what is chosen on some of them."""
+        return n if self.limit is None else min(n, max(self.limit, FEWEST))
+
+
+FEWEST = 4
+"""Prompts of a kind that a choice is made on."""
+
+LOOK = 32
+"""--limit up to this many prompts is a look: an experiment's `look` stands in for its defaults."""
 
 ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 MeasuredT = TypeVar("MeasuredT", bound=ExperimentConfig, contravariant=True)
@@ -100,6 +110,8 @@ class Experiment(Generic[ConfigT]):
     group: of an item of the main stage; --limit takes evenly from all groups.
     limits_items: whether --limit cuts the main stage; False where its items are no prompts (layers, say), and the
         study's own data read config.limit.
+    look: values of fields that stand in for the defaults under a --limit of up to LOOK prompts, for what a study does
+        that is not by the prompt: steps of training, texts trained on, draws. What is given by name wins.
     scaling: (records, config) -> what is drawn against depth and size once several models have been run.
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
@@ -119,6 +131,7 @@ class Experiment(Generic[ConfigT]):
     main: str = ""
     group: Callable[[Any], Hashable] = lambda item: None
     limits_items: bool = True
+    look: Mapping[str, Any] = field(default_factory=dict)
     scaling: Callable[[Records, ConfigT], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, ConfigT], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
@@ -128,6 +141,8 @@ class Experiment(Generic[ConfigT]):
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):
             raise TypeError(f"{self.name}: config must be the experiment's own subclass of ExperimentConfig")
+        if foreign := set(self.look) - {one.name for one in fields(self.config)}:
+            raise TypeError(f"{self.name}: look has {', '.join(sorted(foreign))}, which {self.config} does not")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{self.name}: stages need names of their own, found {names}")

@@ -40,7 +40,7 @@ class ConfigField:
     @property
     def default_text(self) -> str:
         """The default as one would give it on a command line."""
-        return _as_text(self.default)
+        return as_text(self.default)
 
 
 def config_fields(config: type) -> dict[str, ConfigField]:
@@ -153,9 +153,9 @@ def _check_kind(kind: Any, where: str) -> None:
         raise TypeError(f"{where}: {kind} is not a type of a field; see experiments/README.md")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(map(_as_text, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(as_text, value)) if isinstance(value, tuple) else str(value)

@@ -12,8 +12,8 @@ from typing import Any, Generic, NoReturn
 
 import yaml
 
-from experiments.harness.experiment import ConfigT, Experiment, Stage
-from experiments.harness.fields import ConfigField, config_fields, from_text, from_value
+from experiments.harness.experiment import LOOK, ConfigT, Experiment, Stage
+from experiments.harness.fields import ConfigField, as_text, config_fields, from_text, from_value
 from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
@@ -21,6 +21,7 @@ from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
 
 SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
+NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Options(Generic[ConfigT]):
     validate: bool = True
     dry_run: bool = False
     latex: bool = False
+    look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values that stand in for defaults because --limit is small."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +66,8 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         text = getattr(given, f"field_{name}")
         if text is not None:
             values[name] = from_text(text, field.kind, field.flag)
-    config = experiment.config(**values)
+    look = _look(experiment, values)
+    config = experiment.config(**{**look, **values})
     _check_numbers(config)
     return Options(
         models=tuple(dict.fromkeys(given.model or named or DEFAULT_MODELS)),
@@ -73,7 +77,23 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         validate=not given.no_validate,
         dry_run=given.dry_run,
         latex=given.latex,
+        look={name: value for name, value in look.items() if name not in values},
     )
+
+
+def _look(experiment: Experiment[ConfigT], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What stands in for the defaults: nothing, but for a look."""
+    limit = values.get("limit")
+    return experiment.look if limit is not None and limit <= LOOK else NONE
+
+
+def look_lines(options: Options[Any], fields: Mapping[str, ConfigField]) -> list[str]:
+    """What a look measures less of, and how to have it whole: a line, or none where nothing stands in for a default."""
+    changed = ", ".join(
+        f"{fields[name].flag} {as_text(value)} (default {fields[name].default_text or 'empty'})"
+        for name, value in options.look.items()
+    )
+    return [f"a look, by --limit {options.config.limit}: {changed}; what is given by name stays"] if changed else []
 
 
 def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]) -> Parser:
@@ -127,12 +147,13 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         for field in own:
             if field.name in SHARED:
                 raise ConfigError(f"{experiment.name}: field {field.name!r} has the name of a shared option; rename it")
-            _add_field(group, field, field.metavar)
+            _add_field(group, field, field.metavar, experiment.look)
     return parser
 
 
-def _add_field(group: Any, field: ConfigField, metavar: str) -> None:
-    text = f"{field.doc} (default: {field.default_text or 'empty'})".replace("%", "%%")
+def _add_field(group: Any, field: ConfigField, metavar: str, look: Mapping[str, Any] = NONE) -> None:
+    brief = f"; {as_text(look[field.name])} with --limit up to {LOOK}" if field.name in look else ""
+    text = f"{field.doc} (default: {field.default_text or 'empty'}{brief})".replace("%", "%%")
     optional: dict[str, Any] = {"nargs": "?", "const": "true"} if field.kind is bool else {}
     group.add_argument(field.flag, dest=f"field_{field.name}", metavar=metavar, help=text, **optional)
 

@@ -22,9 +22,10 @@ from typing import Any, NoReturn, Protocol, cast
 
 from experiments.harness.code import report_digest
 from experiments.harness.experiment import ConfigT, Experiment, Plan
+from experiments.harness.fields import config_fields
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.harness.measuring import items_of, measure
-from experiments.harness.options import Options, parse
+from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
@@ -89,6 +90,8 @@ def run_experiment(
     """
     folders = []
     ranks = launched()
+    if ranks.first:
+        _tell(look_lines(options, config_fields(experiment.config)))
     if load is None:
         for name in options.models:
             resolve(name)  # a misspelled name is said before the models before it have run for hours

@@ -85,10 +85,6 @@ class Item:
     """Of the direction; the config's if empty."""
 
 
-FEWEST = 4
-"""Prompts of each kind that a choice is made on."""
-
-
 @of_run(16)
 def sets(run: Run[TraitConfig], trait: str, language: str = "") -> Sets:
     """A trait's prompts; --limit cuts those that are measured on (to four at least), not those of the direction."""
@@ -97,7 +93,7 @@ def sets(run: Run[TraitConfig], trait: str, language: str = "") -> Sets:
         run.model,
         trait,
         config.n_train,
-        config.n_test if config.limit is None else min(config.n_test, max(config.limit, FEWEST)),
+        config.at_most(config.n_test),
         language or config.language,
         harmful=config.harmful,
         harmless=config.harmless,
