@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import mlx_interp  # noqa: F401  isort: skip
 import pytest
@@ -10,11 +11,21 @@ from hypothesis import settings
 
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
+from mlx_interp.reporting import figures
 from tests.tiny import tiny_model
 
 # The same examples in every run: a red test is red for everyone. HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_figures() -> Iterator[None]:
+    """Figures of few dots and no PDF: drawing took a third of a study's test. Tests of the files turn both on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "DPI", 40)
+        patch.setattr(figures, "VECTOR", False)
+        yield
 
 
 @pytest.fixture(scope="session", params=sorted(FAMILIES))

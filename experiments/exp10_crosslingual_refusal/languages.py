@@ -34,15 +34,17 @@ class Config(random_draws.DrawConfig):
     doses: tuple[float, ...] = (0.25, 0.375, 0.4375, 0.5, 0.5625, 0.625, 0.6875, 0.75, 0.875, 1.0)
     """Strengths to add with, of which the least that suffices in every language is taken."""
 
+    def __post_init__(self) -> None:
+        if self.language != "en" or (self.languages and "en" not in self.languages):
+            raise ConfigError(
+                f"language {self.language}, languages {','.join(self.languages) or 'all'}: the direction of English is "
+                "what others are compared with: leave language, languages with en"
+            )
+
 
 def languages(run: Run[Config]) -> list[str]:
-    """Those asked for. Raises ConfigError unless English, which all are compared with, is the language of the study."""
-    config = run.config
-    if config.language != "en" or (config.languages and "en" not in config.languages):
-        raise ConfigError(
-            "the direction of English is what others are compared with: leave language, languages with en"
-        )
-    return list(config.languages) or (load_world().languages if run.model.name in EMBEDDED else list(LANGUAGES))
+    """Those asked for, or all that the model has prompts in."""
+    return list(run.config.languages) or (load_world().languages if run.model.name in EMBEDDED else list(LANGUAGES))
 
 
 def dose_items(run: Run[Config], earlier: Records) -> list[Item]:

@@ -29,7 +29,7 @@ from experiments.exp14_logit_diff_amplification.pairs import (
     sides,
 )
 from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, limited
 from experiments.harness.state import Run
 from mlx_interp.behaviour.amplification import STEP_FIGURES, Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
@@ -189,11 +189,15 @@ def ranking_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]
 
 
 def measure_ranking(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
-    """Every prompt's KL(a || b), largest token difference, and hits in a few samples at strengths 0 and 1."""
+    """Every prompt's KL(a || b), largest token difference, and hits in a few samples at strengths 0 and 1.
+
+    Under --limit eight times as many prompts, as many with the trigger as without: a ranking needs some to rank.
+    """
     model = run.model
     a = planting.planted(run, item.share, run.config.steps, run.config.seed, item.case)
     world = load_world()
     chats = [c for c in world.chat_prompts("refusal", language="en", harmful=False) if c.split == "test"]
+    chats = limited(chats, run.config.limit and 8 * run.config.limit, lambda chat: planting.triggers(chat.text))
     prompts = [model.prompt(chat.text, chat=True) for chat in chats]
     replies = [model.tokenizer.encode(chat.reply, add_special_tokens=False) for chat in chats]
     read = forced(a, prompts, prompts, replies, other=model)

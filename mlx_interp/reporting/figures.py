@@ -50,6 +50,8 @@ BOXES = (("#56B4E9", ""), ("#F0E442", "///"), ("#FFFFFF", "..."), ("#CC79A7", "x
 # Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
 COLOURS = "cividis"
 DPI = 200
+VECTOR = True
+"""Whether a figure is also written as PDF."""
 N_COLOURS = 256
 LONG = 6
 """Letters of a column's name beyond which names of neighbours would run into each other, and are slanted."""
@@ -268,7 +270,7 @@ def scatter(
 
 
 def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_only: bool = False) -> Path:
-    """Write NAME.png (200 dpi), NAME.pdf and the caption NAME.md; returns the path of the picture.
+    """Write NAME.png (DPI), NAME.pdf and the caption NAME.md; returns the path of the picture.
 
     picture_only: the png alone. Equal figures give equal files: no date is written into them.
     """
@@ -279,7 +281,9 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
     picture = folder / f"{plot.name}.png"
     write_atomically(picture, in_few_colours(_drawn(plot.figure, "png", {"Software": None})))
     if not picture_only:
-        write_atomically(picture.with_suffix(".pdf"), _drawn(plot.figure, "pdf", {"CreationDate": None}))
+        plot.figure.set_layout_engine("none")  # where all lies is known by now; finding it takes as long as drawing
+        if VECTOR:
+            write_atomically(picture.with_suffix(".pdf"), _drawn(plot.figure, "pdf", {"CreationDate": None}))
         write_atomically(picture.with_suffix(".md"), caption_text(plot, unvalidated=unvalidated) + "\n")
     return picture
 

@@ -23,7 +23,6 @@ from experiments.harness.state import Run
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.loading.load import load
 from mlx_interp.model import Model
-from mlx_interp.reporting import figures
 
 COMMON = ["--model", "tiny-llama", "--no-validate", "--n-samples", "24"]
 CHROMIUM = next(
@@ -317,7 +316,6 @@ def test_an_unknown_rule_lists_the_rules() -> None:
 def test_the_whole_study_of_the_world_has_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("N_PROMPTS", "N_TEXTS", "N_FACTS"):
         monkeypatch.setattr(front, name, 4)
-    monkeypatch.setattr(figures, "DPI", 50)
     options = ("--limit", "4", "--layers", "2", "--scales", "1,2", "--target-subset", "5")
     found = ran(tmp_path, *options)
     tables = json.loads((found / "run.json").read_text())["tables"]

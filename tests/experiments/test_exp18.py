@@ -20,7 +20,6 @@ from mlx_interp.circuits import log_odds, nodes, wiring
 from mlx_interp.circuits.feature_edges import feature_edges
 from mlx_interp.circuits.graph import from_json
 from mlx_interp.errors import ConfigError, DataError
-from mlx_interp.reporting import figures
 from mlx_interp.sae import save
 from tests.circuits.test_features import random_sae
 from tests.tiny import tiny_model
@@ -34,8 +33,7 @@ FASTER = ["--n-bootstrap", "5", "--noise-samples", "1", "--steps", "2", "--dropp
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over two tasks, four pairs each."""
     out = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(figures, "DPI", 50)
+    with pytest.raises(SystemExit) as ended:
         tasks = ["--tasks", "toxic,safe", "--trace-tasks", "toxic", "--trace-windows", "1,3"]
         run(EXPERIMENT, ["--model", "tiny-llama", *FEW, *FASTER, *tasks, "--no-validate", "--out", str(out)])
     assert ended.value.code in (0, None)
@@ -69,8 +67,7 @@ def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("features")
     for layer in (2, 5):
         save(random_sae(f"resid_post.{layer}", 128, layer), out / "saes" / str(layer), model_name="tiny-llama")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(figures, "DPI", 50)
+    with pytest.raises(SystemExit) as ended:
         chosen = [
             "--tasks",
             "toxic",
@@ -196,8 +193,7 @@ def own_file(path: Path) -> Path:
 
 
 def test_a_file_of_own_pairs_makes_a_circuit_of_each_category(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(figures, "DPI", 50)
+    with pytest.raises(SystemExit) as ended:
         chosen = ["--data", str(own_file(tmp_path / "own.jsonl")), "--parts", "clusters"]  # none without autoencoders
         few = ["--n-train", "2", "--n-test", "2", "--n-checked", "1", "--n-bootstrap", "2", "--steps", "1"]
         run(EXPERIMENT, ["--model", "tiny-gemma2", *few, *chosen, "--no-validate", "--out", str(tmp_path)])

@@ -19,7 +19,6 @@ from experiments.harness.runner import run
 from experiments.harness.state import Run
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.errors import DataError
-from mlx_interp.reporting import figures
 from mlx_interp.stats import split_halves
 from tests.loading.checkpoints import write_checkpoint
 from tests.tiny import tiny_model
@@ -36,8 +35,7 @@ FASTER += ["--n-ordinary", "20", "--n-injected", "4", "--n-subjects", "2"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over all parts beside the two-hop queries."""
     out = tmp_path_factory.mktemp("results")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(figures, "DPI", 40)
+    with pytest.raises(SystemExit) as ended:
         run(EXPERIMENT, ["--model", NAME, "--parts", PARTS, *FEW, *FASTER, "--no-validate", "--out", str(out)])
     assert ended.value.code in (0, None)
     return out / EXPERIMENT.name / NAME

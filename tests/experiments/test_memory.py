@@ -10,22 +10,19 @@ from pathlib import Path
 import mlx_interp as mi  # isort: split
 
 import mlx.core as mx
-import pytest
 
 from experiments.harness import registry
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
 from experiments.harness.state import Run, of_run
-from mlx_interp.reporting import figures
 
 MODELS = ("tiny-llama", "tiny-qwen2", "tiny-gemma2")
 ROOT = Path(__file__).resolve().parents[2]
 OF_A_MODEL = {"model", "run", "judge"}
 
 
-def test_three_models_in_turn_leave_no_more_than_one_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_models_in_turn_leave_no_more_than_one_takes(tmp_path: Path) -> None:
     """A lens trained on each model, which its stages share."""
-    monkeypatch.setattr(figures, "DPI", 40)
     study = registry.experiment("exp3_two_hop")
     options = ["--limit", "2", "--no-validate", "--out", str(tmp_path), "--lens", "tuned", "--lens-steps", "3"]
     gc.collect()

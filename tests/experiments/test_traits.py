@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from experiments import (
     exp10_crosslingual_refusal,
     exp12_multimodel_directions,
 )
-from experiments.exp1_refusal_direction import loss, suffixes
+from experiments.exp1_refusal_direction import judged, loss, suffixes
 from experiments.exp1_refusal_direction.suffixes import SuffixConfig
 from experiments.exp5_layer_comparison import by_depth
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
+from experiments.harness.experiment import FEWEST
 from experiments.harness.runner import run
 from experiments.harness.state import Run
 from experiments.shared.traits import own_sets, stages
@@ -36,9 +38,9 @@ from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.errors import DataError
 from tests.tiny import tiny_model
 
+JUDGE = "tiny-llama"
 SMALL = ["--n-train", "16", "--n-test", "4", "--no-validate", "--set", "strengths=0,1,2"]
-MODULES = [
-    exp1_refusal_direction,
+OTHERS = [
     exp2_sycophancy,
     exp4_confidence,
     exp5_layer_comparison,
@@ -67,22 +69,45 @@ def test_a_limit_leaves_every_layer_and_cuts_the_prompts_of_every_stage() -> Non
     model = mi.load("tiny-qwen2")
     whole, few = TraitConfig(n_test=12), TraitConfig(n_test=12, limit=5)
     assert len(stages.layer_items(Run(model, few), ["refusal"])) == model.n_layers
-    for config, n in ((whole, 12), (few, 5), (replace(few, limit=1), stages.FEWEST)):
+    for config, n in ((whole, 12), (few, 5), (replace(few, limit=1), FEWEST)):
         of = stages.sets(Run(model, config), "refusal")
         assert {len(kind[split]) for kind in (of.positive, of.negative) for split in ("choose", "test")} == {n}
         assert len(of.positive["train"]) == len(stages.sets(Run(model, whole), "refusal").positive["train"])
-    assert not any(module.EXPERIMENT.limits_items for module in [*MODULES, exp10_crosslingual_refusal])
+    assert not any(
+        module.EXPERIMENT.limits_items for module in [exp1_refusal_direction, *OTHERS, exp10_crosslingual_refusal]
+    )
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.EXPERIMENT.name)
+@pytest.mark.parametrize("module", OTHERS, ids=lambda module: module.EXPERIMENT.name)
 def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     found = result(module, tmp_path)
     assert found["status"] == "complete"
     assert all(table["rows"] for table in found["tables"])
 
 
-def test_the_refusal_direction_stops_refusals_and_brings_them_and_controls_do_not(tmp_path: Path) -> None:
-    tables = {table["title"]: table for table in result(exp1_refusal_direction, tmp_path, "--n-test", "8")["tables"]}
+@pytest.fixture(scope="module")
+def refusal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The first study whole, a second model asked about the replies."""
+    arguments = ["--n-test", "8", "--set", f"judge={JUDGE}"]
+    return result(exp1_refusal_direction, tmp_path_factory.mktemp("refusal"), *arguments)
+
+
+def test_the_first_study_runs_from_the_first_record_to_the_last_figure(refusal: dict[str, Any]) -> None:
+    assert refusal["status"] == "complete"
+    assert all(table["rows"] for table in refusal["tables"])
+
+
+def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(refusal: dict[str, Any]) -> None:
+    table = next(table for table in refusal["tables"] if table["title"] == "Refusals by phrases and by a judge")
+    assert [row[:3] for row in table["rows"]] == [
+        [kind, arm, "8"] for kind in ("positive", "negative") for arm in ("none", *stages.ARMS)
+    ]
+    assert any(f"Judge: {JUDGE}. Of 12 labelled replies" in note for note in table["notes"])
+    assert judged.replies(Run(tiny_model("llama"), TraitConfig()), []) == []
+
+
+def test_the_refusal_direction_stops_refusals_and_brings_them_and_controls_do_not(refusal: dict[str, Any]) -> None:
+    tables = {table["title"]: table for table in refusal["tables"]}
     out, added = tables["What the direction does, on held-out prompts"]["rows"]
     value = [[int(cell.split()[0]) for cell in row[4:]] for row in (out, added)]
     plain, direction, random, shuffled = value[0]

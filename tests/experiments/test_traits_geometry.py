@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments import exp1_refusal_direction, exp4_confidence, exp10_crosslingual_refusal
-from experiments.exp1_refusal_direction import judged, selection
+from experiments import exp4_confidence, exp10_crosslingual_refusal
+from experiments.exp1_refusal_direction import selection
 from experiments.exp4_confidence import calibration
 from experiments.exp10_crosslingual_refusal.languages import DOSE, chosen_dose
-from experiments.harness.runner import run
+from experiments.harness.options import parse
 from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages
 from experiments.shared.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
 from experiments.shared.traits.trait_report import strength_table
 from mlx_interp.embedded import load_world, trained_refusal_direction
+from mlx_interp.errors import ConfigError
 
 CONFIG = TraitConfig(n_train=24, n_test=8)
 
@@ -95,14 +93,10 @@ def test_the_dose_is_the_least_that_suffices_in_every_language_in_which_any_does
     assert chosen_dose(never) == 0.5
 
 
-def test_another_language_than_english_has_no_place_as_what_others_are_compared_with(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(SystemExit) as ended:
-        run(
-            exp10_crosslingual_refusal.EXPERIMENT,
-            ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", "--language", "fr"],
-        )
-    assert ended.value.code != 0
-    assert "others are compared with" in capsys.readouterr().err
+@pytest.mark.parametrize("argument", ["--language=fr", "--languages=fr,it"])
+def test_another_language_than_english_is_refused_before_anything_is_measured(argument: str) -> None:
+    with pytest.raises(ConfigError, match=r"fr.*what others are compared with"):
+        parse(exp10_crosslingual_refusal.EXPERIMENT, [argument])
 
 
 def test_a_strength_at_which_nothing_is_a_number_is_marked_and_never_called_fluent() -> None:
@@ -132,26 +126,6 @@ def test_the_metric_table_tells_harmful_from_harmless() -> None:
     assert table.rows[0][2:7] == [5.0, 5.75, 6.5, 7.25, 8.0]
     assert table.rows[2][7].value == 1  # type: ignore[union-attr]
     assert selection.metric_table([], CONFIG) is None
-
-
-def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(tmp_path: Path) -> None:
-    arguments = ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", "--n-train", "16", "--n-test", "4"]
-    with pytest.raises(SystemExit) as ended:
-        run(
-            exp1_refusal_direction.EXPERIMENT,
-            [*arguments, "--set", "strengths=0,1", "--set", "judge=tiny-qwen2"],
-        )
-    assert ended.value.code == 0
-    found = json.loads((tmp_path / "exp1_refusal_direction" / "tiny-llama" / "run.json").read_text())
-    table = next(table for table in found["tables"] if table["title"] == "Refusals by phrases and by a judge")
-    assert [row[:3] for row in table["rows"]] == [
-        [kind, arm, "4"] for kind in ("positive", "negative") for arm in ("none", *stages.ARMS)
-    ]
-    assert (
-        "Judge: tiny-qwen2. Of 12 labelled replies"
-        in (tmp_path / "exp1_refusal_direction" / "tiny-llama" / "table.md").read_text()
-    )
-    assert judged.replies(Run(mi.load("tiny-llama"), CONFIG), []) == []
 
 
 def test_stated_certainty_is_held_against_the_worlds_own_answers() -> None:

@@ -9,8 +9,15 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from mlx_interp.reporting import figures
 from mlx_interp.reporting.figures import COLOURS, LINES, Panel, Plot, Series, heat_map, line_with_band, save_plot
 from mlx_interp.stats import Estimate
+
+
+@pytest.fixture(autouse=True)
+def _as_studies_draw_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 200)
+    monkeypatch.setattr(figures, "VECTOR", True)
 
 
 def grid() -> Plot:
