@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,24 +193,32 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def readable(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """What is published of a run folder: names in it, and contents."""
+    """What is published of a run folder: names in it, and contents, without where the publisher's files lie."""
     table = (folder / TABLE_FILE).read_text(encoding="utf-8")
     shown = [match[2] for match in PICTURE.finditer(table)][:PICTURES]
-    yield Path(RUN_FILE), _without_places((folder / RUN_FILE).read_bytes())
-    yield Path(TABLE_FILE), PICTURE.sub(functools.partial(_shown, shown), table).encode("utf-8")
+    run = (folder / RUN_FILE).read_text(encoding="utf-8")
+    places = _places(json.loads(run))
+    yield Path(RUN_FILE), _without(places, run)
+    yield Path(TABLE_FILE), _without(places, PICTURE.sub(functools.partial(_shown, shown), table))
     for name in shown:
         yield Path("figures", name), (folder / "figures" / name).read_bytes()
     for path in sorted((folder / FILES_FOLDER).rglob("*")):
         if path.suffix in PAGES:
-            yield path.relative_to(folder), path.read_bytes()
+            yield path.relative_to(folder), _without(places, path.read_text(encoding="utf-8"))
 
 
-def _without_places(run: bytes) -> bytes:
-    """run.json whose command names files and folders without where they lay: that is the publisher's own affair."""
-    state = json.loads(run)
-    given = [str(part) for part in state.get("command", ())]
-    short = [Path(part).name if Path(part).is_absolute() else part for part in given]
-    return run if short == given else json.dumps(state | {"command": short}, indent=1, ensure_ascii=False).encode()
+def _places(state: Mapping[str, Any]) -> list[Path]:
+    """Files and folders of this machine that a run names: those of its command, and the model's."""
+    named = [*state.get("command", ()), state.get("model", {}).get("id", "")]
+    found = {Path(str(one)) for one in named}
+    return sorted((one for one in found if one.is_absolute() and one.name), key=lambda one: len(str(one)), reverse=True)
+
+
+def _without(places: Sequence[Path], text: str) -> bytes:
+    """A text in which files and folders have their names alone."""
+    for place in places:
+        text = text.replace(str(place), place.name)
+    return text.encode("utf-8")
 
 
 def _shown(shown: Sequence[str], picture: re.Match[str]) -> str:

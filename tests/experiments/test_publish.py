@@ -79,14 +79,24 @@ def test_a_run_takes_the_place_of_the_published_one(
     assert (source / EXPERIMENT / "tiny-llama" / "records.jsonl").exists()
 
 
-def test_a_published_command_does_not_say_where_the_publishers_files_lie(places: tuple[Path, Path]) -> None:
+def test_nothing_that_is_published_says_where_the_publishers_files_lie(places: tuple[Path, Path]) -> None:
     source, target = places
-    command = ["python", "-m", "experiments.exp9", "--model", "smollm2-135m", "--out", str(source / "mine")]
-    run_in(source, "smollm2-135m", "new", command=command)
+    file = str(source.parent / "models" / "own.gguf")
+    command = ["python", "-m", "experiments.exp9", "--model", file, "--out", str(source / "mine")]
+    folder = run_in(source, "own", "new", command=command)
+    run = json.loads((folder / "run.json").read_text())
+    run["model"]["id"] = file
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "table.md").write_text(f"own (`{file}`, 4-bit)\n")
+    (folder / "files" / "page.html").write_text(f"<p>{file}</p>")
     assert published(places, "exp9") == 0
-    state = json.loads((target / EXPERIMENT / "smollm2-135m" / "run.json").read_text())
-    assert state["command"] == [*command[:-1], "mine"]
-    assert json.loads((source / EXPERIMENT / "smollm2-135m" / "run.json").read_text())["command"] == command
+    found = texts(target / EXPERIMENT / "own")
+    state = json.loads(found["run.json"])
+    assert state["command"] == [*command[:4], "own.gguf", "--out", "mine"]
+    assert state["model"]["id"] == "own.gguf"
+    assert found["table.md"] == "own (`own.gguf`, 4-bit)\n"
+    assert not any(str(source.parent) in text for text in found.values())
+    assert json.loads((folder / "run.json").read_text())["command"] == command
 
 
 @pytest.mark.parametrize(
