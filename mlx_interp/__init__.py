@@ -25,6 +25,7 @@ from mlx_interp.in_context.demonstrations import FunctionTask
 from mlx_interp.in_context.function_vectors import FunctionVector, function_vector
 from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Scale
 from mlx_interp.model import Completion, Model
+from mlx_interp.patching.ablations import mean_ablation
 from mlx_interp.prompts import Prompt
 from mlx_interp.store import ActivationStore, collect
 
@@ -61,6 +62,7 @@ __all__ = [
     "lenses",
     "load",
     "load_direction",
+    "mean_ablation",
     "orthogonalize",
     "orthogonalized",
     "patching",

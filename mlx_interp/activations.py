@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlx_interp import sites
 from mlx_interp.deferred import mx
 from mlx_interp.errors import SiteError
+from mlx_interp.shapes import shown
 from mlx_interp.sites import Site
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Logits and captured sites of a run or a sweep, as plain arrays.
+class BySite(Mapping[str, "mx.array"]):
+    """Arrays by the name of their site: keys in the order of the forward pass, any of a site's names to look one up."""
+
+    n_layers: int
+
+    @property
+    def _held(self) -> Mapping[Site, mx.array]:
+        raise NotImplementedError
+
+    def __getitem__(self, name: str) -> mx.array:
+        """One site's array, by any of its names. Raises SiteError if it was not captured."""
+        return _of(self._held, name, self.n_layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(str(site) for site in _in_order(self._held))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __bool__(self) -> bool:
+        return True  # logits alone are something too
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return sites.parse_one(name, self.n_layers) in self._held  # type: ignore[arg-type]
+        except SiteError:
+            return False
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One site's array, or `default` if it was not captured."""
+        try:
+            return self[name]
+        except SiteError:
+            return default
+
+    def keys(self) -> KeysView[str]:
+        """Names of what was captured."""
+        return dict.fromkeys(self).keys()  # a dict's own view shows the names, and no array
+
+    def stack(self, name: str) -> mx.array:
+        """All layers of a site as one array (n_layers, batch, pos, ...)."""
+        return _stacked(self._held, name, self.n_layers)
+
+    def _told(self, **others: Any) -> str:
+        """Name, lengths and shapes; the layers of a site, which are alike, in one line."""
+        sizes: dict[str, tuple[int, ...]] = {}
+        layers: dict[str, list[int]] = {}
+        for site in _in_order(self._held):
+            sizes[site.name] = tuple(self._held[site].shape)
+            layers.setdefault(site.name, []).append(site.layer)
+        head = ", ".join(f"{name}={shown(value)}" for name, value in others.items() if value is not None)
+        lines = [f"  {_span(name, layers[name])}  {sizes[name]}" for name in sizes]
+        return "\n".join([f"{type(self).__name__}({head})" + (":" if lines else ", nothing captured"), *lines])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Activations(BySite):
+    """Logits and captured sites of a run or a sweep, as plain arrays: a mapping from names of sites.
 
     Rows are prompts (or variants). Shorter prompts are left-aligned: row i holds `lengths[i]` positions, then zeros.
     """
@@ -23,20 +80,20 @@ class Activations:
     n_layers: int
     captured: dict[Site, mx.array]
 
-    def __getitem__(self, name: str) -> mx.array:
-        """One site's activations, by any of its names. Raises SiteError if it was not captured."""
-        return _of(self.captured, name, self.n_layers)
+    @property
+    def _held(self) -> Mapping[Site, mx.array]:
+        return self.captured
 
-    def stack(self, name: str) -> mx.array:
-        """All layers of a site as one array (n_layers, batch, pos, ...)."""
-        return _stacked(self.captured, name, self.n_layers)
+    def __repr__(self) -> str:
+        return self._told(logits=self.logits, lengths=self.lengths)
 
 
-@dataclass(frozen=True)
-class Gradients:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradients(BySite):
     """Gradients of a metric by activations, from `Model.gradients`: what it would gain per unit of change at each site.
 
-    Rows are prompts; row i holds `lengths[i]` positions, then zeros. Gradients are float32.
+    A mapping from names of sites. Rows are prompts; row i holds `lengths[i]` positions, then zeros. Gradients are
+    float32.
     """
 
     metric: mx.array
@@ -46,23 +103,34 @@ class Gradients:
     lengths: list[int]
     n_layers: int
 
-    def __getitem__(self, name: str) -> mx.array:
-        """d metric / d activation of one site, in its shape. Raises SiteError if it was not captured."""
-        return _of(self.slopes, name, self.n_layers)
+    @property
+    def _held(self) -> Mapping[Site, mx.array]:
+        return self.slopes
 
     def activation(self, name: str) -> mx.array:
         """The activation itself. Raises SiteError if it was not captured."""
         return _of(self.activations, name, self.n_layers)
 
-    def stack(self, name: str) -> mx.array:
-        """The gradients of all layers of a site as one array (n_layers, batch, pos, ...)."""
-        return _stacked(self.slopes, name, self.n_layers)
+    def __repr__(self) -> str:
+        return self._told(metric=self.metric, lengths=self.lengths)
+
+
+def _in_order(held: Mapping[Site, mx.array]) -> list[Site]:
+    return sorted(held, key=lambda site: site.depth)
+
+
+def _span(name: str, layers: Sequence[int]) -> str:
+    """The selector of some layers of a site: `resid_post.0-11`, `z.3`."""
+    if layers == [-1]:
+        return name
+    whole = len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1))
+    return f"{name}.{layers[0]}-{layers[-1]}" if whole else f"{name}.{','.join(map(str, layers))}"
 
 
 def _of(captured: Mapping[Site, mx.array], name: str, n_layers: int) -> mx.array:
     site = sites.parse_one(name, n_layers)
     if site not in captured:
-        held = ", ".join(str(s) for s in sorted(captured, key=lambda s: s.depth)) or "nothing"
+        held = ", ".join(map(str, _in_order(captured))) or "nothing"
         raise SiteError(f"{site} was not captured (captured: {held}): add capture=[{str(site)!r}]")
     return captured[site]
 

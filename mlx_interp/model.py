@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal, cast, overload
 
+import numpy as np
+
 from mlx_interp import sites
 from mlx_interp.activations import Activations, Gradients, plain, readable, without_padding
 from mlx_interp.deferred import mx
@@ -23,9 +25,9 @@ from mlx_interp.engine.sweep import Metric, Progress
 from mlx_interp.engine.sweep import sweep as run_sweep
 from mlx_interp.engine.sweep_generate import sweep_generate as run_sweep_generate
 from mlx_interp.engine.sweep_prompts import sweep_prompts
-from mlx_interp.engine.values import listed
-from mlx_interp.errors import CheckpointError, ShapeError
-from mlx_interp.interventions import Intervention
+from mlx_interp.engine.values import listed, variants_of
+from mlx_interp.errors import CheckpointError, DataError, ShapeError
+from mlx_interp.interventions import Interventions, Variants
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt, Prompt, pieces_of, text_of
 from mlx_interp.wrapped import Wrapped
@@ -50,7 +52,7 @@ class Model(Wrapped):
         prompts: AnyPrompt | Sequence[AnyPrompt],
         *,
         capture: str | Sequence[str] = (),
-        interventions: Sequence[Intervention] = (),
+        interventions: Interventions = (),
         logits: Logits = "last",
     ) -> Activations:
         """One forward pass over a batch of prompts, with interventions, keeping the sites asked for.
@@ -82,7 +84,7 @@ class Model(Wrapped):
         prompts: Sequence[AnyPrompt],
         *,
         capture: str | Sequence[str] = (),
-        interventions: Sequence[Intervention] = (),
+        interventions: Interventions = (),
         logits: Logits = "none",
         memory: int | None = None,
         progress: Progress | bool = False,
@@ -106,7 +108,7 @@ class Model(Wrapped):
     def sweep(
         self,
         prompt: AnyPrompt,
-        variants: Sequence[Sequence[Intervention]],
+        variants: Variants,
         *,
         logits: Literal["last", "all"] = "last",
         metric: Metric | None = None,
@@ -118,7 +120,7 @@ class Model(Wrapped):
     def sweep(
         self,
         prompt: AnyPrompt,
-        variants: Sequence[Sequence[Intervention]],
+        variants: Variants,
         *,
         capture: str | Sequence[str],
         logits: Logits = "last",
@@ -130,7 +132,7 @@ class Model(Wrapped):
     def sweep(
         self,
         prompt: AnyPrompt,
-        variants: Sequence[Sequence[Intervention]],
+        variants: Variants,
         *,
         capture: str | Sequence[str] = (),
         logits: Logits = "last",
@@ -150,17 +152,16 @@ class Model(Wrapped):
         only = self._prompt(prompt)
         self._check_lengths([len(only)])
         _check_logits(logits)
-        if not len(variants):
-            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
+        rows = variants_of(variants)
         wanted = frozenset(self.sites_of(capture))
         if wanted:
-            held = sum(bytes_of_site(self.network, site, len(variants), len(only)) for site in wanted)
-            self._refuse_too_large(2 * held, variants, wanted)
-        with reported(progress, len(variants)) as report:
+            held = sum(bytes_of_site(self.network, site, len(rows), len(only)) for site in wanted)
+            self._refuse_too_large(2 * held, rows, wanted)
+        with reported(progress, len(rows)) as report:
             result = run_sweep(
                 self.network,
                 only.tokens,
-                variants,
+                rows,
                 logits=logits,
                 captures=wanted,
                 metric=metric,
@@ -172,7 +173,7 @@ class Model(Wrapped):
             if values is None:
                 raise ValueError("logits='none' without capture leaves a sweep nothing to return")
             return values
-        lengths = [len(only)] * len(variants)
+        lengths = [len(only)] * len(rows)
         captured = {site: readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
@@ -180,7 +181,7 @@ class Model(Wrapped):
     def sweep_prompts(
         self,
         prompts: Sequence[AnyPrompt],
-        variants: Sequence[Sequence[Intervention]],
+        variants: Variants,
         *,
         metric: Metric | Sequence[Metric] | None = None,
         memory: int | None = None,
@@ -195,14 +196,13 @@ class Model(Wrapped):
         """
         asked = self.prompts(prompts)
         self._check_lengths([len(prompt) for prompt in asked])
-        if not len(variants):
-            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
+        rows = variants_of(variants)
         metrics = [metric] * len(asked) if callable(metric) else metric
         if metrics is not None and len(metrics) != len(asked):
             raise ShapeError(f"{len(metrics)} metrics for {len(asked)} prompts: give one for all, or one for each")
-        with reported(progress, len(asked) * len(variants)) as report:
+        with reported(progress, len(asked) * len(rows)) as report:
             tokens = [prompt.tokens for prompt in asked]
-            found = sweep_prompts(self.network, tokens, variants, metrics=metrics, budget=memory, progress=report)
+            found = sweep_prompts(self.network, tokens, rows, metrics=metrics, budget=memory, progress=report)
         return cast(mx.array, plain(mx.stack(found)))
 
     def gradients(
@@ -211,7 +211,7 @@ class Model(Wrapped):
         metric: Metric,
         capture: str | Sequence[str],
         *,
-        interventions: Sequence[Intervention] = (),
+        interventions: Interventions = (),
         logits: Literal["last", "all"] = "last",
         of: str | None = None,
     ) -> Gradients:
@@ -243,8 +243,8 @@ class Model(Wrapped):
         self,
         prompts: AnyPrompt | Sequence[AnyPrompt],
         *,
-        interventions: Sequence[Intervention] = (),
-        per_prompt: Sequence[Sequence[Intervention]] | None = None,
+        interventions: Interventions = (),
+        per_prompt: Sequence[Interventions] | None = None,
         max_tokens: int = 64,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -261,7 +261,7 @@ class Model(Wrapped):
         check_sampling(temperature, top_p, max_tokens, seed)
         if per_prompt is not None and (interventions or len(per_prompt) != len(batch)):
             raise ValueError(f"per_prompt needs a list for each of {len(batch)} prompts, without `interventions`")
-        rows = [listed(interventions)] * len(batch) if per_prompt is None else per_prompt
+        rows = [listed(interventions)] * len(batch) if per_prompt is None else [listed(one) for one in per_prompt]
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths, new=max_tokens - 1)
         plan = plan_edits(self.network, rows, lengths, shared=per_prompt is None, decodes=max_tokens > 1)
@@ -274,7 +274,7 @@ class Model(Wrapped):
     def sweep_generate(
         self,
         prompt: AnyPrompt,
-        variants: Sequence[Sequence[Intervention]],
+        variants: Variants,
         *,
         max_tokens: int = 10,
         temperature: float = 0.0,
@@ -292,16 +292,15 @@ class Model(Wrapped):
         only = self._prompt(prompt)
         check_sampling(temperature, top_p, max_tokens, seed)
         self._check_lengths([len(only)], new=max_tokens - 1)
-        if not len(variants):
-            raise ValueError("a sweep needs at least one variant; [] is the clean prompt")
-        with reported(progress, len(variants)) as report:
+        rows = variants_of(variants)
+        with reported(progress, len(rows)) as report:
             tokens, stopped = run_sweep_generate(
                 self.network,
                 only.tokens,
-                variants,
+                rows,
                 max_tokens=max_tokens,
                 stop=self.stop_tokens,
-                sample=lambda rows: sampler(temperature, top_p, seed, rows),
+                sample=lambda chosen: sampler(temperature, top_p, seed, chosen),
                 budget=memory,
                 progress=report,
             )
@@ -311,7 +310,7 @@ class Model(Wrapped):
         self,
         prompt: AnyPrompt,
         *,
-        interventions: Sequence[Intervention] = (),
+        interventions: Interventions = (),
         max_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -333,11 +332,11 @@ class Model(Wrapped):
     def _completion(self, prompt: Prompt, tokens: list[int], stopped: bool) -> Completion:
         return Completion(prompt, text_of(self.tokenizer, tokens), tokens, "stop" if stopped else "length")
 
-    def cost(self, prompt: AnyPrompt, variants: Sequence[Sequence[Intervention]]) -> Cost:
+    def cost(self, prompt: AnyPrompt, variants: Variants) -> Cost:
         """Cost of a sweep at least, in operations and plain forward passes; nothing is computed."""
-        length = len(self._prompt(prompt))
-        plan = plan_edits(self.network, variants, [length] * len(variants))
-        return sweep_cost(self.network, length, entries_of(plan, len(variants), self.network, length))
+        length, rows = len(self._prompt(prompt)), variants_of(variants)
+        plan = plan_edits(self.network, rows, [length] * len(rows))
+        return sweep_cost(self.network, length, entries_of(plan, len(rows), self.network, length))
 
     def memory(
         self, prompts: AnyPrompt | Sequence[AnyPrompt], *, capture: str | Sequence[str] = (), logits: Logits = "last"
@@ -359,6 +358,25 @@ class Model(Wrapped):
         logits = plain(self.network.unembed(self.network.final(resid.astype(self.network.dtype))))
         assert logits is not None
         return logits
+
+    def top_tokens(self, logits: mx.array | Activations, k: int = 5) -> list[list[tuple[str, float]]]:
+        """Top tokens of each row of logits, the likeliest first: text and probability.
+
+        logits: (n, d_vocab), one row (d_vocab,), or what `run` or `sweep` gave back. Raises ShapeError for logits of
+        another shape, DataError for a k that the vocabulary does not have.
+        """
+        held = logits.logits if isinstance(logits, Activations) else logits
+        if held is None or not 1 <= held.ndim <= 2 or held.shape[-1] != self.d_vocab:
+            given = "none" if held is None else tuple(held.shape)
+            raise ShapeError(f"top tokens of logits {given}: give (n, {self.d_vocab}) or ({self.d_vocab},)")
+        if not 1 <= k <= self.d_vocab:
+            raise DataError(f"the top {k} of {self.d_vocab} tokens: give 1 to {self.d_vocab}")
+        probs = np.asarray(mx.softmax(held.reshape(-1, self.d_vocab).astype(mx.float32), axis=-1))
+        order = np.argsort(-probs, axis=-1, kind="stable")[:, :k]
+        return [
+            [(self.text_of_token(token), float(row[token])) for token in top]
+            for row, top in zip(probs, order, strict=True)
+        ]
 
     def self_check(self, probe: Sequence[int] = PROBE) -> None:
         """The wrapped forward is mlx-lm's own, bit for bit, the lens the logits, and patterns what attention mixed.

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from mlx_interp.architectures import family_of, ignored_keys
+from mlx_interp.continuations import continuation_of
 from mlx_interp.deferred import trees
 from mlx_interp.engine.memory import refuse_too_large
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.parts import check_parts
-from mlx_interp.errors import PromptError
-from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt
+from mlx_interp.errors import DataError, PromptError
+from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt, text_of_tokens
 from mlx_interp.sites import Site, parse_all
 
 
@@ -113,6 +114,31 @@ class Wrapped:
         if all(isinstance(item, (int, np.integer)) for item in items):
             return [self._prompt(items)]
         return [self._prompt(item) for item in items]
+
+    def continuation(self, prompt: str | Prompt, word: str) -> list[int]:
+        """Token ids with which a word continues a prompt, behind a space where the writing has one there.
+
+        Raises DataError for a word that has none there, or one that the model does not embed.
+        """
+        return continuation_of(self.tokenizer, self._prompt(prompt), word, self.d_vocab)
+
+    def token_id(self, word: str, *, after: str | Prompt) -> int:
+        """The id of a word that is one token where it continues a prompt: what a logit difference is read from.
+
+        Raises DataError for a word of several tokens there, with the tokens; `continuation` gives all of them.
+        """
+        found = self.continuation(after, word)
+        if len(found) > 1:
+            pieces = ", ".join(repr(piece) for piece in map(self.text_of_token, found))
+            raise DataError(
+                f"{word!r} is {len(found)} tokens where it continues the prompt ({pieces}): take another word, or the "
+                f"first of them, model.continuation(prompt, {word!r})[0]"
+            )
+        return found[0]
+
+    def text_of_token(self, token: int) -> str:
+        """A token as text, with the space that belongs to it where its tokenizer writes one."""
+        return text_of_tokens(self.tokenizer, [int(token)])
 
     @property
     def stop_tokens(self) -> frozenset[int]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
-    **dict.fromkeys(("errors", "deferred"), -1),  # below all rooms: each of them raises, and uses MLX
+    **dict.fromkeys(("errors", "deferred"), -2),  # below all rooms: each of them raises, and uses MLX
+    "shapes": -1,
     **dict.fromkeys(("sites", "stats", "authority", "studies"), 0),
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
     ),
-    "engine": 2,
+    **dict.fromkeys(("engine", "continuations"), 2),
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,
     **dict.fromkeys(("loading", "behaviour"), 5),

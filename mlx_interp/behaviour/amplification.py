@@ -22,9 +22,10 @@ from mlx_interp.deferred import mx
 from mlx_interp.engine.generate import Stream
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.errors import DataError
-from mlx_interp.interventions import Intervention
+from mlx_interp.interventions import Interventions
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 
 Control = Literal["none", "shuffled", "sharpened"]
 API_LOGITS = 20
@@ -60,8 +61,8 @@ class Amplified:
     """Cosine of l_a - l_b with that of the step before, about their means; 0 at the first step."""
 
 
-@dataclass(frozen=True)
-class Forced:
+@dataclass(frozen=True, repr=False)
+class Forced(ShapesShown):
     """A given text after one prompt, read by a and b."""
 
     log_a: np.ndarray
@@ -80,7 +81,7 @@ def amplify(
     alphas: Sequence[float],
     *,
     other: Model | None = None,
-    interventions: Sequence[Intervention] = (),
+    interventions: Interventions = (),
     max_tokens: int = 32,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -158,7 +159,7 @@ def _streams(
     prompts: Sequence[AnyPrompt],
     others: Sequence[AnyPrompt],
     alphas: Sequence[float],
-    interventions: Sequence[Intervention],
+    interventions: Interventions,
     max_tokens: int,
 ) -> tuple[Stream, Stream]:
     if len(prompts) != len(others) or not prompts:

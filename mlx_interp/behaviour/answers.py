@@ -12,33 +12,14 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
-from mlx_interp.interventions import Intervention
+from mlx_interp.interventions import Variants
 from mlx_interp.model import Model
-from mlx_interp.prompts import Prompt, text_of_tokens
-
-QUOTES = "\"'`"
-CLOSING = ".,;:!?%"
-UNPARTED = (
-    "CJK ",
-    "IDEOGRAPHIC ",
-    "HIRAGANA ",
-    "KATAKANA",
-    "FULLWIDTH ",
-    "THAI ",
-    "LAO ",
-    "KHMER ",
-    "MYANMAR ",
-    "TIBETAN ",
-)
-"""How the Unicode names of characters begin whose scripts put no spaces between words."""
-ANCHORS = ("\n", "a", '"', "(", "a b", "1")
-"""Texts behind which a continuation is tokenised where it merges with the end of its prompt."""
+from mlx_interp.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -63,63 +44,8 @@ def question(model: Model, text: str, names: Sequence[str]) -> Question:
 
 
 def continuation(model: Model, prompt: Prompt, name: str) -> tuple[int, ...]:
-    """Token ids with which `name` continues a prompt, behind a space where the writing has one there.
-
-    Raises DataError if there is none, or one for which the model has no embedding.
-    """
-    if not name.strip():
-        raise DataError(f"an answer to {prompt.text!r} is empty: it has no token")
-    added = space_before(prompt.text, name.strip()) + name.strip()
-    whole = _tokens(model, prompt.text + added)
-    if whole[: len(prompt)] == prompt.tokens and len(whole) > len(prompt):
-        found = whole[len(prompt) :]
-    else:  # the tokenizer merges across the boundary, as it does behind a space
-        found = _elsewhere(model, prompt, added)
-    if not all(0 <= token < model.d_vocab for token in found):
-        raise DataError(f"the answer {name!r} has a token outside the vocabulary of {model.d_vocab}")
-    return tuple(found)
-
-
-def space_before(text: str, name: str) -> str:
-    """The space that writing puts between a text and what continues it: " ", or "" where there is none.
-
-    None behind white space, an opening bracket or quote, a currency sign; none before closing punctuation; and none in
-    scripts that do not part words (Chinese, Japanese, Thai, ...).
-    """
-    last, first = text[-1:], name[:1]
-    if not last or last.isspace() or unicodedata.category(last) in ("Ps", "Pi", "Sc") or last in "/@#_":
-        return ""
-    if last in QUOTES and (len(text) == 1 or text[-2].isspace() or unicodedata.category(text[-2]) in ("Ps", "Pi")):
-        return ""  # a quote behind a letter closes
-    if first in CLOSING or unicodedata.category(first) in ("Pe", "Pf"):
-        return ""
-    return "" if _unparted(last) or _unparted(first) else " "
-
-
-def _unparted(char: str) -> bool:
-    """Whether a character is of a script that puts no spaces between words, its punctuation included."""
-    name = unicodedata.name(char, "")
-    return name.startswith(UNPARTED)
-
-
-def _tokens(model: Model, text: str) -> list[int]:
-    return model.prompt(text).tokens
-
-
-def _elsewhere(model: Model, prompt: Prompt, added: str) -> list[int]:
-    """Tokens of a continuation as they stand behind some other text with which the tokenizer does not merge them.
-
-    Raises DataError if prompt and tokens together do not read as they should behind any of those tried.
-    """
-    start = text_of_tokens(model.tokenizer, prompt.tokens)
-    for anchor in ANCHORS:
-        before = _tokens(model, anchor)
-        whole = _tokens(model, anchor + added)
-        found = whole[len(before) :]
-        reads = text_of_tokens(model.tokenizer, prompt.tokens + found)
-        if found and whole[: len(before)] == before and reads == start + added:
-            return found
-    raise DataError(f"{added!r} cannot continue {prompt.text!r}: the tokenizer merges it with what stands before")
+    """Token ids with which `name` continues a prompt: `model.continuation`, as a tuple."""
+    return tuple(model.continuation(prompt, name))
 
 
 @dataclass(frozen=True)
@@ -172,7 +98,7 @@ def answer_scores(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
     return lambda logits: _score(logits, tokens)
 
 
-def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Intervention]]) -> mx.array:
+def name_scores(model: Model, asked: Question, variants: Variants) -> mx.array:
     """Scores of the whole answer under interventions at a prompt's positions: (n_variants, 3), one sweep a name.
 
     Columns: rank of the first token, log-probability of the whole name in nats, and whether greedy decoding writes it;
@@ -185,9 +111,7 @@ def name_scores(model: Model, asked: Question, variants: Sequence[Sequence[Inter
     return mx.stack([found[..., 0].min(axis=0), found[..., 1].max(axis=0), found[..., 2].max(axis=0)], axis=-1)
 
 
-def _scores_of(
-    model: Model, prompt: Prompt, name: tuple[int, ...], variants: Sequence[Sequence[Intervention]]
-) -> mx.array:
+def _scores_of(model: Model, prompt: Prompt, name: tuple[int, ...], variants: Variants) -> mx.array:
     start = len(prompt) - 1
 
     def measured(logits: mx.array) -> mx.array:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-from mlx_interp.behaviour.answers import space_before
+from mlx_interp.continuations import space_before
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model

@@ -19,6 +19,7 @@ import numpy as np
 import scipy
 
 from mlx_interp.errors import DataError
+from mlx_interp.shapes import ShapesShown
 
 PLACES = 2048
 PENALTY = 1e-4
@@ -26,8 +27,8 @@ PENALTY = 1e-4
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|\w+|[^\w\s]")
 
 
-@dataclass(frozen=True, eq=False)
-class TextClassifier:
+@dataclass(frozen=True, eq=False, repr=False)
+class TextClassifier(ShapesShown):
     """A fitted classifier."""
 
     classes: tuple[str, ...]

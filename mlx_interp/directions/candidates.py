@@ -27,6 +27,7 @@ from mlx_interp.errors import DataError
 from mlx_interp.interventions import Ablate, Add, Intervention
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 
 DEEPEST = 0.8
 """Share of the depth beyond which no candidate is chosen: too near the output to be a cause."""
@@ -80,8 +81,8 @@ class Candidates:
         return log_odds(self.openers)
 
 
-@dataclass(frozen=True, eq=False)
-class PromptScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptScores(ShapesShown):
     """Scores of all candidates on one prompt; arrays are (n_candidates,)."""
 
     plain: float
@@ -121,8 +122,8 @@ def _log_probs(logits: mx.array) -> mx.array:
     return wide - mx.logsumexp(wide, axis=-1, keepdims=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
+@dataclass(frozen=True, eq=False, repr=False)
+class Selection(ShapesShown):
     """Every candidate's mean scores; arrays are (n_candidates,)."""
 
     candidates: Candidates

@@ -23,6 +23,7 @@ from mlx_interp.directions.states import refuse_equal, rounding
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
+from mlx_interp.shapes import ShapesShown
 from mlx_interp.stats.distance import LEVEL
 
 DRAWS = 20
@@ -31,8 +32,8 @@ LEAST = 4
 """Prompts of a class: with fewer no test can tell classes apart at 5 %."""
 
 
-@dataclass(frozen=True, eq=False)
-class Contrast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast(ShapesShown):
     """Differences of means over all layers and some positions; arrays are (n_layers, n_positions, ...), float32."""
 
     model: Model

@@ -28,13 +28,14 @@ from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Ablate, Add, Intervention, Positions
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 from mlx_interp.stats.distance import LEVEL
 
 FORMAT = "mlx_interp direction 1"
 
 
-@dataclass(frozen=True, eq=False)
-class Direction:
+@dataclass(frozen=True, eq=False, repr=False)
+class Direction(ShapesShown):
     """A direction of one site of one model, with its length."""
 
     vector: mx.array
@@ -72,7 +73,11 @@ class Direction:
     def unit(self) -> mx.array:
         return self.vector / self.norm
 
-    def added(self, scale: float, *, positions: Positions = None) -> Add:
+    def interventions(self) -> list[Intervention]:
+        """What it does where interventions are listed: it is added at its own site, at all positions, once."""
+        return [self.added()]
+
+    def added(self, scale: float = 1.0, *, positions: Positions = None) -> Add:
         """Activation addition at the direction's own site; scale 1 moves from one class's mean to the other's."""
         return Add(self.site, self.vector, scale, positions)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_interp.shapes import ShapesShown
 from mlx_interp.stats.distance import (
     LEVEL,
     PERMUTATIONS,
@@ -40,8 +41,8 @@ TO_SIGMA = 1.4826
 """Of a median absolute deviation, to a normal's standard deviation."""
 
 
-@dataclass(frozen=True, eq=False)
-class DifferenceTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class DifferenceTest(ShapesShown):
     """Every site's distance and p value; arrays are (n_sites,)."""
 
     squared: np.ndarray

@@ -25,6 +25,7 @@ from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 from mlx_interp.stats.distance import LEVEL
 
 SITE = "resid_post"
@@ -32,8 +33,8 @@ LEAST = 8
 """Questions: of fewer, random signs are all equal too often for a test."""
 
 
-@dataclass(frozen=True, eq=False)
-class PersonaVectors:
+@dataclass(frozen=True, eq=False, repr=False)
+class PersonaVectors(ShapesShown):
     """One trait's vectors; arrays are (n_layers, ...), float64."""
 
     vectors: np.ndarray

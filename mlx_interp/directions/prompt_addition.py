@@ -20,12 +20,13 @@ from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
+from mlx_interp.shapes import ShapesShown
 
 SITE = "resid_pre"
 
 
-@dataclass(frozen=True, eq=False)
-class PromptDifference:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptDifference(ShapesShown):
     """Difference of two texts' states, at every layer and position."""
 
     plus: str

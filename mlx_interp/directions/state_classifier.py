@@ -14,13 +14,14 @@ import numpy as np
 import scipy
 
 from mlx_interp.errors import DataError
+from mlx_interp.shapes import ShapesShown
 
 PENALTY = 1e-3
 """Of the squared weights, beside the mean loss in nats."""
 
 
-@dataclass(frozen=True, eq=False)
-class StateClassifier:
+@dataclass(frozen=True, eq=False, repr=False)
+class StateClassifier(ShapesShown):
     """A fitted probe."""
 
     classes: tuple[str, ...]

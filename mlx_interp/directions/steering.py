@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.errors import ConfigError, DirectionError
-from mlx_interp.interventions import Add, Intervention, Positions
+from mlx_interp.interventions import Add, Interventions, Positions
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import AnyPrompt, Prompt
 
@@ -70,7 +70,7 @@ def added_at_strength(
     return Add(direction.site, direction.vector, scale, positions)
 
 
-def finite_under(model: Model, prompt: AnyPrompt, interventions: Sequence[Intervention]) -> bool:
+def finite_under(model: Model, prompt: AnyPrompt, interventions: Interventions) -> bool:
     """Whether the model's activations and logits are numbers under interventions."""
     last = f"resid_post.{model.n_layers - 1}"
     out = model.run(prompt, interventions=interventions, capture=last)
@@ -80,14 +80,14 @@ def finite_under(model: Model, prompt: AnyPrompt, interventions: Sequence[Interv
     return bool(mx.isfinite(out.logits).all() & mx.isfinite(lengths).all())
 
 
-def side_by_side(model: Model, prompt: Prompt, interventions: Sequence[Intervention], *, max_tokens: int = 64) -> Pair:
+def side_by_side(model: Model, prompt: AnyPrompt, interventions: Interventions, *, max_tokens: int = 64) -> Pair:
     """Greedy texts after one prompt without and with interventions, decoded as one batch.
 
     Raises DirectionError if the steered output is not finite.
     """
     if not finite_under(model, prompt, interventions):
         raise DirectionError("at this strength the model's activations are not finite: give a smaller one")
-    plain, steered = model.sweep_generate(prompt, [[], list(interventions)], max_tokens=max_tokens)
+    plain, steered = model.sweep_generate(prompt, [[], interventions], max_tokens=max_tokens)
     return Pair(plain, steered)
 
 
@@ -124,7 +124,7 @@ def ablate(
 
 
 def _written_under(
-    model: Model, prompts: Sequence[Prompt], interventions: Sequence[Intervention], max_tokens: int
+    model: Model, prompts: Sequence[Prompt], interventions: Interventions, max_tokens: int
 ) -> list[Completion]:
     for prompt in prompts:
         if not finite_under(model, prompt, interventions):

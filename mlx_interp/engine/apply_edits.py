@@ -40,7 +40,7 @@ def apply_edits(
             if shifted := _shifted(edit, held):
                 buckets[shifted.kind].append(shifted)
         for bucket in buckets.values():
-            x = _apply_bucket(x, bucket, lengths)
+            x = _apply_bucket(x, bucket, lengths, plan)
     return x
 
 
@@ -62,9 +62,9 @@ def _shifted(edit: Edit, held: Sequence[int] | None) -> Edit | None:
     return replace(edit, value=value, positions=tuple(places[edit.positions[i]] for i in kept))
 
 
-def _apply_bucket(x: mx.array, bucket: list[Edit], lengths: Sequence[int]) -> mx.array:
+def _apply_bucket(x: mx.array, bucket: list[Edit], lengths: Sequence[int], plan: EditPlan) -> mx.array:
     if bucket[0].intervention.across:
-        return _apply_across(x, bucket[0], lengths[bucket[0].row])
+        return _apply_across(x, bucket[0], lengths[bucket[0].row], plan)
     index = _index(bucket, x)
     new = _changed(x if index is None else x[index], bucket, x.ndim).astype(x.dtype)
     if index is None:
@@ -103,7 +103,7 @@ def _stack(bucket: list[Edit]) -> mx.array | None:
     return mx.stack([edit.value for edit in bucket])  # type: ignore[misc]
 
 
-def _apply_across(x: mx.array, edit: Edit, length: int) -> mx.array:
+def _apply_across(x: mx.array, edit: Edit, length: int, plan: EditPlan) -> mx.array:
     """One row's positions together, padding left out."""
     where: Any = slice(0, length) if edit.positions is None else mx.array(edit.positions)
     old = x[edit.row : edit.row + 1, where]
@@ -115,6 +115,7 @@ def _apply_across(x: mx.array, edit: Edit, length: int) -> mx.array:
         )
     if new.dtype in (mx.bool_, mx.complex64):
         raise ShapeError(f"{edit.intervention}: the function returned {new.dtype}; an activation holds real numbers")
+    plan.made.append((mx.isfinite(new).all() | ~mx.isfinite(old).all(), edit.intervention))
     x = mx.array(x)
     x[edit.row : edit.row + 1, where] = new.astype(x.dtype)
     return x

@@ -20,7 +20,7 @@ from mlx_interp.engine.forward import Pass, Prompts, forward
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
 from mlx_interp.engine.shared_prefill import read_shared
-from mlx_interp.interventions import Intervention
+from mlx_interp.interventions import Interventions
 
 STEP = 256
 """Slots by which a cache grows."""
@@ -141,7 +141,7 @@ class Stream:
         *,
         each: int = 1,
         room: int = STEP,
-        interventions: Sequence[Intervention] = (),
+        interventions: Interventions = (),
     ) -> None:
         """each: rows of every prompt, next to each other; the prompts themselves are read once.
 

@@ -19,11 +19,15 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.positions import integers, resolve_heads, resolve_positions
 from mlx_interp.engine.values import Fit, array_of, check_values, fitted, listed, named_array
 from mlx_interp.errors import NeverFired, ShapeError, SiteError
-from mlx_interp.interventions import Intervention, Knockout
+from mlx_interp.interventions import Intervention, Interventions, Knockout
 from mlx_interp.sites import Site
 
 Owner = tuple[int, int]
 """(row or -1 for all rows, index of the intervention in its list)."""
+
+
+SMALL = 1 << 16
+"""Entries of an array up to which its copy costs less than a look at it alone."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,10 @@ class EditPlan:
     """Arrays of interventions, checked and brought into shape once, not once a row and layer."""
     norms: list[tuple[mx.array, Intervention]] = field(default_factory=list)
     """Lengths of directions, checked together: to look at one means to wait for it."""
+    arrays: list[tuple[mx.array, Intervention]] = field(default_factory=list)
+    """Arrays as they were given, whose numbers must be finite; checked together as well."""
+    made: list[tuple[mx.array, Intervention]] = field(default_factory=list)
+    """Whether what a function made of finite numbers is finite: looked at once all is computed."""
 
     def at(self, site: Site) -> list[Edit]:
         return self.edits.get(site, [])
@@ -101,7 +109,7 @@ class EditPlan:
     def of_rows(self, rows: Sequence[int]) -> EditPlan:
         """The part of some rows, which are numbered in this order from now on; what fires is counted here."""
         place = {row: number for number, row in enumerate(rows)}
-        part = EditPlan(owners=self.owners, fired=self.fired)
+        part = EditPlan(owners=self.owners, fired=self.fired, made=self.made)
         for site, edits in self.edits.items():
             if kept := [replace(edit, row=place[edit.row]) for edit in edits if edit.row in place]:
                 part.edits[site] = kept
@@ -111,7 +119,7 @@ class EditPlan:
         return part
 
     def _part(self, acts: Callable[[Edit | Blocked], bool]) -> EditPlan:
-        part = EditPlan(owners=self.owners, fired=self.fired)
+        part = EditPlan(owners=self.owners, fired=self.fired, made=self.made)
         for site, edits in self.edits.items():
             if kept := [edit for edit in edits if acts(edit)]:
                 part.edits[site] = kept
@@ -124,11 +132,14 @@ class EditPlan:
         for owner, intervention in self.owners.items():
             if not self.fired[owner]:
                 raise NeverFired(f"{intervention} touched nothing: none of its positions was computed")
+        if self.made and not bool(mx.all(mx.stack([finite for finite, _ in self.made]))):
+            wrong = next(intervention for finite, intervention in self.made if not finite)
+            raise ShapeError(f"{wrong}: the function returned nan or inf; its activation was finite")
 
 
 def plan_edits(
     network: Network,
-    per_row: Sequence[Sequence[Intervention]],
+    per_row: Sequence[Interventions],
     lengths: Sequence[int],
     *,
     shared: bool = False,
@@ -150,6 +161,7 @@ def plan_edits(
             intervention.plan(planner, owner)
     _refuse_untouched(plan, lengths)
     _refuse_no_direction(plan)
+    _refuse_not_finite(plan)
     return plan
 
 
@@ -230,6 +242,8 @@ class _RowPlanner:
         )
         if key not in self.plan.values:
             norms = self.plan.norms
+            if array is not None:
+                self.plan.arrays.append((array, intervention))
             self.plan.values[key] = (
                 None
                 if array is None
@@ -277,6 +291,23 @@ def _refuse_no_direction(plan: EditPlan) -> None:
         return
     wrong = next(intervention for norm, intervention in plan.norms if not _are_lengths(norm))
     raise ShapeError(f"{wrong}: a direction must be finite and not zero")
+
+
+def _refuse_not_finite(plan: EditPlan) -> None:
+    """A value that is no number makes every logit behind it none, and says so nowhere."""
+    once = list({id(array): (array, intervention) for array, intervention in plan.arrays}.values())
+    plan.arrays.clear()
+    if once and not _all_finite([array for array, _ in once]):
+        wrong = next(intervention for array, intervention in once if not _all_finite([array]))
+        raise ShapeError(f"{wrong}: its {wrong.array} holds nan or inf; give finite numbers")
+
+
+def _all_finite(arrays: Sequence[mx.array]) -> bool:
+    """Whether all are: small ones, of which a sweep has thousands, are looked at as one."""
+    floating = [array for array in arrays if mx.issubdtype(array.dtype, mx.floating)]
+    small = [array.reshape(-1).astype(mx.float32) for array in floating if array.size <= SMALL]
+    looked_at = [array for array in floating if array.size > SMALL] + ([mx.concatenate(small)] if small else [])
+    return all(bool(mx.isfinite(array).all()) for array in looked_at)
 
 
 def _are_lengths(norms: mx.array) -> bool:

@@ -6,7 +6,7 @@ would broadcast it, drop a part of it, or raise an error that names neither inte
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.errors import ShapeError
-from mlx_interp.interventions import Intervention
+from mlx_interp.interventions import Intervention, Steers
+from mlx_interp.shapes import shown
 from mlx_interp.sites import Site
 
 
@@ -38,15 +39,32 @@ class Fit:
 
 
 def listed(interventions: Any) -> list[Intervention]:
-    """Interventions as a list. Raises ShapeError for one that stands alone, and for what is none."""
-    if isinstance(interventions, Intervention) or not isinstance(interventions, Iterable):
-        raise ShapeError(f"interventions are a list, not {interventions!r}: put it in brackets, [...]")
-    found = list(interventions)
-    for item in found:
-        if not isinstance(item, Intervention):
-            kinds = ", ".join(kind.__name__ for kind in Intervention.__subclasses__())
-            raise ShapeError(f"{item!r} is no intervention; a list holds {kinds} (and a sweep a list of such lists)")
+    """Interventions as one list: one alone, a list, lists inside lists (`direction.ablated_everywhere()` is one).
+
+    A Direction or a FunctionVector among them is added at its own site, once. Raises ShapeError for what is none.
+    """
+    if isinstance(interventions, Intervention):
+        return [interventions]
+    if isinstance(interventions, Steers):
+        return list(interventions.interventions())
+    if not _holds_several(interventions):
+        kinds = ", ".join(kind.__name__ for kind in Intervention.__subclasses__())
+        raise ShapeError(f"{shown(interventions)} is no intervention; a list holds {kinds}, a Direction, or such lists")
+    return [one for item in interventions for one in listed(item)]
+
+
+def variants_of(variants: Any) -> list[list[Intervention]]:
+    """Variants of a sweep, each as one list. Raises ShapeError for what is no intervention, and for no variant."""
+    alone = isinstance(variants, (Intervention, Steers)) or not _holds_several(variants)
+    found = [listed(variant) for variant in ([variants] if alone else variants)]
+    if not found:
+        raise ShapeError("a sweep needs at least one variant; [] is the clean prompt")
     return found
+
+
+def _holds_several(given: Any) -> bool:
+    """Lists, tuples, generators: not texts, arrays or mappings, whose parts are no interventions."""
+    return isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping)) and not hasattr(given, "shape")
 
 
 def check_values(intervention: Intervention) -> None:

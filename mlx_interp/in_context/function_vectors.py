@@ -34,13 +34,14 @@ from mlx_interp.interventions import Add, Intervention, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 from mlx_interp.reporting.records import open_records
+from mlx_interp.shapes import ShapesShown
 
 Head = tuple[int, int]
 """(layer, head)."""
 
 
-@dataclass(frozen=True, eq=False)
-class HeadMeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadMeans(ShapesShown):
     """Mean outputs of all heads at the last token of a task's in-context prompts, float32."""
 
     z: mx.array
@@ -181,8 +182,8 @@ def summed(means: HeadMeans, heads: Sequence[Head]) -> mx.array:
     return mx.sum(mx.stack([means.written[layer, head] for layer, head in heads]), axis=0)
 
 
-@dataclass(frozen=True, eq=False)
-class FunctionVector:
+@dataclass(frozen=True, eq=False, repr=False)
+class FunctionVector(ShapesShown):
     """A function vector with its heads, their effects and its null baselines."""
 
     task: str
@@ -196,9 +197,17 @@ class FunctionVector:
     nulls: dict[str, mx.array]
     """Vectors of the same use that are not the task's: "random heads", "random vector", "layer mean"."""
 
+    @property
+    def site(self) -> str:
+        return f"resid_post.{self.layer}"
+
+    def interventions(self) -> list[Intervention]:
+        """What it does where interventions are listed: `added` at scale 1."""
+        return [self.added()]
+
     def added(self, scale: float = 1.0) -> Add:
         """At the last token of the prompt, once."""
-        return Add(f"resid_post.{self.layer}", self.vector, scale, -1)
+        return Add(self.site, self.vector, scale, -1)
 
 
 def function_vector(

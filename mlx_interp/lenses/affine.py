@@ -15,10 +15,11 @@ from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.tuned import TunedLens, identity_of
 from mlx_interp.model import Model
+from mlx_interp.shapes import ShapesShown
 
 
-@dataclass(frozen=True, eq=False)
-class AffineMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class AffineMap(ShapesShown):
     """states -> states @ weight + bias."""
 
     weight: mx.array

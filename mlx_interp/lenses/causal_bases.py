@@ -30,6 +30,7 @@ from mlx_interp.errors import DataError
 from mlx_interp.interventions import Ablate, Add, Intervention
 from mlx_interp.lenses.tuned import TunedLens
 from mlx_interp.model import Model
+from mlx_interp.shapes import ShapesShown
 
 STARTS = 16
 """Principal components that a search may start from, or as many as directions are asked for."""
@@ -38,8 +39,8 @@ Reading: TypeAlias = "Callable[[mx.array], mx.array]"
 """States (..., d_model) -> logits (..., d_vocab)."""
 
 
-@dataclass(frozen=True, eq=False)
-class CausalBasis:
+@dataclass(frozen=True, eq=False, repr=False)
+class CausalBasis(ShapesShown):
     """Orthonormal directions, the most influential first as far as the search found them."""
 
     directions: mx.array

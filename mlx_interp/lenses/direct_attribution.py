@@ -21,10 +21,11 @@ from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import as_written
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
+from mlx_interp.shapes import ShapesShown
 
 
-@dataclass(frozen=True, eq=False)
-class LogitAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class LogitAttribution(ShapesShown):
     """Shares of one logit, or of the difference of two, in logits."""
 
     embedding: float

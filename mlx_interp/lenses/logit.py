@@ -18,7 +18,7 @@ from mlx_interp import sites
 from mlx_interp.behaviour.answers import Question
 from mlx_interp.deferred import mx
 from mlx_interp.engine.positions import resolve_positions
-from mlx_interp.errors import DataError, SiteError
+from mlx_interp.errors import SiteError
 from mlx_interp.lenses.tuned import TunedLens
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
@@ -30,7 +30,7 @@ def logit_lens(model: Model, prompt: AnyPrompt, position: int = -1, *, site: str
     site: "resid_post", or "attn_out" and "mlp_out" for what a layer adds, by itself; "resid_post.8-20" for some layers.
     Raises PositionError for a position that the prompt does not have, SiteError for a site that is no stream.
     """
-    return lens_at(model, prompt, _at(model, prompt, position), _stream(model, site))[0]
+    return lens_at(model, prompt, _at(model, prompt, position), stream_selector(model, site))[0]
 
 
 def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int = -1) -> mx.array:
@@ -42,18 +42,8 @@ def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int =
 
 
 def top_tokens(model: Model, logits: mx.array, k: int = 5) -> list[list[tuple[str, float]]]:
-    """Top tokens of each row of logits (n, d_vocab), the likeliest first: text and probability.
-
-    Raises DataError for a k that the vocabulary does not have.
-    """
-    if not 1 <= k <= logits.shape[-1]:
-        raise DataError(f"the top {k} of {logits.shape[-1]} tokens: give 1 to {logits.shape[-1]}")
-    probs = np.asarray(mx.softmax(logits.astype(mx.float32), axis=-1))
-    order = np.argsort(-probs, axis=-1, kind="stable")[:, :k]
-    return [
-        [(model.tokenizer.decode([int(token)]), float(row[token])) for token in top]
-        for row, top in zip(probs, order, strict=True)
-    ]
+    """Top tokens of each row of logits (n, d_vocab): `model.top_tokens`."""
+    return model.top_tokens(logits, k)
 
 
 def lens_at(
@@ -91,7 +81,8 @@ def _at(model: Model, prompt: AnyPrompt, position: int) -> list[int]:
     return resolve_positions(position, len(model.prompts(prompt)[0]), "logit lens") or []
 
 
-def _stream(model: Model, site: str) -> str:
+def stream_selector(model: Model, site: str) -> str:
+    """The selector, if it names what a lens reads. Raises SiteError."""
     kind = sites.parse(site, model.n_layers)[0].kind
     if kind.axes != ("d_model",) or not kind.layered:
         raise SiteError(f"a lens reads the stream, or what is added to it: resid_post, attn_out, mlp_out; not {site!r}")

@@ -24,10 +24,11 @@ from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 from mlx_interp.reporting.files import make_folder
+from mlx_interp.shapes import ShapesShown
 
 
-@dataclass(frozen=True, eq=False)
-class TunedLens:
+@dataclass(frozen=True, eq=False, repr=False)
+class TunedLens(ShapesShown):
     """Translators of a model's layers but the last, float32; one more in front where the embedding has one."""
 
     weight: mx.array

@@ -1,9 +1,10 @@
 """Patching: activations of one run written into another, and attention knocked out.
 
 `activation_patching`, `head_patching`, `path_patching`, `back_patching_grid`, `attention_knockout`: each is one sweep,
-and returns the logits of every counterfactual or a metric of them.
+and returns the logits of every counterfactual or a metric of them. `mean_ablation` gives interventions for any of them.
 """
 
+from mlx_interp.patching.ablations import mean_ablation
 from mlx_interp.patching.activation_patches import activation_patching, head_patching, logit_difference
 from mlx_interp.patching.back_patching import back_patching_grid, back_patching_pairs, same_layer_pairs
 from mlx_interp.patching.knockout import attention_knockout
@@ -16,6 +17,7 @@ __all__ = [
     "back_patching_pairs",
     "head_patching",
     "logit_difference",
+    "mean_ablation",
     "path_patching",
     "same_layer_pairs",
 ]

@@ -22,14 +22,15 @@ from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sae.streams import Batches, Floats, activations, first_position, source_of
+from mlx_interp.shapes import ShapesShown
 
 DENSE = 0.1
 """A feature active on more than this share of tokens is called dense."""
 ARMS = ("clean", "spliced", "zero", "mean")
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+@dataclass(frozen=True, repr=False)
+class Reconstruction(ShapesShown):
     """An autoencoder beside the activations it was measured on."""
 
     n_tokens: int
@@ -102,8 +103,8 @@ def _sums(x: npt.NDArray[np.float64], out: npt.NDArray[np.float64], f: Floats) -
     }
 
 
-@dataclass(frozen=True)
-class Loss:
+@dataclass(frozen=True, repr=False)
+class Loss(ShapesShown):
     """Cross-entropy of the text, in nats a token, prompt by prompt; each array is (n_prompts,)."""
 
     n_tokens: npt.NDArray[np.int64]

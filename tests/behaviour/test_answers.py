@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from mlx_interp.behaviour.answers import Question, answer_scores, name_scores, question, space_before, verdicts
+from mlx_interp.behaviour.answers import Question, answer_scores, name_scores, question, verdicts
+from mlx_interp.continuations import space_before
 from mlx_interp.errors import DataError
 from mlx_interp.interventions import Add
 from mlx_interp.lenses.logit import first_layer, lens_ranks, logit_lens

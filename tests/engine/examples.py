@@ -16,7 +16,7 @@ TOKENS = [3, 5, 7, 11, 13, 17, 19]
 SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable]
 """Sites that can be changed; a model may lack some (`sites_of`)."""
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
-KINDS = ["patch", "add", "ablate", "scale", "apply"]
+KINDS = ["patch", "add", "ablate", "zero", "scale", "apply"]
 
 
 def sites_of(model: Model) -> list[str]:
@@ -48,6 +48,8 @@ def example(model: Model, kind: str, site: str, layer: int, positions: Any, seed
         return Add(where, value, 1.5, positions)
     if kind == "ablate":
         return Ablate(where, value, positions)
+    if kind == "zero":
+        return Ablate(where, positions=positions)
     if kind == "scale":
         return Scale(where, 0.3, positions)
     return Apply(where, lambda x: x - x.mean(axis=1, keepdims=True) * 0.5 + 0.1, positions)

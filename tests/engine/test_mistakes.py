@@ -19,6 +19,7 @@ from tests.engine.examples import TOKENS
 from tests.tiny import tiny_model
 
 ONES = mx.ones((30,))
+NOT_FINITE = (mx.full((30,), float("nan")), np.full(30, -np.inf))
 
 MISTAKES: list[tuple[Intervention, type[Exception], str]] = [
     (Patch("resid_pots.1", ONES), SiteError, "did you mean 'resid_post'"),
@@ -74,6 +75,14 @@ MISTAKES: list[tuple[Intervention, type[Exception], str]] = [
     (Patch("resid_post.1", mx.ones((30,)).astype(mx.complex64), 2), ShapeError, "complex64"),
     (Patch("resid_post.1", np.ones(0), 2), ShapeError, r"the array is \(0,\)"),
     (Add("resid_post.1", None), ShapeError, "None is no array"),  # type: ignore[arg-type]
+    (Add("resid_post.1"), ShapeError, r"there is no vector to add; give Add\(site, vector\) or Add\(direction\)"),
+    (Ablate("resid_post.1", None), ShapeError, "None is no array of real numbers"),  # type: ignore[arg-type]
+    (Ablate("resid_post.1", "mean"), ShapeError, r"give mi\.mean_ablation\(model, 'resid_post.1', prompts\)"),  # type: ignore[arg-type]
+    (Add("resid_post.1", NOT_FINITE[0]), ShapeError, r"Add\(site='resid_post.1', .*its vector holds nan or inf"),
+    (Add("resid_post.1", NOT_FINITE[1], 0.0), ShapeError, "its vector holds nan or inf"),
+    (Patch("resid_post.1", float("inf"), 2), ShapeError, "its value holds nan or inf; give finite numbers"),
+    (Patch("z.1", [0.0, float("nan"), *[0.0] * 6], heads=1), ShapeError, "its value holds nan or inf"),
+    (Apply("resid_post.1", lambda x: x / 0), ShapeError, r"Apply\(.*the function returned nan or inf"),
     (Ablate("resid_post.1", "north"), ShapeError, "'north' is no array"),
     (Add("resid_post.1", ONES, np.linspace(0, 1, 7)), ShapeError, r"scale is one finite number, not an array \(7,\)"),  # type: ignore[arg-type]
     (Add("resid_post.1", ONES, [0.0, 1.0]), ShapeError, "scale is one finite number"),  # type: ignore[arg-type]

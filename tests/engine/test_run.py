@@ -71,7 +71,7 @@ def test_patching_an_activation_with_itself_is_bitwise_the_identity(model: Model
         assert mx.array_equal(model.run(TOKENS, interventions=[itself], logits="all").logits, clean.logits)
 
 
-@pytest.mark.parametrize("value", [1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [1.0, -0.0, 3e38])
 def test_adding_with_scale_zero_is_bitwise_the_identity(model: Model, value: float) -> None:
     clean = model.run(TOKENS, logits="all").logits
     nothing = Add("resid_post", mx.full((model.d_model,), value), scale=0.0)

@@ -66,22 +66,6 @@ def test_positions_are_numbers_in_any_kind_of_list(llama: Model, where: Any) -> 
     assert np.flatnonzero(np.abs(changed).max(-1)).tolist() == [3, 5]
 
 
-@pytest.mark.parametrize("call", ["run", "sweep", "sweep_prompts", "generate", "gradients", "sweep_generate", "stream"])
-def test_an_intervention_without_its_list_is_named_with_the_way_out(llama: Model, call: str) -> None:
-    one: Any = Scale(SITE, 2.0)
-    calls: dict[str, Any] = {
-        "run": lambda: llama.run(TOKENS, interventions=one),
-        "sweep": lambda: llama.sweep(TOKENS, [one]),
-        "sweep_prompts": lambda: llama.sweep_prompts([TOKENS, TOKENS[:3]], [one]),
-        "generate": lambda: llama.generate(TOKENS, interventions=one),
-        "gradients": lambda: llama.gradients(TOKENS, lambda x: x.max(-1), SITE, interventions=one),
-        "sweep_generate": lambda: llama.sweep_generate(TOKENS, [one]),
-        "stream": lambda: list(llama.stream(TOKENS, interventions=one)),
-    }
-    with pytest.raises(ShapeError, match=r"interventions are a list, not Scale.* put it in brackets"):
-        calls[call]()
-
-
 @pytest.mark.parametrize(
     ("query", "keys"), [(11, [8, 9, 10, 11]), (8, slice(5, 9)), (slice(0, 12), slice(0, 12)), (8, None)]
 )
