@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_interp.errors import nearest
-from mlx_interp.studies import invocation
+from mlx_interp.studies import invocation, study_called
 
 TOOLS = {
     "run_all": "many experiments on many models",
@@ -32,10 +32,14 @@ def experiments(folder: Path) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the list, or hand over to a tool; 2 for a name that is none."""
+    """Print the list, or hand over to a tool or a study, which also goes by its number; 2 for a name that is none."""
     if arguments and arguments[0] in TOOLS:
         sys.argv = [invocation(f"experiments {arguments[0]}"), *arguments[1:]]
         runpy.run_module(f"experiments.harness.{arguments[0]}", run_name="__main__")
+        return 0
+    if arguments and (study := study_called(arguments[0])):
+        sys.argv = [invocation(f"experiments.{study}"), *arguments[1:]]
+        runpy.run_module(f"experiments.{study}", run_name="__main__")
         return 0
     known = experiments(Path(__file__).parent)
     if arguments and arguments[0] not in ("-h", "--help"):

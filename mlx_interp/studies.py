@@ -38,6 +38,12 @@ def study_names() -> list[str]:
     return sorted(found, key=lambda name: (int(name.removeprefix("exp").split("_")[0]), name))
 
 
+def study_called(name: str) -> str | None:
+    """The study of a full name or a short one ("exp9"); None where it is none, or not one alone."""
+    chosen = [full for full in study_names() if name in (full, full.partition("_")[0])]
+    return chosen[0] if len(chosen) == 1 else None
+
+
 def run_study(arguments: list[str]) -> int:
     """`mlx-interp run`: a study by its full name or its short one ("exp9"), a tool, or, without a name, the list.
 
@@ -49,12 +55,12 @@ def run_study(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name in TOOLS:
         return run_tool(name, rest)
-    chosen = [full for full in known if name in (full, full.partition("_")[0])]
-    if len(chosen) != 1:
+    study = study_called(name)
+    if study is None:
         raise ConfigError(
             f"no study {name!r}: {nearest(name, [*known, *TOOLS])}there are {', '.join([*known, *TOOLS])}"
         )
-    return hand_over(f"{STUDIES}.{chosen[0]}", f"run {chosen[0]}", rest)
+    return hand_over(f"{STUDIES}.{study}", f"run {study}", rest)
 
 
 def run_tool(name: str, arguments: list[str]) -> int:

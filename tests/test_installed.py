@@ -87,6 +87,17 @@ ASKED = {
     "suite help": ["validate", "--help"],
     "tool help": ["query", "--help"],
     "dry run": ["run", "exp9", "--model", "tiny-llama", "--limit", "2", "--dry-run"],
+    "config by its path in a clone": [
+        "run",
+        "exp18",
+        "--config",
+        "experiments/configs/acdc.yaml",
+        "--model",
+        "tiny-llama",
+        "--limit",
+        "2",
+        "--dry-run",
+    ],
     "ready-made config": [
         "run",
         "exp18",
@@ -155,7 +166,12 @@ def test_help_texts_name_the_program_as_it_was_called(installed: Installed) -> N
 
 
 def test_a_dry_run_from_the_wheel_plans_and_writes_nothing(installed: Installed) -> None:
-    for name, study in (("dry run", "exp9_back_patching"), ("ready-made config", "exp18_discover_circuits")):
+    circuits = "exp18_discover_circuits"
+    for name, study in (
+        ("dry run", "exp9_back_patching"),
+        ("ready-made config", circuits),
+        ("config by its path in a clone", circuits),
+    ):
         status, planned, error = installed.said[name]
         assert status == 0, error
         assert study in planned
@@ -178,7 +194,7 @@ def test_a_run_has_the_same_identity_in_a_clone_and_from_the_wheel(installed: In
 def test_a_study_runs_from_the_wheel_as_a_module_too(installed: Installed) -> None:
     """A whole run: gate, data files, records, tables; and nothing outside the folder it was started in."""
     folder = installed.site / "mlx_interp" / "_studies"
-    installed.python("-m", "experiments.exp3_two_hop", "--model", "tiny-llama", "--limit", "2", paths=[folder])
+    installed.python("-m", "experiments.exp3", "--model", "tiny-llama", "--limit", "2", paths=[folder])
     (run_file,) = installed.cwd.glob("runs/exp3_*/tiny-llama/run.json")
     assert json.loads(run_file.read_text())["status"] == "complete"
     assert {path.name for path in installed.cwd.iterdir()} == {"runs"}

@@ -1,9 +1,11 @@
 """SQL over all results: `python -m experiments query "SELECT model, count(*) FROM exp9_back_patching GROUP BY model"`.
 
 Every experiment is a table of its records, over all models that have a finished run; the columns are the fields of the
-records, with `model` and `validated` added. `runs` is a table with one row a run. Read is what was run here, in runs/;
-published results have no records and count in `runs` alone, for models that were not run here. `--out DIR` reads
-another folder. DuckDB's SQL, in memory: nothing is written.
+records, with `model` and `validated` added; where a field is one number in some records and a list in others, the
+lists are a column of their own (`rank`, `rank_list`). `runs` is a table with one row a run. Read is what was run here:
+runs/ in this folder, or in the nearest one above that has it, or in the clone. Published results have no records and
+count in `runs` alone, for models that were not run here. `--out DIR` reads another folder, and may be given several
+times. DuckDB's SQL, in memory: nothing is written.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from mlx_interp.errors import DataError, MlxInterpError, nearest
 from mlx_interp.reporting.folders import PUBLISHED, RUNS
 from mlx_interp.reporting.index import Run, runs
 from mlx_interp.reporting.tables import grid
-from mlx_interp.studies import invocation
+from mlx_interp.studies import invocation, studies_folder
 
 EXAMPLES = """examples:
   python -m experiments query "SHOW TABLES"
@@ -71,6 +73,12 @@ def connect(*folders: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+def lying(folder: Path) -> Path:
+    """Where runs lie: in this folder, in the nearest above it that has them, or beside the studies of a clone."""
+    places = (*(place / folder for place in (Path.cwd(), *Path.cwd().parents)), studies_folder() / folder)
+    return next((place for place in places if place.is_dir()), folder)
+
+
 def chosen_runs(folders: Sequence[Path]) -> dict[str, dict[Path, Run]]:
     """By experiment, the run that counts of each model."""
     found: dict[str, dict[str, tuple[Path, Run]]] = {}
@@ -113,7 +121,11 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Row
         known = [str(row[0]) for row in connection.execute("SHOW TABLES").fetchall()]
         missing = [word for word in sql.split() if word.startswith("exp") and word not in known]
         close = "".join(nearest(word, known) for word in missing)
-        close += f"records are where the experiment was run, in {RUNS} by default; " if missing and not close else ""
+        close += (
+            f"its records are where it was run: --out DIR names the folder (read: {lying(RUNS)}); "
+            if missing and not close
+            else ""
+        )
         raise DataError(f"{str(error).strip()} {close}tables are {', '.join(known)}") from error
 
 
@@ -128,8 +140,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--out",
         type=Path,
+        action="append",
         metavar="DIR",
-        help=f"this folder alone (default: {RUNS}, and {PUBLISHED} for the rest)",
+        help=f"these folders alone (default: {RUNS}, and {PUBLISHED} for the rest)",
     )
     shape = options.add_mutually_exclusive_group()
     shape.add_argument("--csv", action="store_true", help="comma-separated, for other programs")
@@ -141,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake that the message explains."""
     options = parser().parse_args(arguments)
     try:
-        names, rows = ask(connect(*([options.out] if options.out else (RUNS, PUBLISHED))), options.sql)
+        names, rows = ask(connect(*(options.out or map(lying, (RUNS, PUBLISHED)))), options.sql)
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -60,6 +60,16 @@ class Orthogonalization:
     """Of the matrices as they are held; None for plain numbers."""
     unembedding_changed: bool
     """The embedding is tied and was edited."""
+    stored: str | None = None
+    """How the checkpoint keeps its matrices, which are dequantised on loading where that is faster; None for plain
+    numbers."""
+
+    @property
+    def held(self) -> str:
+        """How the matrices were held when they were edited, in words."""
+        if self.quantization is not None:
+            return self.quantization
+        return f"dequantised from {self.stored}" if self.stored else "not quantised"
 
     @property
     def worst(self) -> Matrix:
@@ -80,7 +90,7 @@ class Orthogonalization:
     def __str__(self) -> str:
         tied = "; the tied unembedding changed as well" if self.unembedding_changed else ""
         return (
-            f"{len(self.matrices)} matrices ({self.quantization or 'not quantised'}): {100 * self.remains:.2g} % of "
+            f"{len(self.matrices)} matrices ({self.held}): {100 * self.remains:.2g} % of "
             f"the direction remains, at most {100 * self.worst.remains:.2g} % in {self.worst.name}{tied}"
         )
 
@@ -113,7 +123,7 @@ def orthogonalize(model: Model, direction: Direction | Any, *, embedding: bool =
     digest.update(np.asarray(r).tobytes())
     model.weights_hash = digest.hexdigest()
     held = ", ".join(sorted(kind for kind in kinds if kind)) or None
-    return Orthogonalization(tuple(matrices), held, embedding and model.network.tied)
+    return Orthogonalization(tuple(matrices), held, embedding and model.network.tied, model.quantization)
 
 
 @contextmanager

@@ -76,7 +76,28 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("pythia-1.4b", "EleutherAI/pythia-1.4b", 24, 1.4),
         KnownModel("pythia-2.8b", "EleutherAI/pythia-2.8b", 32, 2.8),
         KnownModel("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", 30, 0.135),  # bfloat16
-        KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base model, float32
+        KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base models, float32
+        KnownModel("gpt2-medium", "openai-community/gpt2-medium", 24, 0.35),
+        KnownModel("gpt2-xl", "openai-community/gpt2-xl", 48, 1.56),
+        # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
+        KnownModel("gemma-2-2b-base", "google/gemma-2-2b", 26, 2.6),
+        KnownModel("gemma-2-9b-base", "google/gemma-2-9b", 42, 9.2),
+        KnownModel("gemma-3-270m-base", "google/gemma-3-270m", 18, 0.27),
+        KnownModel("gemma-3-1b-base", "google/gemma-3-1b-pt", 26, 1.0),
+        KnownModel("llama-3.2-1b-base", "meta-llama/Llama-3.2-1B", 16, 1.24),
+        KnownModel("llama-3.2-3b-base", "meta-llama/Llama-3.2-3B", 28, 3.2),
+        KnownModel("llama-3.1-8b-base", "meta-llama/Llama-3.1-8B", 32, 8.0),
+        KnownModel("llama-2-7b-base", "meta-llama/Llama-2-7b-hf", 32, 6.7),
+        KnownModel("qwen-2.5-0.5b-base", "Qwen/Qwen2.5-0.5B", 24, 0.49),
+        KnownModel("qwen-2.5-1.5b-base", "Qwen/Qwen2.5-1.5B", 28, 1.54),
+        KnownModel("qwen-2.5-3b-base", "Qwen/Qwen2.5-3B", 36, 3.1),
+        KnownModel("qwen-2.5-7b-base", "Qwen/Qwen2.5-7B", 28, 7.6),
+        KnownModel("qwen-3-0.6b-base", "Qwen/Qwen3-0.6B-Base", 28, 0.6),
+        KnownModel("qwen-3-1.7b-base", "Qwen/Qwen3-1.7B-Base", 28, 1.7),
+        KnownModel("qwen-3-4b-base", "Qwen/Qwen3-4B-Base", 36, 4.0),
+        KnownModel("qwen-3-8b-base", "Qwen/Qwen3-8B-Base", 36, 8.2),
+        KnownModel("mistral-7b-base", "mistralai/Mistral-7B-v0.3", 32, 7.2),
+        KnownModel("smollm2-135m-base", "HuggingFaceTB/SmolLM2-135M", 30, 0.135),
     )
 }
 

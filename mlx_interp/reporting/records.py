@@ -163,13 +163,27 @@ def finite(value: float) -> float | None:
 def write_parquet(records: Sequence[Record], path: Path) -> None:
     """All records as one parquet file, one column per field; fields that a record lacks are null there.
 
-    A field whose values are of several kinds (a number here, a string there) becomes a column of JSON text.
+    A field that holds a number in one record and a list in another (one rank; the ranks of all cells) becomes two
+    columns, `rank` and `rank_list`, so that a number stays one to SQL and pandas. One whose values are otherwise of
+    several kinds (a number here, a string there) becomes a column of JSON text.
     """
     names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {name: _column([record.get(name) for record in records]) for name in names}
+    columns: dict[str, pyarrow.Array] = {}
+    for name in names:
+        values = [record.get(name) for record in records]
+        in_lists = [value if isinstance(value, list) else None for value in values]
+        alone = [None if isinstance(value, list) else value for value in values]
+        if _any(in_lists) and _any(alone) and f"{name}_list" not in names:
+            columns |= {name: _column(alone), f"{name}_list": _column(in_lists)}
+        else:
+            columns[name] = _column(values)
     buffer = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), buffer, compression="zstd")
     write_atomically(path, buffer.getvalue())
+
+
+def _any(values: Sequence[Any]) -> bool:
+    return any(value is not None for value in values)
 
 
 def _column(values: Sequence[Any]) -> pyarrow.Array:

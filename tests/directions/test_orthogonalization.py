@@ -197,3 +197,11 @@ def test_every_width_and_group_of_affine_weights_is_edited(bits: int, group: int
     with orthogonalized(model, direction_of(model)) as report:
         assert report.quantization == f"{bits}-bit, group {group}"
     assert 0 < report.remains < {2: 0.9, 3: 0.5, 4: 0.3, 5: 0.15, 6: 0.1, 8: 0.03}[bits]
+
+
+def test_a_report_says_how_the_checkpoint_keeps_what_was_dequantised_on_loading(tmp_path: Path) -> None:
+    direction = np.arange(1.0, 129.0)
+    for dequantize, held in ((True, "dequantised from 4-bit, group 64"), (False, "4-bit, group 64")):
+        model = mi.load("tiny-llama", dequantize=dequantize)
+        with orthogonalized(model, direction) as report:
+            assert f"matrices ({held}): " in str(report)

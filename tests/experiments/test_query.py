@@ -53,3 +53,42 @@ def test_a_wrong_query_is_explained(out: Path, sql: str, hint: str, capsys: pyte
 def test_a_folder_without_runs_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["SELECT 1", "--out", str(tmp_path)]) == 2
     assert "no run there" in capsys.readouterr().err
+
+
+def ranks(folder: Path) -> Path:
+    """A run whose clean records hold one rank and whose grids hold those of all cells."""
+    folder.mkdir(parents=True)
+    run = {"format": FORMAT, "model": {"name": "a"}, "validated": True, "status": "complete", "headline": "h"}
+    (folder / "run.json").write_text(json.dumps(run))
+    records = [{"arm": "clean", "rank": 3}, {"arm": "clean", "rank": 8}, {"arm": "grid", "rank": [0, 2]}]
+    write_parquet(records, folder / "records.parquet")
+    return folder
+
+
+def test_a_rank_is_a_number_though_other_records_hold_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks(tmp_path / "exp0_test" / "a")
+    sql = "SELECT avg(rank) AS mean, max(rank_list[2]) AS cell FROM exp0_test WHERE rank > 2 OR rank_list[1] = 0"
+    assert main([sql, "--out", str(tmp_path), "--csv"]) == 0
+    assert capsys.readouterr().out.split() == ["mean,cell", "5.5,2"]
+
+
+def test_runs_are_found_from_a_folder_below_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks(tmp_path / "runs" / "exp0_test" / "a")
+    below = tmp_path / "notes" / "today"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert main(["SELECT count(*) AS n FROM exp0_test", "--csv"]) == 0
+    assert capsys.readouterr().out.split() == ["n", "3"]
+    assert main(["SELECT * FROM exp77_other"]) == 2
+    assert f"--out DIR names the folder (read: {tmp_path / 'runs'})" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_folders_are_read_together(
+    out: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    ranks(other / "exp1_other" / "a")
+    assert main(["SELECT count(*) AS n FROM runs", "--out", str(out), "--out", str(other), "--csv"]) == 0
+    assert capsys.readouterr().out.split() == ["n", "3"]

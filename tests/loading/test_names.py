@@ -17,6 +17,17 @@ def test_short_names_lead_to_the_hub() -> None:
     assert (source.kind, source.model_id, source.revision) == ("hub", "mlx-community/gemma-2-9b-it-4bit", None)
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-base")])
+def test_a_base_model_is_called_like_its_instructed_one(name: str) -> None:
+    """Same size, another repository; smollm2-135m is the packaged one, gemma-3-270m the base model itself."""
+    plain = name.removesuffix("-base")
+    base, other = MODELS[name], MODELS[plain]
+    assert (base.n_layers, base.billions) == (other.n_layers, other.billions)
+    assert (base.hub_id != other.hub_id) == (plain != "gemma-3-270m")
+    assert not base.hub_id.lower().endswith(("-it", "instruct", "chat", "4bit"))
+    assert resolve(name).model_id == base.hub_id
+
+
 def test_a_variant_changes_the_repository() -> None:
     assert resolve("gemma-2-9b:8bit").model_id == "mlx-community/gemma-2-9b-it-8bit"
     assert resolve("qwen-2.5-7b:bf16").model_id == "mlx-community/Qwen2.5-7B-Instruct-bf16"
