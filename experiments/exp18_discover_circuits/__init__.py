@@ -37,12 +37,7 @@ from experiments.exp18_discover_circuits import (
     tracing,
     words,
 )
-from experiments.exp18_discover_circuits.config import (
-    ATTRIBUTION,
-    CircuitConfig,
-    items,
-    scored_items,
-)
+from experiments.exp18_discover_circuits.config import ATTRIBUTION, CircuitConfig, items, scored_items
 from experiments.harness.experiment import Experiment, Stage
 
 

@@ -30,6 +30,7 @@ from experiments.exp19_lenses.depth import DepthConfig
 from experiments.exp19_lenses.early_exit import ExitConfig
 from experiments.exp19_lenses.injection import InjectionConfig
 from experiments.exp19_lenses.lens_texts import Text, held_out
+from experiments.exp19_lenses.look import LOOK
 from experiments.exp19_lenses.token_identity import IdentityConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
@@ -105,30 +106,9 @@ EXPERIMENT = Experiment(
         *tokens.TABLES,
         attributes.table,
     ],
-    figures=[
-        *held_out_text.FIGURES,
-        basis.figure,
-        depth.figure,
-        early_exit.figure,
-        tokens.figures,
-        attributes.figure,
-    ],
+    figures=[*held_out_text.FIGURES, basis.figure, depth.figure, early_exit.figure, tokens.figures, attributes.figure],
     headline=headline,
     plan=plan,
-    look={
-        "n_train_texts": 100,
-        "lens_steps": 40,
-        "tuning_steps": 10,
-        "n_directions": 3,
-        "n_basis_states": 24,
-        "basis_steps": 3,
-        "n_basis_texts": 4,
-        "n_depth": 24,
-        "n_tuned": 12,
-        "n_queries": 2,
-        "n_ordinary": 30,
-        "n_injected": 10,
-        "n_subjects": 2,
-    },
+    look=LOOK,
     group=lambda text: text.kind,
 )
