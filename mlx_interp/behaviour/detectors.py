@@ -12,8 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
-import numpy as np
-
 from mlx_interp.behaviour.phrases import AGREEING, ASSERTIONS, DISAGREEING, HEDGES, REFUSALS, UNSPACED
 from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError, nearest
@@ -78,23 +76,44 @@ def repetition(tokens: Sequence[int], n: int = 3) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+REFUSING = 0.75
+"""Share of the replies that begin with a token which must refuse, for the token to count as an opener of refusals."""
 OVER_REFUSED = 1 / 3
-"""How often an opener of refusals may open replies to harmless prompts, over how often to harmful ones: small chat
-models refuse some of both."""
+"""Where no reply has a phrase that is known: how often a token may open replies to harmless prompts, over how often to
+harmful ones."""
+REPLY = 12
+"""Tokens of a reply that tell whether it refuses."""
 
 
 def opener_tokens(
     model: Model, refused: Sequence[AnyPrompt], answered: Sequence[AnyPrompt], *, share: float = 0.1
 ) -> list[int]:
-    """The first tokens of this model's refusals: arg-max on at least `share` of the prompts that it should refuse, and
-    on less than a third as many of the others, of which real models refuse some as well. Empty where it refuses none.
+    """The first tokens of this model's refusals, from greedy replies: of all replies, to either kind of prompts, that
+    begin with such a token three quarters refuse, and on at least `share` of the prompts that should be refused one
+    begins with it. That some harmless prompts are refused as well, as small chat models do, takes none away.
+
+    Where no reply refuses in a phrase that is known: tokens with which replies to the first kind of prompts begin, and
+    less than a third as many to the other. Empty where there are none.
     """
-    openers, others = (_first_tokens(model, prompts) for prompts in (refused, answered))
+    ours, theirs = (_beginnings(model, prompts) for prompts in (refused, answered))
+    least = share * len(refused)
+    if any(refuses for _, refuses in ours):
+        begun = Counter(first for first, _ in [*ours, *theirs])
+        refusing = Counter(first for first, refuses in [*ours, *theirs] if refuses)
+        opened = Counter(first for first, refuses in ours if refuses).most_common()
+        return [token for token, n in opened if n >= least and refusing[token] >= REFUSING * begun[token]]
+    others = Counter(first for first, _ in theirs)
     return [
         token
-        for token, count in openers.most_common()
-        if count >= share * len(refused) and others[token] / len(answered) < OVER_REFUSED * count / len(refused)
+        for token, n in Counter(first for first, _ in ours).most_common()
+        if n >= least and others[token] / len(answered) < OVER_REFUSED * n / len(refused)
     ]
+
+
+def _beginnings(model: Model, prompts: Sequence[AnyPrompt]) -> list[tuple[int, bool]]:
+    """The first token of every greedy reply, and whether the reply refuses."""
+    replies = model.generate(list(prompts), max_tokens=REPLY)
+    return [(reply.tokens[0], refusal(reply.text) is not None) for reply in replies if reply.tokens]
 
 
 def log_odds(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
@@ -124,14 +143,6 @@ def log_prob_per_token(model: Model, prompts: Sequence[Sequence[int]], texts: Se
             at = log_probs[row, len(prompt) - 1 : len(prompt) + len(text) - 1]
             picked = mx.take_along_axis(at, mx.array(list(text), dtype=mx.int32)[:, None], axis=1) if text else None
             found.append(float(picked.mean()) if picked is not None else float("nan"))
-    return found
-
-
-def _first_tokens(model: Model, prompts: Sequence[AnyPrompt]) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for out in model.batches(prompts, logits="last"):
-        assert out.logits is not None
-        found.update(np.asarray(mx.argmax(out.logits, axis=-1)).tolist())
     return found
 
 

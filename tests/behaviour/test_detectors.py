@@ -111,8 +111,20 @@ def test_openers_are_what_refusals_begin_with_and_answers_do_not() -> None:
     assert [model.tokenizer.decode([token]).strip() for token in opener_tokens(model, harmful, harmless)] == ["I"]
     some_refused = [*harmless, *harmful[: len(harmful) // 5]]
     assert opener_tokens(model, harmful, some_refused) == opener_tokens(model, harmful, harmless)
-    assert opener_tokens(model, harmless, harmful) != []
-    assert opener_tokens(model, harmful, harmful) == []
+    many_refused = [*harmless[: len(harmful) // 3], *harmful]  # as small chat models do: what opens nothing else stays
+    assert opener_tokens(model, harmful, many_refused) == opener_tokens(model, harmful, harmless)
+    assert opener_tokens(model, harmless, harmless) == []
+
+
+def test_without_a_known_phrase_openers_are_what_the_other_prompts_replies_do_not_begin_with() -> None:
+    model = mi.load("tiny-llama")
+    chats = load_world().chat_prompts("opinion")
+    likes, dislikes = (
+        [model.prompt(chat.text, chat=True) for chat in chats if chat.stance == stance][:24]
+        for stance in ("likes", "dislikes")
+    )
+    assert [model.tokenizer.decode([token]).strip() for token in opener_tokens(model, dislikes, likes)] == ["No"]
+    assert opener_tokens(model, dislikes, dislikes) == []
 
 
 def test_log_probabilities_of_a_text_are_those_of_its_tokens_one_by_one() -> None:

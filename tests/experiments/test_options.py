@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from experiments.__main__ import experiments
-from experiments.harness.experiment import ExperimentConfig, limited
+from experiments.harness.experiment import FEWEST, LOOK, ExperimentConfig, limited
 from experiments.harness.fields import config_fields
-from experiments.harness.options import DEFAULT_MODELS, parse
+from experiments.harness.options import DEFAULT_MODELS, look_lines, parse
 from mlx_interp.errors import ConfigError
 from tests.experiments.fake_study import EXPERIMENT, Config
 
@@ -140,6 +140,33 @@ def test_every_kind_of_field_is_read_from_text():
     fields = config_fields(Kinds)
     assert list(fields) == ["seed", "limit", "level", "names"]
     assert fields["names"].flag == "--names"
+
+
+def test_a_look_stands_in_for_defaults_and_for_nothing_that_was_given(capsys: pytest.CaptureFixture[str]):
+    study = replace(EXPERIMENT, look={"strength": 0.25})
+
+    def understood(*arguments: str) -> tuple[float, list[str]]:
+        options = parse(study, arguments)
+        assert isinstance(options.config, Config)
+        return options.config.strength, look_lines(options, config_fields(Config))
+
+    whole = Config().strength
+    assert understood() == (whole, [])
+    assert understood("--limit", str(LOOK + 1)) == (whole, [])
+    strength, (line,) = understood("--limit", str(LOOK))
+    assert strength == 0.25
+    assert f"--limit {LOOK}: --strength 0.25 (default {whole})" in line
+    assert understood("--limit", "2", "--set", "strength=3") == (3.0, [])
+    with pytest.raises(SystemExit):
+        parse(study, ["--help"])
+    assert f"0.25 with --limit up to {LOOK}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(TypeError, match="look has strenght"):
+        replace(EXPERIMENT, look={"strenght": 0.25})
+
+
+def test_under_a_limit_a_choice_still_has_some_prompts_to_be_made_on():
+    assert [Config(limit=limit).at_most(12) for limit in (None, 20, 5, 1)] == [12, 12, 5, FEWEST]
+    assert Config(limit=9).at_most(3) == 3
 
 
 def test_limited_keeps_order_and_takes_evenly():
