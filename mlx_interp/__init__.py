@@ -12,6 +12,7 @@ from mlx_interp import (
     in_context,
     lenses,
     patching,
+    reporting,
     sae,
     stats,
     store,
@@ -27,6 +28,7 @@ from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention,
 from mlx_interp.model import Completion, Model
 from mlx_interp.patching.ablations import mean_ablation
 from mlx_interp.prompts import Prompt
+from mlx_interp.reporting import heat_map, line_with_band
 from mlx_interp.store import ActivationStore, collect
 
 __all__ = [
@@ -58,8 +60,10 @@ __all__ = [
     "directions",
     "errors",
     "function_vector",
+    "heat_map",
     "in_context",
     "lenses",
+    "line_with_band",
     "load",
     "load_direction",
     "mean_ablation",
@@ -67,6 +71,7 @@ __all__ = [
     "orthogonalized",
     "patching",
     "register",
+    "reporting",
     "sae",
     "save_checkpoint",
     "save_direction",

@@ -186,7 +186,7 @@ def installed(name: str) -> str:
 def model_table(needs: list[Need]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     for column in ("name", "Hub id", "layers", "GB", "GB f32", "here", "fits"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "Hub id", overflow="fold")
     for need in needs:
         table.add_row(
             need.name,

@@ -23,6 +23,7 @@ SWITCH = "MLX_INTERP_BLAS"
 """Environment variable: "none", "mkl", "openblas" or the path of a library; unset means the first that opens."""
 
 TOO_LATE = "mlx was imported before mlx_interp and keeps the BLAS it bound: import mlx_interp first"
+SORTED = "where isort or ruff put it second, write `import mlx_interp  # isort: skip` above"
 
 SYSTEM_FOLDERS = (
     "/usr/lib/x86_64-linux-gnu",
@@ -72,7 +73,9 @@ def blas_status() -> BlasStatus:
             failures.append(str(error))
             continue
         if too_late:
-            warnings.warn(f"{TOO_LATE}: matrix products are some 50 times slower", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"{TOO_LATE} ({SORTED}): matrix products are some 50 times slower", RuntimeWarning, stacklevel=2
+            )
         return BlasStatus(f"{kind} ({path})", TOO_LATE if too_late else "")
     note = "; ".join(failures) or "no MKL or OpenBLAS found"
     if wanted:

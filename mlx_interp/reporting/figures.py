@@ -10,12 +10,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from mlx_interp.deferred import PIL, matplotlib
+from mlx_interp.deferred import PIL, matplotlib, mx
+from mlx_interp.errors import RunError
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.tables import UNVALIDATED
 from mlx_interp.stats import Estimate
@@ -49,6 +50,10 @@ LINES = (
 BOXES = (("#56B4E9", ""), ("#F0E442", "///"), ("#FFFFFF", "..."), ("#CC79A7", "xx"))
 # Lightness rises evenly from end to end, so that the order survives grey print and colour blindness.
 COLOURS = "cividis"
+# Values of both signs: white is 0, and equal strengths of either sign are equally far from it.
+SIGNED_COLOURS = "RdBu_r"
+SIGNED = 0.02
+"""How far values reach on their weaker side, as a share of the stronger, to count as signed: rounding is no sign."""
 DPI = 200
 VECTOR = True
 """Whether a figure is also written as PDF."""
@@ -59,11 +64,24 @@ LONG = 6
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished figure: `name` is its file name without ending, `caption` what it shows, with n."""
+    """A finished figure, which a notebook shows: `name` is its file name without ending, `caption` what is seen, with n."""
 
     name: str
     figure: matplotlib.figure.Figure
-    caption: str
+    caption: str = ""
+
+    def save(self, path: Path | str) -> Path:
+        """Writes the figure alone, as its ending says (.png, .pdf, .svg). Raises RunError for a path that is none."""
+        path = Path(path)
+        kinds = matplotlib.backends.backend_agg.FigureCanvasAgg(self.figure).get_supported_filetypes()
+        if path.suffix.lstrip(".") not in kinds:
+            raise RunError(f"{path}: a figure is written as .png, .pdf or .svg: give one of these endings")
+        make_folder(path.parent)
+        write_atomically(path, _drawn(self.figure, path.suffix.lstrip("."), {}))
+        return path
+
+    def _repr_png_(self) -> bytes:
+        return _drawn(self.figure, "png", {"Software": None})
 
 
 @dataclass(frozen=True)
@@ -79,35 +97,43 @@ class Series:
     """One line of a figure: an estimate, or None for a gap, at each x."""
 
     label: str
-    estimates: Sequence[Estimate | None]
+    estimates: Numbers
+
+
+Grid: TypeAlias = "npt.ArrayLike | mx.array"
+"""Numbers (rows, columns), in anything that numpy reads."""
+Numbers: TypeAlias = Sequence["Estimate | float | None"]
 
 
 def heat_map(
-    panels: Sequence[Panel],
+    panels: Sequence[Panel] | Panel | Grid,
     *,
-    name: str,
-    title: str,
-    x_label: str,
-    y_label: str,
-    value_label: str,
-    caption: str,
+    name: str = "heat_map",
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    value_label: str = "",
+    caption: str = "",
     x_ticks: Sequence[str | int] | None = None,
     y_ticks: Sequence[str | int] | None = None,
     limits: tuple[float, float] | None = None,
     columns: int = 3,
 ) -> Plot:
-    """Heat maps side by side, `columns` to a row, on one colour scale; row 0 is at the bottom.
+    """Heat map of numbers (rows, columns), or several side by side on one scale; row 0 is at the bottom.
 
-    value_label: what the colours mean, with unit. x_ticks, y_ticks: names of the columns and rows; their numbers where
-    left out. limits: ends of the scale, by default those of the values and 0. Raises ValueError without panels or for
-    panels of unequal shape.
+    panels: an array, or panels with titles, `columns` of them to a row. value_label: what the colours mean, with unit.
+    x_ticks, y_ticks: names of the columns and rows; their numbers where left out. limits: ends of the scale, by default
+    those of the values and 0. Values of both signs have colours that part at 0, and limits of equal distance from it.
+    Raises ValueError without panels or for panels of unequal shape.
     """
+    panels = _panels(panels)
     grids = [np.array(panel.values, dtype=np.float64) for panel in panels]
     if len({grid.shape for grid in grids}) != 1 or grids[0].ndim != 2:
         raise ValueError(
             f"figure {name!r}: panels must share one shape (rows, columns), found {[g.shape for g in grids]}"
         )
-    norm = matplotlib.colors.Normalize(*(limits or _limits(grids)))
+    low, high = limits or _limits(grids)
+    norm, colours = matplotlib.colors.Normalize(low, high), SIGNED_COLOURS if low == -high else COLOURS
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
@@ -119,7 +145,7 @@ def heat_map(
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for index, axis in enumerate(axes.flat):
             if index < len(panels):
-                _draw_cells(axis, grids[index], norm)
+                _draw_cells(axis, grids[index], norm, colours)
                 axis.set_title("\n".join(textwrap.wrap(panels[index].title, letters)))
                 _ticks(axis, x_ticks, y_ticks, grids[index].shape)
             else:
@@ -130,22 +156,27 @@ def heat_map(
             figure.supxlabel(x_label, fontsize=9)
             figure.supylabel(y_label, fontsize=9)
         figure.suptitle(title, fontsize=10)
-        figure.colorbar(matplotlib.cm.ScalarMappable(norm, COLOURS), ax=axes, label=value_label, shrink=0.85, aspect=25)
+        figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=value_label, shrink=0.85, aspect=25)
     return Plot(name, figure, caption)
 
 
 def line_with_band(
     x: Sequence[float],
-    series: Sequence[Series],
+    series: Sequence[Series] | Mapping[str, Numbers],
     *,
-    name: str,
-    title: str,
-    x_label: str,
-    y_label: str,
-    caption: str,
+    name: str = "lines",
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    caption: str = "",
     limits: tuple[float, float] | None = None,
 ) -> Plot:
-    """Lines with their intervals as bands. Raises ValueError without series, or for more than can be told apart."""
+    """Lines with their intervals as bands; plain numbers, by label, have none.
+
+    Raises ValueError without series, or for more than can be told apart.
+    """
+    if isinstance(series, Mapping):
+        series = [Series(label, values) for label, values in series.items()]
     if not 1 <= len(series) <= len(LINES):
         raise ValueError(f"figure {name!r}: {len(series)} series; between 1 and {len(LINES)} can be told apart")
     with matplotlib.rc_context(STYLE):
@@ -171,10 +202,10 @@ def box_plot(
     columns: Sequence[str],
     values: Mapping[str, Sequence[Sequence[float]]],
     *,
-    name: str,
-    title: str,
-    y_label: str,
-    caption: str,
+    name: str = "boxes",
+    title: str = "",
+    y_label: str = "",
+    caption: str = "",
 ) -> Plot:
     """Boxes side by side at each column, one for each group; n stands above. Groups differ in lightness and hatch."""
     with matplotlib.rc_context(STYLE):
@@ -221,11 +252,11 @@ class Point:
 def scatter(
     points: Sequence[Point],
     *,
-    name: str,
-    title: str,
-    x_label: str,
-    y_label: str,
-    caption: str,
+    name: str = "scatter",
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    caption: str = "",
     log_x: bool = False,
     percent: bool = False,
 ) -> Plot:
@@ -308,11 +339,11 @@ def caption_text(plot: Plot, *, unvalidated: bool = False) -> str:
     return f"**{UNVALIDATED}** {plot.caption}" if unvalidated else plot.caption
 
 
-def _draw_cells(axis: Any, grid: npt.NDArray[np.float64], norm: matplotlib.colors.Normalize) -> None:
+def _draw_cells(axis: Any, grid: npt.NDArray[np.float64], norm: matplotlib.colors.Normalize, colours: str) -> None:
     height, width = grid.shape
     axis.set_facecolor("#E6E6E6")
     axis.patch.set(hatch="////", edgecolor="#BBBBBB")
-    axis.imshow(np.ma.masked_invalid(grid), cmap=COLOURS, norm=norm, origin="lower", interpolation="nearest")
+    axis.imshow(np.ma.masked_invalid(grid), cmap=colours, norm=norm, origin="lower", interpolation="nearest")
     axis.set(xlim=(-0.5, width - 0.5), ylim=(-0.5, height - 0.5))
 
 
@@ -328,6 +359,8 @@ def _ticks(axis: Any, x: Sequence[str | int] | None, y: Sequence[str | int] | No
 def _limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
     values = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
     low, high = (min(0.0, values.min()), max(0.0, values.max())) if values.size else (0.0, 1.0)
+    if min(-low, high) > SIGNED * max(-low, high):
+        return -max(-low, high), max(-low, high)
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -336,5 +369,18 @@ def _side(cells: int) -> float:
     return min(max(1.4, 0.2 * cells), 3.2)
 
 
-def _point(estimate: Estimate | None) -> tuple[float, float, float]:
-    return (np.nan,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)
+def _point(estimate: Estimate | float | None) -> tuple[float, float, float]:
+    if estimate is None:
+        return (np.nan,) * 3
+    if not isinstance(estimate, Estimate):
+        return (float(estimate),) * 3
+    return estimate.value, estimate.low, estimate.high
+
+
+def _panels(given: Sequence[Panel] | Panel | Grid) -> list[Panel]:
+    """Panels as a list; numbers by themselves are one without a title."""
+    if isinstance(given, Panel):
+        return [given]
+    if isinstance(given, (list, tuple)) and all(isinstance(one, Panel) for one in given):
+        return list(given)
+    return [Panel("", np.array(given, dtype=np.float64))]

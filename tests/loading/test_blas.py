@@ -51,6 +51,7 @@ def test_importing_mlx_first_is_noticed() -> None:
     shown = python(code)
     assert shown.startswith("True")
     assert "RuntimeWarning: mlx was imported before mlx_interp" in shown
+    assert "write `import mlx_interp  # isort: skip` above" in shown
 
 
 @on_linux

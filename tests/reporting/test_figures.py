@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.image
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_interp.errors import RunError
 from mlx_interp.reporting import figures
-from mlx_interp.reporting.figures import COLOURS, LINES, Panel, Plot, Series, heat_map, line_with_band, save_plot
+from mlx_interp.reporting.figures import (
+    COLOURS,
+    LINES,
+    SIGNED_COLOURS,
+    Panel,
+    Plot,
+    Series,
+    heat_map,
+    line_with_band,
+    save_plot,
+)
 from mlx_interp.stats import Estimate
 
 
@@ -93,3 +106,50 @@ def test_more_lines_than_can_be_told_apart_are_refused():
     series = [Series(str(n), [None]) for n in range(7)]
     with pytest.raises(ValueError, match="7 series; between 1 and 6"):
         line_with_band([0], series, name="x", title="", x_label="", y_label="", caption="")
+
+
+def drawn(plot: Plot) -> Any:
+    (image,) = (axis.images[0] for axis in plot.figure.axes if axis.images)
+    return image
+
+
+def test_a_heat_map_needs_an_array_and_nothing_else(tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 12).reshape(3, 4)
+    for given in (values, values.tolist(), mx.array(values), Panel("", values)):
+        assert np.allclose(drawn(heat_map(given)).get_array(), values)
+    plot = heat_map(values)
+    assert plot._repr_png_().startswith(b"\x89PNG")
+    for ending, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        assert plot.save(tmp_path / "made" / f"grid{ending}").read_bytes().startswith(start)
+    with pytest.raises(RunError, match=r"grid\.txt: a figure is written as \.png, \.pdf or \.svg"):
+        plot.save(tmp_path / "grid.txt")
+    with pytest.raises(ValueError, match=r"found \[\(3,\)\]"):
+        heat_map(values[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "ends", "colours"),
+    [
+        ([[-0.5, 2.0]], None, (-2.0, 2.0), SIGNED_COLOURS),
+        ([[-3.0, 0.1]], None, (-3.0, 3.0), SIGNED_COLOURS),
+        ([[-1e-9, 1.0]], None, (-1e-9, 1.0), COLOURS),
+        ([[0.2, 1.0]], None, (0.0, 1.0), COLOURS),
+        ([[-2.0, -1.0]], None, (-2.0, 0.0), COLOURS),
+        ([[0.2, 0.4]], (-1, 1), (-1.0, 1.0), SIGNED_COLOURS),
+        ([[-0.2, 0.4]], (-0.5, 1), (-0.5, 1.0), COLOURS),
+    ],
+)
+def test_values_of_both_signs_have_colours_that_part_at_zero(
+    values: Any, limits: Any, ends: tuple[float, float], colours: str
+) -> None:
+    image = drawn(heat_map(values, limits=limits))
+    assert (image.norm.vmin, image.norm.vmax) == pytest.approx(ends)
+    assert image.cmap.name == colours
+
+
+def test_lines_of_plain_numbers_need_no_estimates() -> None:
+    plot = line_with_band(range(3), {"clean": [1.0, 2.0, None], "patched": [0.0, 0.5, 1.0]}, x_label="layer")
+    lines = plot.figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["clean", "patched"]
+    assert np.array_equal(lines[1].get_ydata(), [0.0, 0.5, 1.0])
+    assert np.isnan(lines[0].get_ydata()[2])
