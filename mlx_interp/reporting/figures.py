@@ -64,7 +64,7 @@ LONG = 6
 
 @dataclass(frozen=True)
 class Plot:
-    """A finished figure, which a notebook shows: `name` is its file name without ending, `caption` what is seen, with n."""
+    """A finished figure, shown by a notebook: `name` is its file name without ending, `caption` what is seen."""
 
     name: str
     figure: matplotlib.figure.Figure
