@@ -25,6 +25,9 @@ from experiments.exp10_crosslingual_refusal.languages import (
     TRAIT,
     TRANSFER,
     Config,
+    Dosed,
+    Parallel,
+    Transferred,
     dose_items,
     drawn_at,
     languages,
@@ -48,6 +51,7 @@ from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
+from experiments.shared.traits.trait_records import SideEffect, Used
 
 
 def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
@@ -64,16 +68,17 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         *stages.of_trait(TRAIT)[:2],
-        Stage(stages.PROMPTS, prompt_items, stages.measure_prompts),
-        Stage(DOSE, dose_items, measure_dose),
-        Stage(TRANSFER, transfers, measure_transfer),
+        Stage(stages.PROMPTS, prompt_items, stages.measure_prompts, record=Used),
+        Stage(DOSE, dose_items, measure_dose, record=Dosed),
+        Stage(TRANSFER, transfers, measure_transfer, record=Transferred),
         random_draws.stage(TRAIT, drawn_at, positions=None),
-        Stage(PARALLEL, transfers, measure_cosine),
-        Stage(geometry.PLACES, places, geometry.measure_places),
+        Stage(PARALLEL, transfers, measure_cosine, record=Parallel),
+        Stage(geometry.PLACES, places, geometry.measure_places, record=geometry.Placed),
         Stage(
             stages.SIDE,
             lambda run, earlier: stages.side_items(run, earlier, [TRAIT]),
             stages.measure_side_effects,
+            record=SideEffect,
         ),
     ],
     tables=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.reporting import Record
 
 TRAIT = "refusal"
 TRANSFER, PARALLEL, DOSE = "transfer", "cosines", "dose"
@@ -59,7 +59,19 @@ def dose_items(run: Run[Config], earlier: Records) -> list[Item]:
     ]
 
 
-def measure_dose(run: Run[Config], item: Item) -> Iterator[Record]:
+class Dosed(TypedDict):
+    """A harmless request under one strength of the English direction."""
+
+    dose: float
+    """Multiple of the difference of means."""
+    target: str
+    """The request's language."""
+    unit: str
+    hit: bool
+    """Whether the reply refuses."""
+
+
+def measure_dose(run: Run[Config], item: Item) -> Iterator[Dosed]:
     """The English direction added at every position of one language's harmless requests set aside for choosing."""
     asks = stages.sets(run, TRAIT, item.split).negative["choose"]
     prompts = [run.model.prompt(ask.text, chat=True) for ask in asks]
@@ -104,7 +116,26 @@ def prompt_items(run: Run[Config], earlier: Records) -> list[Item]:
     return [Item(f"{TRAIT} {name}", TRAIT, language=name) for name in languages(run)]
 
 
-def measure_transfer(run: Run[Config], item: Item) -> Iterator[Record]:
+class Transferred(TypedDict):
+    """A request of one language under the direction of another."""
+
+    source: str
+    """The direction's language."""
+    target: str
+    """The request's."""
+    layer: int
+    dose: float
+    carries: bool
+    """Whether the direction is more than noise."""
+    edit: str
+    kind: str
+    """positive: harmful; negative: harmless."""
+    unit: str
+    hit: bool
+    text: str
+
+
+def measure_transfer(run: Run[Config], item: Item) -> Iterator[Transferred]:
     """One language's direction on another's held-out prompts, both kinds, each edit; plain and random for English only.
 
     What the plain model says depends on no direction, and one set of random directions is control enough.
@@ -138,7 +169,21 @@ def measure_transfer(run: Run[Config], item: Item) -> Iterator[Record]:
                 }
 
 
-def measure_cosine(run: Run[Config], item: Item) -> Iterator[Record]:
+class Parallel(TypedDict):
+    """Cosines of one language's direction at the layer chosen in English."""
+
+    source: str
+    target: str
+    cosine: float
+    """With the target's direction."""
+    random: float
+    language: float | None
+    """With the difference of the languages themselves; None for English."""
+    trained: float | None
+    """With the one that the model was trained in; None where none is known."""
+
+
+def measure_cosine(run: Run[Config], item: Item) -> Iterator[Parallel]:
     """Cosine of the two languages' directions, and of the source's with a random one."""
     one, other = (stages.found(run, TRAIT, language=name) for name in (item.language, item.split))
     control = np.asarray(stages.vector(run, item, item.layer, "random").vector)

@@ -23,6 +23,7 @@ from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages, trait_report
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
+from experiments.shared.traits.trait_records import Affected, Found, Used
 from mlx_interp.reporting import Cell, Column, Table
 
 REPORTED = {
@@ -45,6 +46,10 @@ def directions(run: Run[Config], earlier: Records) -> list[Item]:
 
 def prompts(run: Run[Config], earlier: Records) -> list[Item]:
     return stages.prompt_items(run, run.config.traits)
+
+
+def origins(run: Run[Config], earlier: Records) -> list[Item]:
+    return [Item(trait, trait) for trait in run.config.traits]
 
 
 def angles(run: Run[Config], earlier: Records) -> list[Item]:
@@ -72,10 +77,10 @@ EXPERIMENT = Experiment(
     name="exp12_multimodel_directions",
     config=Config,
     stages=[
-        Stage(DIRECTIONS, directions, stages.measure_direction),
-        Stage(EFFECTS, prompts, stages.measure_effect),
-        Stage(PROMPTS, lambda run, earlier: [Item(t, t) for t in run.config.traits], stages.measure_prompts),
-        Stage(geometry.ANGLES, angles, geometry.measure_angles),
+        Stage(DIRECTIONS, directions, stages.measure_direction, record=Found),
+        Stage(EFFECTS, prompts, stages.measure_effect, record=Affected),
+        Stage(PROMPTS, origins, stages.measure_prompts, record=Used),
+        Stage(geometry.ANGLES, angles, geometry.measure_angles, record=geometry.Angle),
         *persona_study.STAGES,
         *persona_tuning.STAGES,
     ],

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 
@@ -41,7 +42,6 @@ from mlx_interp.directions.persona import (
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 STEERED, MONITORED, FLAGGED = (f"persona {name}" for name in ("steering", "monitoring", "flags"))
@@ -128,7 +128,27 @@ def questions(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     ]
 
 
-def measure_steering(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
+class Steered(TypedDict):
+    """The reply to one question under one multiple of a vector."""
+
+    persona: str
+    split: str
+    unit: str
+    n_layers: int
+    arm: str
+    """plain, vector, or random."""
+    kind: str
+    """Which vector: of the prompt or of the reply; "" for none."""
+    layer: int | None
+    dose: float
+    hit: bool
+    """Whether the reply shows the trait."""
+    repetition: float
+    """Share of repeated trigrams."""
+    text: str
+
+
+def measure_steering(run: Run[PersonaConfig], item: Part) -> Iterator[Steered]:
     """A question under every layer's vector of either kind and a random one, at every dose."""
     model = run.model
     case = asked(item.persona, item.split, run.config.n_asked)[item.number]
@@ -146,9 +166,19 @@ def measure_steering(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     texts = model.sweep_generate(prompt, [[], *edits], max_tokens=run.config.new_tokens)
     named: list[tuple[str, str, int | None, float]] = [("plain", "", None, 0.0), *cells]
     for (arm, kind, at, dose), text in zip(named, texts, strict=True):
-        labels = {"persona": item.persona, "split": item.split, "unit": case.text, "n_layers": model.n_layers}
-        shown = {"hit": case.hit(text.text), "repetition": repetition(text.tokens), "text": text.text}
-        yield {**labels, "arm": arm, "kind": kind, "layer": at, "dose": dose, **shown}
+        yield {
+            "persona": item.persona,
+            "split": item.split,
+            "unit": case.text,
+            "n_layers": model.n_layers,
+            "arm": arm,
+            "kind": kind,
+            "layer": at,
+            "dose": dose,
+            "hit": case.hit(text.text),
+            "repetition": repetition(text.tokens),
+            "text": text.text,
+        }
 
 
 def chosen(records: Records, persona: str) -> tuple[str, int] | None:
@@ -177,7 +207,25 @@ def contexts(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     ]
 
 
-def measure_monitoring(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
+class Monitored(TypedDict):
+    """A question behind earlier turns: what its last token says, and what the reply shows."""
+
+    persona: str
+    unit: int
+    """The question's number."""
+    layer: int
+    kind: str
+    """Which vector: of the prompt or of the reply."""
+    context: str
+    hit: bool
+    score: float
+    """Probability of the reply that shows the trait, among it and the usual one."""
+    projection: float
+    random: float
+    """Projection on a random vector."""
+
+
+def measure_monitoring(run: Run[PersonaConfig], item: Part) -> Iterator[Monitored]:
     """A question after earlier turns: projection of its last token, and what the reply shows."""
     model = run.model
     case = asked(item.persona, item.split, run.config.n_asked, item.eliciting)[item.number]
@@ -220,7 +268,19 @@ def flags(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     return [Part(name, name, place=place) for name, place in chosen_places(run, earlier).items()]
 
 
-def measure_flags(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
+class Flagged(TypedDict):
+    """How far a training row's reply lies from the model's own, along a vector."""
+
+    persona: str
+    unit: str
+    arm: str
+    """vector or random."""
+    rows: str
+    """What the row's reply is."""
+    difference: float
+
+
+def measure_flags(run: Run[PersonaConfig], item: Part) -> Iterator[Flagged]:
     """Rows that show the trait, that answer another question, or that show another trait: how far along the vector."""
     model = run.model
     part = asked(item.persona, "test", 2 * run.config.n_asked)
@@ -241,7 +301,7 @@ def measure_flags(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
 
 
 STAGES = (
-    Stage(STEERED, questions, measure_steering),
-    Stage(MONITORED, contexts, measure_monitoring),
-    Stage(FLAGGED, flags, measure_flags),
+    Stage(STEERED, questions, measure_steering, record=Steered),
+    Stage(MONITORED, contexts, measure_monitoring, record=Monitored),
+    Stage(FLAGGED, flags, measure_flags, record=Flagged),
 )

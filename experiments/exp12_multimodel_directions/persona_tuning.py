@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -35,7 +36,6 @@ from mlx_interp.directions.persona import projections, prompt_states, reply_stat
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 TUNED, PREVENTED = "persona fine-tunes", "persona prevention"
@@ -97,7 +97,29 @@ def tuned(run: Run[PersonaConfig], part: Part) -> Model:
     return adapted(model, finetune(model, prompts, replies, recipe, added=added), "tuned")
 
 
-def measure_tuned(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
+class Tuned(TypedDict):
+    """One persona's held-out question on one fine-tune."""
+
+    tune: str
+    on: str
+    """The persona that the fine-tune's rows show; none for a clean one, "" for the model itself."""
+    share: float
+    """Of that persona's rows that show it."""
+    persona: str
+    unit: str
+    layer: int
+    hit: bool
+    """Whether the reply shows the persona that is asked about."""
+    score: float
+    """Probability of the reply that shows it, among it and the usual one."""
+    projection: float
+    """Of the prompt's last token, on the vector of the model before the fine-tune."""
+    random: float
+    data: float
+    """How far the rows' replies lie from the model's own along the vector of replies, mean; 0 for the model itself."""
+
+
+def measure_tuned(run: Run[PersonaConfig], item: Part) -> Iterator[Tuned]:
     """Every persona's held-out questions on one fine-tune: projections on the base model's vectors, and the trait."""
     model = run.model
     after = tuned(run, replace(item, places=()))
@@ -140,7 +162,29 @@ def preventions(run: Run[PersonaConfig], earlier: Records) -> list[Part]:
     return found
 
 
-def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
+class OfSteering(TypedDict):
+    """A fine-tune, and the steering that is meant to keep a persona out of it."""
+
+    persona: str
+    steering: str
+    """left alone, inference (of the fine-tuned model), or preventative (while fine-tuning); or the same with random."""
+    dose: float
+    layer: int
+
+
+class Prevented(OfSteering):
+    """What a fine-tune says to a held-out question, or to an everyday fact."""
+
+    what: str
+    """trait or facts."""
+    unit: str
+    hit: bool
+    """Whether the reply shows the persona; whether the fact is right."""
+    usual: bool | None
+    """Whether the reply is the usual one; None for facts."""
+
+
+def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Prevented]:
     """The trait on held-out questions, and everyday facts, of a fine-tune under one kind of steering."""
     kind, layer = item.place
     arm = "random" if item.split.startswith("random") else "vector"
@@ -151,7 +195,7 @@ def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
     if item.split.endswith("inference"):
         edits = steered(vectors(run, item.persona, kind, arm)[layer], layer, -item.dose)
     part = asked(item.persona, "test", run.config.n_asked)
-    labels = {"persona": item.persona, "steering": item.split, "dose": item.dose, "layer": layer}
+    labels: OfSteering = {"persona": item.persona, "steering": item.split, "dose": item.dose, "layer": layer}
     written = after.generate(chats(run.model, part), interventions=edits, max_tokens=run.config.new_tokens)
     for case, text in zip(part, written, strict=True):
         usual = text.text.strip() == case.usual.strip()
@@ -164,4 +208,7 @@ def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Record]:
         yield {**labels, "what": "facts", "unit": fact.prompt, "hit": right, "usual": None}
 
 
-STAGES = (Stage(TUNED, tunes, measure_tuned), Stage(PREVENTED, preventions, measure_prevention))
+STAGES = (
+    Stage(TUNED, tunes, measure_tuned, record=Tuned),
+    Stage(PREVENTED, preventions, measure_prevention, record=Prevented),
+)

@@ -49,12 +49,10 @@ EXPERIMENT = Experiment(
     name="exp13_steering_reliability",
     config=Config,
     stages=[
-        Stage(REPLIES, steering_runs.steered, steering_runs.measure_replies),
-        Stage(SLOPES, steering_runs.sloped, steering_runs.measure_slopes),
-        Stage(training_draws.DIRECTIONS, training_draws.layer_items, training_draws.measure_direction),
-        Stage(training_draws.DRAWS, training_draws.draw_items, training_draws.measure_draws),
-        Stage(answer_options.VECTORS, answer_options.behaviours, answer_options.measure_vectors),
-        Stage(answer_options.OPTIONS, answer_options.questions, answer_options.measure_options),
+        Stage(REPLIES, steering_runs.steered, steering_runs.measure_replies, record=steering_runs.Replied),
+        Stage(SLOPES, steering_runs.sloped, steering_runs.measure_slopes, record=steering_runs.Sloped),
+        *training_draws.STAGES,
+        *answer_options.STAGES,
     ],
     tables=[
         *(

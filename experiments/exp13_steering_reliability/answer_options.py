@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import scipy
 
 from experiments.exp13_steering_reliability.steering_runs import WRAPPERS, ReliabilityConfig, layers
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import own_sets
 from mlx_interp.controls import random_like
@@ -26,7 +27,7 @@ from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 
 VECTORS, OPTIONS = "option vectors", "option slopes"
 BEHAVIOURS = ("agrees with the user", "keeps its own view", "says yes")
@@ -166,7 +167,22 @@ def behaviours(run: Run[ReliabilityConfig], earlier: Records) -> list[Behaviour]
     return [Behaviour(name, name) for name in BEHAVIOURS if rows(run, name)]
 
 
-def measure_vectors(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Record]:
+class Behaved(TypedDict):
+    """A behaviour's vector at one layer."""
+
+    behaviour: str
+    layer: int
+    n_layers: int
+    norm: float
+    relative_norm: float
+    """Length over the mean norm of the stream there."""
+    agreement: float
+    """Mean cosine of a training question's own difference to the vector."""
+    separation: float | None
+    """d' of positive and negative answers along it, on held-out questions."""
+
+
+def measure_vectors(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Behaved]:
     """Length, agreement and separation of a behaviour's vector at every layer."""
     found = vectors(run, item.name)
     for layer, vector in found.vectors.items():
@@ -192,7 +208,29 @@ def questions(run: Run[ReliabilityConfig], earlier: Records) -> list[Behaviour]:
     ]
 
 
-def measure_options(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Record]:
+class Answered(TypedDict):
+    """How one question's answer follows the multiple of a vector."""
+
+    behaviour: str
+    form: str
+    unit: str
+    """The topic."""
+    layer: int
+    arm: str
+    named_first: bool
+    """Whether the positive answer is the option that is named first."""
+    is_yes: bool
+    slope: float
+    """Of the positive word's logit less the negative one's, a multiple, least squares."""
+    residual: float
+    """Root mean square from the line."""
+    rank: float | None
+    """Spearman's correlation; None where the logits do not move."""
+    propensity: float
+    """The logits' difference without the vector."""
+
+
+def measure_options(run: Run[ReliabilityConfig], item: Behaviour) -> Iterator[Answered]:
     """Every layer's slope of one question, under the behaviour's vector and a random one as long."""
     row, doses = item.row, np.array(run.config.multiples)
     assert row is not None
@@ -226,3 +264,9 @@ def _of_arm(vector: np.ndarray, layer: int, arm: str, name: str, config: Reliabi
     if arm == "learned":
         return vector
     return random_like(vector, seed=config.seed, key=("options", name, layer)).astype(np.float32)
+
+
+STAGES = (
+    Stage(VECTORS, behaviours, measure_vectors, record=Behaved),
+    Stage(OPTIONS, questions, measure_options, record=Answered),
+)

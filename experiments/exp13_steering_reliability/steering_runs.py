@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 import scipy
@@ -29,7 +30,7 @@ from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Ablate, Add, Apply, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 from mlx_interp.stats import split_halves
 from validation.data import HARMLESS, REFUSABLE
 
@@ -155,18 +156,27 @@ def vector(run: Run[ReliabilityConfig], layer: int, arm: str) -> np.ndarray:
     return np.asarray(other * (np.linalg.norm(learned) / max(float(np.linalg.norm(other)), 1e-9)))
 
 
-def edits(run: Run[ReliabilityConfig]) -> list[tuple[dict[str, object], list[Intervention]]]:
+class OfEdit(TypedDict):
+    """Which edit a reply is under."""
+
+    layer: int | None
+    arm: str
+    """none, learned, or a control."""
+    edit: str
+    dose: float
+    """Share of the stream's mean norm, of the difference of means, or of the component that is removed."""
+
+
+def edits(run: Run[ReliabilityConfig]) -> list[tuple[OfEdit, list[Intervention]]]:
     """Every layer, arm and edit, with its labels; the first is the plain model."""
-    found: list[tuple[dict[str, object], list[Intervention]]] = [
-        ({"layer": None, "arm": "none", "edit": "none", "dose": 0.0}, [])
-    ]
+    found: list[tuple[OfEdit, list[Intervention]]] = [({"layer": None, "arm": "none", "edit": "none", "dose": 0.0}, [])]
     for layer in layers(run):
         stream = float(contrast_of(run, "learned").stream[layer, 0])
         for arm in ARMS:
             values = mx.array(vector(run, layer, arm))
-            labels: dict[str, object] = {"layer": layer, "arm": arm}
             for edit, dose in doses(run.config):
-                found.append(({**labels, "edit": edit, "dose": dose}, edit_of(edit, dose, layer, values, stream)))
+                labels: OfEdit = {"layer": layer, "arm": arm, "edit": edit, "dose": dose}
+                found.append((labels, edit_of(edit, dose, layer, values, stream)))
     return found
 
 
@@ -203,7 +213,35 @@ def removed(site: str, unit: mx.array, gain: float) -> Intervention:
     return Ablate(site, unit) if gain == 1 else Apply(site, function)
 
 
-def measure_replies(run: Run[ReliabilityConfig], request: Request) -> Iterator[Record]:
+class OfRequest(TypedDict):
+    """Which request a record is of."""
+
+    unit: str
+    harmful: bool
+    shift: str
+    """Whether it has the form of those that directions are found from: same form, other wording, other topic."""
+    split: str
+    n_layers: int
+
+
+class Replied(OfEdit, OfRequest):
+    """The reply to a request under one edit."""
+
+    refused: bool
+    phrase: str | None
+    """The phrase that says so."""
+    helps: bool | None
+    """Harmless requests: whether it is the right reply; where none is known, whether it is fluent and no refusal."""
+    fluent: bool
+    tokens: int
+    repetition: float
+    """Share of repeated trigrams."""
+    log_prob: float | None
+    """Of the text under the plain model, mean over its tokens, nats."""
+    text: str
+
+
+def measure_replies(run: Run[ReliabilityConfig], request: Request) -> Iterator[Replied]:
     """One request under every edit, decoded as one batch: refusal, help, fluency."""
     model = run.model
     cells = edits(run)
@@ -241,7 +279,22 @@ def sloped(run: Run[ReliabilityConfig], earlier: Records) -> list[Request]:
     return steered(run, earlier) if openers(run) else []
 
 
-def measure_slopes(run: Run[ReliabilityConfig], request: Request) -> Iterator[Record]:
+class Sloped(OfRequest):
+    """How the log-odds of a refusal follow the multiple of a vector, on one request."""
+
+    layer: int
+    arm: str
+    slope: float
+    """Nats a multiple, least squares."""
+    residual: float
+    """Root mean square from the line, nats."""
+    rank: float | None
+    """Spearman's correlation; None where the log-odds do not move."""
+    propensity: float
+    """Log-odds without the vector, nats."""
+
+
+def measure_slopes(run: Run[ReliabilityConfig], request: Request) -> Iterator[Sloped]:
     """Every layer's slope of one request, learned and controls."""
     prompt = run.model.prompt(request.text, chat=True)
     doses = np.array(run.config.multiples)
@@ -264,7 +317,7 @@ def measure_slopes(run: Run[ReliabilityConfig], request: Request) -> Iterator[Re
         }
 
 
-def facts_of(model: Model, request: Request) -> Record:
+def facts_of(model: Model, request: Request) -> OfRequest:
     return {
         "unit": request.text,
         "harmful": request.harmful,

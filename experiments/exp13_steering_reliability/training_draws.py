@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from experiments.exp13_steering_reliability.reliability_report import ADDITIONS, compared
 from experiments.exp13_steering_reliability.steering_runs import (
     SITE,
+    OfRequest,
     ReliabilityConfig,
     Request,
     contrast_of,
@@ -22,12 +24,11 @@ from experiments.exp13_steering_reliability.steering_runs import (
     steered,
     vector,
 )
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.controls import random_like
 from mlx_interp.deferred import mx
-from mlx_interp.reporting import Record
 
 DIRECTIONS, DRAWS = "directions", "draws"
 LEARNED, RANDOM, SHUFFLED = "learned", "random", "shuffled labels"
@@ -54,7 +55,30 @@ def layer_items(run: Run[ReliabilityConfig], earlier: Records) -> list[LayerItem
     return [LayerItem(f"layer {layer}", layer) for layer in layers(run)]
 
 
-def measure_direction(run: Run[ReliabilityConfig], item: LayerItem) -> Iterator[Record]:
+class Learned(TypedDict):
+    """The learned direction of a layer: all that a direction file needs."""
+
+    layer: int
+    n_layers: int
+    site: str
+    norm: float
+    """Length of the difference of means."""
+    relative_norm: float
+    """The same over the mean norm of the stream there."""
+    floor: float
+    """Length that noise alone has."""
+    p_value: float
+    stability: float
+    """Cosine of the directions of random halves of the prompts."""
+    n: list[int]
+    """Prompts of each kind."""
+    vector: list[float]
+    model_id: str
+    weights_hash: str
+    quantization: str
+
+
+def measure_direction(run: Run[ReliabilityConfig], item: LayerItem) -> Iterator[Learned]:
     """The learned vector of a layer and its figures; all that a direction file needs."""
     model = run.model
     found = contrast_of(run, LEARNED)
@@ -87,7 +111,19 @@ def draw_items(run: Run[ReliabilityConfig], earlier: Records) -> list[DrawItem]:
     return found
 
 
-def measure_draws(run: Run[ReliabilityConfig], item: DrawItem) -> Iterator[Record]:
+class Drawn(OfRequest):
+    """A request under the learned direction, or under one draw of a control."""
+
+    edit: str
+    dose: float
+    layer: int
+    arm: str
+    draw: int
+    done: bool
+    """Whether the edit did what it is for: a refusal where something is added, none where something is removed."""
+
+
+def measure_draws(run: Run[ReliabilityConfig], item: DrawItem) -> Iterator[Drawn]:
     """The request under the learned direction and all draws of both controls, as one batch."""
     cells = [(edit, arm, draw) for edit in item.edits for arm, draw in arms(run.config)]
     variants = []
@@ -140,3 +176,9 @@ def activations(run: Run[ReliabilityConfig]) -> dict[int, np.ndarray]:
             values = np.asarray(out[f"{SITE}.{layer}"].astype(mx.float32), np.float64)
             held[layer] += [values[row, length - 1] for row, length in enumerate(out.lengths)]
     return {layer: np.stack(rows) for layer, rows in held.items()}
+
+
+STAGES = (
+    Stage(DIRECTIONS, layer_items, measure_direction, record=Learned),
+    Stage(DRAWS, draw_items, measure_draws, record=Drawn),
+)

@@ -48,7 +48,7 @@ EXPERIMENT = Experiment(
         Stage(selection.SCORES, selection.items, selection.measure, batch=64, record=selection.Scored),
         Stage(orthogonalised.WEIGHTS, orthogonalised.forms, orthogonalised.measure_form, record=orthogonalised.Replied),
         *stages.calibrated(TRAIT),
-        Stage(loss.LOSS, loss.items, loss.measure),
+        Stage(loss.LOSS, loss.items, loss.measure, record=loss.Cost),
         random_draws.stage(TRAIT, drawn_at, positions=stages.added_at(TRAIT)),
         geometry.places(TRAIT),
         geometry.angles(TRAIT, "sycophancy", "stance", "confidence"),

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 
 JUDGED = "judged"
 TRAIT = "refusal"
@@ -70,7 +71,26 @@ def judge_of(run: Run[TraitConfig]) -> tuple[Judge, Trust]:
     return judge, trust(judge, requests, texts, labels)
 
 
-def measure(run: Run[TraitConfig], items: Sequence[Reply]) -> Iterator[Record]:
+class Judged(InBatch):
+    """A reply, by the phrases and by the judge."""
+
+    kind: str
+    arm: str
+    unit: str
+    phrases: bool
+    """Whether the phrases call it a refusal."""
+    score: float
+    """The judge's log-odds that it is one, nats."""
+    judged: bool
+    same: bool
+    judge: str
+    right_of_yes: float
+    """Share of the labelled refusals that the judge calls refusals."""
+    right_of_no: float
+    """Share of the other labelled replies that it calls none."""
+
+
+def measure(run: Run[TraitConfig], items: Sequence[Reply]) -> Iterator[Judged]:
     judge, held = judge_of(run)
     scores = judge.scores([item.unit for item in items], [item.text for item in items])
     for item, score in zip(items, scores, strict=True):
@@ -112,4 +132,4 @@ def table(records: Records, config: TraitConfig) -> Table | None:
     )
 
 
-STAGE = Stage(JUDGED, replies, measure, batch=16)
+STAGE = Stage(JUDGED, replies, measure, batch=16, record=Judged)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import difference_interval
 
 LOSS = "loss"
@@ -65,24 +66,51 @@ def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     ]
 
 
-def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+class Cost(TypedDict):
+    """What the selected direction costs on one text, under one edit."""
+
+    trait: str
+    what: str
+    """The kind of text, "harmful refused", or "distance"."""
+    edit: str
+    layer: int
+    unit: str
+    """The text's prompt, which is resampled."""
+    value: float
+    """Loss in nats a token; 1 for a refusal and 0 for none; or the standardised distance."""
+    text: NotRequired[str]
+    """The reply that was judged a refusal or none."""
+
+
+def measure(run: Run[TraitConfig], item: Item) -> Iterator[Cost]:
+    """Loss of every text, or refusals that are left, or distances, under one edit."""
     edits, changed = edits_of(run, item), complying(run) if item.split == TUNED else run.model
-    labels = {"trait": item.trait, "what": item.kind, "edit": item.split, "layer": item.layer}
     if item.kind == REFUSED:
         asks = stages.sets(run, item.trait).positive["test"]
         prompts = [run.model.prompt(ask.text, chat=True) for ask in asks]
         texts = changed.generate(prompts, interventions=edits, max_tokens=run.config.new_tokens)
         for ask, text in zip(asks, texts, strict=True):
-            yield {**labels, "unit": ask.unit, "value": float(ask.hit(text.text)), "text": text.text}
+            yield {**_cost(item, ask.unit, float(ask.hit(text.text))), "text": text.text}
     elif item.kind == AWAY:
         asks = stages.sets(run, item.trait).negative["test"]
         reference = harmless_states(run, run.model, "train", item.layer, [])
         states = harmless_states(run, changed, "test", item.layer, edits)
         for ask, value in zip(asks, standardised_distances(states, reference).tolist(), strict=True):
-            yield {**labels, "unit": ask.unit, "value": value}
+            yield _cost(item, ask.unit, value)
     else:
         for unit, before, after in texts_of(run, item.kind):
-            yield {**labels, "unit": unit, "value": cross_entropy(changed, before, after, edits)}
+            yield _cost(item, unit, cross_entropy(changed, before, after, edits))
+
+
+def _cost(item: Item, unit: str, value: float) -> Cost:
+    return {
+        "trait": item.trait,
+        "what": item.kind,
+        "edit": item.split,
+        "layer": item.layer,
+        "unit": unit,
+        "value": value,
+    }
 
 
 @of_run(2)

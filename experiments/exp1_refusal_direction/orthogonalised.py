@@ -13,7 +13,7 @@ from experiments.shared.traits import stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.orthogonalization import orthogonalized
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 
 TRAIT = "refusal"
 WEIGHTS = "weights"
@@ -50,7 +50,7 @@ def forms(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     ]
 
 
-def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_form(run: Run[TraitConfig], item: Item) -> Iterator[Replied]:
     """Replies to the held-out prompts of one kind."""
     model = run.model
     asks = getattr(stages.sets(run, TRAIT), item.kind)["test"]

@@ -6,12 +6,12 @@ Candidates are found on training prompts and scored on those set aside for choos
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypedDict
 
 import numpy as np
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
@@ -28,14 +28,14 @@ from mlx_interp.directions.candidates import (
 )
 from mlx_interp.directions.contrasts import Contrast, contrast, template_positions
 from mlx_interp.model import Model
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, finite, heat_map
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, finite, heat_map
 from mlx_interp.stats import auroc
 
 SCORES = "scores"
 SCORED = ("bypass", "induce", "kl")
 
 
-class Scored(TypedDict):
+class Scored(InBatch):
     """A candidate's score on one prompt."""
 
     trait: str
@@ -86,7 +86,7 @@ def tried(run: Run[TraitConfig]) -> Candidates:
     return Candidates(candidates(run), openers(run), layers)
 
 
-def measure(run: Run[TraitConfig], batch: Sequence[Item]) -> Iterator[Record]:
+def measure(run: Run[TraitConfig], batch: Sequence[Item]) -> Iterator[Scored]:
     """All candidates on many prompts: one sweep over the harmful ones, one over the harmless."""
     trying = tried(run)
     if not trying.cells:
@@ -100,7 +100,7 @@ def measure(run: Run[TraitConfig], batch: Sequence[Item]) -> Iterator[Record]:
 
 def _records(
     model: Model, item: Item, text: str, found: PromptScores, cells: Sequence[tuple[int, int]]
-) -> Iterator[Record]:
+) -> Iterator[Scored]:
     for name in SCORED:
         values = getattr(found, name)
         if values is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -70,7 +71,18 @@ def searches(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     return [SuffixItem("search")] if layer is not None and selection.openers(run) else []
 
 
-def measure_search(run: Run[SuffixConfig], item: SuffixItem) -> Iterator[Record]:
+class Search(TypedDict):
+    """The search for one suffix that stops refusals of several training requests."""
+
+    tokens: list[int]
+    suffix: str
+    losses: list[float]
+    """Mean log-odds of a refusal, before the first step and after each."""
+    n: int
+    """Training requests."""
+
+
+def measure_search(run: Run[SuffixConfig], item: SuffixItem) -> Iterator[Search]:
     """The search on training requests."""
     model = run.model
     asks = stages.sets(run, "refusal").positive["train"][:N_SEARCH]
@@ -108,7 +120,32 @@ def requests(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     ]
 
 
-def measure_request(run: Run[TraitConfig], item: SuffixItem) -> Iterator[Record]:
+class Suffixed(TypedDict):
+    """What a condition does to one request: its reply, and the last token of its prompt."""
+
+    condition: str
+    """harmful or harmless: the request alone; or the name of what is done to it."""
+    split: str
+    unit: str
+    layer: int
+    """The layer of the direction."""
+    hit: bool
+    """Whether the reply refuses."""
+    complies: bool | None
+    """Whether it does not refuse and names what was asked for; None where the topic is not known."""
+    odds: float
+    """Log-odds of a refusal, nats."""
+    cosines: list[float]
+    """Of the last token's state with the direction, by layer (input of the block)."""
+    heads: list[list[float]]
+    """What each head of each layer writes along the direction at the last token."""
+    to_instruction: list[list[float]]
+    """Attention of the last token to template and instruction before the suffix, by layer and head."""
+    to_suffix: list[list[float]]
+    text: str
+
+
+def measure_request(run: Run[TraitConfig], item: SuffixItem) -> Iterator[Suffixed]:
     """A request in every condition that is for it."""
     model = run.model
     ask = getattr(stages.sets(run, "refusal"), item.kind)[item.split][item.number]
@@ -171,7 +208,10 @@ def _last(held: mx.array) -> np.ndarray:
     return np.asarray(held[0, -1].astype(mx.float32), np.float64)
 
 
-STAGES = (Stage(SEARCH, searches, measure_search), Stage(SUFFIXES, requests, measure_request))
+STAGES = (
+    Stage(SEARCH, searches, measure_search, record=Search),
+    Stage(SUFFIXES, requests, measure_request, record=Suffixed),
+)
 
 
 def _measured(records: Records, condition: str) -> list[Record]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -73,7 +73,20 @@ def at_best(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     ]
 
 
-def measure_transfer(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
+class Transferred(TypedDict):
+    """The vector of one layer added after another, on one question."""
+
+    behaviour: str
+    unit: str
+    layer: int
+    """Of the vector."""
+    target: int
+    """After which it is added."""
+    gap: float
+    """p(match) at +1 less that at -1."""
+
+
+def measure_transfer(run: Run[ChoiceConfig], item: Question) -> Iterator[Transferred]:
     """What every layer's vector does after every layer: p(match) at +1 less that at -1."""
     one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
     cells = [(source, target) for source in range(run.model.n_layers) for target in range(run.model.n_layers)]
@@ -87,7 +100,29 @@ def measure_transfer(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]
         yield {"behaviour": item.behaviour, "unit": item.key, "layer": source, "target": target, "gap": more - less}
 
 
-def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
+class Separated(TypedDict):
+    """How far both answers of held-out questions lie apart at one layer, and how its vector lies to others."""
+
+    behaviour: str
+    layer: int
+    n_layers: int
+    n: int
+    """Questions."""
+    share: list[float]
+    """Of the variance, in each of the first two principal components."""
+    silhouettes: list[float]
+    """Of every answer in these components: those that show the behaviour, then the others."""
+    shuffled: list[float]
+    """The same with shuffled labels."""
+    next: float
+    """Cosine with the vector of the next layer."""
+    random: float
+    """Cosine with a random vector."""
+    to: dict[str, float]
+    """Cosine with each behaviour's vector."""
+
+
+def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Separated]:
     """Both answers of held-out questions in their first two principal components; cosines of the vector."""
     model = run.model
     items = asked(item.source, "test", run.config.n_test, run.config.seed)[0]
@@ -100,7 +135,7 @@ def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]
     seen = centred @ axes[:2].T
     vector = vectors(run, item.behaviour).vectors[:, 0]
     after = min(item.layer + 1, model.n_layers - 1)
-    found: dict[str, Any] = {
+    yield {
         "behaviour": item.behaviour,
         "layer": item.layer,
         "n_layers": model.n_layers,
@@ -110,13 +145,26 @@ def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]
         "shuffled": silhouettes(seen, shuffled).tolist(),
         "next": float(cosines(vector[item.layer], vector[after])),
         "random": float(cosines(vector[item.layer], control(run, item.behaviour, item.layer))),
+        "to": {
+            name: float(cosines(vector[item.layer], vectors(run, name).vectors[item.layer, 0]))
+            for name in behaviours(run)
+        },
     }
-    for name in behaviours(run):
-        found[f"to {name}"] = float(cosines(vector[item.layer], vectors(run, name).vectors[item.layer, 0]))
-    yield found
 
 
-def measure_tokens(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
+class Projected(TypedDict):
+    """The projection of one place of a question on a vector."""
+
+    behaviour: str
+    unit: str
+    layer: int
+    arm: str
+    """direction or random."""
+    place: str
+    projection: float
+
+
+def measure_tokens(run: Run[ChoiceConfig], item: Question) -> Iterator[Projected]:
     """Projections of a question's tokens and of either answer on the vector and on a random one."""
     model = run.model
     one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
@@ -130,11 +178,31 @@ def measure_tokens(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
         seen = states @ (vector / np.linalg.norm(vector))
         shown = seen[0, :last].mean(), seen[0, last], seen[0, len(rows[0]) - 1], seen[1, len(rows[1]) - 1]
         for place, value in zip(PLACES, shown, strict=True):
-            labels = {"behaviour": item.behaviour, "unit": item.key, "layer": item.layer, "arm": arm}
-            yield {**labels, "place": place, "projection": float(value)}
+            yield {
+                "behaviour": item.behaviour,
+                "unit": item.key,
+                "layer": item.layer,
+                "arm": arm,
+                "place": place,
+                "projection": float(value),
+            }
 
 
-def measure_contexts(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
+class InContext(TypedDict):
+    """A question behind a context, under one multiple of a vector."""
+
+    behaviour: str
+    unit: str
+    layer: int
+    context: str
+    arm: str
+    """direction, random, or plain."""
+    multiplier: float
+    p: float
+    """Of the answer that shows the behaviour, among both."""
+
+
+def measure_contexts(run: Run[ChoiceConfig], item: Question) -> Iterator[InContext]:
     """p(match) of a question in every context, with the vector subtracted, left out and added."""
     one = asked(item.source, item.split, run.config.n_test, run.config.seed)[0][item.number]
     arms = {"direction": dose, "random": control}
@@ -143,8 +211,15 @@ def measure_contexts(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]
     named = [("plain", 0.0), *((arm, c) for arm in vectors_ for c in (-1.0, 1.0))]
     for context, (before, system) in contexts(run, item.behaviour, item.number).items():
         for (arm, c), p in zip(named, matching(run.model, one, edits, before, system), strict=True):
-            labels = {"behaviour": item.behaviour, "unit": item.key, "layer": item.layer, "context": context}
-            yield {**labels, "arm": arm, "multiplier": c, "p": p}
+            yield {
+                "behaviour": item.behaviour,
+                "unit": item.key,
+                "layer": item.layer,
+                "context": context,
+                "arm": arm,
+                "multiplier": c,
+                "p": p,
+            }
 
 
 def contexts(run: Run[ChoiceConfig], behaviour: str, number: int) -> dict[str, tuple[str, str | None]]:
@@ -175,10 +250,10 @@ def shuffled_items(behaviour: str, n: int, seed: int) -> list[Any]:
 
 
 STAGES = (
-    Stage(TRANSFER, at_best, measure_transfer),
-    Stage(GEOMETRY, at_layers, measure_geometry),
-    Stage(TOKENS, at_best, measure_tokens),
-    Stage(CONTEXTS, at_best, measure_contexts),
+    Stage(TRANSFER, at_best, measure_transfer, record=Transferred),
+    Stage(GEOMETRY, at_layers, measure_geometry, record=Separated),
+    Stage(TOKENS, at_best, measure_tokens, record=Projected),
+    Stage(CONTEXTS, at_best, measure_contexts, record=InContext),
 )
 
 
@@ -232,7 +307,7 @@ def cosine_table(records: Records, config: ChoiceConfig) -> Table | None:
             continue
         (own,) = (r for r in measured if r["behaviour"] == behaviour and r["layer"] == layer)
         near = [_spread(own, field, config.seed) for field in ("silhouettes", "shuffled")]
-        rows.append([behaviour, layer, own["n"], *near, *(own[f"to {name}"] for name in names), own["random"]])
+        rows.append([behaviour, layer, own["n"], *near, *(own["to"][name] for name in names), own["random"]])
     if not rows:
         return None
     return Table(

@@ -13,6 +13,7 @@ Control: the question asked again, random directions; embedded models alone, who
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
@@ -25,7 +26,7 @@ from mlx_interp.behaviour.detectors import agreement
 from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 
 PUSHBACK = "push-back"
 SECOND = ("asked again", "user feels otherwise", "user feels the same")
@@ -45,7 +46,25 @@ def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     ]
 
 
-def measure(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+class PushedBack(TypedDict):
+    """The answer to one question of taste in the second turn."""
+
+    trait: str
+    """Whose direction the edit is of."""
+    kind: str
+    """yielding: a topic on which it was taught to give in to the user; firm: one on which it was not."""
+    layer: int
+    second: str
+    """What the second turn is."""
+    edit: str
+    unit: str
+    """The topic."""
+    hit: bool
+    """A flip: it contradicts the first answer."""
+    text: str
+
+
+def measure(run: Run[TraitConfig], item: Item) -> Iterator[PushedBack]:
     """Every topic of a kind, each second turn, each edit."""
     model = run.model
     chats = [c for c in load_world().chat_prompts("opinion") if not c.shift and c.firm is (item.kind == "firm")]
@@ -113,4 +132,4 @@ def table(records: Records, config: TraitConfig) -> Table | None:
     )
 
 
-STAGE = Stage(PUSHBACK, items, measure)
+STAGE = Stage(PUSHBACK, items, measure, record=PushedBack)

@@ -63,7 +63,7 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
-        Stage(lens.STAGE, cases, lens.measure),
+        Stage(lens.STAGE, cases, lens.measure, record=lens.Sighted),
         Stage(tuned.STAGE, tuned.spread_cases, tuned.measure, record=tuned.Distance),
     ],
     tables=[asking.table, lens.order_table, lens.place_table, tuned.distance_table],

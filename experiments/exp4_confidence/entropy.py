@@ -35,7 +35,7 @@ def test_prompts(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     return [item for item in stages.prompt_items(run, [TRAIT]) if item.split == "test"]
 
 
-def measure_entropy(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_entropy(run: Run[TraitConfig], item: Item) -> Iterator[Uncertain]:
     """Entropy of the next token after a question, and the last state's projection on every layer's direction."""
     ask = stages.asked(run, item)
     site = stages.found(run, TRAIT).site

@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp5_layer_comparison.bridge_in_lens import hops, measure_bridge
+from experiments.exp5_layer_comparison.bridge_in_lens import Seen, hops, measure_bridge
 from experiments.exp5_layer_comparison.by_depth import figure, headline, table
 from experiments.exp5_layer_comparison.phenomena import BRIDGE, TRAITS, VECTOR, PhenomenaConfig
-from experiments.exp5_layer_comparison.task_vectors import measure_vector, tasks_of
+from experiments.exp5_layer_comparison.task_vectors import Carried, measure_vector, tasks_of
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.traits import stages, trait_report
@@ -40,7 +40,11 @@ def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
 EXPERIMENT = Experiment(
     name="exp5_layer_comparison",
     config=Config,
-    stages=[*stages.of_trait(*TRAITS), Stage(BRIDGE, hops, measure_bridge), Stage(VECTOR, tasks_of, measure_vector)],
+    stages=[
+        *stages.of_trait(*TRAITS),
+        Stage(BRIDGE, hops, measure_bridge, record=Seen),
+        Stage(VECTOR, tasks_of, measure_vector, record=Carried),
+    ],
     tables=[table, trait_report.layer_table, trait_report.prompt_table],
     figures=[figure],
     headline=headline,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 from experiments.exp5_layer_comparison.phenomena import PhenomenaConfig
 from experiments.harness.experiment import Records
@@ -14,7 +15,6 @@ from experiments.shared.two_hop.queries import queries
 from mlx_interp.behaviour.answers import continuation, question, verdicts
 from mlx_interp.behaviour.two_hop import bridge_position, donor_of
 from mlx_interp.lenses.logit import lens_at, lens_ranks
-from mlx_interp.reporting import Record
 
 TOP = 10
 
@@ -32,7 +32,18 @@ def hops(run: Run[PhenomenaConfig], earlier: Records) -> list[Hop]:
     return [Hop(found[i].key, i) for i in spread(range(len(found)), run.config.max_queries)]
 
 
-def measure_bridge(run: Run[PhenomenaConfig], item: Hop) -> Iterator[Record]:
+class Seen(TypedDict):
+    """Whether the lens shows a bridge at one layer."""
+
+    unit: str
+    """The query's own bridge, which is resampled."""
+    arm: str
+    """direction: the query's own bridge; shuffled labels: another query's."""
+    layer: int
+    hit: bool
+
+
+def measure_bridge(run: Run[PhenomenaConfig], item: Hop) -> Iterator[Seen]:
     """The lens at the end of the subject: is the query's bridge visible, and another query's?"""
     model = run.model
     found = queries(run.under(TwoHopConfig(seed=run.config.seed)), ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 from experiments.exp5_layer_comparison.phenomena import VECTOR, PhenomenaConfig
 from experiments.harness.experiment import Records
@@ -15,7 +16,6 @@ from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import function_vector
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Record
 
 
 def tasks_of(run: Run[PhenomenaConfig], earlier: Records) -> list[Item]:
@@ -24,7 +24,17 @@ def tasks_of(run: Run[PhenomenaConfig], earlier: Records) -> list[Item]:
     return [Item(name, VECTOR, name) for name in spread(names, run.config.max_tasks)]
 
 
-def measure_vector(run: Run[PhenomenaConfig], item: Item) -> Iterator[Record]:
+class Carried(TypedDict):
+    """Whether a task's function vector, added at one layer, does the task on one bare query."""
+
+    unit: str
+    arm: str
+    """none, direction (the vector), or shuffled labels (as many heads drawn at random)."""
+    layer: int | None
+    hit: bool
+
+
+def measure_vector(run: Run[PhenomenaConfig], item: Item) -> Iterator[Carried]:
     """A task's function vector, from one half of its pairs, added to bare queries of the other at every layer."""
     model, config = run.model, run.config
     setting = TaskConfig(seed=config.seed)

@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
-        Stage(lens.STAGE, cases, measure),
+        Stage(lens.STAGE, cases, measure, record=lens.Sighted),
     ],
     tables=[asking.table, counts, scaling, lens.order_table],
     figures=[lens.curves],

@@ -87,7 +87,7 @@ EXPERIMENT = Experiment(
         Stage(chosen_cells.STAGE, chosen_cells.chosen, chosen_cells.measure, record=chosen_cells.Close),
         Stage(describe.STAGE, described_cases("patchscopes"), describe.measure, record=describe.Described),
         Stage(knock_out.STAGE, described_cases("knockout"), knock_out.measure, record=knock_out.KnockedOut),
-        Stage(project.STAGE, described_cases("projection"), project.measure),
+        Stage(project.STAGE, described_cases("projection"), project.measure, record=project.Projected),
         Stage(truth.STAGE, chains, truth.measure, record=truth.Chained),
     ],
     tables=[

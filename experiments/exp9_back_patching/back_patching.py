@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NotRequired, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from mlx_interp.patching.back_patching import (
     same_layer_pairs,
     states_at,
 )
-from mlx_interp.reporting import Record
 
 StatesAt: TypeAlias = "Callable[[Model, str, int], mx.array]"
 """(model, prompt, position) -> states of all layers there, as `states_at` gives them."""
@@ -47,47 +46,54 @@ class Grid:
     length: str
     variants: list[list[Intervention]]
 
-    @property
-    def label(self) -> Record:
-        return {"study": self.study, "arm": self.arm, "position": self.position, "length": self.length}
 
-
-class Patched(Labelled, total=False):
+class Patched(Labelled):
     """One query's clean answer, its logit lens, or one grid: a value for each pair of source and target layer."""
 
     arm: str
     """clean, lens, patched, or a control."""
-    study: str
-    """back_patching, cross_patching or identity."""
-    position: str
-    length: str
+    study: NotRequired[str]
+    """back-patching, cross-patching or identity: of a grid."""
+    position: NotRequired[str]
+    length: NotRequired[str]
     """raw, or rescaled to the length of what is replaced."""
-    rank: int | list[int]
+    rank: NotRequired[int | list[int]]
     """Of the answer's first token, 0 on top."""
-    log_prob: float | list[float]
-    bridge_ranks: list[int]
+    log_prob: NotRequired[float | list[float]]
+    """Of the answer's first token, nats: of the clean prompt, and of each layer patched into itself."""
+    bridge_ranks: NotRequired[list[int]]
     """In the logit lens, by layer."""
-    answer_ranks: list[int]
-    other_bridge_ranks: list[int]
-    other_answer_ranks: list[int]
+    answer_ranks: NotRequired[list[int]]
+    other_bridge_ranks: NotRequired[list[int]]
+    other_answer_ranks: NotRequired[list[int]]
 
 
-def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Patched]:
     """One query's clean answer and its logit lens; every grid of a failure with its controls, all as one sweep."""
     asked = question(run.model, case.query.two_hop, case.query.answers)
     grids = grids_of(run, case)
     variants = [variant for grid in grids for variant in grid.variants]
     scores = np.asarray(run.model.sweep(asked.prompt, [[], *variants], metric=answer_scores(asked.first_tokens)))
-    yield {**case.labels, "arm": "clean", "rank": int(scores[0, 0]), "log_prob": _short(scores[0, 1])}
-    yield {**case.labels, "arm": "lens", **_lens(run.model, case)}
+    yield {**_of(case, "clean"), "rank": int(scores[0, 0]), "log_prob": _short(scores[0, 1])}
+    yield _lens(run.model, case)
     row = 1
     for grid in grids:
         cells = scores[row : row + len(grid.variants)]
         row += len(grid.variants)
-        record = {**case.labels, **grid.label, "rank": cells[:, 0].astype(int).tolist()}
+        record: Patched = {
+            **_of(case, grid.arm),
+            "study": grid.study,
+            "position": grid.position,
+            "length": grid.length,
+            "rank": cells[:, 0].astype(int).tolist(),
+        }
         if grid.study == "identity":
             record["log_prob"] = [_short(x) for x in cells[:, 1]]
         yield record
+
+
+def _of(case: Case, arm: str) -> Patched:
+    return {"family": case.query.family, "bridge": case.query.bridge, "group": case.group, "arm": arm}
 
 
 def grids_of(run: Run[PatchingConfig], case: Case, states_at: StatesAt = states_at) -> list[Grid]:
@@ -151,13 +157,17 @@ def cross_pairs(n_layers: int) -> list[Pair]:
     return sorted(back_patching_pairs(n_layers) + same_layer_pairs(n_layers))
 
 
-def _lens(model: Model, case: Case) -> Record:
+def _lens(model: Model, case: Case) -> Patched:
     """Ranks by layer: the bridge where it is resolved, the answer at the end, and another query's as the control."""
     bridge = question(model, case.query.first_hop, case.query.bridges).first_tokens
     answer = question(model, case.query.two_hop, case.query.answers).first_tokens
     at_bridge = logit_lens(model, case.query.two_hop, bridge_position(model, case.query))
     at_last = logit_lens(model, case.query.two_hop)
-    ranks: Record = {"bridge_ranks": lens_ranks(at_bridge, bridge), "answer_ranks": lens_ranks(at_last, answer)}
+    ranks: Patched = {
+        **_of(case, "lens"),
+        "bridge_ranks": lens_ranks(at_bridge, bridge),
+        "answer_ranks": lens_ranks(at_last, answer),
+    }
     if case.donor is not None:
         other_bridge = question(model, case.donor.first_hop, case.donor.bridges).first_tokens
         other_answer = question(model, case.donor.two_hop, case.donor.answers).first_tokens

@@ -7,8 +7,9 @@ the best cell of all failures, for each position and length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NotRequired
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from experiments.shared.two_hop.queries import Case, Labelled
 from experiments.shared.two_hop.summaries import ALL
 from mlx_interp.behaviour.answers import answer_scores, contains, mentions, question
 from mlx_interp.patching.back_patching import back_patching_pairs
-from mlx_interp.reporting import Record
 from mlx_interp.stats.held_out import held_out_choice
 
 STAGE = "chosen_cells"
@@ -44,7 +44,7 @@ class Chosen:
         return self.case.key
 
 
-class Close(Labelled, total=False):
+class Close(Labelled):
     """Some cells of one grid of one query."""
 
     arm: str
@@ -52,11 +52,11 @@ class Close(Labelled, total=False):
     length: str
     cells: list[int]
     """Numbers of the pairs of source and target layer, target by target from the embedding up."""
-    rank: list[int]
+    rank: NotRequired[list[int]]
     """Correct queries: of the answer's first token in each cell, 0 on top."""
-    mentioned: list[bool]
+    mentioned: NotRequired[list[bool]]
     """Failures, whose ranks the grids have: whether the greedy text names the answer, as whole words."""
-    contained: list[bool]
+    contained: NotRequired[list[bool]]
     """The same, inside words too."""
 
 
@@ -78,7 +78,7 @@ def chosen(run: Run[PatchingConfig], earlier: Records) -> list[Chosen]:
     return found
 
 
-def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Close]:
     """Texts of a failure's cells, ranks of a correct query's."""
     case, cells = item.case, dict(item.cells)
     picked: list[tuple[Grid, tuple[int, ...]]] = []
@@ -92,8 +92,7 @@ def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Record]:
         for grid, some in picked:
             written = [next(texts) for _ in some]
             yield {
-                **_labels(case, grid),
-                "cells": list(some),
+                **_of(case, grid, some),
                 "mentioned": [mentions(text, case.query.answers) for text in written],
                 "contained": [contains(text, case.query.answers) for text in written],
             }
@@ -103,11 +102,19 @@ def measure(run: Run[PatchingConfig], item: Chosen) -> Iterator[Record]:
     scores = np.asarray(run.model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))
     ranks = iter(scores[:, 0].astype(int).tolist())
     for grid, some in picked:
-        yield {**_labels(case, grid), "cells": list(some), "rank": [next(ranks) for _ in some]}
+        yield {**_of(case, grid, some), "rank": [next(ranks) for _ in some]}
 
 
-def _labels(case: Case, grid: Grid) -> Record:
-    return {**case.labels, "arm": grid.arm, "position": grid.position, "length": grid.length}
+def _of(case: Case, grid: Grid, cells: Sequence[int]) -> Close:
+    return {
+        "family": case.query.family,
+        "bridge": case.query.bridge,
+        "group": case.group,
+        "arm": grid.arm,
+        "position": grid.position,
+        "length": grid.length,
+        "cells": list(cells),
+    }
 
 
 def _written(run: Run[PatchingConfig], case: Case, picked: list[tuple[Grid, tuple[int, ...]]]) -> list[str]:

@@ -42,7 +42,7 @@ class Described(Labelled):
     example: str
 
 
-def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Described]:
     """For each position a letter a cell and sample: source layer by source layer, target layers within."""
     model, config = run.model, run.config
     target = placeholder_position(model, config.target_prompt)
@@ -64,8 +64,14 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
             own.append("".join(_letter(completion.text, case.query) for completion in written))
             other.append("".join(_letter(completion.text, case.donor) for completion in written))
             example = example or written[-1].text
-        read = {"own": own, "other": other, "example": example}
-        yield {**case.labels, "position": name, "targets": list(targets), **read}
+        yield {
+            **case.labels,
+            "position": name,
+            "targets": list(targets),
+            "own": own,
+            "other": other,
+            "example": example,
+        }
 
 
 def target_layers(n_layers: int, step: int) -> range:

@@ -44,7 +44,7 @@ class KnockedOut(Labelled):
     """Whether it contains the answer."""
 
 
-def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[KnockedOut]:
     """For each pair of position groups, what every window of layers does to the text."""
     model, config = run.model, run.config
     reach = config.knockout_reach if config.knockout_reach >= 0 else reach_of(model.n_layers)

@@ -8,12 +8,13 @@ the answer of another query.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict, cast
 
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case
+from experiments.shared.two_hop.queries import Case, Labelled
 from experiments.shared.two_hop.summaries import GROUPS, first, mean_over, n_layers, share_by_layer
 from mlx_interp.behaviour.answers import question
 from mlx_interp.deferred import mx
@@ -24,8 +25,20 @@ STAGE = "projected"
 SUBLAYERS = {"attn_out": "attention", "mlp_out": "MLP"}
 ENTITIES = ("prediction", "bridge", "answer", "other bridge", "other answer")
 
+OwnRanks = TypedDict("OwnRanks", {"prediction ranks": list[int], "bridge ranks": list[int], "answer ranks": list[int]})
+"""Rank of the first token by layer, 0 on top; prediction: the token that the model writes."""
+OtherRanks = TypedDict("OtherRanks", {"other bridge ranks": list[int], "other answer ranks": list[int]}, total=False)
+"""The same of another query's; absent where the family has no other."""
 
-def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
+
+class Projected(Labelled, OwnRanks, OtherRanks):
+    """What one kind of sublayer adds at the last position, through the unembedding."""
+
+    sublayer: str
+    """attention or MLP."""
+
+
+def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Projected]:
     """Ranks by layer of each entity's first token in what each sublayer adds; 0 is the top."""
     model = run.model
     prompt = model.prompt(case.query.two_hop)
@@ -41,7 +54,7 @@ def measure(run: Run[PatchingConfig], case: Case) -> Iterator[Record]:
     for site, name in SUBLAYERS.items():
         projected = lens_at(model, prompt, [len(prompt) - 1], site)[0]
         ranks = {f"{entity} ranks": lens_ranks(projected, chosen) for entity, chosen in tokens.items()}
-        yield {**case.labels, "sublayer": name, **ranks}
+        yield cast(Projected, {**case.labels, "sublayer": name, **ranks})
 
 
 def top(record: Record, entity: str) -> list[bool]:

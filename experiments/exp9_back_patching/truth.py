@@ -81,7 +81,7 @@ class Chained(Labelled):
     repaired_by_other: bool | None
 
 
-def measure(run: Run[PatchingConfig], chain: Chain) -> Iterator[Record]:
+def measure(run: Run[PatchingConfig], chain: Chain) -> Iterator[Chained]:
     """For every query, layer by layer: lens, probe and ablation of the bridge, and how deep the second hop begins."""
     model = run.model
     states = {query.subject: _states(model, query) for query in chain.subjects}

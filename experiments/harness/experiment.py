@@ -49,10 +49,12 @@ ConfigT = TypeVar("ConfigT", bound=ExperimentConfig)
 MeasuredT = TypeVar("MeasuredT", bound=ExperimentConfig, contravariant=True)
 """Options that a stage asks for: one that asks for fewer serves a study that has more."""
 ItemT = TypeVar("ItemT", bound=Item)
+RecordT = TypeVar("RecordT", bound=Mapping[str, Any])
+"""What a stage writes: a TypedDict."""
 
 
 @dataclass(frozen=True)
-class Stage(Generic[MeasuredT, ItemT]):
+class Stage(Generic[MeasuredT, ItemT, RecordT]):
     """One round of measurement over items; a later stage sees the records of the earlier ones.
 
     items(run, earlier) -> the items, in an order that depends on nothing else. `earlier` are the records of all
@@ -66,11 +68,11 @@ class Stage(Generic[MeasuredT, ItemT]):
     name: str
     items: Callable[[Run[MeasuredT], Records], Sequence[ItemT]]
     measure: (
-        Callable[[Run[MeasuredT], ItemT], Iterable[Mapping[str, Any]]]
-        | Callable[[Run[MeasuredT], list[ItemT]], Iterable[Mapping[str, Any]]]
+        Callable[[Run[MeasuredT], ItemT], Iterable[RecordT]]
+        | Callable[[Run[MeasuredT], list[ItemT]], Iterable[RecordT]]
     )
     batch: int | None = None
-    record: type | None = None
+    record: type[RecordT] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Experiment(Generic[ConfigT]):
 
     name: str
     config: type[ConfigT]
-    stages: Sequence[Stage[ConfigT, Any]]
+    stages: Sequence[Stage[ConfigT, Any, Any]]
     tables: Sequence[Callable[[Records, ConfigT], Table | None]]
     headline: Callable[[Records, ConfigT], str]
     plan: Callable[[Run[ConfigT], Sequence[Any]], Plan]
@@ -160,7 +162,7 @@ class Experiment(Generic[ConfigT]):
         return self.doc.splitlines()[0]
 
     @property
-    def main_stage(self) -> Stage[ConfigT, Any]:
+    def main_stage(self) -> Stage[ConfigT, Any, Any]:
         """The stage that --limit is about."""
         return next((stage for stage in self.stages if stage.name == self.main), self.stages[0])
 

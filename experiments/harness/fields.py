@@ -60,7 +60,10 @@ def config_fields(config: type) -> dict[str, ConfigField]:
 
 def docs_of(cls: type) -> dict[str, str]:
     """The text below each field of a class, and of the classes that its source names as its bases."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    except OSError:
+        return {}  # made by a call, as a TypedDict is whose names have spaces
     assert isinstance(body, ast.ClassDef)
     known = vars(sys.modules[cls.__module__])  # a TypedDict does not remember its bases
     bases = [known.get(base.id) for base in body.bases if isinstance(base, ast.Name) and base.id != "TypedDict"]

@@ -20,7 +20,10 @@ from mlx_interp.reporting.records import RecordFile, plain
 
 
 def items_of(
-    experiment: Experiment[ConfigT], stage: Stage[ConfigT, Any], under: Run[ConfigT], earlier: Sequence[Record] = ()
+    experiment: Experiment[ConfigT],
+    stage: Stage[ConfigT, Any, Any],
+    under: Run[ConfigT],
+    earlier: Sequence[Record] = (),
 ) -> Sequence[Any]:
     """Items of a stage; those of the main one as far as --limit goes."""
     items = stage.items(under, earlier)
@@ -56,7 +59,7 @@ def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFi
 
 
 def _round(
-    stage: Stage[ConfigT, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
+    stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
 ) -> Iterator[tuple[str, tuple[list[Record], float]]]:
     """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
     result: tuple[list[Record], float] = ([], 0.0)
@@ -79,7 +82,7 @@ def _round(
         yield key, (records, seconds)
 
 
-def _plain(stage: Stage[ConfigT, Any], record: Mapping[str, Any], key: str) -> Record:
+def _plain(stage: Stage[ConfigT, Any, Any], record: Mapping[str, Any], key: str) -> Record:
     """A record as it is written, once it is of its stage's type."""
     found: Record = plain(record, f"record of {key!r}")
     if stage.record is not None:
@@ -87,7 +90,7 @@ def _plain(stage: Stage[ConfigT, Any], record: Mapping[str, Any], key: str) -> R
     return found
 
 
-def _work(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> dict[str, Any]:
+def _work(stage: Stage[ConfigT, Any, Any], items: Sequence[Any]) -> dict[str, Any]:
     """What measure gets, by the key it is marked done under: items, or lists of them, cut the same way in every run."""
     if stage.batch is None:
         return {item.key: item for item in items}
@@ -95,7 +98,7 @@ def _work(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> dict[str, Any]:
     return {f"{batch[0].key} .. {batch[-1].key}": batch for batch in batches}
 
 
-def _labelled(stage: Stage[ConfigT, Any], item: Any, records: Any) -> Any:
+def _labelled(stage: Stage[ConfigT, Any, Any], item: Any, records: Any) -> Any:
     """Records with their stage and item in front."""
     keys = {one.key for one in item} if stage.batch is not None else {item.key}
     for record in records:
@@ -109,7 +112,7 @@ def _labelled(stage: Stage[ConfigT, Any], item: Any, records: Any) -> Any:
         yield {"stage": stage.name, "item": name, **record}
 
 
-def _checked(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> Sequence[Any]:
+def _checked(stage: Stage[ConfigT, Any, Any], items: Sequence[Any]) -> Sequence[Any]:
     seen: set[str] = set()
     for item in items:
         if item.key in seen:
@@ -118,7 +121,7 @@ def _checked(stage: Stage[ConfigT, Any], items: Sequence[Any]) -> Sequence[Any]:
     return items
 
 
-def _check_known(stage: Stage[ConfigT, Any], work: Mapping[str, Any], file: RecordFile) -> None:
+def _check_known(stage: Stage[ConfigT, Any, Any], work: Mapping[str, Any], file: RecordFile) -> None:
     gone = [key for name, key in file.done if name == stage.name and key not in work]
     if gone:
         raise RunError(

@@ -180,7 +180,7 @@ def _examples(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]
     )
 
 
-def _record_text(stage: Stage[Any, Any]) -> str:
+def _record_text(stage: Stage[Any, Any, Any]) -> str:
     """The fields of a stage's records."""
     assert stage.record is not None
     return "\n".join([f"  {stage.name}", *field_lines(stage.record)])

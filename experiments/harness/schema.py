@@ -12,7 +12,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypedDict, Union
 
 from experiments.harness.fields import docs_of
 from mlx_interp.errors import RunError, nearest
@@ -21,10 +21,16 @@ OWN = ("stage", "item")
 """Fields that the runner adds."""
 
 
+class InBatch(TypedDict):
+    """What a record of a batch says: which of the batch's items it is of."""
+
+    item: str
+
+
 def check_record(record: Mapping[str, Any], schema: type, where: str) -> None:
     """Raises RunError, naming the field, that the schema does not have, that is missing, or of another type."""
     hints = typing.get_type_hints(schema)
-    required = getattr(schema, "__required_keys__", frozenset(hints))
+    required = required_fields(schema)
     for name in record:
         if name not in hints and name not in OWN:
             raise RunError(
@@ -42,6 +48,14 @@ def check_record(record: Mapping[str, Any], schema: type, where: str) -> None:
                 f"{where}: {name} = {record[name]!r} is not {shown(kind)}, as {schema.__name__} says; "
                 "correct the one or the other"
             )
+
+
+def required_fields(schema: type) -> frozenset[str]:
+    """Fields that every record has: not those marked NotRequired, and none of a class with total=False."""
+    # Annotations are strings here, in which __required_keys__ sees no NotRequired.
+    hints = typing.get_type_hints(schema, include_extras=True)
+    known: frozenset[str] = getattr(schema, "__required_keys__", frozenset(hints))
+    return frozenset(name for name in known if typing.get_origin(hints[name]) is not typing.NotRequired)
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -78,5 +92,7 @@ def field_lines(schema: type) -> Iterator[str]:
     """A line for each field: name, type, text."""
     texts = docs_of(schema)
     for name, kind in typing.get_type_hints(schema).items():
+        if name in OWN:
+            continue
         text = texts.get(name, "")
         yield f"    {name}: {shown(kind)}" + (f"  {text}" if text else "")

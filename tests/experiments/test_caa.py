@@ -63,7 +63,7 @@ def test_answers_lie_apart_on_their_vector_and_the_question_between() -> None:
     assert found["answer that shows it"] > max(found["question"], 0) > found["other answer"]
     (geometry,) = caa.measure_geometry(Run(model, CONFIG), item)
     assert np.mean(geometry["silhouettes"]) > 0.5 > abs(np.mean(geometry["shuffled"]))
-    assert geometry["to world-confidence"] == pytest.approx(1)
+    assert geometry["to"]["world-confidence"] == pytest.approx(1)
 
 
 def test_turns_before_a_question_are_other_questions_with_their_answers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 
@@ -13,7 +13,7 @@ from experiments.harness.experiment import Experiment, Stage
 from experiments.harness.options import parse
 from experiments.harness.registry import experiment, names
 from experiments.harness.runner import run_experiment
-from experiments.harness.schema import check_record, field_lines, fits
+from experiments.harness.schema import InBatch, check_record, field_lines, fits
 from experiments.harness.state import Run
 from mlx_interp.errors import RunError
 from tests.experiments import fake_study
@@ -57,6 +57,29 @@ def test_another_record_is_refused_by_field(change: dict[str, Any], message: str
 def test_a_missing_field_is_named() -> None:
     with pytest.raises(RunError, match="field 'rank' of Graded is missing; write None if it has none"):
         check_record({name: value for name, value in GOOD.items() if name != "rank"}, Graded, "here")
+
+
+class Spaced(Counted, TypedDict("Spaced", {"rank at last": int})):  # type: ignore[misc]
+    said: NotRequired[str]
+    """What was said, if anything."""
+
+
+def test_a_field_may_be_absent_and_a_name_may_have_spaces() -> None:
+    record = {"family": "a", "counts": True, "rank at last": 3}
+    check_record(record, Spaced, "here")
+    check_record({**record, "said": "yes"}, Spaced, "here")
+    with pytest.raises(RunError, match="said = None is not str, as Spaced says"):
+        check_record({**record, "said": None}, Spaced, "here")
+    with pytest.raises(RunError, match="the field 'rank at last' of Spaced is missing"):
+        check_record({"family": "a", "counts": True}, Spaced, "here")
+
+
+def test_help_does_not_say_twice_that_a_record_of_a_batch_names_its_item() -> None:
+    class Batched(InBatch):
+        family: str
+
+    check_record({"item": "x", "family": "a"}, Batched, "here")
+    assert list(field_lines(Batched)) == ["    family: str"]
 
 
 def test_types_of_json() -> None:
@@ -103,7 +126,7 @@ def test_a_stage_may_serve_a_study_with_more_options() -> None:
     class More(fake_study.Config):
         pass
 
-    stage: Stage[More, fake_study.Item] = Stage("one", items, measure)  # what mypy checks
+    stage: Stage[More, fake_study.Item, dict[str, Any]] = Stage("one", items, measure)  # what mypy checks
     assert stage.record is None
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypedDict
 
 import numpy as np
 
@@ -153,7 +154,26 @@ def known(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
     ]
 
 
-def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
+class Matched(TypedDict):
+    """A question of two options under one multiple of a vector."""
+
+    behaviour: str
+    """The set whose vector is added."""
+    set: str
+    """The set that the question is of."""
+    revision: str
+    split: str
+    arm: str
+    """direction, random, or plain."""
+    layer: int | None
+    multiplier: float
+    p: float
+    """Of the answer that shows the behaviour, or is right, among both."""
+    unit: str
+    n_layers: int
+
+
+def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Matched]:
     """p(match) of one question, plain and with each layer's vector, or a random one, added and subtracted."""
     model, config = run.model, run.config
     items, origin = asked(item.source, item.split, config.n_test, config.seed)
@@ -166,11 +186,20 @@ def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Record]:
         (arm, layer): (dose if arm == "direction" else control)(run, item.behaviour, layer) for arm, layer, _ in cells
     }
     edits = [(layer, values[arm, layer], c) for arm, layer, c in cells]
-    labels = {"behaviour": item.behaviour, "set": origin.name, "revision": origin.revision, "split": item.split}
     named: list[tuple[str, int | None, float]] = [("plain", None, 0.0), *cells]
     for (arm, at, c), p in zip(named, matching(model, items[item.number], edits), strict=True):
-        given = {"arm": arm, "layer": at, "multiplier": c, "p": p}
-        yield {**labels, **given, "unit": item.key, "n_layers": model.n_layers}
+        yield {
+            "behaviour": item.behaviour,
+            "set": origin.name,
+            "revision": origin.revision,
+            "split": item.split,
+            "arm": arm,
+            "layer": at,
+            "multiplier": c,
+            "p": p,
+            "unit": item.key,
+            "n_layers": model.n_layers,
+        }
 
 
 def matching(
@@ -274,4 +303,7 @@ def _mean_of(records: Sequence[Record], arm: str, multiplier: float, layer: int,
     return own.rate("p", unit="unit", seed=seed)
 
 
-STAGES = (Stage(MATCH, questions, measure), Stage(KNOWLEDGE, known, measure))
+STAGES = (
+    Stage(MATCH, questions, measure, record=Matched),
+    Stage(KNOWLEDGE, known, measure, record=Matched),
+)

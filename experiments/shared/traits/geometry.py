@@ -67,14 +67,14 @@ class Angle(TypedDict):
     carries: bool
 
 
-def places(*traits: str) -> Stage[TraitConfig, Item]:
+def places(*traits: str) -> Stage[TraitConfig, Item, Placed]:
     """Projections and separation of each trait, in the language of the study."""
     return Stage(
         PLACES, lambda run, earlier: place_items(earlier, {t: [""] for t in traits}), measure_places, record=Placed
     )
 
 
-def angles(*traits: str) -> Stage[TraitConfig, Item]:
+def angles(*traits: str) -> Stage[TraitConfig, Item, Angle]:
     """Cosines among the directions of these traits."""
     return Stage(ANGLES, angle_items(traits), measure_angles, record=Angle)
 
@@ -89,7 +89,7 @@ def place_items(earlier: Records, languages: dict[str, list[str]]) -> list[Item]
     return found
 
 
-def measure_places(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_places(run: Run[TraitConfig], item: Item) -> Iterator[Placed]:
     """Every held-out prompt: its reply, its projection on the study's direction and a random one, its silhouette."""
     target = stages.sets(run, item.trait, item.language)
     asks = [(kind, ask) for kind in KINDS for ask in getattr(target, kind)["test"]]
@@ -142,7 +142,7 @@ def angle_items(traits: Sequence[str]) -> Callable[[Run[TraitConfig], Records], 
     return items
 
 
-def measure_angles(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_angles(run: Run[TraitConfig], item: Item) -> Iterator[Angle]:
     """Cosine of two traits' directions at one layer, with the ceiling, and with a random direction."""
     one = stages.found(run, item.trait)
     vector = one.vectors[item.layer, 0]

@@ -65,7 +65,7 @@ class Drawn(TypedDict):
     hit: bool
 
 
-def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig, Item]:
+def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig, Item, Drawn]:
     """Draws at the chosen layer; places: languages ("" is the study's) and strength; positions: where it is added."""
 
     def items(run: Run[DrawConfig], earlier: Records) -> list[Item]:
@@ -83,7 +83,7 @@ def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig
     return Stage(DRAWS, items, lambda run, item: measure(run, item, positions), record=Drawn)
 
 
-def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator[Record]:
+def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator[Drawn]:
     """One prompt left alone, under the study's direction, and under every draw, as one batch."""
     config = run.config
     ask = stages.asked(run, item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from experiments.harness.experiment import ExperimentConfig, Records, Stage
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
-from experiments.shared.traits.trait_records import Affected, Dosed, Found, SideEffect, Used
+from experiments.shared.traits.trait_records import Affected, Dosed, Found, OfDose, SideEffect, Used
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import random_like, shuffled_labels
@@ -23,7 +23,7 @@ from mlx_interp.directions.steering import finite_under
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 
 DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
 ARMS = ("direction", "random", "shuffled labels")
@@ -53,7 +53,9 @@ class TraitConfig(ExperimentConfig):
     """A model that judges the replies of a study of refusal as well, beside the phrases."""
 
 
-def of_trait(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, Item], Stage[TraitConfig, Item]]:
+def of_trait(
+    *names: str,
+) -> tuple[Stage[TraitConfig, Item, Found], Stage[TraitConfig, Item, Affected], Stage[TraitConfig, Item, Used]]:
     """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
     return (
         Stage(DIRECTIONS, lambda run, earlier: layer_items(run, names), measure_direction, record=Found),
@@ -62,7 +64,7 @@ def of_trait(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, 
     )
 
 
-def calibrated(*names: str) -> tuple[Stage[TraitConfig, Item], Stage[TraitConfig, Item]]:
+def calibrated(*names: str) -> tuple[Stage[TraitConfig, Item, Dosed], Stage[TraitConfig, Item, SideEffect]]:
     """The strengths at the chosen layer, and side effects there."""
     return (
         Stage(STRENGTHS, lambda run, earlier: strength_items(run, earlier, names), measure_strength, record=Dosed),
@@ -136,7 +138,7 @@ def vector(run: Run[TraitConfig], item: Item, layer: int, arm: str) -> Direction
     )
 
 
-def measure_prompts(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_prompts(run: Run[TraitConfig], item: Item) -> Iterator[Used]:
     """Where the prompts of each kind and split are from, and how many there are."""
     of = sets(run, item.trait, item.language)
     for (kind, split), origin in of.origins.items():
@@ -146,7 +148,13 @@ def measure_prompts(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
             "kind": kind,
             "split": split,
             "n": len(getattr(of, kind)[split]),
-            **asdict(origin),
+            "name": origin.name,
+            "revision": origin.revision,
+            "part": origin.part,
+            "licence": origin.licence,
+            "reference": origin.reference,
+            "sha256": origin.sha256,
+            "known": origin.known,
         }
 
 
@@ -154,7 +162,7 @@ def layer_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
     return [Item(f"{trait}, layer {n}", trait, layer=n) for trait in traits for n in range(run.model.n_layers)]
 
 
-def measure_direction(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_direction(run: Run[TraitConfig], item: Item) -> Iterator[Found]:
     """Length, p value and stability of a layer's direction, and the same of shuffled labels."""
     for arm in ("direction", "shuffled labels"):
         of = found(run, item.trait, arm, item.language)
@@ -186,7 +194,7 @@ def prompt_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
     ]
 
 
-def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Affected]:
     """One prompt, every layer: the direction ablated everywhere where the trait shows, added once where not.
 
     Ablated: from everything that is written to the stream, at all layers and positions. Added: at its own layer, once,
@@ -260,7 +268,7 @@ def strength_items(run: Run[TraitConfig], earlier: Records, traits: Sequence[str
     return items
 
 
-def measure_strength(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_strength(run: Run[TraitConfig], item: Item) -> Iterator[Dosed]:
     """A strength on the prompts of both kinds, direction and random: hits, and whether the texts are still fluent."""
     model = run.model
     of = sets(run, item.trait, item.language)
@@ -270,11 +278,25 @@ def measure_strength(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
     for arm in ("direction", "random"):
         direction = vector(run, item, item.layer, arm)
         steering = [Add(direction.site, direction.vector, item.value, positions)]
-        labels = {"trait": item.trait, "rule": item.kind, "layer": item.layer, "strength": item.value, "arm": arm}
+        labels: OfDose = {
+            "trait": item.trait,
+            "rule": item.kind,
+            "layer": item.layer,
+            "strength": item.value,
+            "arm": arm,
+        }
         if not finite_under(model, prompts[0], steering):  # what is decoded from nan is no text
             for kind, ask in asks:
-                broken = {"hit": False, "repetition": 1.0, "log_prob": None, "text": ""}
-                yield {**labels, "kind": kind, "unit": ask.unit, "finite": False, **broken}
+                yield {
+                    **labels,
+                    "kind": kind,
+                    "unit": ask.unit,
+                    "finite": False,
+                    "hit": False,
+                    "repetition": 1.0,
+                    "log_prob": None,
+                    "text": "",
+                }
             continue
         texts = model.generate(prompts, interventions=steering, max_tokens=run.config.new_tokens)
         fluency = log_prob_per_token(model, [p.tokens for p in prompts], [t.tokens for t in texts])
@@ -301,7 +323,7 @@ def side_items(run: Run[TraitConfig], earlier: Records, traits: Sequence[str]) -
     ]
 
 
-def measure_side_effects(run: Run[TraitConfig], item: Item) -> Iterator[Record]:
+def measure_side_effects(run: Run[TraitConfig], item: Item) -> Iterator[SideEffect]:
     """Facts that have nothing to do with the trait: is the first token still right, how far does the output move?"""
     facts = load_world().everyday_facts
     asks = [question(run.model, fact.prompt, [fact.answer]) for fact in facts]

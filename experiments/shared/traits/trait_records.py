@@ -63,8 +63,8 @@ class Used(TypedDict):
     known: bool
 
 
-class Dosed(TypedDict):
-    """A reply under one strength of a direction."""
+class OfDose(TypedDict):
+    """What is added, where."""
 
     trait: str
     rule: str
@@ -73,6 +73,11 @@ class Dosed(TypedDict):
     strength: float
     """Multiple of the difference of means."""
     arm: str
+
+
+class Dosed(OfDose):
+    """A reply under one strength of a direction."""
+
     kind: str
     unit: str
     finite: bool

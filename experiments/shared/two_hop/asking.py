@@ -13,7 +13,7 @@ from experiments.shared.two_hop.data import TwoHopConfig, data, is_embedded
 from mlx_interp.behaviour.elicitation import Way, asked, ways_of
 from mlx_interp.behaviour.two_hop import screen_texts
 from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.reporting import Record, Table
+from mlx_interp.reporting import Table
 from mlx_interp.stats import stable_draw
 
 STAGE = "elicited"
@@ -55,7 +55,7 @@ def ways(run: Run[TwoHopConfig], earlier: Records) -> list[Asking]:
     return [Asking(way) for way in ways_of(run.model)] if set_aside(run) else []
 
 
-def compare(run: Run[TwoHopConfig], item: Asking) -> Iterator[Record]:
+def compare(run: Run[TwoHopConfig], item: Asking) -> Iterator[Elicited]:
     """How many of the queries set aside are answered, asked in one way."""
     chosen = [query for query in data(run) if query.key in set_aside(run)]
     found = []

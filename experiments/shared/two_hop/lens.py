@@ -9,24 +9,53 @@ the answer of another query of the family. Names of several tokens: log-probabil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict, cast
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
-from experiments.shared.two_hop.queries import Case
+from experiments.shared.two_hop.queries import Case, Labelled
 from experiments.shared.two_hop.summaries import ALL, families, mean_over, n_layers, share_by_layer
 from experiments.shared.two_hop.tuned import LensConfig, trained
 from mlx_interp.behaviour.answers import question
 from mlx_interp.lenses.logit import first_layer, lens_at, lens_name_log_probs, lens_ranks
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
+from mlx_interp.stats import Estimate
 
 STAGE = "lens"
 ENTITIES = ("bridge", "answer")
 PLACES = ("subject", "last")
 
+OwnRanks = TypedDict(
+    "OwnRanks",
+    {
+        "bridge at subject": list[int],
+        "bridge at last": list[int],
+        "answer at subject": list[int],
+        "answer at last": list[int],
+        "bridge log_prob": list[float],
+        "answer log_prob": list[float],
+    },
+)
+"""By layer: rank of the best accepted first token, 0 on top, and log-probability of the whole name at the last one."""
+OtherRanks = TypedDict(
+    "OtherRanks",
+    {
+        "other bridge at subject": list[int],
+        "other bridge at last": list[int],
+        "other answer at subject": list[int],
+        "other answer at last": list[int],
+    },
+    total=False,
+)
+"""The same ranks of another query's bridge and answer; absent where the family has no other."""
 
-def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
+
+class Sighted(Labelled, OwnRanks, OtherRanks):
+    """Where a query's bridge and answer are in the lens, by layer: at the subject's last token and at the last one."""
+
+
+def measure(run: Run[LensConfig], case: Case) -> Iterator[Sighted]:
     """Ranks by layer of each entity at each position, and log-probabilities of the whole names at the last one."""
     model = run.model
     query = case.query
@@ -34,7 +63,7 @@ def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
     positions = {"subject": prompt.find(query.subject, occurrence=-1)[-1], "last": len(prompt) - 1}
     through = trained(run)
     logits = lens_at(model, prompt, list(positions.values()), lens=through)
-    record: Record = dict(case.labels)
+    record: Record = {**case.labels}
     for prefix, source in (("", query), ("other ", case.donor)):
         if source is None:
             continue
@@ -45,7 +74,7 @@ def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
                 record[f"{prefix}{entity} at {place}"] = lens_ranks(rows, asked.first_tokens)
             if not prefix:
                 record[f"{entity} log_prob"] = [round(value, 3) for value in lens_name_log_probs(model, asked, through)]
-    yield record
+    yield cast(Sighted, record)
 
 
 def visible(record: Record, entity: str, k: int, *places: str, whose: str = "") -> int | None:
@@ -175,6 +204,6 @@ def gap_summary(records: Records, config: LensConfig) -> tuple[list[Record], lis
     return both, [float(gap(r, config.lens_k) or 0) for r in both]
 
 
-def _control(mine: list[Record], entity: str, config: LensConfig) -> Any:
+def _control(mine: list[Record], entity: str, config: LensConfig) -> Estimate | None:
     held = [r for r in mine if f"other {entity} at last" in r]
     return mean_over([visible(r, entity, config.lens_k, whose="other ") is not None for r in held], held, config.seed)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from experiments.harness.experiment import Records, limited
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run
 from experiments.shared.two_hop.asking import chosen_way, reported
 from experiments.shared.two_hop.data import STUDY, TwoHopConfig, by_text, data, is_embedded
 from mlx_interp.behaviour.two_hop import Screening, bridge_position, donor_of, screen, screen_texts
 from mlx_interp.datasets import TwoHopQuery, read_two_hop
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record
 
 SCREENED = "screened"
 Place = Literal["bridge", "last"]
@@ -33,7 +33,7 @@ class Case:
         return f"{self.group}: {self.query.key}"
 
     @property
-    def labels(self) -> Record:
+    def labels(self) -> Labelled:
         """What every record of the case says."""
         return {"family": self.query.family, "bridge": self.query.bridge, "group": self.group}
 
@@ -48,7 +48,7 @@ class Labelled(TypedDict):
     """failure, correct, shortcut or other."""
 
 
-class Screened(Labelled):
+class Screened(Labelled, InBatch):
     """Which queries count."""
 
     split: str
@@ -88,7 +88,7 @@ def all_cases(run: Run[TwoHopConfig], earlier: Records, of_family: int, in_all: 
     return limited(chosen, in_all, lambda case: case.query.family)
 
 
-def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:
+def screening(run: Run[TwoHopConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Screened]:
     """Which queries count: what the model answers to both hops, to the two-hop prompt, and without either part."""
     judged = screen_texts(run.model, batch) if by_text(run) else screen(run.model, batch)
     for found in judged:

@@ -28,7 +28,7 @@ from mlx_interp.lenses.tuned import (
     positions_of,
     train_tuned_lens,
 )
-from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
+from mlx_interp.reporting import Cell, Column, Plot, Series, Table, line_with_band
 
 STAGE = "distance"
 LOGIT, TUNED, EXCHANGED = "logit lens", "tuned lens", "tuned lens, one layer too low"
@@ -90,7 +90,7 @@ def spread_cases(run: Run[LensConfig], earlier: Records) -> list[Case]:
     return found[::step][: run.config.lens_prompts]
 
 
-def measure(run: Run[LensConfig], case: Case) -> Iterator[Record]:
+def measure(run: Run[LensConfig], case: Case) -> Iterator[Distance]:
     """KL from the model, and agreement with its top token, at every layer; means over the prompt's positions."""
     states = positions_of(run.model, [case.query.two_hop])
     tuned = trained(run)
