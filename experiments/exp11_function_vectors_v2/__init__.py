@@ -36,7 +36,7 @@ from experiments.harness.state import Run
 from experiments.shared.in_context import mediation, transfer
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig
-from experiments.shared.in_context.screening import BASE, base_items, measure_base
+from experiments.shared.in_context.screening import BASE, Based, base_items, measure_base
 from experiments.shared.in_context.tasks import Query, prompts
 
 
@@ -63,22 +63,22 @@ EXPERIMENT = Experiment(
     name="exp11_function_vectors_v2",
     config=Config,
     stages=[
-        Stage(BASE, base_items, measure_base, batch=16),
-        Stage(mediation.DATA, mediation.data_items, mediation.measure_data),
-        Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects),
-        Stage(mediation.CHOICE, mediation.choice_items, mediation.measure_choice),
-        Stage(mediation.ADDED, mediation.solved_items, mediation.measure_added),
-        Stage(mediation.ANSWERS, mediation.solved_items, mediation.measure_answers),
-        Stage(extent.COUNTS, extent.late_items, extent.measure_counts),
-        Stage(extent.NEEDED, extent.late_items, extent.measure_needed),
-        Stage(interchange.NEEDS, mediation.effect_items, interchange.measure_needs),
-        Stage(interchange.FIRST, interchange.first_items, interchange.measure_first),
-        Stage(interchange.SECOND, interchange.second_items, interchange.measure_second),
-        Stage(extent.SHOTS, base_items, extent.measure_shots, batch=8),
+        Stage(BASE, base_items, measure_base, batch=16, record=Based),
+        Stage(mediation.DATA, mediation.data_items, mediation.measure_data, record=mediation.Sized),
+        Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects, record=mediation.Mediated),
+        Stage(mediation.CHOICE, mediation.choice_items, mediation.measure_choice, record=mediation.Chosen),
+        Stage(mediation.ADDED, mediation.solved_items, mediation.measure_added, record=mediation.Added),
+        Stage(mediation.ANSWERS, mediation.solved_items, mediation.measure_answers, record=mediation.Answered),
+        Stage(extent.COUNTS, extent.late_items, extent.measure_counts, record=extent.Counted),
+        Stage(extent.NEEDED, extent.late_items, extent.measure_needed, record=extent.Needed),
+        Stage(interchange.NEEDS, mediation.effect_items, interchange.measure_needs, record=interchange.HeadNeeds),
+        Stage(interchange.FIRST, interchange.first_items, interchange.measure_first, record=interchange.Exchanged),
+        Stage(interchange.SECOND, interchange.second_items, interchange.measure_second, record=interchange.Exchanged),
+        Stage(extent.SHOTS, base_items, extent.measure_shots, batch=8, record=extent.Shot),
         *heads.STAGES,
-        Stage(transfer.PORTED, transfer.written_items, transfer.measure_ported),
-        Stage(transfer.NATURAL, transfer.natural_items, transfer.measure_natural),
-        Stage(transfer.WRITTEN, transfer.written_items, transfer.measure_written),
+        Stage(transfer.PORTED, transfer.written_items, transfer.measure_ported, record=transfer.Ported),
+        Stage(transfer.NATURAL, transfer.natural_items, transfer.measure_natural, record=transfer.Said),
+        Stage(transfer.WRITTEN, transfer.written_items, transfer.measure_written, record=transfer.Written),
         *vocabulary.STAGES,
         *composition.STAGES,
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -34,7 +35,6 @@ from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import FunctionTask, in_context
 from mlx_interp.in_context.function_vectors import Head, head_means, summed
 from mlx_interp.interventions import Add
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 ARITHMETIC, LISTS, COMPOSED = "arithmetic", "lists", "composed lists"
@@ -90,7 +90,16 @@ def combined(image: mx.array, kind: mx.array, both: mx.array, own: mx.array) -> 
     return {OWN: own, SUM: image + kind - both, FIRST: image, SECOND: kind, WRONG: both + kind - image}
 
 
-def measure_arithmetic(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Summed(TypedDict):
+    """A bare query with a sum of vectors added, or with one of its parts."""
+
+    task: str
+    sum: str
+    arm: str
+    right: bool
+
+
+def measure_arithmetic(run: Run[MediationConfig], item: Item) -> Iterator[Summed]:
     """The sum, its parts and the task's own vector, on the target's bare queries."""
     asked = prompts(run, item.query, 1)["no examples"]
     for one in sums(run):
@@ -148,7 +157,17 @@ def _list_halves(
     return list_task(one, place, transform, run.config.seed), list_task(two, place, transform, run.config.seed)
 
 
-def measure_lists(run: Run[MediationConfig], item: ListItem) -> Iterator[Record]:
+class Listed(TypedDict):
+    """Whether the model answers a list with examples."""
+
+    base: str
+    """The task whose inputs are in it."""
+    place: str
+    transform: bool
+    right: bool
+
+
+def measure_lists(run: Run[MediationConfig], item: ListItem) -> Iterator[Listed]:
     """Whether the model answers a list with examples."""
     one, two = _list_halves(run, item.base, item.place, item.transform)
     rng = np.random.default_rng(stable_draw(run.config.seed, item.key, 2**31))
@@ -189,7 +208,15 @@ def _list_vector(
     return vector - common(run, heads) if centred else vector
 
 
-def measure_composed(run: Run[MediationConfig], item: ListItem) -> Iterator[Record]:
+class Composed(TypedDict):
+    """A bare list with a sum of vectors added, or with one of its parts."""
+
+    base: str
+    arm: str
+    right: bool
+
+
+def measure_composed(run: Run[MediationConfig], item: ListItem) -> Iterator[Composed]:
     """v(first, transformed) + v(last, copied) - v(first, copied), on bare lists that ask for the last, transformed."""
     two = _list_halves(run, item.base, item.place, item.transform)[1]
     x, y = two.pairs[item.number % len(two.pairs)]
@@ -207,7 +234,7 @@ def measure_composed(run: Run[MediationConfig], item: ListItem) -> Iterator[Reco
 
 
 STAGES = (
-    Stage(ARITHMETIC, arithmetic_items, measure_arithmetic),
-    Stage(LISTS, list_items, measure_lists),
-    Stage(COMPOSED, composed_items, measure_composed),
+    Stage(ARITHMETIC, arithmetic_items, measure_arithmetic, record=Summed),
+    Stage(LISTS, list_items, measure_lists, record=Listed),
+    Stage(COMPOSED, composed_items, measure_composed, record=Composed),
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import numpy as np
 
 from experiments.harness.experiment import Records
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, solved_items, task_vector
@@ -16,7 +18,6 @@ from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import in_context
 from mlx_interp.in_context.function_vectors import Head, random_heads
 from mlx_interp.interventions import Add, Intervention, Patch
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 COUNTS, NEEDED, SHOTS = "heads", "necessity", "shots"
@@ -28,7 +29,17 @@ def late_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return solved_items(run, earlier)
 
 
-def measure_counts(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Counted(TypedDict):
+    """A bare query with the vector of some heads added."""
+
+    task: str
+    arm: str
+    k: int
+    """Number of heads."""
+    right: bool
+
+
+def measure_counts(run: Run[MediationConfig], item: Item) -> Iterator[Counted]:
     """The function vector of 1 to 40 heads, at the chosen layer and strength, on the bare query."""
     asked = prompts(run, item.query, 1)["no examples"]
     rng = np.random.default_rng(stable_draw(run.config.seed, item.task, 2**31))
@@ -46,7 +57,20 @@ def measure_counts(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
         yield {"task": item.task, "arm": arm, "k": k, "right": int(score[0]) == 0}
 
 
-def measure_needed(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Needed(TypedDict):
+    """A query with examples, some heads set to their mean over tasks."""
+
+    task: str
+    arm: str
+    """nothing, chosen heads or random heads."""
+    k: int
+    """Number of heads."""
+    right: bool
+    log_prob: float
+    """Of the answer's first token, nats."""
+
+
+def measure_needed(run: Run[MediationConfig], item: Item) -> Iterator[Needed]:
     """The heads set to their mean over tasks, on the prompt with examples; and as many others."""
     asked = prompts(run, item.query, 1)["examples"]
     names = list(of_tasks.tasks(run))
@@ -65,7 +89,16 @@ def measure_needed(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
         yield {"task": item.task, "arm": arm, "k": k, "right": int(score[0]) == 0, "log_prob": float(score[1])}
 
 
-def measure_shots(run: Run[MediationConfig], batch: Sequence[Query]) -> Iterator[Record]:
+class Shot(InBatch):
+    """A query behind some examples."""
+
+    task: str
+    shots: int
+    """Number of examples."""
+    right: bool
+
+
+def measure_shots(run: Run[MediationConfig], batch: Sequence[Query]) -> Iterator[Shot]:
     """Accuracy by the number of examples, no intervention."""
     shape = of_tasks.template(run)
     cells = [(query, k) for query in batch for k in SHOT_COUNTS if k <= _most_shots(run, query)]

@@ -4,6 +4,7 @@ other tokens of the prompt."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from mlx_interp.deferred import mx
 from mlx_interp.in_context.demonstrations import ROLES, Piece, Role, positions, token_roles
 from mlx_interp.in_context.function_vectors import indirect_effects, mean_z
 from mlx_interp.prompts import Prompt
-from mlx_interp.reporting import Record
 
 PLACES, ATTENTION, INDUCTION = "other tokens", "attention", "prefix matching"
 PLACE_ROLES: dict[str, tuple[Role, int | None]] = {
@@ -56,7 +56,16 @@ def _where(prompt: Prompt, pieces: Sequence[Piece], place: str) -> list[int]:
     return found[-1:] if place == "last token" else found
 
 
-def measure_places(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
+class Placed(TypedDict):
+    """Indirect effects of all heads at one place of a corrupted prompt."""
+
+    task: str
+    place: str
+    effects: list[list[float]]
+    """By layer and head."""
+
+
+def measure_places(run: Run[MediationConfig], query: Query) -> Iterator[Placed]:
     """Indirect effects of all heads at each place, on one corrupted prompt."""
     one = written(run, query, 0)["corrupted"]
     asked = of_tasks.asked(run, one)
@@ -72,7 +81,18 @@ def attention_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return sampled(solved_items(run, earlier), PER_TASK)
 
 
-def measure_attention(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Attended(TypedDict):
+    """Attention of every head from the last token to the tokens of one role."""
+
+    task: str
+    role: str
+    plain: list[list[float]]
+    """By layer and head; of all roles it adds up to 1."""
+    weighted: list[list[float]]
+    """The same weighted by the length of what is fetched."""
+
+
+def measure_attention(run: Run[MediationConfig], item: Item) -> Iterator[Attended]:
     """Attention of every head from the last token, by role: plain, and weighted by the length of what is fetched."""
     one = written(run, item.query, 1)["examples"]
     prompt = run.model.prompt(one.text)
@@ -105,7 +125,16 @@ def induction_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
     return [Query(f"random tokens {n}", "", n) for n in range(ROWS)]
 
 
-def measure_induction(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
+class Matched(TypedDict):
+    """Prefix matching of every head on random tokens that are said twice."""
+
+    scores: list[list[float]]
+    """By layer and head: mean attention from a token to the one that followed it before."""
+    tokens: int
+    """How many are said twice."""
+
+
+def measure_induction(run: Run[MediationConfig], query: Query) -> Iterator[Matched]:
     """Prefix matching of every head: random tokens, said twice; attention from a token to the one that followed it."""
     model = run.model
     rng = np.random.default_rng([run.config.seed, query.number])
@@ -124,7 +153,7 @@ def measure_induction(run: Run[MediationConfig], query: Query) -> Iterator[Recor
 
 
 STAGES = (
-    Stage(PLACES, place_items, measure_places),
-    Stage(ATTENTION, attention_items, measure_attention),
-    Stage(INDUCTION, induction_items, measure_induction),
+    Stage(PLACES, place_items, measure_places, record=Placed),
+    Stage(ATTENTION, attention_items, measure_attention, record=Attended),
+    Stage(INDUCTION, induction_items, measure_induction, record=Matched),
 )

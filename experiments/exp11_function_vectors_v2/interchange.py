@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -44,7 +45,6 @@ from mlx_interp.in_context.function_vectors import (
 )
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate, gap_closed, stable_draw
 
 NEEDS, FIRST, SECOND = "need of each head", "interchange, first half", "interchange"
@@ -120,7 +120,15 @@ def _common_end(one: Sequence[int], other: Sequence[int]) -> int:
     return same.index(False) if False in same else len(same)
 
 
-def measure_needs(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
+class HeadNeeds(TypedDict):
+    """How much of the answer's probability hangs on each head alone."""
+
+    task: str
+    needs: list[list[float]]
+    """By layer and head: drop of the probability when the head is exchanged, mean over the donors."""
+
+
+def measure_needs(run: Run[MediationConfig], query: Query) -> Iterator[HeadNeeds]:
     """How much of the answer's probability hangs on each head alone, at the last token, for each donor."""
     model = run.model
     made = exchange(run, query, 0)
@@ -162,18 +170,37 @@ def chosen_heads(order: Sequence[Head], which: str, k: int, rng: np.random.Gener
     return random_heads(shape, k, order[:k] if which == OTHERS else (), rng)
 
 
-def measure_first(run: Run[MediationConfig], trial: Trial) -> Iterator[Record]:
+class Exchanged(TypedDict):
+    """A query with the heads of one ranking exchanged, for every number of heads."""
+
+    task: str
+    donor: str
+    place: str
+    ranking: str
+    heads: str
+    """Which of the ranking: chosen, others, of all, smallest effect."""
+    counts: list[int]
+    """Numbers of heads."""
+    right: list[int]
+    """1 or 0 for each number of heads."""
+    base: bool
+    """Whether the model answers on the donor itself."""
+
+
+def measure_first(run: Run[MediationConfig], trial: Trial) -> Iterator[Exchanged]:
     """The chosen heads alone, for their number; only queries that are right with examples."""
     arms = {place: tuple(arm for arm in ARMS[place] if arm[1] == CHOSEN) for place in PLACES}
     yield from _measured(run, trial, 0, arms)
 
 
-def measure_second(run: Run[MediationConfig], trial: Trial) -> Iterator[Record]:
+def measure_second(run: Run[MediationConfig], trial: Trial) -> Iterator[Exchanged]:
     """All arms on a held-out query."""
     yield from _measured(run, trial, 1, ARMS)
 
 
-def _measured(run: Run[MediationConfig], trial: Trial, half: int, arms: dict[str, tuple[Arm, ...]]) -> Iterator[Record]:
+def _measured(
+    run: Run[MediationConfig], trial: Trial, half: int, arms: dict[str, tuple[Arm, ...]]
+) -> Iterator[Exchanged]:
     model = run.model
     made, orders = exchange(run, trial.query, half), dict(trial.ranked)
     rng = np.random.default_rng(stable_draw(run.config.seed, (trial.key, half, "heads"), 2**31))
@@ -191,8 +218,16 @@ def _measured(run: Run[MediationConfig], trial: Trial, half: int, arms: dict[str
     right = (ranks[1:] == 0).reshape(len(cells), len(ks))
     base = {name: _answers(model, donor) for name, donor in made.donors.items()}
     for (donor, place, (ranking, which)), row in zip(cells, right, strict=True):
-        labels = {"task": trial.task, "donor": donor, "place": place, "ranking": ranking, "heads": which}
-        yield {**labels, "counts": ks, "right": row.astype(int).tolist(), "base": base[donor]}
+        yield {
+            "task": trial.task,
+            "donor": donor,
+            "place": place,
+            "ranking": ranking,
+            "heads": which,
+            "counts": ks,
+            "right": row.astype(int).tolist(),
+            "base": base[donor],
+        }
 
 
 def _answers(model: Model, asked: Question) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.deferred import mx, optim
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 DECODED, REBUILT = "vocabulary", "rebuilt"
@@ -28,7 +28,18 @@ def decoded_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return task_items(run, earlier)
 
 
-def measure_decoded(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Decoded(TypedDict):
+    """A vector through the last norm and the unembedding."""
+
+    task: str
+    arm: str
+    tokens: list[str]
+    """The likeliest, in order."""
+    answers: int
+    """How many of them begin an answer of the task."""
+
+
+def measure_decoded(run: Run[MediationConfig], item: Item) -> Iterator[Decoded]:
     """The vector through the last norm and the unembedding: its top tokens, and how many of them are answers."""
     task = of_tasks.tasks(run)[item.task]
     shape = of_tasks.template(run)
@@ -70,7 +81,20 @@ def rebuilt(model: Model, vector: mx.array, top: int, seed: int, steps: int = ST
     return made * (mx.linalg.norm(vector) / mx.linalg.norm(made)), left
 
 
-def measure_rebuilt(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Rebuilt(TypedDict):
+    """A bare query with a vector added that decodes as the function vector does."""
+
+    task: str
+    query: str
+    arm: str
+    right: bool
+    kl: float
+    """What is left of the divergence from the function vector's distribution, nats."""
+    cosine: float
+    """With the function vector."""
+
+
+def measure_rebuilt(run: Run[MediationConfig], item: Item) -> Iterator[Rebuilt]:
     """A task's queries with vectors rebuilt from what its function vector decodes to."""
     vector = vectors(run, item)[VECTOR]
     site, strength = f"resid_post.{item.chosen.layer}", item.chosen.strength
@@ -90,8 +114,14 @@ def measure_rebuilt(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
         for arm, score in zip(cells, scores, strict=True):
             kl = made[arm][1] if arm in made else 0.0
             right = int(score[0]) == 0
-            labels = {"task": item.task, "query": query.key, "arm": arm}
-            yield {**labels, "right": right, "kl": kl, "cosine": cosines[arm]}
+            yield {
+                "task": item.task,
+                "query": query.key,
+                "arm": arm,
+                "right": right,
+                "kl": kl,
+                "cosine": cosines[arm],
+            }
 
 
 def solved_keys(records: Records) -> set[str]:
@@ -99,6 +129,6 @@ def solved_keys(records: Records) -> set[str]:
 
 
 STAGES = (
-    Stage(DECODED, decoded_items, measure_decoded),
-    Stage(REBUILT, decoded_items, measure_rebuilt),
+    Stage(DECODED, decoded_items, measure_decoded, record=Decoded),
+    Stage(REBUILT, decoded_items, measure_rebuilt, record=Rebuilt),
 )

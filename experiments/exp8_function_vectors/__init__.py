@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from experiments.exp8_function_vectors.layer_vectors import ARMS, FORMS, VectorConfig
 from experiments.exp8_function_vectors.strength_grid import (
     GRID,
+    Added,
     grid_items,
     grid_table,
     headline,
@@ -26,11 +27,17 @@ from experiments.exp8_function_vectors.strength_grid import (
     measure_grid,
     metrics,
 )
-from experiments.exp8_function_vectors.unrelated_sentences import CONTEXT, context_items, context_table, measure_context
+from experiments.exp8_function_vectors.unrelated_sentences import (
+    CONTEXT,
+    Continued,
+    context_items,
+    context_table,
+    measure_context,
+)
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
-from experiments.shared.in_context.screening import BASE, base_items, measure_base
+from experiments.shared.in_context.screening import BASE, Based, base_items, measure_base
 from experiments.shared.in_context.tasks import Query, prompts
 
 
@@ -51,9 +58,9 @@ EXPERIMENT = Experiment(
     name="exp8_function_vectors",
     config=Config,
     stages=[
-        Stage(BASE, base_items, measure_base, batch=16),
-        Stage(GRID, grid_items, measure_grid),
-        Stage(CONTEXT, context_items, measure_context),
+        Stage(BASE, base_items, measure_base, batch=16, record=Based),
+        Stage(GRID, grid_items, measure_grid, record=Added),
+        Stage(CONTEXT, context_items, measure_context, record=Continued),
     ],
     tables=[grid_table, context_table],
     figures=[heat],

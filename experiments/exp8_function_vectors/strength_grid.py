@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from experiments.shared.in_context.screening import BASE, base_items, rate, solv
 from experiments.shared.in_context.tasks import Query, prompts
 from mlx_interp.behaviour.answers import answer_scores
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, heat_map
 from mlx_interp.stats import Estimate
 
 GRID = "grid"
@@ -26,7 +27,24 @@ def grid_items(run: Run[VectorConfig], earlier: Records) -> list[Query]:
     return [known[r["item"]] for r in solved(earlier)]
 
 
-def measure_grid(run: Run[VectorConfig], query: Query) -> Iterator[Record]:
+class Added(TypedDict):
+    """A layer's vector added to one bare query."""
+
+    task: str
+    form: str
+    """mean or difference."""
+    arm: str
+    layer: int
+    strength: float
+    half: str
+    """choose or report."""
+    right: bool
+    """Whether the answer's first token comes first."""
+    log_prob: float
+    """Of the answer's first token, nats."""
+
+
+def measure_grid(run: Run[VectorConfig], query: Query) -> Iterator[Added]:
     """Every form, arm, layer and strength on one bare query: one sweep."""
     asked = prompts(run, query, 1)["no examples"]
     cells = [

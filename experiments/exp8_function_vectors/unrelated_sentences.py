@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 from experiments.exp8_function_vectors.layer_vectors import ARMS, VectorConfig, vector
 from experiments.exp8_function_vectors.strength_grid import grid_items
@@ -14,7 +15,7 @@ from experiments.shared.in_context.screening import rate
 from experiments.shared.in_context.tasks import Query
 from experiments.shared.in_context.transfer import PER_TASK, said, sentences
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 
 CONTEXT = "unrelated sentences"
 NEW_TOKENS = 5
@@ -28,7 +29,17 @@ def context_items(run: Run[VectorConfig], earlier: Records) -> list[Query]:
     return [query for task, own in kept.items() for query in own[:PER_TASK] if sentences(run, task)]
 
 
-def measure_context(run: Run[VectorConfig], query: Query) -> Iterator[Record]:
+class Continued(TypedDict):
+    """What follows a sentence that does not ask for the task, with a layer's vector added."""
+
+    task: str
+    sentence: str
+    arm: str
+    right: bool
+    """Whether it contains the task's answer."""
+
+
+def measure_context(run: Run[VectorConfig], query: Query) -> Iterator[Continued]:
     """Five tokens after each sentence, the difference vector added a third of the way up at every step."""
     x, y = of_tasks.halves(run, query.task)[1].pairs[query.number]
     layer = round(run.model.n_layers / 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from mlx_interp.in_context.demonstrations import (
 )
 from mlx_interp.in_context.function_vectors import Head, indirect_effects, random_heads, summed, top_heads
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 DATA, EFFECTS, CHOICE, ADDED, ANSWERS = "data", "effects", "choice", "added", "answers"
@@ -116,7 +116,27 @@ def data_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return [Item(name, name) for name in of_tasks.tasks(run)]
 
 
-def measure_data(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Sized(TypedDict):
+    """What a reader of a task's figures should know."""
+
+    task: str
+    pairs: int
+    conflicts: int
+    """Inputs that had another answer as well, which is left out."""
+    repeats: int
+    """Pairs that were there twice."""
+    commonest: float
+    """Share of the pairs that have the most frequent answer."""
+    leak: float
+    """Share of the second half's pairs whose answer is one of the first half's too."""
+    shared: float
+    """Share of the answers whose first token is another answer's as well."""
+    separator: list[str]
+    """The tokens between examples."""
+    warning: str
+
+
+def measure_data(run: Run[MediationConfig], item: Item) -> Iterator[Sized]:
     """What a reader of a task's figures should know: sizes, contradictions, answers alike, the separator's tokens."""
     task = of_tasks.tasks(run)[item.task]
     shape = of_tasks.template(run)
@@ -140,7 +160,15 @@ def effect_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
     return of_tasks.queries(run, 0, run.config.n_effects)
 
 
-def measure_effects(run: Run[MediationConfig], query: Query) -> Iterator[Record]:
+class Mediated(TypedDict):
+    """Indirect effects of all heads on one corrupted prompt."""
+
+    task: str
+    effects: list[list[float]]
+    """By layer and head: how much the answer's probability gains from the head's mean."""
+
+
+def measure_effects(run: Run[MediationConfig], query: Query) -> Iterator[Mediated]:
     """Indirect effect of every head on one corrupted prompt, one sweep."""
     found = indirect_effects(run.model, prompts(run, query, 0)["corrupted"], means(run, query.task))
     yield {"task": query.task, "effects": found.round(6).tolist()}
@@ -165,7 +193,19 @@ def choice_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return [Item(query.key, query.task, query.number, order) for query in queries]
 
 
-def measure_choice(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Chosen(TypedDict):
+    """Right or wrong in every cell of the grid, for one query of the first half."""
+
+    task: str
+    heads: list[int]
+    """Numbers of heads."""
+    layers: list[int]
+    strengths: list[float]
+    right: list[list[list[list[int]]]]
+    """1 or 0 by form (plain sum, centred), number of heads, layer and strength."""
+
+
+def measure_choice(run: Run[MediationConfig], item: Item) -> Iterator[Chosen]:
     """Right or wrong in every cell of the grid, for a query of the first half that is right with examples."""
     asked = prompts(run, item.query, 0)
     if not verdicts(run.model, [asked["examples"]])[0].first_token:
@@ -294,7 +334,18 @@ def with_nothing(*additions: Add) -> list[list[Intervention]]:
     return [[], *([one] for one in additions)]  # type: ignore[list-item]
 
 
-def measure_added(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Added(TypedDict):
+    """One arm added at every layer to one prompt."""
+
+    task: str
+    prompt: str
+    """no examples or corrupted."""
+    arm: str
+    right: list[bool]
+    """By layer."""
+
+
+def measure_added(run: Run[MediationConfig], item: Item) -> Iterator[Added]:
     """Every arm at every layer, on the bare query and on the corrupted prompt: two sweeps."""
     asked = prompts(run, item.query, 1)
     cells = [(arm, layer) for arm in ARMS for layer in range(run.model.n_layers)]
@@ -308,7 +359,23 @@ def measure_added(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
             yield {"task": item.task, "prompt": kind, "arm": arm, "right": right}
 
 
-def measure_answers(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Answered(TypedDict):
+    """The answer to one prompt, with one arm added at its setting."""
+
+    task: str
+    prompt: str
+    """no examples or corrupted."""
+    arm: str
+    right: bool
+    rank: int
+    """Of the answer's first token, 0 on top."""
+    whole: bool
+    """Whether the whole answer is written, greedily."""
+    log_prob: float
+    """Of the whole answer, nats."""
+
+
+def measure_answers(run: Run[MediationConfig], item: Item) -> Iterator[Answered]:
     """Every arm at its setting: rank of the first token, and the whole answer."""
     asked = prompts(run, item.query, 1)
     for kind in ("no examples", "corrupted"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.tasks import Query, TaskConfig, prompts
@@ -20,7 +21,25 @@ def base_items(run: Run[TaskConfig], earlier: Records) -> list[Query]:
     return of_tasks.queries(run, 1, run.config.n_test)
 
 
-def measure_base(run: Run[TaskConfig], batch: Sequence[Query]) -> Iterator[Record]:
+class Based(InBatch):
+    """What the model answers to one query, under one kind of prompt."""
+
+    task: str
+    prompt: str
+    """examples, corrupted, or no examples."""
+    right: bool
+    """Whether the answer's first token comes first."""
+    whole: bool
+    """Whether the whole answer is written, greedily."""
+    rank: int
+    """Of the answer's first token, 0 on top."""
+    log_prob: float
+    """Of the answer's first token, nats."""
+    n_layers: int
+    n_heads: int
+
+
+def measure_base(run: Run[TaskConfig], batch: Sequence[Query]) -> Iterator[Based]:
     """What the model answers with examples, with corrupted ones, and with none."""
     asked = [prompts(run, query, 1) for query in batch]
     for kind in ("examples", "corrupted", "no examples"):

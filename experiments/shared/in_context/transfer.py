@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TypedDict
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from experiments.shared.in_context.tasks import TaskConfig, prompts
 from mlx_interp.behaviour.answers import answer_scores, verdicts
 from mlx_interp.in_context.demonstrations import Examples, Template, in_context
 from mlx_interp.interventions import Add, Intervention
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 PORTED, NATURAL, WRITTEN = "templates", "running text", "written answers"
@@ -57,7 +57,18 @@ NEW_TOKENS, LONG = 5, 16
 PER_TASK = 6
 
 
-def measure_ported(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Ported(TypedDict):
+    """A query in another template, with the vector and its controls."""
+
+    task: str
+    template: str
+    with_examples: bool
+    """Whether the model answers it with examples in that template."""
+    right: dict[str, bool]
+    """By arm: the answer's first token comes first."""
+
+
+def measure_ported(run: Run[MediationConfig], item: Item) -> Iterator[Ported]:
     """The vector in other templates: only queries that the model answers with examples in that template count."""
     model = run.model
     one, two = of_tasks.halves(run, item.task)
@@ -84,7 +95,18 @@ def natural_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return [i for i in sampled(solved_items(run, earlier), PER_TASK) if sentences(run, i.task)]
 
 
-def measure_natural(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Said(TypedDict):
+    """What follows a sentence, with the vector or a control added at its end and at every new token."""
+
+    task: str
+    sentence: str
+    arm: str
+    right: bool
+    """Whether it contains the answer."""
+    text: str
+
+
+def measure_natural(run: Run[MediationConfig], item: Item) -> Iterator[Said]:
     """Whether the answer occurs in what follows a sentence, the vector added at its end and at every new token."""
     x, y = of_tasks.halves(run, item.task)[1].pairs[item.number]
     most = 2 * NEW_TOKENS if item.task.startswith("country-") else NEW_TOKENS
@@ -112,7 +134,24 @@ def written_items(run: Run[MediationConfig], earlier: Records) -> list[Item]:
     return sampled(solved_items(run, earlier), PER_TASK - 2)
 
 
-def measure_written(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
+class Matched(TypedDict):
+    """How well a written answer matches the right one, 0 to 1."""
+
+    exact: float
+    first_word: float
+    f1: float
+    """F1 of the words."""
+
+
+class Written(Matched):
+    """An answer written out greedily."""
+
+    task: str
+    arm: str
+    text: str
+
+
+def measure_written(run: Run[MediationConfig], item: Item) -> Iterator[Written]:
     """Answers written out greedily and cut where the template would end them: exact match, first word, F1 of words."""
     asked = prompts(run, item.query, 1)
     answer = of_tasks.halves(run, item.task)[1].pairs[item.number][1]
@@ -125,7 +164,7 @@ def measure_written(run: Run[MediationConfig], item: Item) -> Iterator[Record]:
             yield {"task": item.task, "arm": arm, "text": text, **written_scores(text, answer)}
 
 
-def written_scores(text: str, answer: str) -> dict[str, float]:
+def written_scores(text: str, answer: str) -> Matched:
     """Exact match, first word, and F1 of the words of a written answer."""
     found, wanted = _words(text), _words(answer)
     common = sum((Counter(found) & Counter(wanted)).values())
