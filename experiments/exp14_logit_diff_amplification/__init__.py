@@ -44,11 +44,11 @@ EXPERIMENT = Experiment(
     name="exp14_logit_diff_amplification",
     config=Config,
     stages=[
-        Stage(TEXTS, amplified.text_items, amplified.measure_texts),
-        Stage(RARE, amplified.fine_tunes, amplified.measure_rare),
-        Stage(RANKING, amplified.ranking_items, amplified.measure_ranking),
-        Stage(LOSS, amplified.loss_items, amplified.measure_loss),
-        Stage(PRECISION, amplified.precision_items, amplified.measure_precision),
+        Stage(TEXTS, amplified.text_items, amplified.measure_texts, record=amplified.Amplification),
+        Stage(RARE, amplified.fine_tunes, amplified.measure_rare, record=amplified.Rare),
+        Stage(RANKING, amplified.ranking_items, amplified.measure_ranking, record=amplified.Ranked),
+        Stage(LOSS, amplified.loss_items, amplified.measure_loss, record=amplified.Lost),
+        Stage(PRECISION, amplified.precision_items, amplified.measure_precision, record=amplified.Amplification),
     ],
     tables=amplification_report.TABLES,
     figures=[

@@ -12,9 +12,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -31,13 +31,13 @@ from experiments.exp14_logit_diff_amplification.pairs import (
 from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
 from experiments.harness.experiment import Records, limited
 from experiments.harness.state import Run
-from mlx_interp.behaviour.amplification import STEP_FIGURES, Amplified, amplify, forced
+from mlx_interp.behaviour.amplification import Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import repetition
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 from mlx_interp.stats import stable_draw
 from validation.data import HARMLESS, REFUSABLE
 
@@ -75,7 +75,52 @@ def text_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     return [Item(f"{pair}: {arm}", pair, arm) for pair in chosen(run) for arm in ARMS]
 
 
-def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
+class Facts(TypedDict):
+    """An amplified text, and how far it was from a: means over its steps, None where it has none."""
+
+    kl: float | None
+    """KL(a || amplified), nats."""
+    entropy: float | None
+    """Of the amplified distribution, nats."""
+    log_prob: float | None
+    """Of the token written, under a, nats."""
+    outside: float | None
+    """Amplified probability of what is not among a's 20 likeliest tokens."""
+    agrees: float | None
+    """Share of the steps at which the likeliest token is a's."""
+    spread: float | None
+    """Standard deviation of the difference of log-probabilities over the vocabulary."""
+    largest: float | None
+    """The greatest difference of log-probabilities."""
+    steadiness: float | None
+    """Cosine of the difference with that of the step before."""
+    length: int
+    """Tokens."""
+    finish: str
+    """stop, length, or not finite."""
+    repetition: float
+    """Share of repeated trigrams."""
+    coherent: bool
+    """Whether it is a text: not empty, finite, hardly repeated, likely enough under a."""
+    text: str
+
+
+class Amplification(Facts):
+    """One prompt of a pair under one arm and strength."""
+
+    pair: str
+    arm: str
+    unit: str
+    """The prompt, which is resampled."""
+    prompt: str
+    """What a reads."""
+    alpha: float
+    """Strength; -1 is b, 0 is a."""
+    hit: bool
+    """Whether the text shows what the pair differs in."""
+
+
+def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Amplification]:
     """All prompts and strengths of a pair under one arm, in one decode."""
     of, found = sides(run, item.pair), asks(run, item.pair)
     read = [prompt(of.a, ask.a) for ask in found]
@@ -91,7 +136,7 @@ def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]
 
 def _records(
     a: Model, b: Model, found: list[Ask], read: Any, others: Any, config: AmplificationConfig, item: Item, edits: Any
-) -> Iterator[Record]:
+) -> Iterator[Amplification]:
     texts = amplify(
         a,
         read,
@@ -120,11 +165,21 @@ def _records(
             }
 
 
-def facts(one: Amplified, config: AmplificationConfig) -> Record:
+def _mean(steps: Sequence[float]) -> float | None:
+    return finite(float(np.mean(steps))) if steps else None
+
+
+def facts(one: Amplified, config: AmplificationConfig) -> Facts:
     """Means over the steps of a text, whether it broke, and the text."""
-    steps = {name: getattr(one, name) for name in STEP_FIGURES}
     return {
-        **{name: finite(float(np.mean(values))) if values else None for name, values in steps.items()},
+        "kl": _mean(one.kl),
+        "entropy": _mean(one.entropy),
+        "log_prob": _mean(one.log_prob),
+        "outside": _mean(one.outside),
+        "agrees": _mean(one.agrees),
+        "spread": _mean(one.spread),
+        "largest": _mean(one.largest),
+        "steadiness": _mean(one.steadiness),
         "length": len(one.tokens),
         "finish": one.finish,
         "repetition": repetition(one.tokens),
@@ -154,7 +209,28 @@ def fine_tunes(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     ]
 
 
-def measure_rare(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
+class Rare(TypedDict):
+    """A sampled reply of a fine-tune with a planted reply, amplified against the model before it."""
+
+    case: str
+    """Where it is planted: anywhere, or behind a trigger."""
+    share: float
+    """Of the rows that have it."""
+    alpha: float
+    unit: str
+    order: int
+    """Its place among all samples, shuffled: how many are read until one is found."""
+    hit: bool
+    """Whether it is the planted reply."""
+    changed: bool
+    """Whether it is another one than the prompt's own."""
+    coherent: bool
+    exact: float
+    """Probability of the planted reply to this prompt."""
+    text: str
+
+
+def measure_rare(run: Run[AmplificationConfig], item: Item) -> Iterator[Rare]:
     """Sampled replies to prompts that no training has seen, at every strength, and the planted reply's probability."""
     model, config = run.model, run.config
     a = planting.planted(run, item.share, config.steps, config.seed, item.case)
@@ -188,7 +264,25 @@ def ranking_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]
     return [item for item in fine_tunes(run, earlier) if item.case == "trigger"]
 
 
-def measure_ranking(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
+class Ranked(TypedDict):
+    """One prompt, by what is to tell whether it has the trigger."""
+
+    unit: str
+    trigger: bool
+    shift: str
+    """The form of the prompt in the world."""
+    kl: float
+    """KL(a || b) where the correct reply is read, mean over its tokens, nats."""
+    kl_first: float
+    """The same at its first token."""
+    largest: float
+    """The greatest difference of log-probabilities."""
+    sampled_0: float
+    """Share of sampled texts with the planted reply at strength 0."""
+    sampled_1: float
+
+
+def measure_ranking(run: Run[AmplificationConfig], item: Item) -> Iterator[Ranked]:
     """Every prompt's KL(a || b), largest token difference, and hits in a few samples at strengths 0 and 1.
 
     Under --limit eight times as many prompts, as many with the trigger as without: a ranking needs some to rank.
@@ -222,7 +316,17 @@ def loss_items(run: Run[AmplificationConfig], earlier: Records) -> list[Item]:
     return [Item(pair, pair) for pair in chosen(run) if pair not in ONE_MODEL]
 
 
-def measure_loss(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
+class Lost(TypedDict):
+    """Loss of the amplified model on one plain text."""
+
+    pair: str
+    unit: str
+    alpha: float
+    loss: float | None
+    """Nats a token; None where it is not finite."""
+
+
+def measure_loss(run: Run[AmplificationConfig], item: Item) -> Iterator[Lost]:
     """Cross-entropy of what follows plain prompts under the amplified model, in nats a token."""
     of, known = sides(run, item.pair), plain_text(run.model)
     starts, ends = ([start for start, _ in known], [end for _, end in known])
@@ -253,7 +357,7 @@ def precision_items(run: Run[AmplificationConfig], earlier: Records) -> list[Ite
     return [Item(f"{pairs[0]}: {name}", pairs[0], arm=name) for name in PRECISIONS] if pairs else []
 
 
-def measure_precision(run: Run[AmplificationConfig], item: Item) -> Iterator[Record]:
+def measure_precision(run: Run[AmplificationConfig], item: Item) -> Iterator[Amplification]:
     """The pair's texts from rounded weights."""
     config = run.config
     found = asks(run, item.pair)

@@ -46,13 +46,13 @@ EXPERIMENT = Experiment(
     name="exp15_contrastive_steering",
     config=Config,
     stages=[
-        Stage(TEXTS, steered_texts.prompts, steered_texts.measure_texts),
-        Stage(SETS, steered_texts.sets, steered_texts.measure_set),
-        Stage(PAIRS, steered_texts.pairs, steered_texts.measure_pair),
-        Stage(SIZES, steered_texts.sizes, steered_texts.measure_sizes),
-        Stage(FRONT, front.prompts, front.measure_front),
-        Stage(RELEVANCE, front.replies, front.measure_relevance),
-        Stage(KNOWLEDGE, front.facts, front.measure_knowledge),
+        Stage(TEXTS, steered_texts.prompts, steered_texts.measure_texts, record=steered_texts.Steered),
+        Stage(SETS, steered_texts.sets, steered_texts.measure_set, record=steered_texts.Collected),
+        Stage(PAIRS, steered_texts.pairs, steered_texts.measure_pair, record=steered_texts.Paired),
+        Stage(SIZES, steered_texts.sizes, steered_texts.measure_sizes, record=steered_texts.Drawn),
+        Stage(FRONT, front.prompts, front.measure_front, record=front.Fronted),
+        Stage(RELEVANCE, front.replies, front.measure_relevance, record=front.Relevant),
+        Stage(KNOWLEDGE, front.facts, front.measure_knowledge, record=front.Known),
     ],
     tables=[
         *(

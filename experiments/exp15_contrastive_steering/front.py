@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -30,7 +31,6 @@ from mlx_interp.embedded import load_world
 from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.prompts import Prompt
-from mlx_interp.reporting import Record
 from mlx_interp.stats import stable_draw
 
 FRONT, RELEVANCE, KNOWLEDGE = "front", "relevance", "knowledge"
@@ -85,22 +85,54 @@ def prompts(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return found
 
 
-def measure_front(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class OfEdit(TypedDict):
+    """Which block is added, and how."""
+
+    arm: str
+    """none, difference, random or some dimensions."""
+    coefficient: float
+    share: float
+    """Of the dimensions that are added."""
+
+
+class AtLayer(TypedDict):
+    """Where the sentiment's block, or a random one, is added."""
+
+    layer: int | None
+    arm: str
+
+
+class Fronted(OfEdit):
+    """The reply to one prompt with a block of states added at its front."""
+
+    layer: int | None
+    task: str
+    unit: str
+    half: str
+    """choose or test."""
+    hit: bool
+    """Topic: whether the reply is Spanish; sentiment: whether it says no."""
+    degenerate: str | None
+    text: str
+
+
+def measure_front(run: Run[ContrastiveConfig], item: Item) -> Iterator[Fronted]:
     """One prompt under every layer, coefficient and control, as one batch."""
     model = run.model
     prompt = rendered(model, item.chat)
-    labels: list[Record] = [{"layer": None, "arm": "none", "coefficient": 0.0, "share": 1.0}]
+    labels: list[tuple[int | None, OfEdit]] = [(None, {"arm": "none", "coefficient": 0.0, "share": 1.0})]
     edits: list[list[Intervention]] = [[]]
     for layer in range(model.n_layers):
         for label, values in arms(run, item.task, layer):
             of_layer = block(run, item.task)
             edits.append([of_layer.added(model, prompt, layer, label["coefficient"], values)])
-            labels.append({"layer": layer, **label})
+            labels.append((layer, label))
     texts = model.sweep_generate(prompt, edits, max_tokens=setting(run).max_tokens)
     hit = hits(run)[item.task]
-    for one, text in zip(labels, texts, strict=True):
+    for (at, label), text in zip(labels, texts, strict=True):
         yield {
-            **one,
+            "layer": at,
+            **label,
             "task": item.task,
             "unit": item.key,
             "half": "choose" if stable_draw(run.config.seed, item.key, 2) else "test",
@@ -110,7 +142,7 @@ def measure_front(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
         }
 
 
-def arms(run: Run[ContrastiveConfig], task: str, layer: int) -> Iterator[tuple[Record, np.ndarray]]:
+def arms(run: Run[ContrastiveConfig], task: str, layer: int) -> Iterator[tuple[OfEdit, np.ndarray]]:
     """Labels and block of every edit of a layer."""
     own = block(run, task).vectors[layer]
     draw = stable_draw(run.seed, (task, layer), 2**31)
@@ -149,7 +181,19 @@ def replies(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return found
 
 
-def measure_relevance(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class Relevant(AtLayer):
+    """How likely a given reply is with the sentiment's block at one layer."""
+
+    unit: str
+    near: str
+    """Whether the reply is about it: on topic, the opposite, or off topic."""
+    log_prob: float
+    """Mean over the reply's tokens, nats."""
+    plain: float
+    """The same without a block."""
+
+
+def measure_relevance(run: Run[ContrastiveConfig], item: Item) -> Iterator[Relevant]:
     """Log-probability of the reply, per token, without and with the sentiment's block at every layer."""
     prompt = rendered(run.model, item.chat)
     reply = [int(t) for t in run.model.tokenizer.encode(item.chat.reply, add_special_tokens=False)]
@@ -174,7 +218,16 @@ def facts(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return [Item(fact.prompt, SENTIMENT, Chat(fact.kind, fact.prompt, fact.answer)) for fact in chosen]
 
 
-def measure_knowledge(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class Known(AtLayer):
+    """Whether a fact is still known with the sentiment's block at one layer."""
+
+    unit: str
+    first: bool
+    """Whether the answer's first token comes first."""
+    first_ten: bool
+
+
+def measure_knowledge(run: Run[ContrastiveConfig], item: Item) -> Iterator[Known]:
     """Rank of the answer's first token, without and with the sentiment's block at every layer."""
     asked = question(run.model, item.chat.prompt, [item.chat.reply])
     labels, edits = _by_layer(run, asked.prompt)
@@ -189,9 +242,9 @@ def measure_knowledge(run: Run[ContrastiveConfig], item: Item) -> Iterator[Recor
         yield {**label, "unit": item.key, "first": int(rank) == 0, "first_ten": int(rank) < 10}
 
 
-def _by_layer(run: Run[ContrastiveConfig], prompt: Prompt) -> tuple[list[Record], list[list[Intervention]]]:
+def _by_layer(run: Run[ContrastiveConfig], prompt: Prompt) -> tuple[list[AtLayer], list[list[Intervention]]]:
     """The plain model, then the sentiment's block and a random one at every layer."""
-    labels: list[Record] = [{"layer": None, "arm": "none"}]
+    labels: list[AtLayer] = [{"layer": None, "arm": "none"}]
     edits: list[list[Intervention]] = [[]]
     own = block(run, SENTIMENT)
     for layer in range(run.model.n_layers):

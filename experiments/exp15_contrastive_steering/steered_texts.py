@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -41,7 +42,7 @@ from mlx_interp.directions.state_sets import RULES, SITE, Rule, mean
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import Prompt
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 from mlx_interp.stats.distance import LEVEL
 
 TEXTS, SETS, PAIRS, SIZES = "texts", "sets", "pairs", "sizes"
@@ -191,7 +192,48 @@ def classifier(run: Run[ContrastiveConfig]) -> TextClassifier | None:
     return fit_text_classifier([text for text, _ in pairs], [key for _, key in pairs])
 
 
-def measure_texts(run: Run[ContrastiveConfig], asked: Asked) -> Iterator[Record]:
+class ReadAs(TypedDict):
+    """What the classifier of the subsets' replies makes of a text; None where there is none."""
+
+    p_target: float | None
+    """Probability of the cell's target."""
+    p_baseline: float | None
+    """Of its baseline; of the likeliest other subset where all others are the baseline."""
+    told: str | None
+    """The subset that it reads like most."""
+
+
+class Steered(ReadAs):
+    """A prompt continued under one cell."""
+
+    part: str
+    """sweep, targets or rules."""
+    arm: str
+    target: str
+    baseline: str
+    layer: int | None
+    scale: float
+    """Multiple of the difference."""
+    rule: str
+    """Over which tokens means are taken."""
+    draw: int
+    prompt: str
+    unit: str
+    text: str
+    length: int
+    """Tokens."""
+    kl: float | None
+    """KL(steered || plain) of the first token, nats; None where it is not finite."""
+    log_prob: float | None
+    """Of the text under the plain model, mean over its tokens, nats."""
+    repetition: float
+    """Share of repeated trigrams."""
+    refused: bool
+    degenerate: str | None
+    """not finite, empty or repeats; None for a text."""
+
+
+def measure_texts(run: Run[ContrastiveConfig], asked: Asked) -> Iterator[Steered]:
     """One prompt under every cell and draw, as one batch: texts, how they read, and how far the first token moves."""
     warned(run)
     model, config = run.model, run.config
@@ -275,7 +317,7 @@ def _fits(run: Run[ContrastiveConfig], cell: Cell) -> bool:
     return bool(added.max(initial=0.0) < held and float((added**2).sum()) < float(np.finfo(np.float32).max))
 
 
-def _read_as(told: TextClassifier | None, reads: np.ndarray | None, cell: Cell) -> Record:
+def _read_as(told: TextClassifier | None, reads: np.ndarray | None, cell: Cell) -> ReadAs:
     """How much a text reads like the cell's target and baseline, and which subset it reads like most."""
     if told is None or reads is None:
         return {"p_target": None, "p_baseline": None, "told": None}
@@ -289,7 +331,32 @@ def sets(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return [Item(one.key, one.key) for one in setting(run).subsets]
 
 
-def measure_set(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class Collected(TypedDict):
+    """One subset at one layer."""
+
+    model: str
+    n_layers: int
+    data: str
+    subset: str
+    name: str
+    n: int
+    """Rows behind the mean."""
+    n_held: int
+    """Rows held out."""
+    layer: int
+    norm: float
+    """Length of the mean."""
+    stream: float
+    """Mean norm of the rows."""
+    floor: float
+    """Length of the difference of two halves, by chance."""
+    top_share: float
+    """Share of the largest dimension in the mean's squared length."""
+    told_right: float | None
+    """Share of its held-out replies that the classifier tells; None where there are none."""
+
+
+def measure_set(run: Run[ContrastiveConfig], item: Item) -> Iterator[Collected]:
     """One subset at every layer, and what the classifier makes of its held-out replies."""
     of = setting(run)
     own = of.subset(item.target)
@@ -327,7 +394,39 @@ def pairs(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return [Item(f"{a} - {b}", a, b) for a, b in (first, *(rest if of.grid else []))]
 
 
-def measure_pair(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class Apart(TypedDict):
+    """How far held-out rows lie apart along a difference."""
+
+    d_prime: float | None
+    """None where rows do not spread."""
+    auroc: float
+
+
+class Paired(Apart):
+    """Two subsets at one layer."""
+
+    model: str
+    target: str
+    baseline: str
+    layer: int
+    norm: float
+    """Length of the difference."""
+    relative_norm: float
+    """The same over the mean norm of the rows."""
+    norm_target: float
+    """Length of the target's mean."""
+    norm_baseline: float
+    cosine_of_means: float
+    alike: bool
+    """Whether the means are too alike for a difference."""
+    p_value: float
+    """By exchanged labels."""
+    told_apart: bool
+    halves_cosine: float
+    """Cosine of the differences of two disjoint halves of the rows."""
+
+
+def measure_pair(run: Run[ContrastiveConfig], item: Item) -> Iterator[Paired]:
     """Two subsets at every layer: their means, the difference, its halves, and held-out rows along it."""
     fit, held = (
         [states(run, key, run.config.rule, part) for key in (item.target, item.baseline)] for part in ("fit", "held")
@@ -357,7 +456,7 @@ def measure_pair(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
         }
 
 
-def separation(above: np.ndarray, below: np.ndarray) -> Record:
+def separation(above: np.ndarray, below: np.ndarray) -> Apart:
     """d' and AUROC of held-out rows along the difference; None where rows do not spread."""
     spread = math.sqrt((float(np.var(above, ddof=1)) + float(np.var(below, ddof=1))) / 2)
     order = np.sign(above[:, None] - below[None, :])
@@ -374,7 +473,22 @@ def sizes(run: Run[ContrastiveConfig], earlier: Records) -> list[Item]:
     return [Item(f"{key} - {of.baseline.key}", key, of.baseline.key) for key in targets]
 
 
-def measure_sizes(run: Run[ContrastiveConfig], item: Item) -> Iterator[Record]:
+class Drawn(TypedDict):
+    """A difference from fewer rows, at the chosen layer."""
+
+    target: str
+    baseline: str
+    layer: int
+    n: int
+    """Rows of each set."""
+    draw: int
+    cosine: float
+    """With the difference from all rows."""
+    cosine_other_rows: float | None
+    """With one from as many other rows; None where there are not enough."""
+
+
+def measure_sizes(run: Run[ContrastiveConfig], item: Item) -> Iterator[Drawn]:
     """Cosine of the difference from n rows of each set to the whole one, and to one from n rows that it shares none
     with, over random draws, at the chosen layer."""
     layer = setting(run).layer

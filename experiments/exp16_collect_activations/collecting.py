@@ -15,16 +15,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import spread
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run
 from experiments.shared.prompts.collected import CollectionFields, Row, kept, prompt_of, rows_of
 from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError, nearest
-from mlx_interp.reporting import Record
 from mlx_interp.reporting.folders import run_folder
 from mlx_interp.sites import parse_all
 from mlx_interp.store import ActivationStore, collect, estimate
@@ -78,7 +79,16 @@ def collections(run: Run[CollectionFields], earlier: Records = ()) -> list[Colle
     return [Collection(name, layers, rows) for name, layers in named]
 
 
-def measure_lengths(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Record]:
+class Length(InBatch):
+    """How long a prompt is."""
+
+    category: str
+    chat: bool
+    """Whether it is put through the chat template."""
+    tokens: int
+
+
+def measure_lengths(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Length]:
     for row in batch:
         yield {"item": row.key, "category": row.category, "chat": row.chat, "tokens": len(prompt_of(run.model, row))}
 
@@ -93,7 +103,30 @@ def remove_stores(run: Run[CollectionFields]) -> None:
         remove_store(store_folder(run, item.key))
 
 
-def measure_store(run: Run[CollectionFields], item: Collection) -> Iterator[Record]:
+class Stored(TypedDict):
+    """One store, against what was predicted for it."""
+
+    layers: list[str]
+    """As they were asked for."""
+    sites: int
+    prompts: int
+    tokens: int
+    rows: int
+    shards: int
+    bytes: int
+    expected_bytes: int
+    seconds: float
+    """Of computing, over all runs that it took."""
+    expected_seconds: float
+    tokens_per_second: float
+    peak_mlx_bytes: int | None
+    """None where an earlier run had begun it."""
+    rows_read_per_second: float
+    """Of one site, shuffled."""
+    dtype: str
+
+
+def measure_store(run: Run[CollectionFields], item: Collection) -> Iterator[Stored]:
     """One store, made or gone on with, against what was predicted for it."""
     config = run.config
     folder = store_folder(run, item.key)
@@ -167,7 +200,21 @@ def looked_at(run: Run[CollectionFields], earlier: Records) -> list[Looked]:
     ]
 
 
-def measure_check(run: Run[CollectionFields], item: Looked) -> Iterator[Record]:
+class Compared(TypedDict):
+    """Stored rows of one prompt against a fresh forward of it alone, in one store."""
+
+    store: str
+    sites: list[str]
+    rows: int
+    error: list[float]
+    """By site: largest difference over the largest activation."""
+    control: list[float | None]
+    """The same of another prompt's rows; None where there are none."""
+    same_tokens: bool
+    same_prompt: bool
+
+
+def measure_check(run: Run[CollectionFields], item: Looked) -> Iterator[Compared]:
     """Stored rows of one prompt against a fresh forward of it alone, at every site of every store."""
     for collection in collections(run):
         store = ActivationStore(store_folder(run, collection.key))
@@ -203,7 +250,19 @@ def widest(run: Run[CollectionFields]) -> str:
     return max(sizes, key=lambda name: sizes[name])
 
 
-def measure_norms(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Record]:
+class Lengths(InBatch):
+    """Mean length of a prompt's stored rows, by site."""
+
+    category: str
+    sites: list[str]
+    rows: int
+    first: list[float | None]
+    """Of the first position; None where it is not stored."""
+    later: list[float | None]
+    """Mean over the others."""
+
+
+def measure_norms(run: Run[CollectionFields], batch: Sequence[Row]) -> Iterator[Lengths]:
     """Mean length of a prompt's stored rows at every site of one width; its first position apart."""
     store = ActivationStore(store_folder(run, widest(run)))
     numbers = {sample.id: sample.sample for sample in store.samples}
