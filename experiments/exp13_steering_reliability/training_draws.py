@@ -66,7 +66,7 @@ class Learned(TypedDict):
     relative_norm: float
     """The same over the mean norm of the stream there."""
     floor: float
-    """Length that noise alone has."""
+    """Length that rounding alone may give."""
     p_value: float
     stability: float
     """Cosine of the directions of random halves of the prompts."""

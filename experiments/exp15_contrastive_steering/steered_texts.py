@@ -349,7 +349,7 @@ class Collected(TypedDict):
     stream: float
     """Mean norm of the rows."""
     floor: float
-    """Length of the difference of two halves, by chance."""
+    """Length of the difference of two halves at random: 95 % of them are shorter."""
     top_share: float
     """Share of the largest dimension in the mean's squared length."""
     told_right: float | None

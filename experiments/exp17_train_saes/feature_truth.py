@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from experiments.exp17_train_saes import runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run, of_run
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 from mlx_interp.sae import best_detectors, dashboard, feature_pages, page_of, sparse_probe
 
 BASES = ("raw neurons", "random directions", "principal components")
@@ -60,7 +61,27 @@ def columns(run: Run[SAEConfig], question: Question, x: npt.NDArray[np.float32])
     return np.concatenate([values, -values], axis=1)
 
 
-def measure(run: Run[SAEConfig], question: Question) -> Iterator[Record]:
+class Detected(TypedDict):
+    """The best column of one concept, and probes for it, on held-out tokens."""
+
+    group: str
+    basis: str
+    concept: str
+    n: int
+    """Tokens."""
+    n_positive: int
+    n_columns: int
+    column: int
+    precision: float
+    recall: float
+    f1: float
+    auroc: dict[str, float | None]
+    """Of sparse probes, by their number of columns."""
+    auroc_all: float | None
+    """Of a probe on all dimensions."""
+
+
+def measure(run: Run[SAEConfig], question: Question) -> Iterator[Detected]:
     """Best column of each concept on held-out tokens, and sparse probes beside a probe on everything."""
     site = runs.site_names(run)[0]
     chosen, x = tokens(run, question.group, site)
@@ -75,7 +96,7 @@ def measure(run: Run[SAEConfig], question: Question) -> Iterator[Record]:
         train, test = (values[half] for half in halves)
         for number, found in enumerate(best_detectors(train, flags[0], test, flags[1])):
             probe = {
-                f"auroc_{k}": finite(
+                str(k): finite(
                     sparse_probe(one_sign[halves[0]], flags[0][:, number], one_sign[halves[1]], flags[1][:, number], k)
                 )
                 for k in run.config.probed_k
@@ -89,8 +110,10 @@ def measure(run: Run[SAEConfig], question: Question) -> Iterator[Record]:
                 "n_positive": found.n_positive,
                 "n_columns": values.shape[1],
                 "column": found.column,
-                **{name: getattr(found, name) for name in ("precision", "recall", "f1")},
-                **probe,
+                "precision": found.precision,
+                "recall": found.recall,
+                "f1": found.f1,
+                "auroc": probe,
                 "auroc_all": finite(dense),
             }
 
@@ -118,7 +141,15 @@ def shown(run: Run[SAEConfig], earlier: Records) -> list[Shown]:
     return [Shown(item.key, item, tuple(best.items()))] if best else []
 
 
-def measure_pages(run: Run[SAEConfig], one: Shown) -> Iterator[Record]:
+class Paged(TypedDict):
+    """What the page shows of one feature."""
+
+    feature: int
+    page: str
+    """JSON."""
+
+
+def measure_pages(run: Run[SAEConfig], one: Shown) -> Iterator[Paged]:
     """What the page shows, over tokens of known meaning and held-out texts."""
     sae = runs.dictionary(run, one.item)
     prompts = [text.prompt for text in texts.measured_texts(run, run.config.seed, run.config.n_texts)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from experiments.exp17_train_saes import feature_truth, runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
-from mlx_interp.reporting import Cell, Column, Record, Table, finite
+from mlx_interp.reporting import Cell, Column, Table, finite
 from mlx_interp.sae import loss, stability
 from mlx_interp.stats import mean_or_none
 
@@ -45,7 +46,15 @@ def items(run: Run[SAEConfig], earlier: Records) -> list[Trained]:
     return [Trained(f"{one.kind}: {one.key}", one.kind, one, first) for one in (first, *again, *controls)]
 
 
-def measure(run: Run[SAEConfig], trained: Trained) -> Iterator[Record]:
+class Again(TypedDict):
+    """Every metric of one dictionary."""
+
+    label: str
+    metrics: dict[str, float | None]
+    """By name, with its unit."""
+
+
+def measure(run: Run[SAEConfig], trained: Trained) -> Iterator[Again]:
     """Every metric of one dictionary, as one number each."""
     config = run.config
     sae, found = runs.dictionary(run, trained.item), runs.measured(run, trained.item)
@@ -64,7 +73,7 @@ def measure(run: Run[SAEConfig], trained: Trained) -> Iterator[Record]:
         records = list(feature_truth.measure(run, feature_truth.Question(group, group, trained.label, trained.item)))
         metrics[f"F1 of the best feature, {group}"] = float(np.mean([r["f1"] for r in records]))
         k = config.probed_k[0]
-        values = [r[f"auroc_{k}"] for r in records if r[f"auroc_{k}"] is not None]
+        values = [value for r in records if (value := r["auroc"][str(k)]) is not None]
         metrics[f"AUROC of {k} feature, {group}"] = float(np.mean(values)) if values else np.nan
     if trained.item != trained.first:
         pair = [runs.dictionary(run, one) for one in (trained.first, trained.item)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from experiments.exp17_train_saes import texts
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
 from mlx_interp import sites
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, save, stability, train
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
 from mlx_interp.store import ActivationStore
@@ -198,7 +198,52 @@ def measured(run: Run[SAEConfig], item: Item) -> Reconstruction:
     )
 
 
-def measure(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
+class Trained(TypedDict):
+    """A dictionary: how well it rebuilds held-out activations, and then what that costs each held-out text."""
+
+    role: str
+    label: str
+    site: str
+    kind: str
+    setting: float
+    """k, the L0 aimed at, or the weight of the penalty."""
+    d_sae: int
+    what: str
+    """reconstruction or loss."""
+    n_tokens: NotRequired[int]
+    """Reconstruction; so for the fields up to recovered_mean: held-out tokens."""
+    distinct_tokens: NotRequired[int]
+    """Tokens that it was trained on."""
+    seen_tokens: NotRequired[int]
+    """Tokens of all its steps."""
+    l0: NotRequired[float | None]
+    """Active features of a token."""
+    fve: NotRequired[float | None]
+    """Share of variance explained."""
+    cosine: NotRequired[float | None]
+    norm_ratio: NotRequired[float | None]
+    relative_bias: NotRequired[float | None]
+    dead: NotRequired[float]
+    """Share of features that are never active."""
+    dense: NotRequired[float]
+    """Share of features that are active on many tokens."""
+    recovered: NotRequired[float | None]
+    """Share of the loss between zero and clean that is recovered."""
+    recovered_mean: NotRequired[float | None]
+    """The same between mean and clean."""
+    unit: NotRequired[int]
+    """Loss; so for the following fields: number of the text."""
+    group: NotRequired[str]
+    clean: NotRequired[float]
+    """Nats a token; so for the next three."""
+    spliced: NotRequired[float]
+    zero: NotRequired[float]
+    mean: NotRequired[float]
+    kl: NotRequired[float]
+    """From the clean model's predictions, nats."""
+
+
+def measure(run: Run[SAEConfig], item: Item) -> Iterator[Trained]:
     """Reconstruction of held-out activations, and the loss of every held-out text."""
     config = run.config
     sae, found = dictionary(run, item), measured(run, item)
@@ -209,7 +254,8 @@ def measure(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
     costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
     store = store_of(run, item)
     rows = texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only) if store is None else store
-    common = {
+    common: Trained = {
+        "what": "",
         "role": item.role,
         "label": item.label,
         "site": item.site,
@@ -223,7 +269,11 @@ def measure(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
         "n_tokens": found.n_tokens,
         "distinct_tokens": len(rows),
         "seen_tokens": config.steps * config.batch_size if item.kind not in CONTROLS[:3] else 0,
-        **{name: finite(getattr(found, name)) for name in ("l0", "fve", "cosine", "norm_ratio", "relative_bias")},
+        "l0": finite(found.l0),
+        "fve": finite(found.fve),
+        "cosine": finite(found.cosine),
+        "norm_ratio": finite(found.norm_ratio),
+        "relative_bias": finite(found.relative_bias),
         "dead": found.dead,
         "dense": found.dense,
         "recovered": finite(costs.recovered()),
@@ -235,7 +285,11 @@ def measure(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
             "what": "loss",
             "unit": number,
             "group": text.group,
-            **{arm: float(getattr(costs, arm)[number]) for arm in ("clean", "spliced", "zero", "mean", "kl")},
+            "clean": float(costs.clean[number]),
+            "spliced": float(costs.spliced[number]),
+            "zero": float(costs.zero[number]),
+            "mean": float(costs.mean[number]),
+            "kl": float(costs.kl[number]),
         }
 
 
@@ -253,7 +307,20 @@ def middle_items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     return [*middle, *(one for one in found if one.role in ("control", "nested", "data"))]
 
 
-def measure_positions(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
+class AtPositions(TypedDict):
+    """Variance explained at some positions of the texts."""
+
+    label: str
+    low: int
+    high: int
+    n: int
+    """Tokens."""
+    fve: float | None
+    norm: float
+    """Root mean square of the activations' lengths."""
+
+
+def measure_positions(run: Run[SAEConfig], item: Item) -> Iterator[AtPositions]:
     """Share of variance explained by position of the token in its text, BOS left out."""
     config = run.config
     sae = dictionary(run, item)
@@ -286,7 +353,21 @@ def seed_items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     return [found["seed"], found["data"], *controls]
 
 
-def measure_seeds(run: Run[SAEConfig], item: Item) -> Iterator[Record]:
+class Found(TypedDict):
+    """How many of the first dictionary's living features another has too."""
+
+    label: str
+    n: int
+    """Living features of the first."""
+    others: int
+    """Of the other."""
+    share: float | None
+    """Of the first's that have a partner."""
+    cosine: float | None
+    """Mean over them of the largest cosine."""
+
+
+def measure_seeds(run: Run[SAEConfig], item: Item) -> Iterator[Found]:
     """How many of the first one's living features the other has too."""
     first = next(
         one

@@ -175,10 +175,11 @@ def probe_table(records: Records, config: SAEConfig) -> Table | None:
     """k-sparse probing."""
     own = of(records, TRUTH)
     rows: list[list[Cell]] = []
-    names = [f"auroc_{k}" for k in config.probed_k]
     for group, basis in dict.fromkeys((r["group"], r["basis"]) for r in own):
         these = [r for r in own if (r["group"], r["basis"]) == (group, basis)]
-        means = [mean_of(these, name, "concept", config.seed) for name in (*names, "auroc_all")]
+        probes = [[{**r, "auroc": r["auroc"][str(k)]} for r in these] for k in config.probed_k]
+        means = [mean_of(probed, "auroc", "concept", config.seed) for probed in probes]
+        means.append(mean_of(these, "auroc_all", "concept", config.seed))
         rows.append([group, basis, len(these), *means])
     if not rows:
         return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame
 from experiments.harness.state import Run
 from mlx_interp.embedded import load_world
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.sae import SAE
 from mlx_interp.sae.shift import Classifier, Reading, classifier, contributions, reading, without
 from mlx_interp.stats import stable_draw
@@ -93,7 +94,36 @@ def _is_harmful(chat: object) -> bool:
     return bool(getattr(chat, "harmful", False))
 
 
-def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Record]:
+class Shifted(TypedDict):
+    """A classifier trained where harm and language coincide: its latents, and then what every arm says, by topic."""
+
+    what: str
+    """judged or answers."""
+    case: str
+    meant: str
+    """harm or language."""
+    n_train: NotRequired[int]
+    """Judged; so for the fields up to strongest: requests that it was trained on."""
+    n_examples: NotRequired[int]
+    """Requests whose latents are read."""
+    used: NotRequired[int]
+    """Latents that are judged."""
+    spurious: NotRequired[int]
+    """Those that stand for the cue."""
+    strongest: NotRequired[list[list[float]]]
+    """Of six latents the number, and the shares of their examples with one value of what is meant, and of the cue."""
+    arm: NotRequired[str]
+    """Answers; so for the following fields."""
+    topic: NotRequired[str]
+    right: NotRequired[float]
+    """Share of held-out requests told right."""
+    by_cue: NotRequired[float]
+    """Share answered as the cue has it."""
+    apart: NotRequired[float | None]
+    """Share told right of those in which both come apart; None where there are none."""
+
+
+def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Shifted]:
     """Every arm's answers on the held-out requests, by topic."""
     config = run.config
     sae = runs.dictionary(run, case.item)
@@ -106,10 +136,9 @@ def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Record]:
     judged = reading(np.asarray(sae.encode(looked_at.x)), looked_at.meant, looked_at.cue, used)
     spurious = [r.latent for r in judged if r.is_spurious]
     spurious = [latent for latent in config.shift_removed if latent < sae.d_sae] or spurious
+    base: Shifted = {"what": "judged", "case": case.key, "meant": case.meant}
     yield {
-        "what": "judged",
-        "case": case.key,
-        "meant": case.meant,
+        **base,
         "n_train": len(train.x),
         "n_examples": len(looked_at.x),
         "used": len(used),
@@ -121,9 +150,8 @@ def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Record]:
         for topic in dict.fromkeys(test.topics):
             mine = np.array([one == topic for one in test.topics])
             yield {
+                **base,
                 "what": "answers",
-                "case": case.key,
-                "meant": case.meant,
                 "arm": arm,
                 "topic": topic,
                 "right": float((said == test.meant)[mine].mean()),

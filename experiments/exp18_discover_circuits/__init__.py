@@ -38,6 +38,7 @@ from experiments.exp18_discover_circuits import (
     words,
 )
 from experiments.exp18_discover_circuits.config import ATTRIBUTION, CircuitConfig, items, scored_items
+from experiments.exp18_discover_circuits.feature_edges import Featured
 from experiments.harness.experiment import Experiment, Stage
 
 
@@ -50,14 +51,14 @@ EXPERIMENT = Experiment(
     name="exp18_discover_circuits",
     config=Config,
     stages=[
-        Stage(ATTRIBUTION, items, discovery.attribution),
-        Stage("patching", discovery.checked_items, discovery.patching),
-        Stage("faithfulness", scored_items, discovery.faithfulness),
-        Stage("minimality", discovery.dropped_items, discovery.minimality),
-        Stage("acdc", acdc.acdc_items, acdc.measure),
-        Stage("features", features.feature_items, features.measure),
-        Stage(clusters.CLUSTERS, clusters.items, clusters.measure),
-        Stage("tracing", discovery.traced_items, discovery.tracing),
+        Stage(ATTRIBUTION, items, discovery.attribution, record=discovery.Attributed),
+        Stage("patching", discovery.checked_items, discovery.patching, record=discovery.Checked),
+        Stage("faithfulness", scored_items, discovery.faithfulness, record=discovery.Faithful),
+        Stage("minimality", discovery.dropped_items, discovery.minimality, record=discovery.Dropped),
+        Stage("acdc", acdc.acdc_items, acdc.measure, record=acdc.Pruned),
+        Stage("features", features.feature_items, features.measure, record=Featured),
+        Stage(clusters.CLUSTERS, clusters.items, clusters.measure, record=clusters.Clustered),
+        Stage("tracing", discovery.traced_items, discovery.tracing, record=discovery.Traced),
     ],
     tables=[
         *(

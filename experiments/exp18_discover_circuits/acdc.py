@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import scipy
@@ -16,7 +16,7 @@ from mlx_interp.circuits import edge_circuits, edge_scores, faithfulness, jaccar
 from mlx_interp.circuits.acdc import acdc
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import Estimate, function_interval
 
 METHODS: tuple[Method, ...] = (MAIN, "attribution")
@@ -27,7 +27,29 @@ def acdc_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     return items(run, earlier) if "acdc" in run.config.parts else []
 
 
-def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Pruned(TypedDict):
+    """A circuit by ACDC at one threshold, beside others of its size."""
+
+    task: str
+    threshold: float
+    """Nats."""
+    acdc_edges: int
+    evaluated: int
+    """Circuits on the way."""
+    divergence: float
+    """Of the circuit from the model, nats."""
+    n: int
+    """Pairs to discover on."""
+    m: list[list[float]]
+    """Of test pairs: the whole model, nothing, and the circuits, nats."""
+    auroc: dict[str, float | None]
+    """Of each method's scores for its edges; None where all or none is in it."""
+    jaccard: dict[str, float]
+    """Overlap with each method's circuit."""
+    by_chance: float
+
+
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Pruned]:
     """A circuit for each threshold; on test pairs beside others of its size, from the same pairs."""
     model, config = run.model, run.config
     train, test = split(run, item.task)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, NotRequired, TypedDict
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from mlx_interp.circuits import Pair, faithfulness, top
 from mlx_interp.circuits.clusters import adjusted_rand, nearest, spherical_means
 from mlx_interp.circuits.features import feature_circuits, feature_scores, n_features
 from mlx_interp.deferred import mx
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.sae import SAE
 from mlx_interp.stats import function_interval, jackknife_interval
 
@@ -32,14 +32,44 @@ CLUSTERS = "clusters"
 KEPT = 50
 """Nodes of a cluster's circuit, of which its errors are none: they stay in every circuit."""
 BASES = ("effects of features", "effects, random directions", "features, last token", "stream, last token", "words")
-RANDOM = "random"
+RANDOM: Final = "random"
 
 
 def items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     return [Item(CLUSTERS, CLUSTERS)] if run.config.saes and "clusters" in run.config.parts else []
 
 
-def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Clustered(TypedDict):
+    """Prompts clustered by one basis; or the circuit of one cluster, m in nats on prompts that it was not fitted to."""
+
+    what: str
+    """agreement or circuit."""
+    n_train: int
+    """Prompts that clusters, or this one, are fitted to."""
+    basis: NotRequired[str]
+    """Agreement; so for the fields up to families."""
+    clusters: NotRequired[list[int]]
+    """Of every prompt met."""
+    tasks: NotRequired[list[str]]
+    families: NotRequired[list[str]]
+    cluster: NotRequired[int]
+    """Circuit; so for the following fields."""
+    common: NotRequired[list[list[str | int]]]
+    """The families that most of its prompts are of, and how many."""
+    latents: NotRequired[list[str]]
+    """The strongest."""
+    full: NotRequired[list[float]]
+    """m with all latents."""
+    empty: NotRequired[list[float]]
+    """With none."""
+    random: NotRequired[list[float]]
+    """With as many at random."""
+    own: NotRequired[list[float]]
+    others: NotRequired[list[float]]
+    """Mean over the other clusters' circuits."""
+
+
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Clustered]:
     """Clusters of every way to write the prompts, and the circuits of those by effects of features."""
     known, met = (_unlabelled(run, part) for part in (0, 1))
     saes = autoencoders(run, run.config.saes)
@@ -104,7 +134,7 @@ def _circuits(
     train: Floats,
     labels: Sequence[Any],
     known: Sequence[tuple[str, Pair]],
-) -> Iterator[Record]:
+) -> Iterator[Clustered]:
     """m of every prompt under the circuit of each cluster; all other latents are 0, errors stay."""
     sizes = n_features(saes)
     made = [cluster for cluster in range(run.config.n_clusters) if (labels[0] == cluster).any()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -42,11 +42,11 @@ from mlx_interp.circuits import (
     wiring,
 )
 from mlx_interp.circuits.discovery import existing
-from mlx_interp.circuits.exact import Floats, patches, replacements, sweep_metric
+from mlx_interp.circuits.exact import Check, Floats, patches, replacements, sweep_metric
 from mlx_interp.circuits.faithfulness import without_each
 from mlx_interp.circuits.tracing import KINDS, NOISE, ROLES, Kind, by_role, causal_trace, spread, window_of
 from mlx_interp.model import Model
-from mlx_interp.reporting import Record, finite
+from mlx_interp.reporting import finite
 
 LARGE_NODE, LARGE_CELL, LARGE_EDGE = 0.05, 0.02, 0.01
 """From which share of m(M) - m(0) on the effect of a node, of a node at one position, of an edge is called large."""
@@ -60,7 +60,34 @@ def rounded(values: Any) -> list[Any]:
     return found
 
 
-def attribution(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Attributed(TypedDict):
+    """Scores of all nodes or edges, and what is known of the pairs that they are from."""
+
+    level: str
+    """node, edge or words."""
+    task: str
+    method: NotRequired[str]
+    """Node and edge; so for the fields up to halves."""
+    n: NotRequired[int]
+    """Pairs."""
+    values: NotRequired[list[float]]
+    """Mean score of each node or edge."""
+    size: NotRequired[int]
+    """Of the circuit whose stability is measured."""
+    jaccards: NotRequired[list[float]]
+    """Overlap of the circuit with those of resampled pairs."""
+    halves: NotRequired[float | None]
+    """Weighted overlap of the scores of two disjoint halves; None for a single pair."""
+    made: NotRequired[int]
+    """Words; so for the following fields: pairs that there are."""
+    uneven: NotRequired[int]
+    """Pairs left out because their prompts are of unequal length."""
+    used: NotRequired[int]
+    told: NotRequired[list[float] | None]
+    """Of each pair, the share of its two prompts that a bag of words tells right; None for too few pairs."""
+
+
+def attribution(run: Run[CircuitConfig], item: Item) -> Iterator[Attributed]:
     """Mean scores of all nodes and edges over the pairs for discovery, and how stable the largest are."""
     model, config = run.model, run.config
     train, _ = split(run, item.task)
@@ -69,36 +96,22 @@ def attribution(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
         # A gradient for every site and step: on fewer pairs.
         some = train[: config.n_checked] if method == "ig-activations" else train
         found = node_scores(model, some, method=method, steps=config.steps)
-        yield {
-            "level": "node",
-            "task": item.task,
-            "method": method,
-            "n": len(some),
-            "values": rounded(found.mean(0)),
-            **_stability(found, STABLE_NODES, config),
-        }
+        yield _attributed("node", item, method, found, STABLE_NODES, config)
     for method in EDGE_METHODS:
         found = edge_scores(model, train, method=method, steps=config.steps)[:, every]
-        yield {
-            "level": "edge",
-            "task": item.task,
-            "method": method,
-            "n": len(train),
-            "values": rounded(found.mean(0)),
-            **_stability(found, config.drawn_share, config),
-        }
-    yield words.measure(run, item.task)
-    found = edge_scores(model, with_random_answers(train, model.d_vocab, config.seed), method=MAIN, steps=config.steps)[
-        :, every
-    ]
+        yield _attributed("edge", item, method, found, config.drawn_share, config)
+    told = words.measure(run, item.task)
     yield {
-        "level": "edge",
+        "level": "words",
         "task": item.task,
-        "method": RANDOM_ANSWERS,
-        "n": len(train),
-        "values": rounded(found.mean(0)),
-        **_stability(found, config.drawn_share, config),
+        "made": told["made"],
+        "uneven": told["uneven"],
+        "used": told["used"],
+        "told": told["told"],
     }
+    unmeant = with_random_answers(train, model.d_vocab, config.seed)
+    found = edge_scores(model, unmeant, method=MAIN, steps=config.steps)[:, every]
+    yield _attributed("edge", item, RANDOM_ANSWERS, found, config.drawn_share, config)
 
 
 def with_random_answers(pairs: Sequence[Pair], d_vocab: int, seed: int) -> list[Pair]:
@@ -108,20 +121,80 @@ def with_random_answers(pairs: Sequence[Pair], d_vocab: int, seed: int) -> list[
     return [replace(pair, answers=(a,), wrong=(b,)) for pair, (a, b) in zip(pairs, drawn, strict=True)]
 
 
-def _stability(per_pair: Any, share: float, config: CircuitConfig) -> Record:
-    """Overlap of the circuit with those of resampled pairs, and of the scores of two disjoint halves."""
+def _attributed(level: str, item: Item, method: str, per_pair: Any, share: float, config: CircuitConfig) -> Attributed:
+    """Means over pairs, overlap of the circuit with those of resampled pairs, and of the scores of disjoint halves."""
     n = max(1, round(share * per_pair[0].size))
     whole = top(per_pair.mean(0), n)
     overlaps = [jaccard(whole, top(mean, n)) for mean in resampled(per_pair, config.n_bootstrap, config.seed)]
     halves = [per_pair[start::2].mean(0) for start in (0, 1)] if len(per_pair) > 1 else []
-    return {"size": n, "jaccards": rounded(overlaps), "halves": weighted_jaccard(*halves) if halves else None}
+    return {
+        "level": level,
+        "task": item.task,
+        "method": method,
+        "n": len(per_pair),
+        "values": rounded(per_pair.mean(0)),
+        "size": n,
+        "jaccards": rounded(overlaps),
+        "halves": weighted_jaccard(*halves) if halves else None,
+    }
 
 
 def checked_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     return items(run, earlier) if "patching" in run.config.parts else []
 
 
-def patching(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Figures(TypedDict):
+    """Estimates against effects."""
+
+    spearman: float | None
+    """Rank correlation; None for too few cells."""
+    missed: float | None
+    """Share of the large effects whose estimate is not large; None where none is large."""
+    n_large: int
+    cells: int
+
+
+Estimates = TypedDict(
+    "Estimates",
+    {
+        "attribution": list[float],
+        "clean-corrupted": list[float],
+        "ig-inputs": list[float],
+        "ig-activations": list[float],
+    },
+    total=False,
+)
+"""Estimated effect of every node, by method."""
+
+
+class Checked(Estimates):
+    """Real patching of one pair: every node and layer, or a sample of cells or edges against their estimates."""
+
+    task: str
+    pair: str
+    kind: str
+    """nodes, cells or edges."""
+    full: NotRequired[float]
+    """Nodes; so for the fields up to layers: m of the model, nats."""
+    empty: NotRequired[float]
+    """m with all nodes replaced."""
+    exact: NotRequired[list[float]]
+    """Effect of replacing each node."""
+    zeroed: NotRequired[list[float]]
+    """The same with zeros."""
+    layers: NotRequired[list[float]]
+    """Effect of replacing each layer's heads, and each MLP."""
+    method: NotRequired[str]
+    """Cells and edges; so for the following fields."""
+    spearman: NotRequired[float | None]
+    """Rank correlation; None for too few cells."""
+    missed: NotRequired[float | None]
+    """Share of the large effects whose estimate is not large; None where none is large."""
+    n_large: NotRequired[int]
+    cells: NotRequired[int]
+
+
+def patching(run: Run[CircuitConfig], item: Item) -> Iterator[Checked]:
     """Every node really patched, every layer too, and a sample of node-positions and edges; estimates beside them."""
     model = run.model
     train, _ = split(run, item.task)
@@ -133,17 +206,10 @@ def patching(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
         exact = node_effects(model, [pair], cells)[0]
         zeroed = node_effects(model, [pair], cells, baseline="zero")[0]
         by_cell = {m: node_scores(model, [pair], method=m, steps=run.config.steps, positions=True)[0] for m in METHODS}
-        base: Record = {"task": item.task, "pair": pair.key}
-        yield {
-            **base,
-            "kind": "nodes",
-            "full": full,
-            "empty": empty,
-            "exact": rounded(exact),
-            "zeroed": rounded(zeroed),
-            "layers": rounded(layers),
-            **{method: rounded(found.sum(1)) for method, found in by_cell.items()},
-        }
+        base: Checked = {"task": item.task, "pair": pair.key, "kind": "nodes"}
+        estimates = {method: rounded(found.sum(1)) for method, found in by_cell.items()}
+        exactly = {"exact": rounded(exact), "zeroed": rounded(zeroed), "layers": rounded(layers)}
+        yield cast(Checked, {**base, "full": full, "empty": empty, **exactly, **estimates})
         yield from _checked_cells(run, pair, by_cell, gap, base)
         yield from _checked_edges(run, pair, gap, base)
 
@@ -164,8 +230,8 @@ def _whole_layers(model: Model, pair: Pair) -> tuple[float, float, Floats]:
 
 
 def _checked_cells(
-    run: Run[CircuitConfig], pair: Pair, by_cell: dict[Any, Any], gap: float, base: Record
-) -> Iterator[Record]:
+    run: Run[CircuitConfig], pair: Pair, by_cell: dict[Any, Any], gap: float, base: Checked
+) -> Iterator[Checked]:
     """One sample for all methods: where EAP-IG sees most, and elsewhere."""
     chosen = sample(by_cell[MAIN], top=run.config.n_sampled, random=run.config.n_sampled, seed=run.config.seed)
     n_positions = by_cell[MAIN].shape[1]
@@ -175,7 +241,7 @@ def _checked_cells(
         yield {**base, "kind": "cells", "method": method, **_figures(found)}
 
 
-def _checked_edges(run: Run[CircuitConfig], pair: Pair, gap: float, base: Record) -> Iterator[Record]:
+def _checked_edges(run: Run[CircuitConfig], pair: Pair, gap: float, base: Checked) -> Iterator[Checked]:
     config = run.config
     wires = wiring(run.model.network)
     every = existing(wires)
@@ -190,11 +256,30 @@ def _checked_edges(run: Run[CircuitConfig], pair: Pair, gap: float, base: Record
         yield {**base, "kind": "edges", "method": method, **_figures(figures)}
 
 
-def _figures(found: Any) -> Record:
+def _figures(found: Check) -> Figures:
     return {"spearman": finite(found.spearman), "missed": found.missed, "n_large": found.n_large, "cells": found.n}
 
 
-def faithfulness(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Faithful(TypedDict):
+    """The metric m (log-odds of the answer, nats) of test pairs with everything outside of circuits replaced."""
+
+    task: str
+    pairs: list[str]
+    """The test pairs, as rows below have them."""
+    level: str
+    """ends or mean ends; edge, node or mean edge."""
+    full: NotRequired[list[float]]
+    """Ends: m of the whole model."""
+    empty: NotRequired[list[float]]
+    """Ends: m of nothing; of mean ends everything takes its mean."""
+    kind: NotRequired[str]
+    """By what the circuits were chosen."""
+    sizes: NotRequired[list[int]]
+    m: NotRequired[list[list[float]]]
+    """By pair and size."""
+
+
+def faithfulness(run: Run[CircuitConfig], item: Item) -> Iterator[Faithful]:
     """The metric on every test pair with everything outside a circuit replaced, for all circuits of a task."""
     model = run.model
     _, test = split(run, item.task)
@@ -202,27 +287,29 @@ def faithfulness(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
     every = existing(wires)
     ends = edge_circuits(model, test, [every, every & False])
     mean_empty = edge_circuits(model, test, [every & False], baseline="mean")[:, 0]
-    base: Record = {"task": item.task, "pairs": [pair.key for pair in test]}
-    yield {**base, "level": "ends", "full": rounded(ends[:, 0]), "empty": rounded(ends[:, 1])}
+    base: Faithful = {"task": item.task, "pairs": [pair.key for pair in test], "level": "ends"}
+    yield {**base, "full": rounded(ends[:, 0]), "empty": rounded(ends[:, 1])}
     yield {**base, "level": "mean ends", "full": rounded(ends[:, 0]), "empty": rounded(mean_empty)}
     for level, kinds, evaluate in (("edge", item.edges, edge_circuits), ("node", item.nodes, node_circuits)):
         for kind, circuits in kinds.items():
             # The last circuit is the whole model; of complements, nothing.
             last = ends[:, [1 if kind == "complement" else 0]]
             found = np.concatenate([evaluate(model, test, circuits[:-1]), last], axis=1)
-            yield {**base, "level": level, "kind": kind, "sizes": [int(c.sum()) for c in circuits], **_rows(found)}
+            yield {
+                **base,
+                "level": level,
+                "kind": kind,
+                "sizes": [int(c.sum()) for c in circuits],
+                "m": [rounded(row) for row in found],
+            }
     found = np.concatenate([edge_circuits(model, test, item.edges[MAIN][:-1], baseline="mean"), ends[:, :1]], axis=1)
     yield {
         **base,
         "level": "mean edge",
         "kind": MAIN,
         "sizes": [int(c.sum()) for c in item.edges[MAIN]],
-        **_rows(found),
+        "m": [rounded(row) for row in found],
     }
-
-
-def _rows(found: Floats) -> Record:
-    return {"m": [rounded(row) for row in found]}
 
 
 def dropped_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
@@ -238,7 +325,21 @@ def dropped_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     return found
 
 
-def minimality(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Dropped(TypedDict):
+    """The drawn circuit without each of its edges."""
+
+    task: str
+    dropped: list[list[int]]
+    """The edges, as their two ends."""
+    full: list[float]
+    """m of the whole model, by pair, nats."""
+    empty: list[float]
+    circuit: list[float]
+    m: list[list[float]]
+    """Of the circuit without each edge, by pair."""
+
+
+def minimality(run: Run[CircuitConfig], item: Item) -> Iterator[Dropped]:
     """The metric on test pairs of the circuit, and of the circuit without each of its edges."""
     _, test = split(run, item.task)
     circuit = item.edges[MAIN][0]
@@ -251,7 +352,7 @@ def minimality(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
         "full": rounded(found[:, 0]),
         "empty": rounded(found[:, 1]),
         "circuit": rounded(found[:, 2]),
-        **_rows(found[:, 3:]),
+        "m": [rounded(row) for row in found[:, 3:]],
     }
 
 
@@ -270,7 +371,26 @@ def windows(n_layers: int, config: CircuitConfig) -> list[tuple[Kind, int]]:
     return [("resid_post", 1), *((kind, window) for kind in KINDS if kind != "resid_post" for window in chosen)]
 
 
-def tracing(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+class Traced(TypedDict):
+    """What clean states restore under noise, for one prompt and kind of state."""
+
+    task: str
+    pair: str
+    site: str
+    window: int
+    """Layers that are put back together."""
+    arm: str
+    """clean, or other: the counterfactual prompt's states."""
+    roles: list[str]
+    clean: float
+    """Probability of the answer."""
+    noisy: float
+    """The same under noise on the subject."""
+    effects: list[list[float | None]]
+    """Probability restored, by layer and role; None where the prompt has no such position."""
+
+
+def tracing(run: Run[CircuitConfig], item: Item) -> Iterator[Traced]:
     """ROME's heat maps: noise where the clean prompt differs from the counterfactual; clean states put back."""
     config = run.config
     train, test = split(run, item.task)

@@ -8,7 +8,7 @@ control, the estimate of another edge from the same upstream node.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from mlx_interp.circuits.feature_edge_circuits import feature_edge_circuits
 from mlx_interp.circuits.feature_edges import FeatureEdges, feature_edge_effects, feature_edges, links
 from mlx_interp.circuits.features import feature_circuits
 from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_graph
-from mlx_interp.reporting import Cell, Column, Plot, Record, Table, finite
+from mlx_interp.reporting import Cell, Column, Plot, Table, finite
 from mlx_interp.reporting.graphs import Place, network
 from mlx_interp.sae import SAE
 from mlx_interp.stats import Estimate, function_interval, mean_or_none, percentile_interval
@@ -35,6 +35,80 @@ METHODS = ("one gradient", "integrated", "stream alone", "control: another targe
 INTO = ("features", "logits")
 
 
+class Kept(TypedDict):
+    """Edges between the strongest nodes, and what of all effects they hold."""
+
+    feature_edges: list[list[str | int | float | None]]
+    """Site and number of the upstream node, of the one downstream (None: a logit), the effect, the stream's part."""
+    errors: dict[str, int]
+    """By site, which number stands for the error."""
+    kept_share: list[float]
+    """By pair, of all edges' effects."""
+    stream_share: list[float]
+    """By pair, of these edges' effects, what the stream alone hands on."""
+    error_share: list[float]
+    """By pair, of all edges' effects, those of errors."""
+    jaccards: list[float]
+    """Overlap of the circuit with those of resampled pairs."""
+    by_chance: float
+
+
+class Scored(TypedDict):
+    """m of test pairs under circuits of edges, nats."""
+
+    edge_sizes: list[int]
+    edges_m: list[list[float]]
+    """By pair: the largest edges of every size, then as many at random."""
+    ends_m: list[list[float]]
+    """By pair: everything, nothing, and the nodes alone restricted."""
+
+
+class Featured(TypedDict):
+    """A task's features in one dictionary: a check of estimates, the strongest, edges between them, or circuits."""
+
+    task: str
+    dictionary: str
+    site: NotRequired[str]
+    """Latents of this site were patched; estimates against effects."""
+    pair: NotRequired[str]
+    spearman: NotRequired[float | None]
+    """Rank correlation; None for too few cells."""
+    missed: NotRequired[float | None]
+    """Share of the large effects whose estimate is not large; None where none is large."""
+    cells: NotRequired[int]
+    strongest: NotRequired[list[list[str | int | float]]]
+    """Site, number (or error) and mean score of the strongest nodes."""
+    n: NotRequired[int]
+    """Pairs."""
+    feature_edges: NotRequired[list[list[str | int | float | None]]]
+    """Site and number of the upstream node, of the one downstream (None: a logit), the effect, the stream's part."""
+    errors: NotRequired[dict[str, int]]
+    """By site, which number stands for the error."""
+    kept_share: NotRequired[list[float]]
+    """By pair, of all edges' effects."""
+    stream_share: NotRequired[list[float]]
+    """By pair, of these edges' effects, what the stream alone hands on."""
+    error_share: NotRequired[list[float]]
+    """By pair, of all edges' effects, those of errors."""
+    jaccards: NotRequired[list[float]]
+    """Overlap of the circuit with those of resampled pairs."""
+    by_chance: NotRequired[float]
+    edge_sizes: NotRequired[list[int]]
+    edges_m: NotRequired[list[list[float]]]
+    """By pair: m under the largest edges of every size, then as many at random, nats."""
+    ends_m: NotRequired[list[list[float]]]
+    """By pair: m of everything, of nothing, and with the nodes alone restricted."""
+    edge_check: NotRequired[str]
+    """By which method edges were estimated that were then patched."""
+    into: NotRequired[str]
+    """features or logits."""
+    nodes: NotRequired[int]
+    """In all."""
+    sizes: NotRequired[list[int]]
+    features_m: NotRequired[list[list[float]]]
+    """By pair and size, and of all nodes: m of circuits of features."""
+
+
 def measure(
     run: Run[CircuitConfig],
     saes: Sequence[SAE],
@@ -42,12 +116,12 @@ def measure(
     test: Sequence[Pair],
     scores: Sequence[Floats],
     task: str,
-) -> Iterator[Record]:
+) -> Iterator[Featured]:
     """Edges into the strongest nodes of every site, and their check on some of the pairs."""
     config = run.config
     kept = [np.argsort(-np.abs(mine.mean(0)))[: config.edge_nodes].tolist() for mine in scores]
     found = feature_edges(run.model, pairs, saes, kept)
-    base: Record = {"task": task, "dictionary": "trained"}
+    base: Featured = {"task": task, "dictionary": "trained"}
     circuit = _circuit(saes, kept, found, config)
     yield {**base, **circuit, "n": len(pairs)}
     if links(run.model, saes) == [(place, place + 1) for place in range(len(saes))]:
@@ -61,7 +135,7 @@ def measure(
 
 def _circuit(
     saes: Sequence[SAE], kept: Sequence[Sequence[int]], found: Sequence[FeatureEdges], config: CircuitConfig
-) -> Record:
+) -> Kept:
     """Edges between nodes that are kept, with means over pairs; what of all effects they and the stream hold."""
     names: list[list[Any]] = []
     values, streams = [], []
@@ -98,7 +172,7 @@ def _scored(
     test: Sequence[Pair],
     kept: Sequence[Sequence[int]],
     edges: Sequence[Sequence[Any]],
-) -> Record:
+) -> Scored:
     """m of test pairs under the largest edges, under random ones of these, and with the nodes alone restricted."""
     places = {sae.site: place for place, sae in enumerate(saes)}
     made = [
@@ -126,8 +200,8 @@ def _checked(
     row: int,
     edges: FeatureEdges,
     integrated: FeatureEdges,
-    base: Record,
-) -> Iterator[Record]:
+    base: Featured,
+) -> Iterator[Featured]:
     """The largest edges of a link and others, patched one by one; upstream nodes that do not change are left out."""
     values = edges.values[row]
     there = np.where(np.abs(values).sum(0, keepdims=True) > 0, values, np.nan)

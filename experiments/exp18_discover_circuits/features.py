@@ -15,6 +15,7 @@ from experiments.exp18_discover_circuits import feature_edges
 from experiments.exp18_discover_circuits.circuit_report import rows_of
 from experiments.exp18_discover_circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
 from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
+from experiments.exp18_discover_circuits.feature_edges import Featured
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.frame import Frame
 from experiments.harness.state import Run, of_run
@@ -22,7 +23,7 @@ from mlx_interp.circuits import Pair, check, faithfulness, sample, top
 from mlx_interp.circuits.features import Errors, feature_circuits, feature_effects, feature_scores, n_features
 from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError
-from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, finite, line_with_band
+from mlx_interp.reporting import Cell, Column, Plot, Series, Table, finite, line_with_band
 from mlx_interp.sae import SAE, load
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
@@ -75,13 +76,13 @@ def channel_dictionary(site: str, width: int) -> SAE:
     return SAE("relu", site, {"W_enc": mx.array(rows.T.copy()), "W_dec": mx.array(rows), **zeros})
 
 
-def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Record]:
+def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Featured]:
     """Scores on the pairs for discovery, their check on some of these, faithfulness on others."""
     train, test = split(run, item.task)
     for name, saes in dictionaries(run).items():
         per_pair = feature_scores(run.model, train, saes)
         means = np.concatenate([scores.mean(0) for scores in per_pair])
-        base: Record = {"task": item.task, "dictionary": name}
+        base: Featured = {"task": item.task, "dictionary": name}
         if name == "trained":
             yield from _checked(run, saes, train[: run.config.n_checked], per_pair, base)
             yield {**base, "strongest": _strongest(saes, means), "n": len(train)}
@@ -110,8 +111,8 @@ def _checked(
     saes: Sequence[SAE],
     pairs: Sequence[Pair],
     per_pair: Sequence[Floats],
-    base: Record,
-) -> Iterator[Record]:
+    base: Featured,
+) -> Iterator[Featured]:
     """Each autoencoder's largest latents and others at random, patched one by one."""
     whole = [np.ones(n, bool) for n in n_features(saes)]
     ends = feature_circuits(run.model, pairs, saes, [whole, [~mask for mask in whole]])
@@ -131,7 +132,7 @@ def _checked(
             }
 
 
-def _strongest(saes: Sequence[SAE], means: Floats, n: int = 10) -> list[list[object]]:
+def _strongest(saes: Sequence[SAE], means: Floats, n: int = 10) -> list[list[str | int | float]]:
     """Site, number (or "error") and mean score of the largest nodes."""
     names = [(sae.site, i if i < sae.d_sae else "error") for sae in saes for i in range(sae.d_sae + 1)]
     return [[*names[i], float(f"{means[i]:.4g}")] for i in np.argsort(-np.abs(means))[:n]]

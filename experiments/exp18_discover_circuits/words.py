@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from experiments.exp18_discover_circuits.config import CircuitConfig, drawn_pairs
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from mlx_interp.circuits.matching import FOLDS, told_by_words
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import mean_or_none
 
 WORDS_OF = 200
 """Pairs that a bag of words is fitted to and tried on, at most."""
 
 
-def measure(run: Run[CircuitConfig], task: str) -> Record:
+class Worded(TypedDict):
+    """The pairs of a task, and what words alone tell of them."""
+
+    made: int
+    """Pairs that there are."""
+    uneven: int
+    """Pairs left out because their prompts are of unequal length."""
+    used: int
+    told: list[float] | None
+    """Of each pair, the share of its two prompts that a bag of words tells right; None for too few pairs."""
+
+
+def measure(run: Run[CircuitConfig], task: str) -> Worded:
     """How many pairs there are, and whether a bag of words tells their clean prompts from the others."""
     found = drawn_pairs(run, task)
     made = found.made[:WORDS_OF]
     texts = [(pair.clean.text, pair.counterfactual.text) for pair in made]
     told = told_by_words(texts, run.config.seed) if len(made) >= FOLDS else None
     return {
-        "level": "words",
-        "task": task,
         "made": len(found.made),
         "uneven": found.dropped,
         "used": len(found.pairs),

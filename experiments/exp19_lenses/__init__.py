@@ -83,19 +83,45 @@ EXPERIMENT = Experiment(
     name="exp19_lenses",
     config=Config,
     stages=[
-        Stage(held_out_text.TEXTS, of_part("text", held_out), held_out_text.measure),
-        Stage(held_out_text.BIAS, of_part("text", held_out_text.everything), held_out_text.measure_bias),
-        Stage(held_out_text.INPUT, of_part("input", held_out), held_out_text.measure_input),
-        Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure),
-        Stage(depth.STAGE, of_part("depth", depth.queries), depth.measure, batch=60),
-        Stage(depth.LEARNT, of_part("depth", depth.tuned_queries), depth.measure_learnt),
-        Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer),
-        Stage(early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure),
-        Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure),
-        Stage(tokens.STAGE, of_part("token_identity", tokens.texts), tokens.measure, batch=tokens.BATCH),
-        Stage(tokens.READER, of_part("reader", tokens.reader_texts), tokens.measure_reader, batch=tokens.BATCH),
-        Stage(attributes.STAGE, of_part("attributes", attributes.cases), attributes.measure),
-        Stage(attributes.PROBE, of_part("attributes", attributes.probed), attributes.measure_probe),
+        Stage(held_out_text.TEXTS, of_part("text", held_out), held_out_text.measure, record=held_out_text.OnText),
+        Stage(
+            held_out_text.BIAS,
+            of_part("text", held_out_text.everything),
+            held_out_text.measure_bias,
+            record=held_out_text.Biased,
+        ),
+        Stage(held_out_text.INPUT, of_part("input", held_out), held_out_text.measure_input, record=held_out_text.Read),
+        Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure, record=basis.Influence),
+        Stage(depth.STAGE, of_part("depth", depth.queries), depth.measure, batch=60, record=depth.Depth),
+        Stage(depth.LEARNT, of_part("depth", depth.tuned_queries), depth.measure_learnt, record=depth.Learnt),
+        Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer, record=depth.After),
+        Stage(
+            early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure, record=early_exit.Exited
+        ),
+        Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure, record=injection.Outlying),
+        Stage(
+            tokens.STAGE,
+            of_part("token_identity", tokens.texts),
+            tokens.measure,
+            batch=tokens.BATCH,
+            record=tokens.Reading,
+        ),
+        Stage(
+            tokens.READER,
+            of_part("reader", tokens.reader_texts),
+            tokens.measure_reader,
+            batch=tokens.BATCH,
+            record=tokens.Reading,
+        ),
+        Stage(
+            attributes.STAGE, of_part("attributes", attributes.cases), attributes.measure, record=attributes.Attributed
+        ),
+        Stage(
+            attributes.PROBE,
+            of_part("attributes", attributes.probed),
+            attributes.measure_probe,
+            record=attributes.Probed,
+        ),
     ],
     tables=[
         *held_out_text.TABLES,

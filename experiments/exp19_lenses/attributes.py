@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from mlx_interp.embedded import load_world
 from mlx_interp.lenses.patchscopes import TargetPrompt, all_pairs, attribute_scores
 from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import EMBEDDING, Pair, random_states, states_at
-from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
+from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, heat_map
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, split_halves
 
 STAGE, PROBE = "attributes", "attribute probes"
@@ -162,7 +163,18 @@ def layer_pairs(n_layers: int) -> list[Pair]:
     return [pair for pair in all_pairs(n_layers, embedding=True) if pair[0] != EMBEDDING]
 
 
-def measure(run: Run[AttributeConfig], case: Case) -> Iterator[Record]:
+class Attributed(TypedDict):
+    """Which pairs of layers give the whole answer, with one kind of state."""
+
+    relation: str
+    arm: str
+    known: bool
+    """Whether the model gives it when asked by name."""
+    hit: list[bool]
+    """By pair of source and target layer, as `layer_pairs` has them."""
+
+
+def measure(run: Run[AttributeConfig], case: Case) -> Iterator[Attributed]:
     """Which pairs of layers give the whole answer, with each kind of state; and the model when asked by name."""
     model = run.model
     pairs = layer_pairs(model.n_layers)
@@ -189,7 +201,14 @@ def probed(run: Run[AttributeConfig]) -> list[Examples]:
     return [Examples(relation.name, relation.fitted, relation.asked) for relation in relations(run.config)]
 
 
-def measure_probe(run: Run[AttributeConfig], examples: Examples) -> Iterator[Record]:
+class Probed(TypedDict):
+    """Whether a probe gives the right answer for one subject, by layer."""
+
+    subject: str
+    hit: list[bool]
+
+
+def measure_probe(run: Run[AttributeConfig], examples: Examples) -> Iterator[Probed]:
     """Whether a probe of each layer gives the right answer, for the subjects that are read."""
     fitted, asked = (
         np.stack([np.asarray(states_of(run.model, prompt, subject).astype(mx.float32)) for prompt, subject, _ in some])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -96,7 +97,27 @@ def some_texts(run: Run[BasisConfig]) -> list[Text]:
     return texts[:: max(1, len(texts) // run.config.n_basis_texts)][: run.config.n_basis_texts]
 
 
-def measure(run: Run[BasisConfig], text: Text) -> Iterator[Record]:
+ByDirection = TypedDict(
+    "ByDirection",
+    {
+        "on lens": list[float],
+        "on model": list[float],
+        "aligned": list[float],
+        "aligned with another": list[float],
+        "aligned, unweighted": list[float],
+    },
+)
+"""Of each direction: what its ablation does to the lens's and the model's prediction, nats, and their cosine."""
+
+
+class Influence(ByDirection):
+    """The directions of one layer and basis, at one position of a text."""
+
+    layer: int
+    arm: str
+
+
+def measure(run: Run[BasisConfig], text: Text) -> Iterator[Influence]:
     """Influence of every direction on lens and model at one position of a text, and how far they move alike."""
     which = stable_draw(run.config.seed, text.key, len(text.read))
     position = text.read[which]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from experiments.exp19_lenses.lens_texts import (
 )
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.behaviour.answers import question, verdicts
@@ -89,7 +91,21 @@ def queries(run: Run[DepthConfig]) -> list[TwoHopQuery]:
     return _evenly(load_world().two_hop_queries(), min(run.config.n_depth, run.config.limit or run.config.n_depth))
 
 
-def measure(run: Run[DepthConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Record]:
+Depths = TypedDict("Depths", {"depth, tuned lens": int, "depth, logit lens": int})
+"""Prediction depth through each lens: the layer from which on the top token is the last layer's."""
+
+
+class Depth(Depths, InBatch):
+    """A query's prediction depth, and how new it is."""
+
+    split: str
+    bridge: str
+    """The unit that is resampled."""
+    right: bool
+    """Whether the answer's first token comes first."""
+
+
+def measure(run: Run[DepthConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Depth]:
     """Prediction depth through both lenses, and how new the query is."""
     model = run.model
     lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
@@ -101,7 +117,8 @@ def measure(run: Run[DepthConfig], batch: Sequence[TwoHopQuery]) -> Iterator[Rec
             "split": query.split,
             "bridge": query.bridge,
             "right": right[row].first_token,
-            **{f"depth, {name}": values[row] for name, values in found.items()},
+            "depth, tuned lens": found[TUNED][row],
+            "depth, logit lens": found[LOGIT][row],
         }
 
 
@@ -156,7 +173,16 @@ def _from_when(looks: Sequence[tuple[int, list[bool]]], row: int) -> int | None:
     return next((step for step in kept if not wrong or step > wrong[-1]), None)
 
 
-def measure_learnt(run: Run[DepthConfig], tuned: Tuned) -> Iterator[Record]:
+class Learnt(Depths):
+    """A query that was fine-tuned on: when it was learnt, and its depth afterwards."""
+
+    query: str
+    bridge: str
+    step: int | None
+    """None where it never was."""
+
+
+def measure_learnt(run: Run[DepthConfig], tuned: Tuned) -> Iterator[Learnt]:
     """By query: the step at which it was learnt, and its depth in the fine-tuned model."""
     after = fine_tuned(run)
     lenses = {TUNED: after.lens, LOGIT: identity_lens(after.model, embedding=True)}
@@ -166,11 +192,20 @@ def measure_learnt(run: Run[DepthConfig], tuned: Tuned) -> Iterator[Record]:
             "query": query.key,
             "bridge": query.bridge,
             "step": after.learnt[query.key],
-            **{f"depth, {name}": values[row] for name, values in found.items()},
+            "depth, tuned lens": found[TUNED][row],
+            "depth, logit lens": found[LOGIT][row],
         }
 
 
-def measure_transfer(run: Run[DepthConfig], text: Text) -> Iterator[Record]:
+class After(TypedDict):
+    """How far a lens is from the fine-tuned model on one text."""
+
+    lens: str
+    kl: list[float]
+    """By layer, nats, mean over positions."""
+
+
+def measure_transfer(run: Run[DepthConfig], text: Text) -> Iterator[After]:
     """KL from the fine-tuned model of its own lens, of that of the model before, and of none."""
     after = fine_tuned(run)
     states = read_states(after.model, [text])

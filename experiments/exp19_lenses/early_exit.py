@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -71,7 +72,16 @@ def queries(run: Run[ExitConfig]) -> list[Shots]:
     return found
 
 
-def measure(run: Run[ExitConfig], shots: Shots) -> Iterator[Record]:
+class Exited(TypedDict):
+    """Whether a lens has the answer on top, by layer, behind examples with one kind of labels."""
+
+    task: str
+    lens: str
+    labels: str
+    right: list[bool]
+
+
+def measure(run: Run[ExitConfig], shots: Shots) -> Iterator[Exited]:
     """Whether each layer's lens has the answer's first token on top, for every kind of labels."""
     asked = [question(run.model, examples.text, [examples.answer]) for _, examples in shots.arms]
     states = last_states(run.model, [one.prompt.tokens for one in asked])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -59,14 +60,30 @@ def unigram(run: Run[TextConfig]) -> np.ndarray:
     return np.asarray(np.log(shares / shares.sum()))
 
 
-def measure(run: Run[TextConfig], text: Text) -> Iterator[Record]:
+class OnText(TypedDict):
+    """One text through one lens, by layer."""
+
+    lens: str
+    kind: str
+    n_bytes: int
+    nats: list[float]
+    """Of what follows, all positions together."""
+    kl: list[float]
+    """From the model's prediction, nats, mean over positions."""
+    unigram: float
+    """Nats of what follows by how often tokens occur in the training texts."""
+    transfer: NotRequired[list[list[float]]]
+    """Of the tuned lens: KL of every translator (row) at every layer (column), nats."""
+
+
+def measure(run: Run[TextConfig], text: Text) -> Iterator[OnText]:
     """Nats of what follows and KL from the model by layer and lens; KL of every translator at every layer."""
     states = read_states(run.model, [text])
     follows = mx.array(text.follows)
     guess = -float(unigram(run)[list(text.follows)].sum())
     for name, lens in lenses_of(run).items():
         logits = lens.logits(run.model, states)
-        record: Record = {
+        record: OnText = {
             "lens": name,
             "kind": text.kind,
             "n_bytes": text.n_bytes,
@@ -79,7 +96,19 @@ def measure(run: Run[TextConfig], text: Text) -> Iterator[Record]:
         yield record
 
 
-def measure_bias(run: Run[TextConfig], whole: Whole) -> Iterator[Record]:
+class Biased(TypedDict):
+    """How far a lens's mean distribution at one layer is from the model's."""
+
+    layer: int
+    """-1: the embedding."""
+    bias: list[float] | None
+    """Bits: value, low and high of the interval, and texts."""
+    unigram: list[float] | None
+    """The same of how often tokens occur in the training texts."""
+    n_texts: int
+
+
+def measure_bias(run: Run[TextConfig], whole: Whole) -> Iterator[Biased]:
     """The bias of one lens at each layer, with its interval, and that between two halves of the model's own."""
     lens = lenses_of(run)[whole.key]
     groups = [whole.texts[number::GROUPS] for number in range(min(GROUPS, len(whole.texts)))]
@@ -95,7 +124,27 @@ def _plain(found: Estimate | None) -> list[float] | None:
     return None if found is None else [found.value, found.low, found.high]
 
 
-def measure_input(run: Run[TextConfig], text: Text) -> Iterator[Record]:
+ByToken = TypedDict(
+    "ByToken",
+    {
+        "own likeliest": list[float],
+        "own in top 10": list[float],
+        "before likeliest": list[float],
+        "before in top 10": list[float],
+    },
+)
+"""By layer: share of positions whose own token, or the one before, is the likeliest of the text's; in the top ten."""
+
+
+class Read(ByToken):
+    """What the unembedding reads in the stream of one text, the embedding first."""
+
+    chance: float
+    """Of the likeliest of the text's tokens."""
+    n_positions: int
+
+
+def measure_input(run: Run[TextConfig], text: Text) -> Iterator[Read]:
     """By layer, the embedding first: over positions from the third, how often the own token is the likeliest of the
     text's, and among the top ten of the vocabulary; the same of the token before."""
     held = list(dict.fromkeys(text.tokens))
@@ -104,12 +153,15 @@ def measure_input(run: Run[TextConfig], text: Text) -> Iterator[Record]:
         return
     logits = run.model.unembed(positions_of(run.model, [list(text.tokens)], embedding=True))
     likeliest = np.array([top_among(layer, held) for layer in logits])
-    record: Record = {"chance": 1 / len(held), "n_positions": len(places)}
-    for name, back in (("own", 0), ("before", 1)):
-        tokens = [text.tokens[i - back] for i in places]
-        record[f"{name} likeliest"] = (likeliest[:, places] == tokens).mean(axis=1).tolist()
-        record[f"{name} in top 10"] = (_ranks(logits, places, tokens) < 10).mean(axis=1).tolist()
-    yield record
+    own, before = ([text.tokens[i - back] for i in places] for back in (0, 1))
+    yield {
+        "chance": 1 / len(held),
+        "n_positions": len(places),
+        "own likeliest": (likeliest[:, places] == own).mean(axis=1).tolist(),
+        "own in top 10": (_ranks(logits, places, own) < 10).mean(axis=1).tolist(),
+        "before likeliest": (likeliest[:, places] == before).mean(axis=1).tolist(),
+        "before in top 10": (_ranks(logits, places, before) < 10).mean(axis=1).tolist(),
+    }
 
 
 def _ranks(logits: mx.array, places: Sequence[int], tokens: Sequence[int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict, cast
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
 from mlx_interp.lenses.tuned import identity_lens
-from mlx_interp.reporting import Cell, Column, Record, Table
+from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import auroc
 
 STAGE = "second requests"
@@ -87,7 +88,29 @@ def _joined(first: list[str], second: list[str], n: int, rng: np.random.Generato
     return list(made)
 
 
-def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Record]:
+Scores = TypedDict(
+    "Scores",
+    {
+        "class": str,
+        "tuned lens, local outlier factor": float,
+        "tuned lens, Mahalanobis": float,
+        "logit lens, local outlier factor": float,
+        "logit lens, Mahalanobis": float,
+        "state of the last layer, local outlier factor": float,
+        "state of the last layer, Mahalanobis": float,
+    },
+)
+"""Kind of prompt, and how far it lies from those that were fitted to, by what is looked at and how."""
+
+
+class Outlying(Scores):
+    """Outlier scores of one prompt."""
+
+    number: int
+    refuses: bool
+
+
+def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Outlying]:
     """Outlier scores of every prompt, by lens and score, and whether the model refuses it."""
     model = run.model
     lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
@@ -108,12 +131,9 @@ def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Record]:
         columns[f"{name}, local outlier factor"] = local_outlier_factor(known).scores(asked)
         columns[f"{name}, Mahalanobis"] = mahalanobis(known, asked)
     for index, (kind, _) in enumerate(requests.scored):
-        yield {
-            "class": kind,
-            "number": index,
-            "refuses": bool(int(tops[index]) in first),
-            **{name: round(float(values[index]), 5) for name, values in columns.items()},
-        }
+        scores = {name: round(float(values[index]), 5) for name, values in columns.items()}
+        refuses = bool(int(tops[index]) in first)
+        yield cast(Outlying, {"class": kind, "number": index, "refuses": refuses, **scores})
 
 
 def table(records: Records, config: InjectionConfig) -> Table | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NotRequired
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from experiments.exp19_lenses.lens_texts import (
 )
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.deferred import mx
@@ -84,7 +86,19 @@ def one_position(model: Model, batch: Sequence[Text], seed: int) -> mx.array:
     return states[1:, mx.array(rows)]
 
 
-def measure(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Record]:
+class Reading(InBatch):
+    """What one reading says at one position of a text, by layer."""
+
+    reading: str
+    hit: list[bool]
+    """Whether the model's own prediction is on top; of the reader after the text itself, once."""
+    nats: NotRequired[list[float]]
+    """Surprisal of the model's own prediction."""
+    reader: NotRequired[str]
+    """The second model, where it reads the text itself."""
+
+
+def measure(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Reading]:
     """Whether each reading has the model's own prediction on top, and its surprisal, by layer."""
     model = run.model
     states = one_position(model, batch, run.config.seed)
@@ -111,7 +125,7 @@ def measure(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Record]
     yield from _records(batch, read, wanted)
 
 
-def _records(batch: Sequence[Text], read: dict[str, Iterator[mx.array]], wanted: mx.array) -> Iterator[Record]:
+def _records(batch: Sequence[Text], read: dict[str, Iterator[mx.array]], wanted: mx.array) -> Iterator[Reading]:
     for name, layers in read.items():
         found = [(mx.argmax(rows, axis=-1) == wanted, next_token_nats(rows, wanted)) for rows in layers]
         hits, nats = (np.stack([np.asarray(part) for part in parts], axis=1) for parts in zip(*found, strict=True))
@@ -174,7 +188,7 @@ def reader_texts(run: Run[IdentityConfig]) -> list[Text]:
     return held_out(run) if reader_of(run) is not None else []
 
 
-def measure_reader(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Record]:
+def measure_reader(run: Run[IdentityConfig], batch: Sequence[Text]) -> Iterator[Reading]:
     """The same, read by the second model; and whether that model by itself says the same after the text."""
     model = run.model
     reader = reader_of(run)
