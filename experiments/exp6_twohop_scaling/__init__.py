@@ -15,7 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp6_twohop_scaling.gap_by_model import GapConfig, cases, counts, headline, measure, metrics, scaling
+from experiments.exp6_twohop_scaling.gap_by_model import (
+    GapConfig,
+    SightedIn,
+    cases,
+    counts,
+    headline,
+    measure,
+    metrics,
+    scaling,
+)
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.two_hop import asking, lens
@@ -42,7 +51,7 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(asking.STAGE, asking.ways, asking.compare, record=asking.Elicited),
         Stage(SCREENED, queries_and_study, screening, batch=16, record=Screened),
-        Stage(lens.STAGE, cases, measure, record=lens.Sighted),
+        Stage(lens.STAGE, cases, measure, record=SightedIn),
     ],
     tables=[asking.table, counts, scaling, lens.order_table],
     figures=[lens.curves],

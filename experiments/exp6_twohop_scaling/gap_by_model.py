@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +42,16 @@ def cases(run: Run[GapConfig], earlier: Records) -> list[Case]:
     return [case for case in chosen if run.config.queries == "all" or case.group == "correct"]
 
 
-def measure(run: Run[GapConfig], case: Case) -> list[Record]:
-    return [{**record, "model": run.model.name} for record in lens.measure(run, case)]
+class SightedIn(lens.Sighted):
+    """Where a query's bridge and answer are in one model's lens, by layer."""
+
+    model: str
+
+
+def measure(run: Run[GapConfig], case: Case) -> Iterator[SightedIn]:
+    """The lens on one query, with the model's name."""
+    for record in lens.measure(run, case):
+        yield {**record, "model": run.model.name}
 
 
 def counts(records: Records, config: GapConfig) -> Table:

@@ -62,7 +62,8 @@ class Stage(Generic[MeasuredT, ItemT, RecordT]):
     measure(run, item) -> plain records of one item; touches no file. The runner adds "stage" and "item".
     batch: when set, measure gets a list of up to that many items, always the same ones together, and each of its
         records names its own: {"item": item.key, ...}. A killed run goes on at the next item, or batch.
-    record: the type of the records, a TypedDict: checked when they are written, and printed by --help.
+    record: the type of the records, a TypedDict that measure yields: they are checked against it when they are written,
+        and --help prints it.
     """
 
     name: str
@@ -72,7 +73,7 @@ class Stage(Generic[MeasuredT, ItemT, RecordT]):
         | Callable[[Run[MeasuredT], list[ItemT]], Iterable[RecordT]]
     )
     batch: int | None = None
-    record: type[RecordT] | None = None
+    record: type[RecordT] = field(kw_only=True)
 
 
 @dataclass(frozen=True)

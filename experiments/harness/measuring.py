@@ -85,8 +85,7 @@ def _round(
 def _plain(stage: Stage[ConfigT, Any, Any], record: Mapping[str, Any], key: str) -> Record:
     """A record as it is written, once it is of its stage's type."""
     found: Record = plain(record, f"record of {key!r}")
-    if stage.record is not None:
-        check_record(found, stage.record, f"stage {stage.name!r}, record of {key!r}")
+    check_record(found, stage.record, f"stage {stage.name!r}, record of {key!r}")
     return found
 
 

@@ -171,8 +171,8 @@ def _examples(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]
             ("a field of its own, elsewhere", f" --set {own.name}={shlex.quote(own.default_text)} --out elsewhere")
         )
     examples = "\n".join(f"  {command}{options}\n      {what}" for what, options in lines)
-    records = "\n\n".join(_record_text(stage) for stage in experiment.stages if stage.record is not None)
-    shown = f"records (records.parquet; stage and item stand in front):\n{records}\n\n" if records else ""
+    records = "\n\n".join(_record_text(stage) for stage in experiment.stages)
+    shown = f"records (records.parquet; stage and item stand in front):\n{records}\n\n"
     publish = f"{invocation('experiments publish')} {experiment.name.partition('_')[0]}"
     return (
         f"{shown}examples:\n{examples}\n\nA run that was stopped goes on where it was when the same command is given "
@@ -182,7 +182,6 @@ def _examples(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigField]
 
 def _record_text(stage: Stage[Any, Any, Any]) -> str:
     """The fields of a stage's records."""
-    assert stage.record is not None
     return "\n".join([f"  {stage.name}", *field_lines(stage.record)])
 
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from experiments.harness.experiment import Experiment, ExperimentConfig, Plan, Records, Stage
 from experiments.harness.runner import run
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run
 from mlx_interp.errors import UnknownModel
 from mlx_interp.reporting import Column, Panel, Plot, Series, Table, heat_map, line_with_band
@@ -71,12 +72,25 @@ def chance(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4]) / 2**32
 
 
+class Screened(InBatch):
+    family: str
+    counts: bool
+
+
+class Fixed(TypedDict):
+    family: str
+    arm: str
+    source: int
+    target: int
+    fixed: bool
+
+
 def queries(run: Run[Config], earlier: Records) -> list[Item]:
     names = Path(run.config.data).read_text().split() if run.config.data else [f"query {n}" for n in range(30)]
     return [Item(name, ("capital", "currency")[n % 2]) for n, name in enumerate(names)]
 
 
-def screen(run: Run[Config], batch: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def screen(run: Run[Config], batch: Sequence[Item]) -> Iterator[Screened]:
     time.sleep(PAUSE)
     for item in batch:
         yield {"item": item.key, "family": item.family, "counts": chance(run.model.name, item.key) < 0.6}
@@ -99,7 +113,7 @@ def accident(item: Item) -> None:
         raise ValueError(f"{item.key} cannot be measured")
 
 
-def measure(run: Run[Config], item: Item) -> Iterator[dict[str, Any]]:
+def measure(run: Run[Config], item: Item) -> Iterator[Fixed]:
     accident(item)
     for arm, size in (("patched", 0.7), ("control", 0.1)):
         time.sleep(PAUSE)
@@ -178,7 +192,10 @@ def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
 EXPERIMENT = Experiment(
     name="exp0_numbers",
     config=Config,
-    stages=[Stage("screen", queries, screen, batch=4), Stage("grid", counted, measure)],
+    stages=[
+        Stage("screen", queries, screen, batch=4, record=Screened),
+        Stage("grid", counted, measure, record=Fixed),
+    ],
     tables=[fix_rates],
     figures=[heat, by_source],
     headline=headline,

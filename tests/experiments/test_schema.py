@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict, get_args, get_type_hints
 
 import pytest
 
@@ -17,6 +19,8 @@ from experiments.harness.schema import InBatch, check_record, field_lines, fits
 from experiments.harness.state import Run
 from mlx_interp.errors import RunError
 from tests.experiments import fake_study
+
+SOURCES = Path(__file__).parents[2] / "experiments"
 
 
 class Counted(TypedDict):
@@ -120,19 +124,41 @@ def test_a_stage_may_serve_a_study_with_more_options() -> None:
     def items(run: Run[fake_study.Config], earlier: Sequence[dict[str, Any]]) -> list[fake_study.Item]:
         return []
 
-    def measure(run: Run[fake_study.Config], item: fake_study.Item) -> Iterator[dict[str, Any]]:
+    def measure(run: Run[fake_study.Config], item: fake_study.Item) -> Iterator[Counted]:
         yield from ()
 
     class More(fake_study.Config):
         pass
 
-    stage: Stage[More, fake_study.Item, dict[str, Any]] = Stage("one", items, measure)  # what mypy checks
-    assert stage.record is None
+    stage: Stage[More, fake_study.Item, Counted] = Stage("one", items, measure, record=Counted)  # what mypy checks
+    assert stage.record is Counted
 
 
-@pytest.mark.parametrize("name", ["exp1_refusal_direction", "exp3_two_hop", "exp9_back_patching"])
-def test_studies_with_record_types_show_them(name: str) -> None:
-    typed = [stage for stage in experiment(name).stages if stage.record is not None]
-    assert len(typed) >= 2
-    assert all(list(field_lines(stage.record)) for stage in typed if stage.record is not None)
-    assert name in names()
+@pytest.mark.parametrize("name", names())
+def test_every_stage_of_every_study_says_what_its_measure_yields(name: str) -> None:
+    for stage in experiment(name).stages:
+        assert get_args(get_type_hints(stage.measure)["return"])[0] is stage.record, stage.name
+        assert list(field_lines(stage.record)), stage.name
+
+
+def test_no_stage_can_do_without_a_record_type() -> None:
+    with pytest.raises(TypeError, match="record"):
+        Stage("one", lambda run, earlier: [], lambda run, item: [])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_field_of_a_record_type_is_written_by_some_code_of_the_studies(name: str) -> None:
+    for stage in experiment(name).stages:
+        unwritten = set(get_type_hints(stage.record)) - keys_in_code()
+        assert not unwritten, stage.name
+
+
+@cache
+def keys_in_code() -> frozenset[str]:
+    """Keys of dicts, and of fields that are set, in the sources of all studies; also those of types made by a call."""
+    found: set[str] = set()
+    for path in SOURCES.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            keys = node.keys if isinstance(node, ast.Dict) else [node.slice] if isinstance(node, ast.Subscript) else []
+            found |= {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return frozenset(found)

@@ -80,7 +80,10 @@ def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig
             for number in range(len(getattr(stages.sets(run, trait, language), kind)["test"]))
         ]
 
-    return Stage(DRAWS, items, lambda run, item: measure(run, item, positions), record=Drawn)
+    def measure_there(run: Run[DrawConfig], item: Item) -> Iterator[Drawn]:
+        yield from measure(run, item, positions)
+
+    return Stage(DRAWS, items, measure_there, record=Drawn)
 
 
 def measure(run: Run[DrawConfig], item: Item, positions: int | None) -> Iterator[Drawn]:
