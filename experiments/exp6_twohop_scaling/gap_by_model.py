@@ -10,6 +10,7 @@ from experiments.harness.experiment import Metric, Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
+from experiments.shared.two_hop.lens import Sighted
 from experiments.shared.two_hop.queries import SCREENED, Case, all_cases
 from experiments.shared.two_hop.summaries import mean_over, n_layers
 from experiments.shared.two_hop.tuned import LensConfig
@@ -42,7 +43,7 @@ def cases(run: Run[GapConfig], earlier: Records) -> list[Case]:
     return [case for case in chosen if run.config.queries == "all" or case.group == "correct"]
 
 
-class SightedIn(lens.Sighted):
+class SightedIn(Sighted):
     """Where a query's bridge and answer are in one model's lens, by layer."""
 
     model: str

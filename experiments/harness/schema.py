@@ -85,14 +85,15 @@ def shown(kind: Any) -> str:
         return " or ".join("None" if part is type(None) else shown(part) for part in parts)
     if typing.get_origin(kind) is list:
         return f"list of {shown(parts[0])}"
+    if typing.get_origin(kind) is dict:
+        return f"dict of {shown(parts[1])}"
     return str(getattr(kind, "__name__", kind))
 
 
 def field_lines(schema: type) -> Iterator[str]:
-    """A line for each field: name, type, text."""
-    texts = docs_of(schema)
+    """A line for each field but the runner's: name, type, text."""
+    texts, required = docs_of(schema), required_fields(schema)
     for name, kind in typing.get_type_hints(schema).items():
-        if name in OWN:
-            continue
-        text = texts.get(name, "")
-        yield f"    {name}: {shown(kind)}" + (f"  {text}" if text else "")
+        if name not in OWN:
+            text = texts.get(name, "")
+            yield f"    {name}: {shown(kind)}{'' if name in required else ' or absent'}" + (f"  {text}" if text else "")

@@ -33,9 +33,10 @@ class Graded(Counted):
     rank: int | None
     log_prob: float
     arms: list[Literal["own", "other"]]
+    by_arm: dict[str, float]
 
 
-GOOD: dict[str, Any] = {"family": "a", "counts": True, "rank": None, "log_prob": -1, "arms": ["own", "other"]}
+GOOD: dict[str, Any] = {"family": "a", "counts": True, "rank": None, "log_prob": -1, "arms": ["own", "other"], "by_arm": {}}
 
 
 def test_a_record_of_its_type_passes_with_the_runners_fields_in_front() -> None:
@@ -76,6 +77,10 @@ def test_a_field_may_be_absent_and_a_name_may_have_spaces() -> None:
         check_record({**record, "said": None}, Spaced, "here")
     with pytest.raises(RunError, match="the field 'rank at last' of Spaced is missing"):
         check_record({"family": "a", "counts": True}, Spaced, "here")
+    assert list(field_lines(Spaced))[-2:] == [
+        "    rank at last: int",
+        "    said: str or absent  What was said, if anything.",
+    ]
 
 
 def test_help_does_not_say_twice_that_a_record_of_a_batch_names_its_item() -> None:
@@ -99,6 +104,7 @@ def test_texts_below_fields_are_printed_those_of_the_type_it_extends_too() -> No
         "    rank: int or None",
         "    log_prob: float",
         "    arms: list of own|other",
+        "    by_arm: dict of float",
     ]
 
 
