@@ -36,7 +36,14 @@ class Graded(Counted):
     by_arm: dict[str, float]
 
 
-GOOD: dict[str, Any] = {"family": "a", "counts": True, "rank": None, "log_prob": -1, "arms": ["own", "other"], "by_arm": {}}
+GOOD: dict[str, Any] = {
+    "family": "a",
+    "counts": True,
+    "rank": None,
+    "log_prob": -1,
+    "arms": ["own", "other"],
+    "by_arm": {},
+}
 
 
 def test_a_record_of_its_type_passes_with_the_runners_fields_in_front() -> None:
