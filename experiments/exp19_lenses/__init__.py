@@ -18,9 +18,9 @@ Parts      text        bits per byte, bias and transfer of the tuned lens on hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from experiments.exp19_lenses import attributes, basis, depth, early_exit, held_out_text, injection
 from experiments.exp19_lenses import token_identity as tokens
@@ -32,25 +32,31 @@ from experiments.exp19_lenses.injection import InjectionConfig
 from experiments.exp19_lenses.lens_texts import Text, held_out
 from experiments.exp19_lenses.look import LOOK
 from experiments.exp19_lenses.token_identity import IdentityConfig
-from experiments.harness.experiment import Experiment, Plan, Records, Stage
+from experiments.harness.experiment import Experiment, Plan, Records, RecordT, Stage
 from experiments.harness.state import Run
 
 Part = Literal["text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"]
-PARTS: tuple[Part, ...] = (
-    *("text", "input", "basis", "depth", "early_exit", "injection"),
-    *("token_identity", "reader", "attributes"),
-)
 
 
 @dataclass(frozen=True)
 class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig, IdentityConfig, AttributeConfig):
-    parts: tuple[Part, ...] = PARTS
+    parts: tuple[Part, ...] = get_args(Part)
     """Which parts of the study to run."""
 
 
-def of_part(part: Part, items: Callable[[Run[Config]], list[Any]]) -> Callable[[Run[Config], Records], list[Any]]:
-    """Items of a stage that reads no earlier one, where its part is asked for."""
-    return lambda run, earlier: items(run) if part in run.config.parts else []
+Items: TypeAlias = "Callable[[Run[Config]], list[Any]]"
+Measure: TypeAlias = "Callable[[Run[Config], Any], Iterable[RecordT]]"
+
+
+def stage(
+    part: Part, name: str, items: Items, measure: Measure[RecordT], record: type[RecordT], batch: int | None = None
+) -> Stage[Config, Any, RecordT]:
+    """A stage that reads no earlier one, for runs that ask for its part."""
+
+    def asked(run: Run[Config], earlier: Records) -> list[Any]:
+        return items(run) if part in run.config.parts else []
+
+    return Stage(name, asked, measure, batch, record=record)
 
 
 def headline(records: Records, config: Config) -> str:
@@ -60,8 +66,7 @@ def headline(records: Records, config: Config) -> str:
 
 def plan(run: Run[Config], items: Sequence[Text]) -> Plan:
     """The texts, and what the parts patch: at most a pass for each counterfactual."""
-    variants = counterfactuals(run)
-    prompts = run.config.n_texts + run.config.n_train_texts
+    prompts, variants = run.config.n_texts + run.config.n_train_texts, counterfactuals(run)
     longest = max((list(text.tokens) for text in items), key=len, default=[])
     memory = run.model.memory(longest, capture="resid_post") if longest else 0
     return Plan(prompts, variants, float(prompts + variants), run.model.weight_bytes + memory)
@@ -83,45 +88,19 @@ EXPERIMENT = Experiment(
     name="exp19_lenses",
     config=Config,
     stages=[
-        Stage(held_out_text.TEXTS, of_part("text", held_out), held_out_text.measure, record=held_out_text.OnText),
-        Stage(
-            held_out_text.BIAS,
-            of_part("text", held_out_text.everything),
-            held_out_text.measure_bias,
-            record=held_out_text.Biased,
-        ),
-        Stage(held_out_text.INPUT, of_part("input", held_out), held_out_text.measure_input, record=held_out_text.Read),
-        Stage(basis.STAGE, of_part("basis", basis.some_texts), basis.measure, record=basis.Influence),
-        Stage(depth.STAGE, of_part("depth", depth.queries), depth.measure, batch=60, record=depth.Depth),
-        Stage(depth.LEARNT, of_part("depth", depth.tuned_queries), depth.measure_learnt, record=depth.Learnt),
-        Stage(depth.TRANSFER, of_part("depth", held_out), depth.measure_transfer, record=depth.After),
-        Stage(
-            early_exit.STAGE, of_part("early_exit", early_exit.queries), early_exit.measure, record=early_exit.Exited
-        ),
-        Stage(injection.STAGE, of_part("injection", injection.prompts), injection.measure, record=injection.Outlying),
-        Stage(
-            tokens.STAGE,
-            of_part("token_identity", tokens.texts),
-            tokens.measure,
-            batch=tokens.BATCH,
-            record=tokens.Reading,
-        ),
-        Stage(
-            tokens.READER,
-            of_part("reader", tokens.reader_texts),
-            tokens.measure_reader,
-            batch=tokens.BATCH,
-            record=tokens.Reading,
-        ),
-        Stage(
-            attributes.STAGE, of_part("attributes", attributes.cases), attributes.measure, record=attributes.Attributed
-        ),
-        Stage(
-            attributes.PROBE,
-            of_part("attributes", attributes.probed),
-            attributes.measure_probe,
-            record=attributes.Probed,
-        ),
+        stage("text", held_out_text.TEXTS, held_out, held_out_text.measure, held_out_text.OnText),
+        stage("text", held_out_text.BIAS, held_out_text.everything, held_out_text.measure_bias, held_out_text.Biased),
+        stage("input", held_out_text.INPUT, held_out, held_out_text.measure_input, held_out_text.Read),
+        stage("basis", basis.STAGE, basis.some_texts, basis.measure, basis.Influence),
+        stage("depth", depth.STAGE, depth.queries, depth.measure, depth.Depth, batch=60),
+        stage("depth", depth.LEARNT, depth.tuned_queries, depth.measure_learnt, depth.Learnt),
+        stage("depth", depth.TRANSFER, held_out, depth.measure_transfer, depth.After),
+        stage("early_exit", early_exit.STAGE, early_exit.queries, early_exit.measure, early_exit.Exited),
+        stage("injection", injection.STAGE, injection.prompts, injection.measure, injection.Outlying),
+        stage("token_identity", tokens.STAGE, tokens.texts, tokens.measure, tokens.Reading, tokens.BATCH),
+        stage("reader", tokens.READER, tokens.reader_texts, tokens.measure_reader, tokens.Reading, tokens.BATCH),
+        stage("attributes", attributes.STAGE, attributes.cases, attributes.measure, attributes.Attributed),
+        stage("attributes", attributes.PROBE, attributes.probed, attributes.measure_probe, attributes.Probed),
     ],
     tables=[
         *held_out_text.TABLES,
