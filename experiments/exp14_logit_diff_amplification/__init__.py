@@ -61,7 +61,8 @@ EXPERIMENT = Experiment(
     plan=plan,
     limits_items=False,
     look={
-        "alphas": (0.0, 0.5, 1.0, 2.0),
+        "pairs": ("firm", "refusal", "planted"),
+        "alphas": (0.0, 1.0, 2.0),
         "shares": (0.0, 0.05),
         "sampled_alphas": (0.0, 2.0),
         "n_samples": 24,
