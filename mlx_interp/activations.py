@@ -147,7 +147,7 @@ def plain(x: mx.array | None) -> mx.array | None:
 def readable(site: Site, x: mx.array, lengths: list[int]) -> mx.array:
     """A captured activation in its site's axes, zero where a prompt has no position."""
     x = without_padding(x, lengths)
-    if site.name == "pattern":  # held as (batch, query, head, key)
+    if site.kind.of_edges:  # held as (batch, query, head, key)
         x = x.swapaxes(1, 2)
     numbers = plain(x)
     assert numbers is not None

@@ -24,7 +24,7 @@ class SiteKind:
 
     name: str
     axes: tuple[str, ...]
-    """Axes after (batch, pos); `pattern` alone has (head, query, key) after batch. kv_head: heads that share keys."""
+    """Axes after (batch, pos), or (head, query, key) after batch (`of_edges`). kv_head: heads that share keys."""
     meaning: str
     writable: bool = True
     layered: bool = True
@@ -33,6 +33,11 @@ class SiteKind:
     def has_heads(self) -> bool:
         return self.axes[0] in ("head", "kv_head")
 
+    @property
+    def of_edges(self) -> bool:
+        """Whether it says something of every query and key, so that its positions are queries."""
+        return self.axes[-1] == "key"
+
 
 # In the order in which a layer computes them where its MLP reads what attention wrote. When each is computed, of what,
 # is said by `engine/block.py`.
@@ -40,14 +45,25 @@ KINDS: dict[str, SiteKind] = {
     kind.name: kind
     for kind in (
         SiteKind("resid_pre", ("d_model",), "residual stream before the layer"),
+        SiteKind("attn_in", ("d_model",), "what attention reads: the stream after the norm before it"),
+        SiteKind("q_pre", ("head", "d_head"), "queries as their matrix gives them, before norm and RoPE"),
+        SiteKind("k_pre", ("kv_head", "d_head"), "keys as their matrix gives them, before norm and RoPE"),
         SiteKind("q", ("head", "d_head"), "queries as they enter attention"),
         SiteKind("k", ("kv_head", "d_head"), "keys as they enter attention"),
         SiteKind("v", ("kv_head", "d_head"), "values as they enter attention"),
+        SiteKind(
+            "scores",
+            ("head", "query", "key"),
+            "what the softmax reads, scaled and capped; 0 where a query does not look",
+        ),
         SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
         SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
         SiteKind("head_out", ("head", "d_model"), "each head's share of the output projection", writable=False),
         SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
         SiteKind("resid_mid", ("d_model",), "residual stream after attention"),
+        SiteKind("mlp_in", ("d_model",), "what the MLP reads: the stream after the norm before it"),
+        SiteKind("mlp_gate", ("d_mlp",), "what the MLP's gate projection gives, before the non-linearity"),
+        SiteKind("mlp_up", ("d_mlp",), "what its up projection gives; without a gate, before the non-linearity"),
         SiteKind("mlp_act", ("d_mlp",), "the MLP's hidden activations, before the down projection"),
         SiteKind("mlp_out", ("d_model",), "what the MLP adds to the residual stream"),
         SiteKind("resid_post", ("d_model",), "residual stream after the layer"),

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from mlx_interp.architectures.activations import Form, gelu_tanh
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
-from mlx_interp.deferred import mx, nn
+from mlx_interp.deferred import mx
 
 COMMON = frozenset(
     """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
@@ -204,7 +205,7 @@ PYTHIA = Family(
     sizes=Sizes(n_kv_heads="num_attention_heads", d_mlp=None),
     embed="embed_in", layers="h", norm="final_layer_norm", head="model.embed_out", tied=_only(False),
     attention="attention", qkv="fused by head", qkv_name="query_key_value", out="dense",
-    down="dense_4h_to_h", activation=lambda mlp, x: nn.gelu_approx(mlp.dense_h_to_4h(x)),
+    down="dense_4h_to_h", activation=Form(("dense_h_to_4h",), gelu_tanh),
     parallel="use_parallel_residual",
     read_as={"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
     unread={"hidden_act": "computes GELU's tanh approximation, where the checkpoint may say the exact one"},
@@ -218,7 +219,7 @@ PHI = Family(
     understands=NO_RMS | {"partial_rotary_factor"},
     norm="final_layernorm", norms=Norms(before_mlp="input_layernorm"), tied=_only(False),
     scale=False, wide_scores=True, out="dense",
-    down="fc2", activation=lambda mlp, x: nn.gelu_approx(mlp.fc1(x)),
+    down="fc2", activation=Form(("fc1",), gelu_tanh),
     parallel=True,
     refuses={"tie_word_embeddings": frozenset({True}), "qk_layernorm": frozenset({True})},
     fixed={"hidden_act": frozenset(GELU_TANH)},

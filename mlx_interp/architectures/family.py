@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from mlx_interp.architectures.activations import FORMS, Form
 from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
@@ -76,8 +77,9 @@ class Family:
     """Attention is computed in float32, whatever the model computes in."""
     out: str = "o_proj"
     down: str = "down_proj"
-    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Activation = "swiglu"
-    """A known form, or a function (mlx-lm's MLP, its input) -> what enters its down projection."""
+    activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Form | Activation = "swiglu"
+    """A known form, its parts, or a function (mlx-lm's MLP, its input) -> what enters its down projection: without
+    parts there are no sites `mlp_gate` and `mlp_up`."""
     embed_scale: Callable[[Any], float] | None = None
     """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
     window: Callable[[Any, int], int | None] = lambda decoder, layer: None
@@ -110,6 +112,13 @@ class Family:
     """Config keys that mlx-lm's class does not read, with the values that mean what it computes."""
     objection: Callable[[Config], str | None] = lambda config: None
     """What else in a config mlx-lm's class cannot compute; None if nothing."""
+
+    @property
+    def form(self) -> Form | None:
+        """The parts of its MLP; None where a function stands for all of them."""
+        if isinstance(self.activation, str):
+            return FORMS[self.activation]
+        return self.activation if isinstance(self.activation, Form) else None
 
     @property
     def head_name(self) -> str:

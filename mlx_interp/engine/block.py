@@ -5,17 +5,16 @@ clean run of a sweep, a sweep's variants, a pass along edges. What a sweep may s
 behind the first product of weights that it changes, with clean copies of all that later steps read; and so does what
 is left to compute.
 
-A value is a site if `sites.KINDS` has its name. One that has none is computed together with what reads it.
+A value is a site if `sites.KINDS` has its name. What nobody asks for is computed together with what reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from mlx_interp import sites
 from mlx_interp.deferred import mx
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Step:
     functions: tuple[str, ...] = ()
     """Methods of `Network`, one after the other: (layer, what is read) -> what is made."""
     how: Literal["given", "each", "sum", "attention"] = "each"
-    """What the layer is given; each position of one value by itself, by weights; a sum; or across positions."""
+    """What the layer is given; each position by itself, by weights; a sum; or across positions."""
     turned: tuple[str, ...] = ()
     """What RoPE turns before anybody sees it."""
     inside: tuple[str, ...] = ()
@@ -60,11 +59,10 @@ class Step:
     """What a variant that joins there needs of the clean run."""
     open: tuple[str, ...] = ()
     """What it makes that is a site."""
-
-    @cached_property
-    def last_seen(self) -> bool:
-        """Whether it makes what attention reads of other positions: of all else, ends are enough from here on."""
-        return SEEN.issubset(self.makes)
+    parts: tuple[Step, ...] = ()
+    """The same in smaller steps, which are taken where somebody asks for a site between them."""
+    last_seen: bool = False
+    """Whether all is made by now that attention reads of other positions: of all else, ends are enough from here on."""
 
     def apply(self, net: Network, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
         """The step on plain arrays, each position by itself."""
@@ -76,18 +74,29 @@ class Step:
 
 RESID_PRE = Step(("resid_pre",), how="given")
 ATTN_IN = Step(("attn_in",), ("resid_pre",), ("attn_in",))
+
+
+def _of_qkv(net: Network, n: Extent) -> float:
+    return 2.0 * net.d_model * net.d_head * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries)
+
+
 QKV = Step(
     ("q", "k", "v"),
     ("attn_in",),
     ("qkv",),
     turned=("q", "k"),
-    flops=lambda net, n: 2.0 * net.d_model * net.d_head * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries),
+    flops=_of_qkv,
+    parts=(
+        Step(("q_pre", "k_pre", "v"), ("attn_in",), ("qkv_pre",), flops=_of_qkv),
+        Step(("q",), ("q_pre",), ("q_normed",), turned=("q",)),
+        Step(("k",), ("k_pre",), ("k_normed",), turned=("k",)),
+    ),
 )
 ATTENTION = Step(
     ("z",),
     ("q", "k", "v"),
     how="attention",
-    inside=("pattern",),
+    inside=("scores", "pattern"),
     flops=lambda net, n: 4.0 * net.n_heads * net.d_head * n.pairs,
 )
 HEAD_OUT = Step(("head_out",), ("z",), ("head_out",), aside=True)
@@ -97,35 +106,52 @@ ATTN_OUT = Step(
     ("attn_out",),
     flops=lambda net, n: 2.0 * net.n_heads * net.d_head * net.d_model * n.queries,
 )
-MLP_ACT = Step(
-    ("mlp_act",),
-    ("mlp_in",),
-    ("mlp_act",),
-    flops=lambda net, n: 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp * n.queries,
-)
+
+
+def _of_mlp(net: Network, n: Extent) -> float:
+    return 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp * n.queries
+
+
+def _mlp_act(*opened: str) -> Step:
+    """Hidden activations, and how they open: what the first matrices make of the MLP's input."""
+    parts = (
+        Step(opened, ("mlp_in",), ("gate_up",), flops=_of_mlp),
+        Step(("mlp_act",), opened, ("combined",)),
+    )
+    return Step(("mlp_act",), ("mlp_in",), ("mlp_act",), flops=_of_mlp, parts=parts if opened else ())
+
+
 MLP_OUT = Step(
     ("mlp_out",),
     ("mlp_act",),
     ("mlp_out",),
     flops=lambda net, n: 2.0 * net.d_model * net.d_mlp * n.queries,
 )
+GATED = (_mlp_act("mlp_gate", "mlp_up"), MLP_OUT)
+UNGATED = (_mlp_act("mlp_up"), MLP_OUT)
+WHOLE = (_mlp_act(), MLP_OUT)
+"""An MLP whose description is one function."""
 
-SEQUENTIAL = (
-    RESID_PRE,
-    *(ATTN_IN, QKV, ATTENTION, HEAD_OUT, ATTN_OUT),
-    Step(("resid_mid",), ("resid_pre", "attn_out"), ("add",), how="sum"),
-    *(Step(("mlp_in",), ("resid_mid",), ("mlp_in",)), MLP_ACT, MLP_OUT),
-    Step(("resid_post",), ("resid_mid", "mlp_out"), ("add",), how="sum"),
-)
-"""The MLP reads what attention wrote."""
-PARALLEL = (
-    RESID_PRE,
-    *(ATTN_IN, QKV),
-    *(Step(("mlp_in",), ("resid_pre",), ("mlp_in",)), MLP_ACT, MLP_OUT),
-    *(ATTENTION, HEAD_OUT, ATTN_OUT),
-    Step(("resid_post",), ("resid_pre", "attn_out", "mlp_out"), ("add_both",), how="sum"),
-)
-"""Both read the layer's input. The MLP comes first, so that changes of attention share it."""
+
+def sequential(mlp: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The MLP reads what attention wrote."""
+    return (
+        *(RESID_PRE, ATTN_IN, QKV, ATTENTION, HEAD_OUT, ATTN_OUT),
+        Step(("resid_mid",), ("resid_pre", "attn_out"), ("add",), how="sum"),
+        *(Step(("mlp_in",), ("resid_mid",), ("mlp_in",)), *mlp),
+        Step(("resid_post",), ("resid_mid", "mlp_out"), ("add",), how="sum"),
+    )
+
+
+def parallel(mlp: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Both read the layer's input. The MLP comes first, so that changes of attention share it."""
+    return (
+        *(RESID_PRE, ATTN_IN, QKV),
+        *(Step(("mlp_in",), ("resid_pre",), ("mlp_in",)), *mlp),
+        *(ATTENTION, HEAD_OUT, ATTN_OUT),
+        Step(("resid_post",), ("resid_pre", "attn_out", "mlp_out"), ("add_both",), how="sum"),
+    )
+
 
 SEEN = frozenset({"k", "v"})
 """What attention reads of other positions; of all else, the last layer's result needs a prompt's last position only."""
@@ -149,17 +175,21 @@ class Order:
         return sum(step.flops(net, extent) for step in self.steps if step.flops and step.join and step.join > join)
 
 
-def order_of(steps: tuple[Step, ...]) -> Order:
-    """The order that a table describes: hidden values fused with what reads them, places of joining counted."""
-    return _order(steps, frozenset(sites.KINDS))
+def order_of(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
+    """The order that a table describes where these sites are asked for: hidden values fused with what reads them.
+
+    Places of joining are counted alike whichever sites are named.
+    """
+    return _order(steps, named)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
     placed: list[Step] = []
     join_of: dict[str, int] = {}
     join = -1
-    fused = _fused(steps, named)
+    seen: set[str] = set()
+    fused = _fused([part for step in steps for part in _apart(step, named)], named)
     for number, step in enumerate(fused):
         join_of |= dict.fromkeys(step.inside, join)
         made = {name for earlier in fused[: number + 1] for name in earlier.makes}
@@ -168,10 +198,18 @@ def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
             join += 1
             step = replace(step, join=join, live=tuple(sorted(made & read)))
         step = replace(step, open=tuple(name for name in step.makes if name in named))
+        if made >= SEEN and not seen:
+            seen, step = made, replace(step, last_seen=True)
         if not step.aside:
             join_of |= dict.fromkeys(step.open, join)
         placed.append(step)
     return Order(tuple(placed), join_of)
+
+
+def _apart(step: Step, named: frozenset[str]) -> tuple[Step, ...]:
+    """A step, or its parts where somebody asks for what is between them."""
+    between = {name for part in step.parts for name in part.makes} - set(step.makes)
+    return step.parts if between & named else (step,)
 
 
 def _fused(steps: Sequence[Step], named: frozenset[str]) -> list[Step]:
@@ -194,9 +232,11 @@ class Carrier(Protocol[T]):
     """Who carries values through a layer; T is what it holds of one value (an array, an array a group, ...)."""
 
     @property
-    def network(self) -> Network: ...
+    def order(self) -> Order:
+        """The steps of a layer, open at the sites that somebody asks for."""
+        ...
 
-    def each(self, step: Step, layer: int, value: T) -> tuple[T, ...]:
+    def each(self, step: Step, layer: int, *values: T) -> tuple[T, ...]:
         """A step that treats each position by itself."""
         ...
 
@@ -232,11 +272,11 @@ class Carrier(Protocol[T]):
 def block(carrier: Carrier[T], layer: int, x: T) -> T:
     """One layer: residual stream in, residual stream out."""
     held: dict[str, T] = {}
-    for step in carrier.network.order.steps:
+    for step in carrier.order.steps:
         if step.aside and not carrier.touched(step.makes[0], layer):
             continue
         if step.how == "each":
-            made = carrier.each(step, layer, held[step.reads[0]])
+            made = carrier.each(step, layer, *[held[name] for name in step.reads])
             if step.turned:
                 named = zip(step.makes, made, strict=True)
                 made = tuple(carrier.turned(layer, a) if name in step.turned else a for name, a in named)

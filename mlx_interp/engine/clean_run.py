@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.block import SEEN, Step, block
+from mlx_interp.engine.block import SEEN, Order, Step, block, order_of
 from mlx_interp.engine.forward import HEADS_FIRST, Pass
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
@@ -29,6 +29,8 @@ class Entry:
 class Clean:
     """The clean run's activations, (1, pos, ...) each, as far as a sweep needs them."""
 
+    order: Order
+    """The steps of a layer, in the clean run and in the variants that join it."""
     k: dict[int, mx.array] = field(default_factory=dict)
     v: dict[int, mx.array] = field(default_factory=dict)
     at: dict[tuple[int, int], dict[str, mx.array]] = field(default_factory=dict)
@@ -116,17 +118,18 @@ class _CleanRun(Pass):
 def run_clean(
     net: Network,
     layout: Layout,
+    plan: EditPlan,
     entries: Sequence[Entry],
     captures: frozenset[Site],
     whole: bool,
     *,
     cached: bool = False,
 ) -> Clean:
-    """The clean pass, as far as the variants need it.
+    """The clean pass, as far as the variants of a plan need it.
 
     whole: also the last layer at every position. cached: keys and values of every layer, for a decode that follows.
     """
-    clean = Clean()
+    clean = Clean(order_of(net.steps, frozenset(site.name for site in (*captures, *plan.edits))))
     columns = _Columns(layout, clean)
     needed = frozenset((entry.layer, entry.join) for entry in entries)
     # Keys and values are read where a variant starts late, everything else up to where the last one enters.
@@ -143,6 +146,7 @@ def run_clean(
         needed=needed,
         whole=whole,
     )
+    run.order = clean.order
     x = layout.embed(net)
     for layer in range(net.n_layers):
         if layer > deepest and not through:

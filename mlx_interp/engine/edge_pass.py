@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.block import Step, block
+from mlx_interp.engine.block import Order, Step, block, order_of
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
@@ -235,8 +236,13 @@ class _Edges:
 
     network: Network
 
-    def each(self, step: Step, layer: int, value: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
-        net, x = self.network, value
+    @cached_property
+    def order(self) -> Order:
+        """No site is open."""
+        return order_of(self.network.steps, frozenset())
+
+    def each(self, step: Step, layer: int, *values: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
+        net, (x,) = self.network, values
         if "attn_out" in step.makes:
             return (net.head_out(layer, x.transpose(0, 2, 1, 3)).swapaxes(1, 2),)  # type: ignore[union-attr]
         if isinstance(x, _Stream):

@@ -15,9 +15,9 @@ import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
-from mlx_interp.engine.block import Step, block
+from mlx_interp.engine.block import Order, Step, block, order_of
 from mlx_interp.engine.memory import LARGE, bytes_per_position
-from mlx_interp.engine.network import Mask, Network
+from mlx_interp.engine.network import Mask, Network, seen
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
 
@@ -85,6 +85,11 @@ class Pass:
         return Prompts(self.lengths) if self.text is None else self.text
 
     @cached_property
+    def order(self) -> Order:
+        """The steps of a layer, open where something is kept or changed."""
+        return order_of(self.network.steps, frozenset(s.name for s in (*self.wanted, *self.probes, *self.plan.edits)))
+
+    @cached_property
     def idle(self) -> bool:
         """Whether there is no site at which anything happens."""
         return not (self.wanted or self.probes or self.plan.edits)
@@ -117,13 +122,19 @@ class Pass:
         site = Site(name, layer)
         return site in self.wanted or bool(self.plan.at(site))
 
+    def changes(self, name: str, layer: int) -> bool:
+        """Whether something is done to a site."""
+        site = Site(name, layer)
+        return bool(self.plan.at(site)) or site in self.probes
+
     # As a carrier of `block`.
 
-    def each(self, step: Step, layer: int, value: mx.array) -> tuple[mx.array, ...]:
-        made = step.apply(self.network, layer, value)
+    def each(self, step: Step, layer: int, *values: mx.array) -> tuple[mx.array, ...]:
+        made = step.apply(self.network, layer, *values)
         if HEADS_FIRST.isdisjoint(step.makes):
             return made
-        return tuple(x.transpose(0, 2, 1, 3) for x in made)
+        named = zip(step.makes, made, strict=True)
+        return tuple(x.transpose(0, 2, 1, 3) if name in HEADS_FIRST else x for name, x in named)
 
     def turned(self, layer: int, value: mx.array) -> mx.array:
         return self.reading.rotated(self.network, layer, value)
@@ -133,7 +144,7 @@ class Pass:
         k, v = self.reading.seen(layer, k, v)
         mask = self.reading.mask(net, layer, q.shape[2])
         z = net.attend(layer, q, k, v, mask)
-        if self.touched("pattern", layer) or layer in self.plan.blocked:
+        if self.touched("pattern", layer) or self.touched("scores", layer) or layer in self.plan.blocked:
             z = z + pattern_change(self, layer, q, k, v, mask).astype(z.dtype)
         return z.transpose(0, 2, 1, 3)
 
@@ -170,10 +181,14 @@ def pattern_change(
 ) -> mx.array:
     """What edits of the pattern add to z: exactly zero where they change nothing, whatever kernel computed z."""
     net, n_keys = run.network, k.shape[2]
-    clean = pattern = net.pattern(layer, q, k, mask)
-    if blocks := run.plan.blocked.get(layer):
+    sees = seen(mask, q.shape[2])
+    scores = net.scores(layer, q, k)
+    clean = pattern = net.softmax(scores, sees)
+    blocks = run.plan.blocked.get(layer)
+    allowed = sees
+    if blocks:
         queries = range(n_keys - q.shape[2], n_keys)
-        allowed = blocked_mask(
+        knocked = blocked_mask(
             blocks,
             run.plan,
             n_rows=q.shape[0],
@@ -182,12 +197,24 @@ def pattern_change(
             n_keys=n_keys,
             sees=np.asarray(mask) if isinstance(mask, mx.array) else None,  # windows, and empty slots of a cache
         )
-        pattern = net.pattern(layer, q, k, mask, allowed)
+        allowed = seen(mask, q.shape[2], knocked)
+    if run.touched("scores", layer):
+        scores = _scores_site(run, layer, scores, sees)
+    if allowed is not sees or run.changes("scores", layer):
+        pattern = net.softmax(scores, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
-    site = Site("pattern", layer)
-    if not blocks and not run.plan.at(site) and site not in run.probes:
+    if not blocks and not run.changes("pattern", layer) and not run.changes("scores", layer):
         return mx.zeros((1,), dtype=q.dtype)
     return net.mix(edited.astype(mx.float32) - clean.astype(mx.float32), v.astype(mx.float32))
+
+
+def _scores_site(run: Pass, layer: int, scores: mx.array, sees: mx.array | None) -> mx.array:
+    """Scores (batch, kv head, heads a kv head, query, key) after the edits of their site."""
+    shape, net = scores.shape, run.network
+    shown = scores.reshape(shape[0], net.n_heads, *shape[3:])
+    if sees is not None:
+        shown = mx.where(sees, shown, mx.zeros((), shown.dtype))
+    return run.site("scores", layer, shown.swapaxes(1, 2)).swapaxes(1, 2).reshape(shape)
 
 
 def last_positions(x: mx.array, lengths: Sequence[int]) -> mx.array:

@@ -39,8 +39,8 @@ def gradients(
     """See `Model.gradients`."""
     if unused := [site for site in wanted if not site.kind.writable]:
         raise SiteError(f"{unused[0]}: nothing is computed from it, so no metric depends on it; take 'z'")
-    if of is not None and of.name == "pattern":
-        raise SiteError(f"{of}: a metric of patterns has no gradient here; take 'z', which they mix")
+    if of is not None and of.kind.of_edges:
+        raise SiteError(f"{of}: a metric of queries and keys has no gradient here; take 'z', which they mix")
     lengths = [len(tokens) for tokens in prompts]
     n_pos = max(lengths)
     padded = mx.array([[*tokens, *[0] * (n_pos - len(tokens))] for tokens in prompts])

@@ -15,9 +15,8 @@ from typing import Any, TypeAlias
 
 from mlx_interp import sites
 from mlx_interp.architectures import Family
-from mlx_interp.architectures.activations import ACTIVATIONS
 from mlx_interp.deferred import mlx_lm, mx
-from mlx_interp.engine.block import PARALLEL, SEQUENTIAL, Order, order_of
+from mlx_interp.engine.block import GATED, UNGATED, WHOLE, Order, Step, order_of, parallel, sequential
 from mlx_interp.engine.modules import bias_of, part_of, size_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError, SiteError
@@ -95,8 +94,15 @@ class Network:
 
     @cached_property
     def order(self) -> Order:
-        """The steps of a layer."""
-        return order_of(PARALLEL if self.parallel else SEQUENTIAL)
+        """The steps of a layer, with all its sites open."""
+        return order_of(self.steps, frozenset(sites.KINDS))
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The table of a layer's steps."""
+        form = self.family.form
+        mlp = WHOLE if form is None else GATED if form.gated else UNGATED
+        return parallel(mlp) if self.parallel else sequential(mlp)
 
     @cached_property
     def parallel(self) -> bool:
@@ -129,9 +135,17 @@ class Network:
             return site
         named = f"{owner}: " if owner else ""
         raise SiteError(
-            f"{named}{self.family.model_type} has no site {site.name!r}: its attention and its MLP both read the "
-            f"layer's input; it has {', '.join(self.sites)}"
+            f"{named}{self.family.model_type} has no site {site.name!r}: {self._lacks(site.name)}; "
+            f"it has {', '.join(self.sites)}"
         )
+
+    def _lacks(self, name: str) -> str:
+        """Why there is no such site, in words."""
+        if name == "resid_mid":
+            return "its attention and its MLP both read the layer's input"
+        if self.family.form is None:
+            return "its description says in one function what its MLP computes: name its matrices in a `Form`"
+        return "its MLP has one matrix before the non-linearity, and that is 'mlp_up'"
 
     @cached_property
     def max_positions(self) -> int | None:
@@ -205,6 +219,19 @@ class Network:
 
     def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """What attention reads (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
+        q, k, v = self.qkv_pre(layer, x)
+        return self.q_normed(layer, q), self.k_normed(layer, k), v
+
+    def q_normed(self, layer: int, q: mx.array) -> mx.array:
+        """Queries (..., head, d_head) after the norm that some families have before RoPE."""
+        return self._attention(layer).q_norm(q) if self.family.qk_norm else q
+
+    def k_normed(self, layer: int, k: mx.array) -> mx.array:
+        """Keys (..., kv head, d_head) after their norm, if there is one."""
+        return self._attention(layer).k_norm(k) if self.family.qk_norm else k
+
+    def qkv_pre(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """What attention reads -> queries, keys, values (..., head, d_head), as their matrices give them."""
         attention = self._attention(layer)
         if self.family.qkv == "fused":
             widths = [self.n_heads * self.d_head, (self.n_heads + self.n_kv_heads) * self.d_head]
@@ -217,8 +244,6 @@ class Network:
         rows = x.shape[:-1]
         heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         q, k, v = (a.reshape(*rows, n, self.d_head) for a, n in zip((q, k, v), heads, strict=True))
-        if self.family.qk_norm:
-            q, k = attention.q_norm(q), attention.k_norm(k)
         return q, k, v
 
     def rotate(
@@ -290,11 +315,11 @@ class Network:
 
         allowed: bool (batch, head, query, key), a further mask; None forbids nothing more.
         """
-        scores = self.scores(layer, q, k)
-        mask = mlx_lm.models.base.create_causal_mask(q.shape[2]) if isinstance(mask, str) else mask
-        if allowed is not None:
-            mask = mask & allowed if isinstance(mask, mx.array) else allowed
-        return _softmax(scores, mask).reshape(q.shape[0], self.n_heads, q.shape[2], k.shape[2])
+        return self.softmax(self.scores(layer, q, k), seen(mask, q.shape[2], allowed))
+
+    def softmax(self, scores: mx.array, sees: mx.array | None) -> mx.array:
+        """Scores (batch, kv head, heads a kv head, query, key) -> the pattern (batch, head, query, key)."""
+        return _softmax(scores, sees).reshape(scores.shape[0], self.n_heads, *scores.shape[3:])
 
     def mix(self, pattern: mx.array, v: mx.array) -> mx.array:
         """pattern (batch, head, query, key) and v (batch, kv head, key, d_head) -> z (batch, head, query, d_head)."""
@@ -331,10 +356,20 @@ class Network:
 
     def mlp_act(self, layer: int, x: mx.array) -> mx.array:
         """What the MLP reads (..., d_model) -> its hidden activations (..., d_mlp)."""
-        mlp = getattr(self.layers[layer], self.family.mlp)
-        form = self.family.activation
-        act: mx.array = ACTIVATIONS[form](mlp, x) if isinstance(form, str) else form(mlp, x)
+        if self.family.form is not None:
+            return self.combined(layer, *self.gate_up(layer, x))
+        act: mx.array = self.family.activation(getattr(self.layers[layer], self.family.mlp), x)  # type: ignore[operator]
         return act
+
+    def gate_up(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
+        """What the MLP reads (..., d_model) -> gate and up, or up alone, (..., d_mlp) each."""
+        assert self.family.form is not None
+        return self.family.form.opened(getattr(self.layers[layer], self.family.mlp), x)
+
+    def combined(self, layer: int, *gate_up: mx.array) -> mx.array:
+        """Gate and up, or up alone -> hidden activations (..., d_mlp)."""
+        assert self.family.form is not None
+        return self.family.form.combine(*gate_up)
 
     def mlp_out(self, layer: int, act: mx.array) -> mx.array:
         """Hidden activations -> what the MLP adds to the stream (..., d_model)."""
@@ -379,6 +414,14 @@ class Network:
         if self.family.residual_scale:
             x = x * getattr(self.args, self.family.residual_scale)
         return x
+
+
+def seen(mask: Mask, length: int, allowed: mx.array | None = None) -> mx.array | None:
+    """A mask as bool, and what else is allowed; None where every query sees every key."""
+    sees = mlx_lm.models.base.create_causal_mask(length) if isinstance(mask, str) else mask
+    if allowed is None:
+        return sees
+    return sees & allowed if isinstance(sees, mx.array) else allowed
 
 
 def _softmax(scores: mx.array, mask: Mask) -> mx.array:

@@ -238,7 +238,7 @@ class _RowPlanner:
         source = (id(intervention),) if own else (type(intervention), id(array), repr(asked))
         key = (
             source,
-            fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.name == "pattern"),
+            fit if array is not None and array.ndim > 2 else (*fit.target, fit.n_heads, site.kind.of_edges),
         )
         if key not in self.plan.values:
             norms = self.plan.norms

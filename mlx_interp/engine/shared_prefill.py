@@ -15,6 +15,7 @@ import numpy as np
 from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import Entry, run_clean
 from mlx_interp.engine.network import Network
+from mlx_interp.engine.plan import EditPlan
 from mlx_interp.engine.prefix_tree import Layout, n_shared, together
 
 WORTH = 0.6
@@ -37,7 +38,7 @@ def read_shared(net: Network, prompts: Sequence[Sequence[int]]) -> tuple[KeysAnd
     layout, paths = together(prompts, [[net.rope_regime(len(prompt))] * len(prompt) for prompt in prompts])
     columns = mx.array([path + [0] * (longest - len(path)) for path in paths])
     nothing = Entry(layout.length - 1, net.n_layers, 0)
-    clean = run_clean(net, layout, [nothing], frozenset(), whole=False, cached=True)
+    clean = run_clean(net, layout, EditPlan(), [nothing], frozenset(), whole=False, cached=True)
     assert clean.final is not None
     kept = {layer: (_rows(clean.k[layer], columns), _rows(clean.v[layer], columns)) for layer in range(net.n_layers)}
     return kept, net.unembed(clean.final[0])[_ends(layout, paths)]

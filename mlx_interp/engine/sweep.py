@@ -47,7 +47,7 @@ def sweep(
     entries = entries_of(plan, len(variants), net, length)
     whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
     layout = alone(tokens)
-    clean = run_clean(net, layout, entries, captures, whole)
+    clean = run_clean(net, layout, plan, entries, captures, whole)
     values: list[mx.array] = []
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
     order: list[int] = []

@@ -22,7 +22,7 @@ import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
-from mlx_interp.engine.block import SEEN, Step, block
+from mlx_interp.engine.block import SEEN, Order, Step, block
 from mlx_interp.engine.clean_run import Clean, Entry
 from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network
@@ -125,9 +125,13 @@ class Sweep:
 
     # As a carrier of `block`.
 
-    def each(self, step: Step, layer: int, value: list[mx.array]) -> tuple[list[mx.array], ...]:
+    @property
+    def order(self) -> Order:
+        return self.clean.order
+
+    def each(self, step: Step, layer: int, *values: list[mx.array]) -> tuple[list[mx.array], ...]:
         """Rows of all groups through one step together."""
-        return self._together(lambda x: step.apply(self.network, layer, x), value)
+        return self._together(lambda *xs: step.apply(self.network, layer, *xs), *values)
 
     def turned(self, layer: int, value: list[mx.array]) -> list[mx.array]:
         return [self._rotated(layer, group, a) for group, a in zip(self.groups, value, strict=True)]
@@ -177,7 +181,8 @@ class Sweep:
         group, net = self.groups[index], self.network
         n_rows, n_query, n_heads, d_head = q.shape
         if n_rows == 0:  # a capture counts the rows of every group, those that have none yet as well
-            self._pattern_site(layer, index, mx.zeros((0, n_heads, n_query, self.layout.length), dtype=q.dtype))
+            for name in ("scores", "pattern"):
+                self._edge_site(name, layer, index, mx.zeros((0, n_heads, n_query, self.layout.length), dtype=q.dtype))
             return q
         n_kv, start, n_own = k.shape[2], group.start, k.shape[1]
         repeats = n_heads // n_kv
@@ -192,8 +197,9 @@ class Sweep:
             before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
             scores = mx.concatenate([before, scores], axis=-1)
         scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
+        scores = self._scores_site(layer, index, scores)
         pattern = _masked_softmax(scores, self._mask(layer, index, group.held, n_rows))
-        pattern = self._pattern_site(layer, index, pattern.reshape(n_rows, n_heads, n_query, -1))
+        pattern = self._edge_site("pattern", layer, index, pattern.reshape(n_rows, n_heads, n_query, -1))
         weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
         z = weights[..., start:] @ own_v
         if start:
@@ -221,26 +227,38 @@ class Sweep:
             mask = knocked if mask is None else mask & knocked
         return mask
 
-    def _pattern_site(self, layer: int, index: int, pattern: mx.array) -> mx.array:
-        """The pattern (row, head, query, key) after its edits; `pos` of this site is the query."""
-        site = Site("pattern", layer)
+    def _scores_site(self, layer: int, index: int, scores: mx.array) -> mx.array:
+        """Scores (row, kv head, repeat, query, key) after the edits of their site."""
+        site = Site("scores", layer)
         if not self.plan.at(site) and site not in self.captures:
-            return pattern
-        held = self._edited(site, index, pattern.swapaxes(1, 2), self.groups[index].held)
+            return scores
+        allowed = self.layout.allowed(self.groups[index].held, self.network.window(layer))
+        shown = scores.reshape(scores.shape[0], self.network.n_heads, *scores.shape[3:])
+        if allowed is not None:
+            shown = mx.where(mx.array(allowed), shown, mx.zeros((), shown.dtype))
+        return self._edge_site("scores", layer, index, shown).reshape(scores.shape)
+
+    def _edge_site(self, name: str, layer: int, index: int, x: mx.array) -> mx.array:
+        """Scores or pattern (row, head, query, key) after the edits of their site; `pos` of these is the query."""
+        site = Site(name, layer)
+        if not self.plan.at(site) and site not in self.captures:
+            return x
+        held = self._edited(site, index, x.swapaxes(1, 2), self.groups[index].held)
         if site in self.captures:
             self.captured[site].append((index, held))
         return held.swapaxes(1, 2)
 
     def _together(
-        self, step: Callable[[mx.array], tuple[mx.array, ...]], xs: list[mx.array]
+        self, step: Callable[..., tuple[mx.array, ...]], *values: list[mx.array]
     ) -> tuple[list[mx.array], ...]:
         """A step that treats each position by itself, on (positions of all groups, ...) at once."""
+        xs = values[0]
         sizes = [x.shape[0] * x.shape[1] for x in xs]
-        flat = [x.reshape(n, *x.shape[2:]) for n, x in zip(sizes, xs, strict=True) if n]
-        if not flat:
-            results = step(mx.zeros((1, *xs[0].shape[2:]), dtype=xs[0].dtype))
+        flat = [[a.reshape(n, *a.shape[2:]) for n, a in zip(sizes, value, strict=True) if n] for value in values]
+        if not any(sizes):
+            results = step(*[mx.zeros((1, *value[0].shape[2:]), dtype=value[0].dtype) for value in values])
             return tuple([mx.zeros((*x.shape[:2], *r.shape[1:]), dtype=r.dtype) for x in xs] for r in results)
-        joined = step(flat[0] if len(flat) == 1 else mx.concatenate(flat))
+        joined = step(*[parts[0] if len(parts) == 1 else mx.concatenate(parts) for parts in flat])
         ends = np.cumsum(sizes).tolist()
         return tuple(
             [

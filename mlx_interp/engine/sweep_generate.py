@@ -38,7 +38,7 @@ def sweep_generate(
     entries = entries_of(reading, len(variants), net, length)
     whole = applies_late(reading, net.n_layers)
     layout = alone(tokens)
-    clean = run_clean(net, layout, entries, frozenset(), whole, cached=True)
+    clean = run_clean(net, layout, reading, entries, frozenset(), whole, cached=True)
     found: dict[int, tuple[list[int], bool]] = {}
     cached = _bytes_of_cache(net, length + max_tokens)
     for rows in batches(net, entries, length, budget or default_budget(), True, False, extra=cached):

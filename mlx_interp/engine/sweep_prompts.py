@@ -70,7 +70,7 @@ def _sweep_pack(
     net = packed.net
     layout, plan, last = packed.joined(members)
     entries = entries_of(plan, n_variants, net, layout.length)
-    clean = run_clean(net, layout, entries, frozenset(), whole=False)
+    clean = run_clean(net, layout, plan, entries, frozenset(), whole=False)
     values: list[list[mx.array]] = [[] for _ in members]
     order: list[int] = []
     logits = 3 * net.d_vocab * 4 * len(members)
@@ -215,6 +215,4 @@ def _named(plan: EditPlan) -> dict[Hashable, tuple[int, ...]]:
 
 def _reads_across(plan: EditPlan) -> bool:
     """Whether something looks at more than one position at once."""
-    return any(
-        site.name == "pattern" or edit.intervention.across for site, edits in plan.edits.items() for edit in edits
-    )
+    return any(site.kind.of_edges or edit.intervention.across for site, edits in plan.edits.items() for edit in edits)

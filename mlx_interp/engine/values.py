@@ -121,7 +121,7 @@ def fitted(array: mx.array, intervention: Any, fit: Fit) -> mx.array:
     one_head = fit.n_heads > 0 and isinstance(intervention.heads, (int, np.integer))
     if array.ndim == 0 and intervention.fills:
         return array.reshape((1,) * len(target))
-    value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.name == "pattern")
+    value = _with_head_axis(array, one_head, is_pattern=fit.site is not None and fit.site.kind.of_edges)
     if value.ndim == len(target) + 1 and value.shape[0] in (1, fit.n_rows):
         value = value[fit.row if value.shape[0] == fit.n_rows else 0]
     value = value.reshape((1,) * (len(target) - value.ndim) + tuple(value.shape))

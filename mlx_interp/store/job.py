@@ -75,7 +75,7 @@ def storable(model: Model, sites: str | Sequence[str]) -> tuple[Site, ...]:
     if not chosen:
         raise SiteError("a store needs a site or more: give sites=['resid_post.3'], or 'all'")
     for site in chosen:
-        if site.name == "pattern":
+        if site.kind.of_edges:
             raise SiteError(f"{site} has a row as long as each prompt and cannot be stored: read it by `batches`")
     return chosen
 

@@ -31,7 +31,7 @@ def named(site: str, layer: int) -> str:
 def shape_of(model: Model, site: str, length: int = len(TOKENS)) -> tuple[int, ...]:
     """What an intervention's array for one position of a site holds."""
     n_heads, width = model.network.site_shape(Site(site, 0), length)
-    return (n_heads, width) if n_heads and site != "pattern" else (width,)
+    return (n_heads, width) if n_heads and site not in ("scores", "pattern") else (width,)
 
 
 def random_array(rng: np.random.Generator, *shape: int) -> mx.array:

@@ -40,13 +40,13 @@ def compare(model: Model, given: list[Intervention], sites: list[str], tolerance
     rng = np.random.default_rng(0)
     for name in sites:
         slopes = found[name]
-        if name.startswith("pattern"):  # (batch, head, query, key): its positions are queries
+        if name.startswith(("scores", "pattern")):  # (batch, head, query, key): its positions are queries
             slopes = slopes.swapaxes(1, 2)
         for position in (2, len(TOKENS) - 1):
             slope = slopes[0, position]
             along = slope / mx.maximum(mx.linalg.norm(slope.reshape(-1)), 1e-6)
             other = mx.array(rng.normal(size=slope.shape).astype(np.float32))
-            if name.startswith("pattern"):  # probabilities on the future belong to no run
+            if name.startswith(("scores", "pattern")):  # probabilities on the future belong to no run
                 other = other * (mx.arange(len(TOKENS)) <= position)
             direction = along + 0.1 * other
             expected = slope_by_difference(model, name, direction, given, position)

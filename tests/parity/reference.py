@@ -84,6 +84,13 @@ class Names:
     down: str = "mlp.down_proj"
     attention: str = "self_attn"
     mlp: str = "mlp"
+    qkv: str | None = None
+    """The matrix of all queries, keys and values; None where there are three."""
+    by_head: bool = False
+    """Its rows are head by head: each one's query, key and value."""
+    gate: str | None = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    """The same one: its halves are gate and up."""
 
 
 SANDWICH = Names(before_mlp="pre_feedforward_layernorm")
@@ -91,7 +98,18 @@ NAMES = {
     "gemma2": SANDWICH,
     "gemma3": SANDWICH,
     "gemma3_text": SANDWICH,
-    "gpt2": Names("transformer", "h", "ln_f", "ln_1", "ln_2", "attn.c_proj", "mlp.c_proj"),
+    "gpt2": Names(
+        "transformer",
+        "h",
+        "ln_f",
+        "ln_1",
+        "ln_2",
+        "attn.c_proj",
+        "mlp.c_proj",
+        qkv="attn.c_attn",
+        gate=None,
+        up="mlp.c_fc",
+    ),
     "gpt_neox": Names(
         "gpt_neox",
         norm="final_layer_norm",
@@ -99,8 +117,15 @@ NAMES = {
         out="attention.dense",
         down="mlp.dense_4h_to_h",
         attention="attention",
+        qkv="attention.query_key_value",
+        by_head=True,
+        gate=None,
+        up="mlp.dense_h_to_4h",
     ),
-    "phi": Names(norm="final_layernorm", before_mlp=None, out="self_attn.dense", down="mlp.fc2"),
+    "phi": Names(
+        norm="final_layernorm", before_mlp=None, out="self_attn.dense", down="mlp.fc2", gate=None, up="mlp.fc1"
+    ),
+    "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }
 
 
@@ -122,7 +147,28 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
     for name, value in arrays.items():
         if name.startswith("z."):
             arrays[name] = value.reshape(len(tokens), model.config.num_attention_heads, -1)
-    return arrays
+    return {site: array for name, value in arrays.items() for site, array in opened(name, value, model, names)}
+
+
+def opened(name: str, value: np.ndarray, model: Any, names: Names) -> Iterable[tuple[str, np.ndarray]]:
+    """Queries and keys head by head, parts of matrices that hold several: (site, array)."""
+    kind, _, layer = name.partition(".")
+    n_heads = model.config.num_attention_heads
+    if kind == "gate_up":
+        gate, up = np.split(value, 2, axis=-1)
+        return [(f"mlp_gate.{layer}", gate), (f"mlp_up.{layer}", up)]
+    if kind in ("q_pre", "k_pre"):
+        heads = n_heads if kind == "q_pre" else (getattr(model.config, "num_key_value_heads", None) or n_heads)
+        return [(name, value.reshape(len(value), heads, -1))]
+    if kind != "qkv":
+        return [(name, value)]
+    n_kv = getattr(model.config, "num_key_value_heads", None) or n_heads
+    if names.by_head:
+        q, k, _ = np.split(value.reshape(len(value), n_heads, -1), 3, axis=-1)
+    else:
+        heads = value.reshape(len(value), n_heads + 2 * n_kv, -1)
+        q, k = heads[:, :n_heads], heads[:, n_heads : n_heads + n_kv]
+    return [(f"q_pre.{layer}", q), (f"k_pre.{layer}", k)]
 
 
 def transformers_model(config: dict[str, Any], seed: int) -> Any:
@@ -180,6 +226,19 @@ def rope_parameters(settings: dict[str, Any]) -> dict[str, Any]:
     return {"full_attention": rope, "sliding_attention": local}
 
 
+def scores_of(
+    query: Any, key: Any, mask: Any, scaling: float | None = None, softcap: float | None = None, **_: Any
+) -> Any:
+    """What transformers' eager attention gives its softmax, without the mask, 0 where the mask forbids to look."""
+    import torch
+
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return torch.where(mask > -1, scores, 0.0)
+
+
 @contextmanager
 def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
     """Records each site by forward hooks; q, k and the pattern where eager attention receives and returns them."""
@@ -205,6 +264,17 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         record_output(layer, f"resid_post.{index}")
         record_input(layer.get_submodule(names.out), f"z.{index}")
         record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
+        record_output(layer.get_submodule(names.before_attn), f"attn_in.{index}")
+        record_input(layer.get_submodule(names.mlp), f"mlp_in.{index}")
+        matrices = {"q_pre": f"{names.attention}.q_proj", "k_pre": f"{names.attention}.k_proj"}
+        if names.qkv is not None:
+            matrices = {"qkv": names.qkv}
+        if names.gate == names.up:
+            matrices |= {"gate_up": names.up}
+        else:
+            matrices |= {"mlp_up": names.up} | ({"mlp_gate": names.gate} if names.gate is not None else {})
+        for site, matrix in matrices.items():
+            record_output(layer.get_submodule(matrix), f"{site}.{index}")
     record_output(getattr(decoder, names.norm), "final")
     module = importlib.import_module(type(model).__module__)
     eager = module.eager_attention_forward
@@ -214,6 +284,7 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         for name, heads in (("q", query), ("k", key), ("v", value)):
             seen[f"{name}.{attention.layer_idx}"] = heads.transpose(1, 2)
         seen[f"pattern.{attention.layer_idx}"] = weights
+        seen[f"scores.{attention.layer_idx}"] = scores_of(query, key, args[0], **kwargs)
         return output, weights
 
     module.eager_attention_forward = recorded
