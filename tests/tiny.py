@@ -115,6 +115,20 @@ FAMILY_CONFIGS["gemma3"] = {
 }
 
 
+# Norms stand after attention and MLP alone, those of queries and keys run over all heads; two of three layers of one
+# look back four positions.
+FAMILY_CONFIGS |= {
+    "olmo2": {**BASE, "model_type": "olmo2", "hidden_size": 60, "attention_bias": True},
+    "olmo3": {
+        **BASE,
+        "model_type": "olmo3",
+        "hidden_size": 48,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+}
+
+
 class NumberTokenizer:
     """Stands in where only token ids matter: text is numbers with spaces between."""
 

@@ -35,6 +35,11 @@ def _only(value: object) -> Callable[[Config], bool]:
     return lambda config: bool(value)
 
 
+def _only_if_said(config: Config) -> bool:
+    """The embedding unembeds only where the config says so."""
+    return bool(config.get("tie_word_embeddings", False))
+
+
 LLAMA = Family(
     model_type="llama",
     understands=COMMON | {"head_dim", "attention_bias", "mlp_bias", "layer_types", "sliding_window"},
@@ -101,7 +106,7 @@ PHI3 = Family(
     understands=COMMON | {"partial_rotary_factor", "sliding_window"},
     qkv="fused",
     activation="fused_swiglu",
-    tied=lambda config: bool(config.get("tie_word_embeddings", False)),
+    tied=_only_if_said,
     unread={"sliding_window": "attends to the whole prompt"},
     rereads=True,
 )
@@ -226,7 +231,46 @@ PHI = Family(
 )
 # fmt: on
 
+
+def kind_of_window(key: str) -> Callable[[Any, int], int | None]:
+    """Windows by the decoder's list of layer types; key: the decoder's attribute with their length."""
+
+    def window(decoder: Any, layer: int) -> int | None:
+        return int(getattr(decoder, key)) if decoder.layer_types[layer] == "sliding_attention" else None
+
+    return window
+
+
+def _both_kinds(config: Config) -> str | None:
+    """mlx-lm's class looks for a layer of each kind, and finds no window where there is none."""
+    kinds = set(config.get("layer_types") or ())
+    if kinds and kinds != {"sliding_attention", "full_attention"}:
+        return f"has layers of {', '.join(sorted(kinds))} alone"
+    if not isinstance(config.get("sliding_window", 1), int):
+        return "has windows of no length"
+    return None
+
+
+OLMO2 = Family(
+    model_type="olmo2",
+    understands=COMMON | {"head_dim", "attention_bias"},
+    tied=_only_if_said,
+    norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    qk_norm="all heads",
+)
+
+OLMO3 = replace(
+    OLMO2,
+    model_type="olmo3",
+    understands=OLMO2.understands - {"rope_traditional"} | {"layer_types", "sliding_window"},
+    window=kind_of_window("sliding_window"),
+    objection=_both_kinds,
+)
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI)
+    for family in (
+        *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
+        *(OLMO2, OLMO3),
+    )
 }

@@ -21,9 +21,9 @@ Activation: TypeAlias = "Callable[[Any, mx.array], mx.array]"
 class Norms:
     """Attribute names of a block's norms; None where a family has none."""
 
-    before_attn: str = "input_layernorm"
+    before_attn: str | None = "input_layernorm"
     after_attn: str | None = None
-    before_mlp: str = "post_attention_layernorm"
+    before_mlp: str | None = "post_attention_layernorm"
     after_mlp: str | None = None
 
 
@@ -69,8 +69,8 @@ class Family:
     qkv: Literal["separate", "fused", "fused by head"] = "separate"
     """Three matrices; one, of all queries, keys, values; or one, of each head's query, key, value in turn."""
     qkv_name: str = "qkv_proj"
-    qk_norm: bool = False
-    """Queries and keys are normed, each head by itself, before RoPE."""
+    qk_norm: bool | Literal["all heads"] = False
+    """Queries and keys are normed before RoPE: each head by itself (True), or all heads as one vector."""
     scale: bool = True
     """mlx-lm's attention keeps its `scale`; False where it works out the usual one, 1 / root of d_head."""
     wide_scores: bool = False

@@ -210,8 +210,7 @@ class Network:
 
     def attn_in(self, layer: int, x: mx.array) -> mx.array:
         """Residual stream (..., d_model) -> what attention reads: the stream after the norm before it."""
-        normed: mx.array = getattr(self.layers[layer], self.family.norms.before_attn)(x)
-        return normed
+        return self._before(layer, self.family.norms.before_attn, x)
 
     def add_both(self, layer: int, x: mx.array, attn_out: mx.array, mlp_out: mx.array) -> mx.array:
         """The residual stream with what attention and the MLP add to it, side by side."""
@@ -224,11 +223,18 @@ class Network:
 
     def q_normed(self, layer: int, q: mx.array) -> mx.array:
         """Queries (..., head, d_head) after the norm that some families have before RoPE."""
-        return self._attention(layer).q_norm(q) if self.family.qk_norm else q
+        return self._normed(self._attention(layer).q_norm, q) if self.family.qk_norm else q
 
     def k_normed(self, layer: int, k: mx.array) -> mx.array:
         """Keys (..., kv head, d_head) after their norm, if there is one."""
-        return self._attention(layer).k_norm(k) if self.family.qk_norm else k
+        return self._normed(self._attention(layer).k_norm, k) if self.family.qk_norm else k
+
+    def _normed(self, norm: Any, heads: mx.array) -> mx.array:
+        """(..., head, d_head) after a norm of each head, or of all heads as one vector."""
+        if self.family.qk_norm != "all heads":
+            return norm(heads)  # type: ignore[no-any-return]
+        normed: mx.array = norm(heads.reshape(*heads.shape[:-2], -1))
+        return normed.reshape(heads.shape)
 
     def qkv_pre(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """What attention reads -> queries, keys, values (..., head, d_head), as their matrices give them."""
@@ -351,8 +357,7 @@ class Network:
 
     def mlp_in(self, layer: int, x: mx.array) -> mx.array:
         """Residual stream (..., d_model) -> what the MLP reads: the stream after the norm before it."""
-        normed: mx.array = getattr(self.layers[layer], self.family.norms.before_mlp)(x)
-        return normed
+        return self._before(layer, self.family.norms.before_mlp, x)
 
     def mlp_act(self, layer: int, x: mx.array) -> mx.array:
         """What the MLP reads (..., d_model) -> its hidden activations (..., d_mlp)."""
@@ -407,6 +412,9 @@ class Network:
 
     def _attention(self, layer: int) -> Any:
         return getattr(self.layers[layer], self.family.attention)
+
+    def _before(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
+        return x if norm is None else getattr(self.layers[layer], norm)(x)
 
     def _after(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
         if norm is not None:

@@ -190,6 +190,17 @@ VARIANTS: dict[str, Variant] = {
         {},
         (*NEW, "attention_multiplier", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
     ),
+    "olmo 2": Variant("Olmo2", {"rms_norm_eps": 1e-6}, old(5e5), NEW),
+    "olmo 2, tied without a word": Variant("Olmo2", {"tie_word_embeddings": True}, {}, ("tie_word_embeddings",)),
+    "olmo 3": Variant(
+        "Olmo3",
+        {"num_hidden_layers": 5, "sliding_window": 8, "max_position_embeddings": 64},
+        old(5e5, rope_type="yarn", factor=4.0, original_max_position_embeddings=16, attention_factor=1.2),
+        NEW,
+    ),
+    "olmo 3, another base": Variant(
+        "Olmo3", {"num_hidden_layers": 4, "sliding_window": 8}, old(3e3), ("rope_parameters", "dtype")
+    ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip
 

@@ -44,6 +44,10 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("gemma3_text", "linear rope in global layers"): {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ("granite", "untied head, no biases"): {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
     ("gpt_neox", "MLP after attention"): {"use_parallel_residual": False},
+    ("olmo2", "tied head, no biases"): {"tie_word_embeddings": True, "attention_bias": False},
+    ("olmo3", "yarn rope in layers without a window"): {
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -77,7 +81,8 @@ class Names:
     decoder: str = "model"
     layers: str = "layers"
     norm: str = "norm"
-    before_attn: str = "input_layernorm"
+    before_attn: str | None = "input_layernorm"
+    """None: attention reads the stream itself."""
     before_mlp: str | None = "post_attention_layernorm"
     """None: attention and MLP side by side, so that there is no stream between them."""
     out: str = "self_attn.o_proj"
@@ -93,6 +98,8 @@ class Names:
     """The same one: its halves are gate and up."""
 
 
+AFTER_ALONE = Names(before_attn=None, before_mlp="mlp")
+"""No norm stands before the MLP: it reads the stream itself."""
 SANDWICH = Names(before_mlp="pre_feedforward_layernorm")
 NAMES = {
     "gemma2": SANDWICH,
@@ -122,6 +129,8 @@ NAMES = {
         gate=None,
         up="mlp.dense_h_to_4h",
     ),
+    "olmo2": AFTER_ALONE,
+    "olmo3": AFTER_ALONE,
     "phi": Names(
         norm="final_layernorm", before_mlp=None, out="self_attn.dense", down="mlp.fc2", gate=None, up="mlp.fc1"
     ),
@@ -188,7 +197,7 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     if family == "phi3":
         settings["pad_token_id"] = 0  # its default lies outside this vocabulary
     if family != "gpt2":
-        settings["rope_parameters"] = rope_parameters(settings)
+        settings["rope_parameters"] = rope_parameters(family, settings)
     theirs = AutoConfig.for_model(family, **settings)
     model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
     if family == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
@@ -212,7 +221,7 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     return model
 
 
-def rope_parameters(settings: dict[str, Any]) -> dict[str, Any]:
+def rope_parameters(family: str, settings: dict[str, Any]) -> dict[str, Any]:
     """RoPE settings as transformers keeps them, taken out of those that mlx-lm reads."""
     scaling = settings.pop("rope_scaling", None) or {"rope_type": "default"}
     if "rotary_pct" in settings:  # GPT-NeoX's own names
@@ -220,6 +229,8 @@ def rope_parameters(settings: dict[str, Any]) -> dict[str, Any]:
     rope = {**scaling, "rope_theta": settings.pop("rope_theta")}
     if "partial_rotary_factor" in settings:
         rope["partial_rotary_factor"] = settings["partial_rotary_factor"]
+    if family == "olmo3":
+        return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": rope["rope_theta"]}}
     if "rope_local_base_freq" not in settings:
         return rope
     local = {"rope_type": "default", "rope_theta": settings.pop("rope_local_base_freq")}
@@ -255,7 +266,9 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
 
     decoder = getattr(model, names.decoder)
     for index, layer in enumerate(getattr(decoder, names.layers)):
-        record_input(layer.get_submodule(names.before_attn), f"resid_pre.{index}")
+        record_input(
+            layer if names.before_attn is None else layer.get_submodule(names.before_attn), f"resid_pre.{index}"
+        )
         if names.before_mlp is None:
             record_output(layer.get_submodule(names.attention), f"attn_out.{index}")
             record_output(layer.get_submodule(names.mlp), f"mlp_out.{index}")
@@ -264,7 +277,10 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         record_output(layer, f"resid_post.{index}")
         record_input(layer.get_submodule(names.out), f"z.{index}")
         record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
-        record_output(layer.get_submodule(names.before_attn), f"attn_in.{index}")
+        if names.before_attn is None:
+            record_input(layer, f"attn_in.{index}")
+        else:
+            record_output(layer.get_submodule(names.before_attn), f"attn_in.{index}")
         record_input(layer.get_submodule(names.mlp), f"mlp_in.{index}")
         matrices = {"q_pre": f"{names.attention}.q_proj", "k_pre": f"{names.attention}.k_proj"}
         if names.qkv is not None:
