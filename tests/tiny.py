@@ -129,6 +129,52 @@ FAMILY_CONFIGS |= {
 }
 
 
+NO_RMS = {key: value for key, value in BASE.items() if key != "rms_norm_eps"}
+# Layers without positions; attention and MLP side by side behind one norm; neighbours turned, half of a head in one.
+FAMILY_CONFIGS |= {
+    "smollm3": {
+        **BASE,
+        "model_type": "smollm3",
+        "hidden_size": 48,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "no_rope_layers": [1, 0, 1],
+    },
+    "cohere": {
+        **NO_RMS,
+        "model_type": "cohere",
+        "hidden_size": 48,
+        "layer_norm_eps": 1e-5,
+        "attention_bias": True,
+        "logit_scale": 0.3,
+        "use_qk_norm": True,
+        "tie_word_embeddings": True,
+    },
+    "cohere2": {
+        **NO_RMS,
+        "model_type": "cohere2",
+        "hidden_size": 48,
+        "head_dim": 8,
+        "layer_norm_eps": 1e-5,
+        "logit_scale": 0.3,
+        "sliding_window": 4,
+        "sliding_window_pattern": 3,
+        "tie_word_embeddings": True,
+    },
+    "gptj": {
+        "model_type": "gptj",
+        "n_layer": 3,
+        "n_embd": 48,
+        "n_head": 6,
+        "n_positions": 128,
+        "rotary_dim": 4,
+        "layer_norm_epsilon": 1e-5,
+        "vocab_size": 101,
+        "tie_word_embeddings": False,
+    },
+}
+
+
 class NumberTokenizer:
     """Stands in where only token ids matter: text is numbers with spaces between."""
 

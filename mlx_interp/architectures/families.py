@@ -131,7 +131,7 @@ def _rounded_root_of_width(args: Any) -> float:
 
 def _uneven_windows(config: Config) -> str | None:
     """mlx-lm knows one global layer in every `sliding_window_pattern`, and needs one at least."""
-    n_layers, pattern = int(config.get("num_hidden_layers", 26)), int(config.get("sliding_window_pattern", 6))
+    n_layers, pattern = int(config.get("num_hidden_layers", 26)), int(config.get("sliding_window_pattern") or 6)
     if pattern > n_layers:
         return f"has no global layer: sliding_window_pattern {pattern} with {n_layers} layers"
     kinds = ["full_attention" if layer % pattern == pattern - 1 else "sliding_attention" for layer in range(n_layers)]
@@ -223,7 +223,7 @@ PHI = Family(
     model_type="phi",
     understands=NO_RMS | {"partial_rotary_factor"},
     norm="final_layernorm", norms=Norms(before_mlp="input_layernorm"), tied=_only(False),
-    scale=False, wide_scores=True, out="dense",
+    scale=None, wide_scores=True, out="dense",
     down="fc2", activation=Form(("fc1",), gelu_tanh),
     parallel=True,
     refuses={"tie_word_embeddings": frozenset({True}), "qk_layernorm": frozenset({True})},
@@ -267,10 +267,61 @@ OLMO3 = replace(
     objection=_both_kinds,
 )
 
+SMOLLM3 = replace(
+    LLAMA,
+    model_type="smollm3",
+    understands=LLAMA.understands | {"no_rope_layers", "no_rope_layer_interval", "use_sliding_window"},
+    unturned=lambda decoder, layer: not decoder.args.no_rope_layers[layer],
+)
+
+# fmt: off
+COHERE = Family(
+    model_type="cohere",
+    understands=NO_RMS | {"attention_bias", "logit_scale", "use_qk_norm"},
+    norms=Norms(before_mlp="input_layernorm"), parallel=True, qk_norm="use_qk_norm",
+    tied=_only(True), logits_factor="logit_scale",
+    refuses={"tie_word_embeddings": frozenset({False}), "layer_norm_bias": frozenset({True})},
+    needs=frozenset({"logit_scale"}),
+)
+
+COHERE2 = replace(
+    COHERE,
+    model_type="cohere2",
+    understands=NO_RMS | {
+        *("attention_bias", "logit_scale", "head_dim", "sliding_window", "sliding_window_pattern", "layer_types"),
+    },
+    qk_norm=False, wide_scores="of float16",
+    window=lambda decoder, layer: None if _without_window(decoder, layer) else int(decoder.window_size),
+    unturned=lambda decoder, layer: _without_window(decoder, layer),
+    pattern_of_types=True,
+    needs=frozenset({"logit_scale", "sliding_window"}),
+    objection=lambda config: _uneven_windows({"sliding_window_pattern": 4, "num_hidden_layers": 40, **config}),
+)
+
+
+def _without_window(decoder: Any, layer: int) -> bool:
+    return not decoder.layers[layer].self_attn.use_sliding_window
+
+
+GPTJ = Family(
+    model_type="gptj",
+    understands=GPT2.understands - {"tie_word_embeddings"} | {"rotary_dim"},
+    sizes=Sizes("n_layer", "n_head", "n_head", "n_embd", None),
+    embed="wte", layers="h", norm="ln_f", tied=_only(False),
+    norms=Norms(before_attn="ln_1", before_mlp="ln_1"), parallel=True,
+    attention="attn", scale="scale_attn", out="out_proj",
+    down="fc_out", activation=Form(("fc_in",), gelu_tanh),
+    refuses={"tie_word_embeddings": frozenset({True}), "rotary_dim": frozenset({0})},
+    needs=frozenset({"rotary_dim"}),
+    fixed={"activation_function": frozenset(GELU_TANH)},
+    objection=_other_width("n_inner", "n_embd"),
+)
+# fmt: on
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
-        *(OLMO2, OLMO3),
+        *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ),
     )
 }

@@ -56,6 +56,8 @@ class Family:
     positions: str | None = None
     """Embedding of learned positions, added to the tokens'; None where positions enter by RoPE alone."""
     rope: bool = True
+    unturned: Callable[[Any, int], bool] = lambda decoder, layer: False
+    """(mlx-lm's decoder, layer) -> whether the layer has no positions at all, where others have RoPE."""
     layers: str = "layers"
     norm: str = "norm"
     head: str = "lm_head"
@@ -69,12 +71,13 @@ class Family:
     qkv: Literal["separate", "fused", "fused by head"] = "separate"
     """Three matrices; one, of all queries, keys, values; or one, of each head's query, key, value in turn."""
     qkv_name: str = "qkv_proj"
-    qk_norm: bool | Literal["all heads"] = False
-    """Queries and keys are normed before RoPE: each head by itself (True), or all heads as one vector."""
-    scale: bool = True
-    """mlx-lm's attention keeps its `scale`; False where it works out the usual one, 1 / root of d_head."""
-    wide_scores: bool = False
-    """Attention is computed in float32, whatever the model computes in."""
+    qk_norm: bool | Literal["all heads"] | str = False
+    """Queries and keys are normed before RoPE: each head by itself (True, or the config key that says so), or all heads
+    as one vector."""
+    scale: str | None = "scale"
+    """What mlx-lm's attention calls its scale; None where it works out the usual one, 1 / root of d_head."""
+    wide_scores: bool | Literal["of float16"] = False
+    """Attention is computed in float32, whatever the model computes in, or where that is float16."""
     out: str = "o_proj"
     down: str = "down_proj"
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Form | Activation = "swiglu"
@@ -94,6 +97,8 @@ class Family:
     """Config key of a factor on what attention and MLP add to the residual stream."""
     logits_divisor: str | None = None
     """Config key of what logits are divided by."""
+    logits_factor: str | None = None
+    """Config key of what logits are multiplied by."""
     read_as: Mapping[str, str] = field(default_factory=dict)
     """Config keys, settings of RoPE too, that mlx-lm's class reads under another name: {"rope_theta": its name}."""
     pattern_of_types: bool = False

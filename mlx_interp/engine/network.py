@@ -110,6 +110,12 @@ class Network:
         says = self.family.parallel
         return bool(getattr(self.args, says)) if isinstance(says, str) else says
 
+    @cached_property
+    def qk_norm(self) -> bool | str:
+        """Whether queries and keys are normed, each head by itself or "all heads" as one vector."""
+        says = self.family.qk_norm
+        return bool(getattr(self.args, says)) if isinstance(says, str) and says != "all heads" else says
+
     def site_shape(self, site: Site, length: int) -> tuple[int, int]:
         """(number of heads or 0, width) of a site; the width of a pattern is its number of keys, `length`."""
         sizes = {
@@ -164,7 +170,8 @@ class Network:
         return self.embed(mx.array([[0]])).dtype
 
     def scale(self, layer: int) -> float:
-        return float(self._attention(layer).scale) if self.family.scale else math.sqrt(1 / self.d_head)
+        name = self.family.scale
+        return float(getattr(self._attention(layer), name)) if name else math.sqrt(1 / self.d_head)
 
     @cached_property
     def softcap_scores(self) -> float | None:
@@ -223,15 +230,15 @@ class Network:
 
     def q_normed(self, layer: int, q: mx.array) -> mx.array:
         """Queries (..., head, d_head) after the norm that some families have before RoPE."""
-        return self._normed(self._attention(layer).q_norm, q) if self.family.qk_norm else q
+        return self._normed(self._attention(layer).q_norm, q) if self.qk_norm else q
 
     def k_normed(self, layer: int, k: mx.array) -> mx.array:
         """Keys (..., kv head, d_head) after their norm, if there is one."""
-        return self._normed(self._attention(layer).k_norm, k) if self.family.qk_norm else k
+        return self._normed(self._attention(layer).k_norm, k) if self.qk_norm else k
 
     def _normed(self, norm: Any, heads: mx.array) -> mx.array:
         """(..., head, d_head) after a norm of each head, or of all heads as one vector."""
-        if self.family.qk_norm != "all heads":
+        if self.qk_norm != "all heads":
             return norm(heads)  # type: ignore[no-any-return]
         normed: mx.array = norm(heads.reshape(*heads.shape[:-2], -1))
         return normed.reshape(heads.shape)
@@ -263,7 +270,7 @@ class Network:
 
         lengths: tokens of each row's prompt, where padding makes x longer; None where the prompt ends with x.
         """
-        if not self.family.rope:
+        if not self.family.rope or self.family.unturned(self.decoder, layer):
             return x
         rope = self._attention(layer).rope
         rotated: mx.array = (
@@ -295,7 +302,8 @@ class Network:
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
         """Attention as the family computes it: (batch, head, pos, d_head) each -> z, of q's shape."""
-        if self.family.wide_scores:
+        says = self.family.wide_scores
+        if says is True or (says and q.dtype == mx.float16):
             wide = q.astype(mx.float32)
             return mx.fast.scaled_dot_product_attention(wide, k, v, scale=self.scale(layer), mask=mask).astype(v.dtype)
         if self.softcap_scores is None:
@@ -396,6 +404,8 @@ class Network:
         if self.family.softcap_logits:
             cap = getattr(self.args, self.family.softcap_logits)
             logits = mx.tanh(logits / cap) * cap
+        if self.family.logits_factor:
+            logits = logits * getattr(self.args, self.family.logits_factor)
         if self.family.logits_divisor:
             logits = logits / getattr(self.args, self.family.logits_divisor)
         return logits

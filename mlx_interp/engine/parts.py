@@ -15,7 +15,7 @@ def check_parts(network: Network) -> None:
         decoder = network.decoder
         block = network.layers[0]
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
-        in_attention = _attention_parts(family)
+        in_attention = _attention_parts(network)
         in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
         parts = [(decoder, family.embed), (decoder, family.norm), (mlp, family.down)]
         parts += [(decoder, family.positions)] if family.positions else []
@@ -30,11 +30,12 @@ def check_parts(network: Network) -> None:
     _refuse_unnamed(family, "attention", attention, set(in_attention))
 
 
-def _attention_parts(family: Family) -> list[str]:
+def _attention_parts(network: Network) -> list[str]:
+    family = network.family
     names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
-    names += ["q_norm", "k_norm"] if family.qk_norm else []
+    names += ["q_norm", "k_norm"] if network.qk_norm else []
     names += ["rope"] if family.rope else []
-    names += ["scale"] if family.scale else []
+    names += [family.scale] if family.scale else []
     return [*names, family.out]
 
 

@@ -42,11 +42,13 @@ def put_ropes_right(net: Network) -> str | None:
     for layer, block in enumerate(net.layers):
         kind = kinds[layer] if nested else ""
         attention = getattr(block, net.family.attention)
+        if net.family.unturned(net.decoder, layer):
+            continue
         if not _equal(attention.rope, meant[kind], net):
-            if config.get("rope_traditional"):
+            if getattr(attention.rope, "traditional", False) or config.get("rope_traditional"):
                 raise UnsupportedModel(
-                    f"config key 'rope_traditional' = True beside RoPE of type {rope_type(ropes.get(kind, ropes))!r}: "
-                    "pairs of neighbours are turned by plain RoPE alone"
+                    f"RoPE of type {rope_type(ropes.get(kind, ropes))!r} where pairs of neighbours are turned "
+                    "('rope_traditional'): they are turned by plain RoPE alone"
                 )
             attention.rope = meant[kind]
             changed.add(rope_type(ropes[kind] if nested else ropes))

@@ -201,6 +201,26 @@ VARIANTS: dict[str, Variant] = {
     "olmo 3, another base": Variant(
         "Olmo3", {"num_hidden_layers": 4, "sliding_window": 8}, old(3e3), ("rope_parameters", "dtype")
     ),
+    "smollm3": Variant(
+        "SmolLM3",
+        {"num_hidden_layers": 4},
+        {**old(5e6), "pretraining_tp": 2, "max_window_layers": 28, "use_sliding_window": False},
+        NEW,
+    ),
+    "smollm3, yarn": Variant("SmolLM3", {"max_position_embeddings": 64}, old(5e6, **YARN), NEW),
+    "smollm3, least": Variant("SmolLM3", {"num_hidden_layers": 4}, {}, (*NEW, "no_rope_layers")),
+    "command r": Variant("Cohere", {}, {**old(8e6), "logit_scale": 0.0625, "use_qk_norm": False}, NEW),
+    "command r, least": Variant("Cohere", {"num_key_value_heads": 6}, {}, (*NEW, "logit_scale", "num_key_value_heads")),
+    "command r7b": Variant(
+        "Cohere2",
+        {"num_hidden_layers": 5, "sliding_window": 8},
+        {**old(5e4), "sliding_window_pattern": 4, "rotary_pct": 1.0, "order_of_interleaved_layers": "local_attn_first"},
+        NEW,
+    ),
+    "command a, transformers 5": Variant("Cohere2", {"num_hidden_layers": 4, "sliding_window": 8}),
+    "gpt j": Variant(
+        "GPTJ", {**GPT2, "rotary_dim": 4}, {"rotary": True, "n_inner": None, "scale_attn_weights": True, "n_ctx": 64}
+    ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip
 

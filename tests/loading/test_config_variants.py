@@ -23,7 +23,7 @@ def reference(variant: Variant, folder: Path) -> np.ndarray:
     import transformers
 
     torch.manual_seed(0)
-    sizes = GPT2 if variant.kind == "GPT2" else SIZES
+    sizes = GPT2 if variant.kind in ("GPT2", "GPTJ") else SIZES
     config = getattr(transformers, f"{variant.kind}Config")(**{**sizes, **variant.fields})
     causal = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM"}
     model = getattr(transformers, causal.get(variant.kind, f"{variant.kind}ForCausalLM"))(config)

@@ -24,7 +24,7 @@ HEADS = {"full": {"num_key_value_heads": 6}, "grouped": {}, "multi-query": {"num
 """Attention with as many key heads as query heads, fewer, one."""
 
 
-FULL = ("gpt2", "gpt_neox")
+FULL = ("gpt2", "gpt_neox", "gptj")
 """Families that have nothing else."""
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -48,6 +48,17 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("olmo3", "yarn rope in layers without a window"): {
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     },
+    ("smollm3", "windows in layers without positions"): {
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+    },
+    ("cohere", "no norms of queries and keys, no biases"): {"use_qk_norm": False, "attention_bias": False},
+    ("cohere2", "biases"): {"attention_bias": True, "sliding_window_pattern": 2},
+    ("gptj", "whole heads turned"): {"rotary_dim": 8},
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -134,6 +145,20 @@ NAMES = {
     "phi": Names(
         norm="final_layernorm", before_mlp=None, out="self_attn.dense", down="mlp.fc2", gate=None, up="mlp.fc1"
     ),
+    "cohere": Names(before_mlp=None),
+    "cohere2": Names(before_mlp=None),
+    "gptj": Names(
+        "transformer",
+        "h",
+        "ln_f",
+        "ln_1",
+        None,
+        "attn.out_proj",
+        "mlp.fc_out",
+        attention="attn",
+        gate=None,
+        up="mlp.fc_in",
+    ),
     "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }
 
@@ -194,9 +219,9 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     settings = {key: value for key, value in config.items() if key != "model_type"}
     if family == "gemma2":
         settings["sliding_window"] = 64
-    if family == "phi3":
+    if family in ("phi3", "smollm3"):
         settings["pad_token_id"] = 0  # its default lies outside this vocabulary
-    if family != "gpt2":
+    if family not in ("gpt2", "gptj"):
         settings["rope_parameters"] = rope_parameters(family, settings)
     theirs = AutoConfig.for_model(family, **settings)
     model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
@@ -210,6 +235,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights = {name.replace("model.", "gpt_neox.", 1): value for name, value in weights.items()}
         weights = {name.replace(".h.", ".layers."): value for name, value in weights.items()}
         weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
+    if family == "gptj":
+        weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
     if family == "gpt2":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
         for name in [name for name in weights if ".c_" in name and name.endswith("weight")]:
@@ -248,6 +275,21 @@ def scores_of(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     return torch.where(mask > -1, scores, 0.0)
+
+
+def record_attention(attention: Any, layer: int, seen: dict[str, Any]) -> None:
+    """Attention of a module whose `_attn` has (query, key, value, mask), head before position (GPT-J)."""
+    own = attention._attn
+
+    def recorded(query: Any, key: Any, value: Any, mask: Any) -> Any:
+        output, weights = own(query, key, value, mask)
+        for name, heads in (("q", query), ("k", key), ("v", value)):
+            seen[f"{name}.{layer}"] = heads.transpose(1, 2)
+        seen[f"pattern.{layer}"] = weights
+        seen[f"scores.{layer}"] = scores_of(query, key, mask)
+        return output, weights
+
+    attention._attn = recorded
 
 
 @contextmanager
@@ -293,6 +335,13 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
             record_output(layer.get_submodule(matrix), f"{site}.{index}")
     record_output(getattr(decoder, names.norm), "final")
     module = importlib.import_module(type(model).__module__)
+    if not hasattr(module, "eager_attention_forward"):  # an older form: attention's own method
+        for index, layer in enumerate(getattr(decoder, names.layers)):
+            record_attention(layer.get_submodule(names.attention), index, seen)
+        yield
+        for handle in handles:
+            handle.remove()
+        return
     eager = module.eager_attention_forward
 
     def recorded(attention: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
