@@ -31,7 +31,7 @@ class SiteKind:
 
     @property
     def has_heads(self) -> bool:
-        return self.axes[0] in ("head", "kv_head")
+        return self.axes[0] in ("head", "kv_head") or self.axes[:-1] == ("slot",)
 
     @property
     def of_edges(self) -> bool:
@@ -62,6 +62,11 @@ KINDS: dict[str, SiteKind] = {
         SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
         SiteKind("resid_mid", ("d_model",), "residual stream after attention"),
         SiteKind("mlp_in", ("d_model",), "what the MLP reads: the stream after the norm before it"),
+        SiteKind("router", ("expert",), "the router's logit for each expert"),
+        SiteKind("choice", ("expert",), "what experts are chosen by, the largest ones; weights do not follow it"),
+        SiteKind("expert_weights", ("expert",), "each expert's weight in the MLP's output, 0 if it was not chosen"),
+        SiteKind("experts", ("slot",), "numbers of the experts that are computed", writable=False),
+        SiteKind("expert_out", ("slot", "d_model"), "what each of them gives, in the order of `experts`, not weighted"),
         SiteKind("mlp_gate", ("d_mlp",), "what the MLP's gate projection gives, before the non-linearity"),
         SiteKind("mlp_up", ("d_mlp",), "what its up projection gives; without a gate, before the non-linearity"),
         SiteKind("mlp_act", ("d_mlp",), "the MLP's hidden activations, before the down projection"),

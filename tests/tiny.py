@@ -175,6 +175,47 @@ FAMILY_CONFIGS |= {
 }
 
 
+# Five experts of which a token takes two: weights by the softmax over all, made to sum to one or not, or over the two.
+FAMILY_CONFIGS |= {
+    "qwen3_moe": {
+        **BASE,
+        "model_type": "qwen3_moe",
+        "head_dim": 8,
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 14,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "mixtral": {
+        **BASE,
+        "model_type": "mixtral",
+        "hidden_size": 48,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+    },
+    "olmoe": {
+        **BASE,
+        "model_type": "olmoe",
+        "hidden_size": 48,
+        "num_experts": 5,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": False,
+    },
+    # Beside sinks; two of three layers look back four positions.
+    "gpt_oss": {
+        **BASE,
+        "model_type": "gpt_oss",
+        "head_dim": 8,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+}
+
+
 class NumberTokenizer:
     """Stands in where only token ids matter: text is numbers with spaces between."""
 

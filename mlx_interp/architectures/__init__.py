@@ -3,6 +3,7 @@ configs by them.
 """
 
 from mlx_interp.architectures.activations import Form
+from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.families import COMMON, FAMILIES
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.architectures.understood import (
@@ -21,6 +22,7 @@ __all__ = [
     "PACKAGE_FILE",
     "PAGE",
     "Config",
+    "Experts",
     "Family",
     "Form",
     "Norms",

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_interp.architectures.activations import Form, gelu_tanh
+from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.deferred import mx
 
@@ -318,10 +319,64 @@ GPTJ = Family(
 )
 # fmt: on
 
+OF_EXPERTS = frozenset("num_experts_per_tok output_router_logits router_aux_loss_coef router_jitter_noise".split())
+"""The last three matter in training alone."""
+
+
+def _dense_layers(config: Config) -> str | None:
+    """Layers with one MLP among those with experts have other sites."""
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        return "has layers without experts (mlp_only_layers, decoder_sparse_step), which are not described"
+    return None
+
+
+# fmt: off
+QWEN3_MOE = replace(
+    QWEN3,
+    model_type="qwen3_moe",
+    understands=QWEN3.understands | OF_EXPERTS | {
+        *("num_experts", "num_local_experts", "moe_intermediate_size", "norm_topk_prob", "mlp_only_layers"),
+        "decoder_sparse_step",
+    },
+    sizes=Sizes(d_mlp="moe_intermediate_size"), tied=_only_if_said,
+    experts=Experts(renormalised="norm_topk_prob"),
+    objection=_dense_layers,
+)
+
+MIXTRAL = Family(
+    model_type="mixtral",
+    understands=COMMON | OF_EXPERTS | {"num_local_experts", "sliding_window"},
+    tied=_only_if_said,
+    mlp="block_sparse_moe",
+    experts=Experts(count="num_local_experts", softmax_first=False, largest_first=True),
+    unread={"sliding_window": "attends to the whole prompt"},
+)
+
+OLMOE = Family(
+    model_type="olmoe",
+    understands=COMMON | OF_EXPERTS | {"head_dim", "attention_bias", "num_experts", "norm_topk_prob"},
+    tied=_only_if_said, qk_norm="all heads",
+    experts=Experts(renormalised="norm_topk_prob", largest_first=True),
+)
+
+GPT_OSS = Family(
+    model_type="gpt_oss",
+    understands=COMMON - {"rope_traditional"} | OF_EXPERTS | {
+        *("head_dim", "sliding_window", "layer_types", "num_local_experts", "num_experts"),
+    },
+    tied=_only(False), scale="sm_scale", sinks="sinks",
+    window=kind_of_window("window_size"),
+    experts=Experts("router", "experts", count="num_local_experts", softmax_first=False),
+    refuses={"tie_word_embeddings": frozenset({True})},
+    fixed={"attention_bias": frozenset({True}), "swiglu_alpha": frozenset({1.702}), "swiglu_limit": frozenset({7.0})},
+    objection=_both_kinds,
+)
+# fmt: on
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
-        *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ),
+        *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ, QWEN3_MOE, MIXTRAL, OLMOE, GPT_OSS),
     )
 }

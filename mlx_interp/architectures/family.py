@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from mlx_interp.architectures.activations import FORMS, Form
+from mlx_interp.architectures.experts import Experts
 from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
@@ -78,11 +79,15 @@ class Family:
     """What mlx-lm's attention calls its scale; None where it works out the usual one, 1 / root of d_head."""
     wide_scores: bool | Literal["of float16"] = False
     """Attention is computed in float32, whatever the model computes in, or where that is float16."""
+    sinks: str | None = None
+    """Attention's scores, one a head, of something that holds nothing: what it takes of a row is in no pattern."""
     out: str = "o_proj"
     down: str = "down_proj"
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Form | Activation = "swiglu"
     """A known form, its parts, or a function (mlx-lm's MLP, its input) -> what enters its down projection: without
     parts there are no sites `mlp_gate` and `mlp_up`."""
+    experts: Experts | None = None
+    """The parts of an MLP that is made of experts; `sizes.d_mlp` is then the width of one."""
     embed_scale: Callable[[Any], float] | None = None
     """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
     window: Callable[[Any, int], int | None] = lambda decoder, layer: None
@@ -120,7 +125,9 @@ class Family:
 
     @property
     def form(self) -> Form | None:
-        """The parts of its MLP; None where a function stands for all of them."""
+        """The parts of its MLP; None where a function stands for all of them, or where it is made of experts."""
+        if self.experts is not None:
+            return None
         if isinstance(self.activation, str):
             return FORMS[self.activation]
         return self.activation if isinstance(self.activation, Form) else None

@@ -129,10 +129,12 @@ def blocked_mask(
     n_heads: int,
     queries: Sequence[int],
     n_keys: int,
+    blind: bool = False,
     sees: np.ndarray | None = None,
 ) -> mx.array:
     """Edges that remain allowed as far as Knockouts are concerned: bool (row, head, query, key).
 
+    blind: whether a query may be left with nothing to attend to: where sinks take all of its attention.
     sees: bool, broadcasts to (row, head, query, key), what a query attends to by itself; None for all that does not
         come after it.
     """
@@ -148,11 +150,12 @@ def blocked_mask(
         allowed[np.ix_([block.row], list(heads), list(chosen), list(keys))] = False
     if sees is None:
         sees = np.arange(n_keys)[None] <= np.array(queries)[:, None]
-    _refuse_blind(allowed, blocks, sees)
+    if not blind:
+        _refuse_blind(allowed, sees)
     return mx.array(allowed)
 
 
-def _refuse_blind(allowed: np.ndarray, blocks: Sequence[Blocked], sees: np.ndarray) -> None:
+def _refuse_blind(allowed: np.ndarray, sees: np.ndarray) -> None:
     if not (allowed & sees).any(-1).all():
         raise ShapeError(
             "a Knockout leaves a query position with nothing to attend to; keep at least one key (its own)"

@@ -121,6 +121,10 @@ def _mlp_act(*opened: str) -> Step:
     return Step(("mlp_act",), ("mlp_in",), ("mlp_act",), flops=_of_mlp, parts=parts if opened else ())
 
 
+def _of_experts(net: Network, n: Extent) -> float:
+    return 6.0 * net.n_chosen * net.d_model * net.d_mlp * n.queries
+
+
 MLP_OUT = Step(
     ("mlp_out",),
     ("mlp_act",),
@@ -131,6 +135,30 @@ GATED = (_mlp_act("mlp_gate", "mlp_up"), MLP_OUT)
 UNGATED = (_mlp_act("mlp_up"), MLP_OUT)
 WHOLE = (_mlp_act(), MLP_OUT)
 """An MLP whose description is one function."""
+
+
+EXPERTS = (
+    Step(
+        ("router",),
+        ("mlp_in",),
+        ("router",),
+        flops=lambda net, n: 2.0 * net.d_model * net.n_experts * n.queries,
+    ),
+    Step(
+        ("mlp_out",),
+        ("mlp_in", "router"),
+        ("expert_mlp",),
+        flops=_of_experts,
+        parts=(
+            Step(("choice",), ("router",), ("choice",)),
+            Step(("expert_weights", "picked"), ("router", "choice"), ("expert_weights",)),
+            Step(("experts",), ("expert_weights", "picked"), ("experts",)),
+            Step(("expert_out",), ("mlp_in", "experts"), ("expert_out",), flops=_of_experts),
+            Step(("mlp_out",), ("expert_out", "expert_weights", "experts"), ("mixed_experts",)),
+        ),
+    ),
+)
+"""An MLP of which a token computes a few experts."""
 
 
 def sequential(mlp: tuple[Step, ...]) -> tuple[Step, ...]:

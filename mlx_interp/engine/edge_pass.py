@@ -242,7 +242,7 @@ class _Edges:
         return order_of(self.network.steps, frozenset())
 
     def each(self, step: Step, layer: int, *values: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
-        net, (x,) = self.network, values
+        net, x = self.network, values[0]
         if "attn_out" in step.makes:
             return (net.head_out(layer, x.transpose(0, 2, 1, 3)).swapaxes(1, 2),)  # type: ignore[union-attr]
         if isinstance(x, _Stream):
@@ -250,7 +250,7 @@ class _Edges:
             number = wires.mlp_input(layer)
             of_mlp = "mlp_in" in (*step.makes, *step.functions)
             x = x.read(slice(number, number + 1))[:, 0] if of_mlp else x.read(wires.attention_inputs(layer))
-        return self._by_head(step, layer, x) if "q" in step.makes else step.apply(net, layer, x)
+        return self._by_head(step, layer, x) if "q" in step.makes else step.apply(net, layer, x, *values[1:])
 
     def _by_head(self, step: Step, layer: int, x: mx.array) -> tuple[mx.array, ...]:
         """What queries, keys, values read (row, 3 * head, pos, d_model) -> each of its own (row, head, pos, d_head)."""

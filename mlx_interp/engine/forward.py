@@ -183,7 +183,7 @@ def pattern_change(
     net, n_keys = run.network, k.shape[2]
     sees = seen(mask, q.shape[2])
     scores = net.scores(layer, q, k)
-    clean = pattern = net.softmax(scores, sees)
+    clean = pattern = net.softmax(layer, scores, sees)
     blocks = run.plan.blocked.get(layer)
     allowed = sees
     if blocks:
@@ -195,13 +195,14 @@ def pattern_change(
             n_heads=net.n_heads,
             queries=queries,
             n_keys=n_keys,
+            blind=net.family.sinks is not None,
             sees=np.asarray(mask) if isinstance(mask, mx.array) else None,  # windows, and empty slots of a cache
         )
         allowed = seen(mask, q.shape[2], knocked)
     if run.touched("scores", layer):
         scores = _scores_site(run, layer, scores, sees)
     if allowed is not sees or run.changes("scores", layer):
-        pattern = net.softmax(scores, allowed)
+        pattern = net.softmax(layer, scores, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
     if not blocks and not run.changes("pattern", layer) and not run.changes("scores", layer):
         return mx.zeros((1,), dtype=q.dtype)

@@ -14,12 +14,13 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from mlx_interp import sites
-from mlx_interp.architectures import Family
+from mlx_interp.architectures import Experts, Family
+from mlx_interp.architectures.experts import computed, spread
 from mlx_interp.deferred import mlx_lm, mx
-from mlx_interp.engine.block import GATED, UNGATED, WHOLE, Order, Step, order_of, parallel, sequential
+from mlx_interp.engine.block import EXPERTS, GATED, UNGATED, WHOLE, Order, Step, order_of, parallel, sequential
 from mlx_interp.engine.modules import bias_of, part_of, size_of
 from mlx_interp.engine.rope import LengthRoPE
-from mlx_interp.errors import PromptError, SiteError
+from mlx_interp.errors import PromptError, SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
 Mask: TypeAlias = "mx.array | str | None"
@@ -77,6 +78,18 @@ class Network:
         return int(getattr(self.args, name)) if name else 4 * self.d_model
 
     @cached_property
+    def n_experts(self) -> int:
+        """Experts of an MLP; 0 where it is not made of them."""
+        experts = self.family.experts
+        return 0 if experts is None else int(getattr(self.args, experts.count))
+
+    @cached_property
+    def n_chosen(self) -> int:
+        """Experts that a token takes."""
+        experts = self.family.experts
+        return 0 if experts is None else int(getattr(self.args, experts.chosen))
+
+    @cached_property
     def d_vocab(self) -> int:
         return int(self.args.vocab_size)
 
@@ -88,6 +101,8 @@ class Network:
     @cached_property
     def n_mlp_inputs(self) -> int:
         """Matrices through which the MLP's input passes: two where one of them gates the other."""
+        if self.family.experts is not None:
+            return 2
         mlp = getattr(self.layers[0], self.family.mlp)
         parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
         return round(sum(map(size_of, parts)) / (self.d_model * self.d_mlp))
@@ -102,6 +117,7 @@ class Network:
         """The table of a layer's steps."""
         form = self.family.form
         mlp = WHOLE if form is None else GATED if form.gated else UNGATED
+        mlp = mlp if self.family.experts is None else EXPERTS
         return parallel(mlp) if self.parallel else sequential(mlp)
 
     @cached_property
@@ -126,6 +142,8 @@ class Network:
             "d_model": self.d_model,
             "d_head": self.d_head,
             "d_mlp": self.d_mlp,
+            "expert": self.n_experts,
+            "slot": self.n_chosen,
         }
         first, *_ = axes = site.kind.axes
         return (sizes[first] if site.kind.has_heads else 0), sizes[axes[-1]]
@@ -147,6 +165,10 @@ class Network:
 
     def _lacks(self, name: str) -> str:
         """Why there is no such site, in words."""
+        if sites.KINDS[name].axes[0] in ("expert", "slot"):
+            return "its MLPs are not made of experts"
+        if self.family.experts is not None and name.startswith("mlp_"):
+            return "its MLPs are made of experts, each with hidden activations of its own"
         if name == "resid_mid":
             return "its attention and its MLP both read the layer's input"
         if self.family.form is None:
@@ -185,6 +207,11 @@ class Network:
     def writers(self) -> Iterator[tuple[str, Any, Any]]:
         """All that writes into the residual stream: name, module, and the norm that its output passes (or None)."""
         family = self.family
+        if family.experts is not None:
+            raise UnsupportedModel(
+                f"the MLPs of {family.model_type} write by matrices of experts, which are not edited here: take "
+                "Ablate, which removes a direction while the model runs"
+            )
         yield family.embed, getattr(self.decoder, family.embed), None
         if family.positions is not None:
             yield family.positions, getattr(self.decoder, family.positions), None
@@ -307,7 +334,8 @@ class Network:
             wide = q.astype(mx.float32)
             return mx.fast.scaled_dot_product_attention(wide, k, v, scale=self.scale(layer), mask=mask).astype(v.dtype)
         if self.softcap_scores is None:
-            return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask)
+            sinks = self.sinks(layer)
+            return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask, sinks=sinks)
         scores = self.scores(layer, q, k)
         return _mix(_softmax(scores, mask), v)
 
@@ -329,11 +357,17 @@ class Network:
 
         allowed: bool (batch, head, query, key), a further mask; None forbids nothing more.
         """
-        return self.softmax(self.scores(layer, q, k), seen(mask, q.shape[2], allowed))
+        return self.softmax(layer, self.scores(layer, q, k), seen(mask, q.shape[2], allowed))
 
-    def softmax(self, scores: mx.array, sees: mx.array | None) -> mx.array:
+    def softmax(self, layer: int, scores: mx.array, sees: mx.array | None) -> mx.array:
         """Scores (batch, kv head, heads a kv head, query, key) -> the pattern (batch, head, query, key)."""
-        return _softmax(scores, sees).reshape(scores.shape[0], self.n_heads, *scores.shape[3:])
+        pattern = _softmax(scores, sees, self.sinks(layer))
+        return pattern.reshape(scores.shape[0], self.n_heads, *scores.shape[3:])
+
+    def sinks(self, layer: int) -> mx.array | None:
+        """Scores (head,) of something that holds nothing, beside the keys; None where there is no such thing."""
+        name = self.family.sinks
+        return getattr(self._attention(layer), name) if name else None
 
     def mix(self, pattern: mx.array, v: mx.array) -> mx.array:
         """pattern (batch, head, query, key) and v (batch, kv head, key, d_head) -> z (batch, head, query, d_head)."""
@@ -389,6 +423,57 @@ class Network:
         out: mx.array = getattr(getattr(self.layers[layer], self.family.mlp), self.family.down)(act)
         return self._after(layer, self.family.norms.after_mlp, out)
 
+    # The steps of an MLP that is made of experts.
+
+    def router(self, layer: int, x: mx.array) -> mx.array:
+        """What the MLP reads (..., d_model) -> a logit for each expert (..., expert)."""
+        logits: mx.array = getattr(self._mlp(layer), self._experts.router)(x)
+        return logits
+
+    def expert_mlp(self, layer: int, x: mx.array, router: mx.array) -> mx.array:
+        """What the MLP reads, and the router's logits -> what it adds to the stream (..., d_model)."""
+        weights, picked = self._picked(router, self.choice(layer, router))
+        return self._mixed(layer, self.expert_out(layer, x, picked), weights)
+
+    def choice(self, layer: int, router: mx.array) -> mx.array:
+        """Logits -> what experts are chosen by (..., expert)."""
+        return self._experts.choice(router)
+
+    def expert_weights(self, layer: int, router: mx.array, choice: mx.array) -> tuple[mx.array, mx.array]:
+        """Logits and what experts are chosen by -> each one's weight (..., expert), and who was picked (..., slot)."""
+        weights, picked = self._picked(router, choice)
+        return spread(weights, picked, self.n_experts), picked
+
+    def experts(self, layer: int, weights: mx.array, picked: mx.array) -> mx.array:
+        """Numbers of the experts to compute (..., slot)."""
+        return computed(weights, picked)
+
+    def expert_out(self, layer: int, x: mx.array, experts: mx.array) -> mx.array:
+        """What the MLP reads, and numbers of experts -> what each of them gives (..., slot, d_model)."""
+        flat = x.reshape(-1, x.shape[-1])
+        out: mx.array = getattr(self._mlp(layer), self._experts.experts)(flat, experts.reshape(len(flat), -1))
+        return out.reshape(*experts.shape, -1)
+
+    def mixed_experts(self, layer: int, out: mx.array, weights: mx.array, experts: mx.array) -> mx.array:
+        """What experts give, weighted by (..., expert) -> what the MLP adds to the stream (..., d_model)."""
+        return self._mixed(layer, out, mx.take_along_axis(weights, experts, axis=-1))
+
+    def _picked(self, router: mx.array, choice: mx.array) -> tuple[mx.array, mx.array]:
+        picked = self._experts.picked(choice, self.n_chosen)
+        return self._experts.weights(self.args, router, picked), picked
+
+    def _mixed(self, layer: int, out: mx.array, weights: mx.array) -> mx.array:
+        mixed = (out * weights[..., None]).sum(axis=-2).astype(out.dtype)
+        return self._after(layer, self.family.norms.after_mlp, mixed)
+
+    @property
+    def _experts(self) -> Experts:
+        assert self.family.experts is not None
+        return self.family.experts
+
+    def _mlp(self, layer: int) -> Any:
+        return getattr(self.layers[layer], self.family.mlp)
+
     def final(self, x: mx.array) -> mx.array:
         """The last norm."""
         normed: mx.array = getattr(self.decoder, self.family.norm)(x)
@@ -442,13 +527,22 @@ def seen(mask: Mask, length: int, allowed: mx.array | None = None) -> mx.array |
     return sees & allowed if isinstance(sees, mx.array) else allowed
 
 
-def _softmax(scores: mx.array, mask: Mask) -> mx.array:
+def _softmax(scores: mx.array, mask: Mask, sinks: mx.array | None = None) -> mx.array:
     if isinstance(mask, mx.array):
         if mask.ndim == 4:  # (batch, head or 1, query, key) beside scores that split heads into two axes
             heads = scores.shape[1:3] if mask.shape[1] > 1 else (1, 1)
             mask = mask.reshape(mask.shape[0], *heads, *mask.shape[2:])
         scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
-    return mx.softmax(scores, precise=True, axis=-1)
+    return softmax_beside(sinks, scores)
+
+
+def softmax_beside(sinks: mx.array | None, scores: mx.array) -> mx.array:
+    """Softmax of scores (batch, kv head, heads a kv head, query, key), of which sinks (head,) take their part."""
+    if sinks is None:
+        return mx.softmax(scores, precise=True, axis=-1)
+    column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
+    column = mx.broadcast_to(column, (*scores.shape[:-1], 1))
+    return mx.softmax(mx.concatenate([scores, column], axis=-1), precise=True, axis=-1)[..., :-1]
 
 
 def _mix(weights: mx.array, v: mx.array) -> mx.array:

@@ -17,7 +17,8 @@ def check_parts(network: Network) -> None:
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
         in_attention = _attention_parts(network)
         in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
-        parts = [(decoder, family.embed), (decoder, family.norm), (mlp, family.down)]
+        parts = [(decoder, family.embed), (decoder, family.norm)]
+        parts += [(mlp, name) for name in _mlp_parts(family)]
         parts += [(decoder, family.positions)] if family.positions else []
         parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
         for owner, name in parts:
@@ -37,6 +38,10 @@ def _attention_parts(network: Network) -> list[str]:
     names += ["rope"] if family.rope else []
     names += [family.scale] if family.scale else []
     return [*names, family.out]
+
+
+def _mlp_parts(family: Family) -> list[str]:
+    return [family.down] if family.experts is None else [family.experts.router, family.experts.experts]
 
 
 def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:

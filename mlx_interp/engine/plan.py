@@ -177,6 +177,10 @@ class _RowPlanner:
     shared: bool
     counts: Counter[Site] = field(default_factory=Counter)
 
+    @property
+    def routing(self) -> tuple[int, int]:
+        return self.network.n_experts, self.network.n_chosen
+
     def edit(self, intervention: Any, owner: Owner) -> None:
         positions = resolve_positions(intervention.positions, self.lengths[self.row], intervention)
         generated = isinstance(intervention.positions, str)

@@ -2,7 +2,8 @@
 
 1. The wrapped forward is mlx-lm's own, bit for bit, and finite.
 2. The lens of the last layer (`resid_post`, last norm, unembedding) is the logits.
-3. Patterns rebuild what attention mixed (pattern times v is z), their rows sum to 1, and none looks ahead.
+3. Patterns rebuild what attention mixed (pattern times v is z), their rows sum to 1 (to less beside a sink), and none
+   looks ahead.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def first_fault(net: Network, probe: Sequence[int] = PROBE) -> str | None:
 def _attention_fault(net: Network, v: mx.array, pattern: mx.array, z: mx.array) -> str | None:
     """v (batch, pos, kv head, d_head), pattern (batch, query, head, key) and z (batch, pos, head, d_head)."""
     weights = pattern.swapaxes(1, 2)
-    if (error := _largest(weights.astype(mx.float32).sum(axis=-1), mx.ones(1))) > _bound(net):
+    rows = weights.astype(mx.float32).sum(axis=-1)
+    if net.family.sinks:
+        rows = mx.maximum(rows, 1)  # a sink takes its part
+    if (error := _largest(rows, mx.ones(1))) > _bound(net):
         return f"rows of the attention pattern differ from 1 by {error:.2g}"
     n = weights.shape[-1]
     ahead = mx.where(mx.arange(n)[None] > mx.arange(n)[:, None], weights, mx.zeros(1, weights.dtype))

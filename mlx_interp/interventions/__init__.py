@@ -23,6 +23,7 @@ from mlx_interp.interventions.intervention import (
     Variants,
     column,
 )
+from mlx_interp.interventions.routes import Route
 
 __all__ = [
     "Ablate",
@@ -38,6 +39,7 @@ __all__ = [
     "Patch",
     "Planner",
     "Positions",
+    "Route",
     "Scale",
     "SteeringVector",
     "Steers",

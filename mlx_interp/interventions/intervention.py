@@ -37,6 +37,11 @@ class Steers(Protocol):
 class Planner(Protocol):
     """Who resolves interventions against a model and its prompts (`engine/plan.py`)."""
 
+    @property
+    def routing(self) -> tuple[int, int]:
+        """Experts of an MLP, and how many of them a token takes."""
+        ...
+
     def edit(self, intervention: Any, owner: tuple[int, int]) -> None:
         """A change of an activation: the intervention has `site` and `positions`, it may have `heads`."""
         ...

@@ -59,6 +59,12 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("cohere", "no norms of queries and keys, no biases"): {"use_qk_norm": False, "attention_bias": False},
     ("cohere2", "biases"): {"attention_bias": True, "sliding_window_pattern": 2},
     ("gptj", "whole heads turned"): {"rotary_dim": 8},
+    ("qwen3_moe", "all probabilities as they are"): {"norm_topk_prob": False, "num_experts_per_tok": 3},
+    ("mixtral", "one expert, tied head"): {"num_experts_per_tok": 1, "tie_word_embeddings": True},
+    ("olmoe", "biases, weights sum to one"): {"attention_bias": True, "norm_topk_prob": True},
+    ("gpt_oss", "yarn rope"): {
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -107,6 +113,8 @@ class Names:
     gate: str | None = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     """The same one: its halves are gate and up."""
+    router: str | None = None
+    """The router of an MLP that is made of experts; these are beside it."""
 
 
 AFTER_ALONE = Names(before_attn=None, before_mlp="mlp")
@@ -159,6 +167,10 @@ NAMES = {
         gate=None,
         up="mlp.fc_in",
     ),
+    "qwen3_moe": Names(router="gate"),
+    "mixtral": Names(router="gate"),
+    "olmoe": Names(router="gate"),
+    "gpt_oss": Names(router="router"),
     "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }
 
@@ -224,6 +236,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
     if family not in ("gpt2", "gptj"):
         settings["rope_parameters"] = rope_parameters(family, settings)
     theirs = AutoConfig.for_model(family, **settings)
+    if hasattr(theirs, "num_experts_per_tok"):
+        theirs._experts_implementation = "eager"  # grouped products want widths that a power of two divides
     model = AutoModelForCausalLM.from_config(theirs, attn_implementation="eager", dtype=torch.float32).eval()
     if family == "gemma":  # mlx-lm computes the exact GELU: Family.unread says so
         for layer in model.model.layers:
@@ -235,6 +249,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights = {name.replace("model.", "gpt_neox.", 1): value for name, value in weights.items()}
         weights = {name.replace(".h.", ".layers."): value for name, value in weights.items()}
         weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
+    if any(".gate_proj.weight" in name and value.ndim == 3 for name, value in weights.items()):
+        weights = of_experts(family, weights)
     if family == "gptj":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
     if family == "gpt2":
@@ -246,6 +262,29 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, strict=True)
     return model
+
+
+def of_experts(family: str, weights: dict[str, Any]) -> dict[str, Any]:
+    """Matrices of all experts as transformers keeps them: gate and up in one, for gpt-oss row by row and transposed."""
+    import torch
+
+    found = {}
+    for name, value in weights.items():
+        path, _, part = name.replace("block_sparse_moe", "mlp").replace("switch_mlp", "experts").rpartition(".")
+        base, _, matrix = path.rpartition(".")
+        tail = "_bias" if part == "bias" else ""
+        if not base.endswith(".experts"):
+            found[name.replace("block_sparse_moe", "mlp")] = value
+        elif matrix == "down_proj":
+            found[f"{base}.down_proj{tail}"] = value.mT if family == "gpt_oss" and not tail else value
+        elif matrix == "gate_proj":
+            up = weights[name.replace("gate_proj", "up_proj")]
+            if family == "gpt_oss":
+                both = torch.stack([value, up], dim=2).flatten(1, 2)
+                found[f"{base}.gate_up_proj{tail}"] = both if tail else both.mT
+            else:
+                found[f"{base}.gate_up_proj{tail}"] = torch.cat([value, up], dim=1)
+    return {name: value.contiguous() for name, value in found.items()}
 
 
 def rope_parameters(family: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -275,6 +314,22 @@ def scores_of(
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     return torch.where(mask > -1, scores, 0.0)
+
+
+def record_experts(mlp: Any, router: str, layer: int, seen: dict[str, Any]) -> list[Any]:
+    """The router's logits, weights by expert, and what each chosen expert gives, by its number."""
+    import torch
+
+    def hook(_: Any, args: Any, output: Any) -> None:
+        logits, weights, numbers = output
+        seen[f"router.{layer}"] = logits[None]
+        seen[f"expert_weights.{layer}"] = torch.zeros_like(logits).scatter(1, numbers, weights.to(logits.dtype))[None]
+        in_order = numbers.sort(dim=-1).values
+        one = torch.ones_like(weights[:, :1])
+        given = [mlp.experts(args[0], in_order[:, slot : slot + 1], one) for slot in range(numbers.shape[1])]
+        seen[f"expert_out.{layer}"] = torch.stack(given, dim=1)[None]
+
+    return [mlp.get_submodule(router).register_forward_hook(hook)]
 
 
 def record_attention(attention: Any, layer: int, seen: dict[str, Any]) -> None:
@@ -318,7 +373,6 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
             record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
         record_input(layer.get_submodule(names.out), f"z.{index}")
-        record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
         if names.before_attn is None:
             record_input(layer, f"attn_in.{index}")
         else:
@@ -327,10 +381,14 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         matrices = {"q_pre": f"{names.attention}.q_proj", "k_pre": f"{names.attention}.k_proj"}
         if names.qkv is not None:
             matrices = {"qkv": names.qkv}
-        if names.gate == names.up:
+        if names.router is not None:
+            handles += record_experts(layer.get_submodule(names.mlp), names.router, index, seen)
+        elif names.gate == names.up:
             matrices |= {"gate_up": names.up}
         else:
             matrices |= {"mlp_up": names.up} | ({"mlp_gate": names.gate} if names.gate is not None else {})
+        if names.router is None:
+            record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
         for site, matrix in matrices.items():
             record_output(layer.get_submodule(matrix), f"{site}.{index}")
     record_output(getattr(decoder, names.norm), "final")

@@ -13,7 +13,7 @@ from tests.parity.reference import TOKENS, case_config, cases, golden_path, over
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 BOUND = 1e-4  # relative, float32: two orders above what differs by the order of summation
-SITES = [name for name, kind in KINDS.items() if kind.writable]
+SITES = [name for name in KINDS if name != "head_out"]
 CASES = cases(FAMILIES)
 with_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None,
@@ -30,10 +30,14 @@ def compare(family: str, heads: str, expected: dict[str, np.ndarray]) -> None:
     model = tiny_model(family, **overrides(family, heads))
     out = model.run(TOKENS, capture=[site for site in SITES if site in model.sites], logits="all")
     assert relative(np.asarray(out.logits)[0], expected["logits"]) < BOUND
-    names = {str(site) for site in out.captured}
+    names = {str(site) for site in out.captured if site.name not in ("choice", "experts")}  # as the router says
     assert names == set(expected) - {"logits"}, "a site is recorded on one side only"
     for name in sorted(names):
-        assert relative(np.asarray(out[name])[0], expected[name]) < BOUND, name
+        found = np.asarray(out[name])[0]
+        if name.startswith("expert_out"):  # which expert is in which slot is nobody's business
+            order = np.argsort(np.asarray(out[name.replace("expert_out", "experts")])[0], axis=-1)
+            found = np.take_along_axis(found, order[..., None], axis=1)
+        assert relative(found, expected[name]) < BOUND, name
 
 
 def test_every_family_has_a_parity_config() -> None:
