@@ -6,6 +6,7 @@ import numpy as np
 
 from mlx_interp import Add, Intervention, Patch
 from mlx_interp.deferred import mx
+from mlx_interp.model import Model
 from validation.check import Check, Finding, Subject, relative, rounding, unit_vector, worst
 
 WIDEST = ("resid_mid", "resid_post", "mlp_act", "final")
@@ -53,6 +54,12 @@ def dtype_is_kept(subject: Subject) -> Finding:
     return Finding("failed" if other else "passed", f"{len(other)} sites in another dtype", "0", note)
 
 
+def off_one(model: Model, pattern: mx.array) -> float:
+    """By how much rows of a pattern differ from 1 at most; beside a sink, by how much they exceed it."""
+    rows = pattern.astype(mx.float32).sum(axis=-1) - 1
+    return float(mx.max(mx.maximum(rows, 0) if model.network.family.sinks else mx.abs(rows)))
+
+
 def patterns_make_z(subject: Subject) -> Finding:
     """Attention rebuilt from its parts: rows sum to 1, none looks ahead, pattern times v is z, heads add up."""
     model = subject.model
@@ -64,9 +71,7 @@ def patterns_make_z(subject: Subject) -> Finding:
         n = pattern.shape[-1]
         ahead = mx.arange(n)[None] > mx.arange(n)[:, None]
         errors.append(float(mx.max(mx.abs(mx.where(ahead, pattern, 0.0)))))
-        rows = pattern.sum(axis=-1)
-        over = mx.maximum(rows - 1, 0) if model.network.family.sinks else mx.abs(rows - 1)  # a sink takes its part
-        errors.append(float(mx.max(over)))
+        errors.append(off_one(model, pattern))
         mixed = mx.einsum("hqk,khd->qhd", pattern, mx.repeat(v, groups, axis=1))
         errors.append(relative(mixed, z))
     return subject.within(worst(errors))

@@ -6,6 +6,7 @@ from mlx_interp import Add, Intervention, Patch
 from mlx_interp.deferred import mx
 from validation.check import Check, Finding, Subject, bitwise, from_each_alone, relative, rounding, unit_vector, worst
 from validation.generation import logits_under_cache
+from validation.numerics import off_one
 
 BEYOND = 40
 """Tokens by which the prompt is longer than the widest window."""
@@ -64,7 +65,7 @@ def _patterns(subject: Subject, tokens: list[int], windows: dict[int, int]) -> f
         places = mx.arange(len(tokens))
         behind = places[None] <= places[:, None] - windows[layer]
         worst_seen.append(float(mx.max(mx.where(behind, pattern.astype(mx.float32), 0.0))))
-        worst_seen.append(float(mx.max(mx.abs(pattern.astype(mx.float32).sum(axis=-1) - 1))))
+        worst_seen.append(off_one(subject.model, pattern))
     return worst(worst_seen)
 
 

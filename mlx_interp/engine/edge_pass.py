@@ -250,7 +250,7 @@ class _Edges:
             number = wires.mlp_input(layer)
             of_mlp = "mlp_in" in (*step.makes, *step.functions)
             x = x.read(slice(number, number + 1))[:, 0] if of_mlp else x.read(wires.attention_inputs(layer))
-        return self._by_head(step, layer, x) if "q" in step.makes else step.apply(net, layer, x, *values[1:])
+        return self._by_head(step, layer, x) if "q" in step.makes else step.apply(net, layer, x, *values[1:])  # type: ignore[arg-type]
 
     def _by_head(self, step: Step, layer: int, x: mx.array) -> tuple[mx.array, ...]:
         """What queries, keys, values read (row, 3 * head, pos, d_model) -> each of its own (row, head, pos, d_head)."""

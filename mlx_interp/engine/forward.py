@@ -114,7 +114,7 @@ class Pass:
         edited = self.site(name, layer, x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
         # Rotated arrays lie in memory head by head. A BLAS may sum in another order where the rows of a matrix lie
         # further apart, so that an edit that changes nothing would change the last bit.
-        return mx.contiguous(edited) if name in ROTATED and self.network.family.rope else edited
+        return mx.contiguous(edited) if name in ROTATED and self.network.turns(layer) else edited
 
     def touched(self, name: str, layer: int) -> bool:
         if self.idle:
@@ -180,33 +180,38 @@ def pattern_change(
     run: Pass, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str | None
 ) -> mx.array:
     """What edits of the pattern add to z: exactly zero where they change nothing, whatever kernel computed z."""
-    net, n_keys = run.network, k.shape[2]
-    sees = seen(mask, q.shape[2])
-    scores = net.scores(layer, q, k)
-    clean = pattern = net.softmax(layer, scores, sees)
-    blocks = run.plan.blocked.get(layer)
-    allowed = sees
-    if blocks:
-        queries = range(n_keys - q.shape[2], n_keys)
-        knocked = blocked_mask(
-            blocks,
-            run.plan,
-            n_rows=q.shape[0],
-            n_heads=net.n_heads,
-            queries=queries,
-            n_keys=n_keys,
-            blind=net.family.sinks is not None,
-            sees=np.asarray(mask) if isinstance(mask, mx.array) else None,  # windows, and empty slots of a cache
-        )
-        allowed = seen(mask, q.shape[2], knocked)
+    net = run.network
+    clean = pattern = net.pattern(layer, q, k, mask)
+    allowed = _left_by_knockouts(run, layer, q.shape, k.shape[2], mask)
     if run.touched("scores", layer):
-        scores = _scores_site(run, layer, scores, sees)
-    if allowed is not sees or run.changes("scores", layer):
-        pattern = net.softmax(layer, scores, allowed)
+        scores = _scores_site(run, layer, net.scores(layer, q, k), seen(mask, q.shape[2]))
+        if run.changes("scores", layer) or allowed is not None:
+            pattern = net.softmax(layer, scores, seen(mask, q.shape[2], allowed))
+    elif allowed is not None:
+        pattern = net.pattern(layer, q, k, mask, allowed)
     edited = run.site("pattern", layer, pattern.swapaxes(1, 2)).swapaxes(1, 2)
-    if not blocks and not run.changes("pattern", layer) and not run.changes("scores", layer):
+    if allowed is None and not run.changes("pattern", layer) and not run.changes("scores", layer):
         return mx.zeros((1,), dtype=q.dtype)
     return net.mix(edited.astype(mx.float32) - clean.astype(mx.float32), v.astype(mx.float32))
+
+
+def _left_by_knockouts(
+    run: Pass, layer: int, shape: tuple[int, ...], n_keys: int, mask: mx.array | str | None
+) -> mx.array | None:
+    """What Knockouts leave allowed, bool (batch, head, query, key); None where there are none."""
+    blocks = run.plan.blocked.get(layer)
+    if not blocks:
+        return None
+    return blocked_mask(
+        blocks,
+        run.plan,
+        n_rows=shape[0],
+        n_heads=run.network.n_heads,
+        queries=range(n_keys - shape[2], n_keys),
+        n_keys=n_keys,
+        blind=run.network.family.sinks is not None,
+        sees=np.asarray(mask) if isinstance(mask, mx.array) else None,  # windows, and empty slots of a cache
+    )
 
 
 def _scores_site(run: Pass, layer: int, scores: mx.array, sees: mx.array | None) -> mx.array:

@@ -297,13 +297,17 @@ class Network:
 
         lengths: tokens of each row's prompt, where padding makes x longer; None where the prompt ends with x.
         """
-        if not self.family.rope or self.family.unturned(self.decoder, layer):
+        if not self.turns(layer):
             return x
         rope = self._attention(layer).rope
         rotated: mx.array = (
             rope(x, offset=offset, lengths=lengths) if isinstance(rope, LengthRoPE) else rope(x, offset=offset)
         )
         return rotated
+
+    def turns(self, layer: int) -> bool:
+        """Whether RoPE turns a layer's queries and keys."""
+        return self.family.rope and not self.family.unturned(self.decoder, layer)
 
     @cached_property
     def length_ropes(self) -> list[LengthRoPE]:
@@ -405,7 +409,7 @@ class Network:
         """What the MLP reads (..., d_model) -> its hidden activations (..., d_mlp)."""
         if self.family.form is not None:
             return self.combined(layer, *self.gate_up(layer, x))
-        act: mx.array = self.family.activation(getattr(self.layers[layer], self.family.mlp), x)  # type: ignore[operator]
+        act: mx.array = self.family.activation(self._mlp(layer), x)  # type: ignore[operator]
         return act
 
     def gate_up(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:

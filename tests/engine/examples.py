@@ -24,6 +24,11 @@ def sites_of(model: Model) -> list[str]:
     return [site for site in SITES if site in model.sites]
 
 
+def inside_mlp(model: Model) -> str:
+    """A site inside the MLP: hidden activations, or the weights of its experts."""
+    return "mlp_act" if "mlp_act" in model.sites else "expert_weights"
+
+
 def named(site: str, layer: int) -> str:
     return site if site == "final" else f"{site}.{layer}"
 

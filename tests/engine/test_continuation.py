@@ -10,7 +10,7 @@ import mlx_interp as mi
 from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
 from mlx_interp.errors import NeverFired
 from mlx_interp.model import Model
-from tests.engine.examples import TOKENS, random_array, shape_of
+from tests.engine.examples import TOKENS, inside_mlp, random_array, shape_of
 from tests.engine.test_generate import recomputed
 
 
@@ -32,7 +32,7 @@ def grid(model: Model) -> list[list[Intervention]]:
         [Scale("k.2", 1.7, 2), Scale("v.2", -1.0, -1)],
         [Ablate("resid_post", state)],
         [Add("final", state, 3.0, "generated")],
-        [Scale("mlp_act.2", 0.1, 4), Apply("attn_out.2", lambda x: x * 0.3)],
+        [Scale(f"{inside_mlp(model)}.2", 0.1, 4), Apply("attn_out.2", lambda x: x * 0.3)],
         [Scale("pattern.1", 0.5, heads=1)],
         [Patch("resid_pre.0", state, 0)],
         [],

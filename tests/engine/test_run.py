@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
-from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, named
+from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, inside_mlp, named
 from tests.tiny import tiny_model
 
 PROMPTS = [TOKENS, [2, 4], [9], [31, 8, 6, 4, 90, 12, 13, 14, 15, 16]]
@@ -114,7 +114,7 @@ def test_padding_does_not_change_the_short_prompt(model: Model) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interventions_in_a_padded_batch_are_those_of_each_prompt_alone(model: Model, kind: str) -> None:
-    for site, positions in [("resid_post", -1), ("z", 0), ("mlp_act", None), ("k", slice(0, 2))]:
+    for site, positions in [("resid_post", -1), ("z", 0), (inside_mlp(model), None), ("k", slice(0, 2))]:
         intervention = example(model, kind, site, 1, positions)
         batch = model.run(PROMPTS, interventions=[intervention]).logits
         alone = mx.concatenate([model.run(prompt, interventions=[intervention]).logits for prompt in PROMPTS])
@@ -180,6 +180,8 @@ def test_a_number_fills_the_site(llama: Model) -> None:
 def test_knocked_out_edges_carry_no_attention_and_the_rest_is_renormalised(model: Model) -> None:
     clean = model.run(TOKENS, capture="pattern.1")["pattern.1"]
     cut = [Knockout(1, query=[4, 6], keys=[0, 2], heads=[1, 3])]
+    if model.network.family.sinks:
+        pytest.skip("a sink takes its part of what is free: tests/engine/test_sinks.py has the arithmetic for it")
     pattern = model.run(TOKENS, interventions=cut, capture="pattern.1")["pattern.1"]
     expected = np.array(clean)
     for head in (1, 3):
@@ -194,7 +196,8 @@ def test_patterns_rebuild_attention_and_never_look_ahead(model: Model) -> None:
     repeats = model.n_heads // model.n_kv_heads
     for layer in range(model.n_layers):
         pattern, v = np.asarray(out[f"pattern.{layer}"])[0], np.asarray(out[f"v.{layer}"])[0]
-        assert np.allclose(pattern.sum(-1), 1, atol=1e-5)
+        rows = pattern.sum(-1)
+        assert np.allclose(np.maximum(rows, 1) if model.network.family.sinks else rows, 1, atol=1e-5)
         assert not np.triu(pattern, k=1).any()
         z = np.einsum("hqk,khd->qhd", pattern, v.repeat(repeats, axis=1))
         assert np.allclose(z, np.asarray(out[f"z.{layer}"])[0], atol=1e-5)

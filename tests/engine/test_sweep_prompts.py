@@ -15,7 +15,7 @@ from mlx_interp.engine.prefix_tree import together
 from mlx_interp.engine.sweep_prompts import _Prompts
 from mlx_interp.errors import NeverFired, PositionError, ShapeError
 from mlx_interp.model import Model
-from tests.engine.examples import mixed_variants, sites_of
+from tests.engine.examples import inside_mlp, mixed_variants, sites_of
 from tests.tiny import tiny_model
 
 PROMPTS = [[3, 5, 7, 11, 13], [3, 5, 7, 11, 17, 19, 4], [3, 5, 8, 11, 13, 6], [9, 5, 7, 4, 4], [3, 5, 7, 11, 13]]
@@ -35,7 +35,7 @@ def variants_of(model: Model) -> list[list[Intervention]]:
         [Patch("resid_post.0", rows, [-2, 1])],
         [Add("resid_post.1", other, 1.0, slice(1, 3)), Ablate("resid_post.1", vector, -2)],
         [Patch("z.1", mx.ones((model.d_head,)), -1, heads=2)],
-        [Scale("mlp_act.2", 0.2, slice(2, -1))],
+        [Scale(f"{inside_mlp(model)}.2", 0.2, slice(2, -1))],
         [Knockout(1, query=-1, keys=[0, 2])],
         [Knockout("0-2", query=slice(2, None), keys=1), Scale("v.1", 2.0, 3)],
         [Scale("resid_pre.0", 1.5, slice(5, None)), Add("resid_pre.0", vector, 1.0, 0)],
