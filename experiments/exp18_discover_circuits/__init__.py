@@ -91,13 +91,8 @@ EXPERIMENT = Experiment(
         tracing.position_table,
     ],
     figures=[
-        *(
-            circuit_figures.estimates,
-            circuit_figures.faithfulness_curves,
-            circuit_figures.overlap,
-            circuit_figures.drawings,
-            features.curves,
-        ),
+        *(circuit_figures.estimates, circuit_figures.faithfulness_curves),
+        *(circuit_figures.overlap, circuit_figures.drawings, features.curves),
         feature_edges.drawings,
         tracing.heat_maps,
     ],
