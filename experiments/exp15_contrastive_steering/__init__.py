@@ -18,11 +18,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp15_contrastive_steering import front, front_report, steered_texts, steering_figures, steering_report
+from experiments.exp15_contrastive_steering import (
+    front,
+    front_report,
+    means_apart,
+    steered_texts,
+    steering_figures,
+    steering_report,
+)
 from experiments.exp15_contrastive_steering.front import FRONT, KNOWLEDGE, RELEVANCE
+from experiments.exp15_contrastive_steering.means_apart import PAIRS, SETS, SIZES
 from experiments.exp15_contrastive_steering.pages import files
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
-from experiments.exp15_contrastive_steering.steered_texts import PAIRS, SETS, SIZES, TEXTS, Asked
+from experiments.exp15_contrastive_steering.steered_texts import TEXTS, Asked
 from experiments.exp15_contrastive_steering.vectors import rendered
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
@@ -47,9 +55,9 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         Stage(TEXTS, steered_texts.prompts, steered_texts.measure_texts, record=steered_texts.Steered),
-        Stage(SETS, steered_texts.sets, steered_texts.measure_set, record=steered_texts.Collected),
-        Stage(PAIRS, steered_texts.pairs, steered_texts.measure_pair, record=steered_texts.Paired),
-        Stage(SIZES, steered_texts.sizes, steered_texts.measure_sizes, record=steered_texts.Drawn),
+        Stage(SETS, means_apart.sets, means_apart.measure_set, record=means_apart.Collected),
+        Stage(PAIRS, means_apart.pairs, means_apart.measure_pair, record=means_apart.Paired),
+        Stage(SIZES, means_apart.sizes, means_apart.measure_sizes, record=means_apart.Drawn),
         Stage(FRONT, front.prompts, front.measure_front, record=front.Fronted),
         Stage(RELEVANCE, front.replies, front.measure_relevance, record=front.Relevant),
         Stage(KNOWLEDGE, front.facts, front.measure_knowledge, record=front.Known),

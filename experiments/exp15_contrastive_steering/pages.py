@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from string import Template
 
+from experiments.exp15_contrastive_steering.means_apart import PAIRS, SETS
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
-from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PAIRS, PLAIN, SETS, SWEEP, TEXTS
+from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PLAIN, SWEEP, TEXTS
 from experiments.exp15_contrastive_steering.steering_report import chosen, names, pair_of
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of

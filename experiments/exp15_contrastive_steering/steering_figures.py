@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from experiments.exp15_contrastive_steering.means_apart import PAIRS, SIZES
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
 from experiments.exp15_contrastive_steering.steered_texts import (
     CONTRAST,
     NULL_LONG,
     OTHER,
-    PAIRS,
     PLAIN,
     RANDOM,
-    SIZES,
     SWEEP,
     TARGETS,
     TEXTS,

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.exp15_contrastive_steering.means_apart import PAIRS, SETS, SIZES
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
 from experiments.exp15_contrastive_steering.steered_texts import (
     ALL_OTHERS,
     CONTRAST,
     CONTROLS,
-    PAIRS,
     PLAIN,
     RANDOM,
     RULED,
-    SETS,
-    SIZES,
     SWEEP,
     TARGETS,
     TEXTS,

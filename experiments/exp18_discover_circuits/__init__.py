@@ -34,6 +34,7 @@ from experiments.exp18_discover_circuits import (
     features,
     headline,
     overlap,
+    patching_check,
     tracing,
     words,
 )
@@ -52,7 +53,7 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         Stage(ATTRIBUTION, items, discovery.attribution, record=discovery.Attributed),
-        Stage("patching", discovery.checked_items, discovery.patching, record=discovery.Checked),
+        Stage("patching", patching_check.checked_items, patching_check.patching, record=patching_check.Checked),
         Stage("faithfulness", scored_items, discovery.faithfulness, record=discovery.Faithful),
         Stage("minimality", discovery.dropped_items, discovery.minimality, record=discovery.Dropped),
         Stage("acdc", acdc.acdc_items, acdc.measure, record=acdc.Pruned),

@@ -8,8 +8,16 @@ from typing import Any, TypedDict
 import numpy as np
 import scipy
 
-from experiments.exp18_discover_circuits.config import MAIN, Bools, CircuitConfig, Floats, Item, items, split
-from experiments.exp18_discover_circuits.discovery import rounded
+from experiments.exp18_discover_circuits.config import (
+    MAIN,
+    Bools,
+    CircuitConfig,
+    Floats,
+    Item,
+    items,
+    rounded,
+    split,
+)
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from mlx_interp.circuits import edge_circuits, edge_scores, faithfulness, jaccard, random_edges, top, wiring

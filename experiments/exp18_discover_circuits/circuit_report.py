@@ -10,6 +10,9 @@ import scipy
 
 from experiments.exp18_discover_circuits.config import (
     EDGE_METHODS,
+    LARGE_CELL,
+    LARGE_EDGE,
+    LARGE_NODE,
     MAIN,
     NODE_SHARES,
     RANDOM,
@@ -18,7 +21,6 @@ from experiments.exp18_discover_circuits.config import (
     Floats,
     tasks_of,
 )
-from experiments.exp18_discover_circuits.discovery import LARGE_CELL, LARGE_EDGE, LARGE_NODE
 from experiments.harness.experiment import Metric, Records
 from mlx_interp.circuits import METHODS, SHARES, cmd, cpr, faithfulness
 from mlx_interp.reporting import Cell, Column, Table

@@ -14,8 +14,13 @@ from typing import Any, Final, NotRequired, TypedDict
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, Item, split
-from experiments.exp18_discover_circuits.discovery import rounded
+from experiments.exp18_discover_circuits.config import (
+    CircuitConfig,
+    Floats,
+    Item,
+    rounded,
+    split,
+)
 from experiments.exp18_discover_circuits.features import autoencoders, dictionaries
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run

@@ -16,6 +16,7 @@ from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, ran
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing, greedy, sizes
 from mlx_interp.circuits.own_pairs import Unequal
+from mlx_interp.reporting import finite
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
@@ -30,6 +31,14 @@ RANDOM_ANSWERS = "random answers"
 """Edges scored for a metric of two tokens drawn at random: what any metric finds."""
 RANDOM = 2
 """Random circuits of each size."""
+LARGE_NODE, LARGE_CELL, LARGE_EDGE = 0.05, 0.02, 0.01
+"""From which share of m(M) - m(0) on the effect of a node, of a node at one position, of an edge is called large."""
+
+
+def rounded(values: Any) -> list[Any]:
+    """Numbers of records to five significant digits: enough for every table, and small on disk."""
+    found: list[Any] = [finite(float(f"{x:.5g}")) for x in np.asarray(values, dtype=np.float64).ravel()]
+    return found
 
 
 @dataclass(frozen=True)

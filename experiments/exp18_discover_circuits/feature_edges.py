@@ -13,8 +13,13 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from experiments.exp18_discover_circuits.circuit_report import rows_of
-from experiments.exp18_discover_circuits.config import CircuitConfig, Floats, tasks_of
-from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
+from experiments.exp18_discover_circuits.config import (
+    LARGE_EDGE,
+    CircuitConfig,
+    Floats,
+    rounded,
+    tasks_of,
+)
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame
 from experiments.harness.state import Run

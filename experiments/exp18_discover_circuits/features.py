@@ -13,8 +13,17 @@ import numpy as np
 
 from experiments.exp18_discover_circuits import feature_edges
 from experiments.exp18_discover_circuits.circuit_report import rows_of
-from experiments.exp18_discover_circuits.config import Bools, CircuitConfig, Floats, Item, items, split, tasks_of
-from experiments.exp18_discover_circuits.discovery import LARGE_EDGE, rounded
+from experiments.exp18_discover_circuits.config import (
+    LARGE_EDGE,
+    Bools,
+    CircuitConfig,
+    Floats,
+    Item,
+    items,
+    rounded,
+    split,
+    tasks_of,
+)
 from experiments.exp18_discover_circuits.feature_edges import Featured
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.frame import Frame
