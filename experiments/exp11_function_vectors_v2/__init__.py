@@ -33,7 +33,7 @@ from experiments.exp11_function_vectors_v2 import (
 )
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
-from experiments.shared.in_context import mediation, transfer
+from experiments.shared.in_context import added_vectors, mediation, transfer
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.screening import BASE, Based, base_items, measure_base
@@ -67,8 +67,8 @@ EXPERIMENT = Experiment(
         Stage(mediation.DATA, mediation.data_items, mediation.measure_data, record=mediation.Sized),
         Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects, record=mediation.Mediated),
         Stage(mediation.CHOICE, mediation.choice_items, mediation.measure_choice, record=mediation.Chosen),
-        Stage(mediation.ADDED, mediation.solved_items, mediation.measure_added, record=mediation.Added),
-        Stage(mediation.ANSWERS, mediation.solved_items, mediation.measure_answers, record=mediation.Answered),
+        Stage(mediation.ADDED, mediation.solved_items, added_vectors.measure_added, record=added_vectors.Added),
+        Stage(mediation.ANSWERS, mediation.solved_items, added_vectors.measure_answers, record=added_vectors.Answered),
         Stage(extent.COUNTS, extent.late_items, extent.measure_counts, record=extent.Counted),
         Stage(extent.NEEDED, extent.late_items, extent.measure_needed, record=extent.Needed),
         Stage(interchange.NEEDS, mediation.effect_items, interchange.measure_needs, record=interchange.HeadNeeds),

@@ -17,6 +17,7 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
+from experiments.shared.in_context.added_vectors import with_nothing
 from experiments.shared.in_context.mediation import (
     NO_SETTING,
     Item,
@@ -27,7 +28,6 @@ from experiments.shared.in_context.mediation import (
     settings,
     solved_items,
     task_vector,
-    with_nothing,
 )
 from experiments.shared.in_context.tasks import prompts
 from mlx_interp.behaviour.answers import answer_scores, question, verdicts

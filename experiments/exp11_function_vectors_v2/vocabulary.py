@@ -10,7 +10,8 @@ import numpy as np
 from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
-from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items, vectors
+from experiments.shared.in_context.added_vectors import vectors
+from experiments.shared.in_context.mediation import RANDOM, VECTOR, Item, MediationConfig, task_items
 from experiments.shared.in_context.tasks import prompts
 from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.deferred import mx, optim

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from experiments.exp19_lenses import attributes, basis, depth, early_exit, held_out_text, injection
+from experiments.exp19_lenses import attributes, basis, depth, early_exit, held_out_text, injection, text_report
 from experiments.exp19_lenses import token_identity as tokens
 from experiments.exp19_lenses.attributes import AttributeConfig
 from experiments.exp19_lenses.basis import BasisConfig
@@ -61,7 +61,7 @@ def stage(
 
 def headline(records: Records, config: Config) -> str:
     """What lenses spend on text, where that was measured."""
-    return held_out_text.headline(records, config) or f"parts: {', '.join(config.parts)}"
+    return text_report.headline(records, config) or f"parts: {', '.join(config.parts)}"
 
 
 def plan(run: Run[Config], items: Sequence[Text]) -> Plan:
@@ -103,7 +103,7 @@ EXPERIMENT = Experiment(
         stage("attributes", attributes.PROBE, attributes.probed, attributes.measure_probe, attributes.Probed),
     ],
     tables=[
-        *held_out_text.TABLES,
+        *text_report.TABLES,
         basis.table,
         *depth.TABLES,
         early_exit.table,
@@ -111,7 +111,7 @@ EXPERIMENT = Experiment(
         *tokens.TABLES,
         attributes.table,
     ],
-    figures=[*held_out_text.FIGURES, basis.figure, depth.figure, early_exit.figure, tokens.figures, attributes.figure],
+    figures=[*text_report.FIGURES, basis.figure, depth.figure, early_exit.figure, tokens.figures, attributes.figure],
     headline=headline,
     plan=plan,
     look=LOOK,

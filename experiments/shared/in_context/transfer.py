@@ -11,17 +11,8 @@ import numpy as np
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
-from experiments.shared.in_context.mediation import (
-    OTHER,
-    RANDOM,
-    VECTOR,
-    Item,
-    MediationConfig,
-    addition,
-    sampled,
-    solved_items,
-    with_nothing,
-)
+from experiments.shared.in_context.added_vectors import addition, with_nothing
+from experiments.shared.in_context.mediation import OTHER, RANDOM, VECTOR, Item, MediationConfig, sampled, solved_items
 from experiments.shared.in_context.tasks import TaskConfig, prompts
 from mlx_interp.behaviour.answers import answer_scores, verdicts
 from mlx_interp.in_context.demonstrations import Examples, Template, in_context
