@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.exp18_discover_circuits import feature_edges
+from experiments.exp18_discover_circuits import feature_edge_report
 from experiments.exp18_discover_circuits.circuit_report import at_size, curve, ends, measured, rows_of
 from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, mean_edges, tasks_of
 from experiments.harness.experiment import Records
@@ -143,7 +143,7 @@ def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
     for task, graph in found.items():
         yield f"circuit_{task}.json", as_json(graph)
     yield "circuits.html", as_html(list(found.values()), title="Circuits found by EAP-IG")
-    yield from feature_edges.files(records, config)
+    yield from feature_edge_report.files(records, config)
 
 
 def minimality_table(records: Records, config: CircuitConfig) -> Table | None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.exp18_discover_circuits import acdc, circuit_report, clusters, feature_edges, tracing
+from experiments.exp18_discover_circuits import (
+    acdc,
+    circuit_report,
+    clusters,
+    feature_edge_report,
+    feature_edges,
+    tracing,
+)
 from experiments.exp18_discover_circuits.config import CircuitConfig
 from experiments.harness.experiment import Records
 
@@ -13,7 +20,7 @@ def headline(records: Records, config: CircuitConfig) -> str:
 
 
 def _features(records: Records, config: CircuitConfig) -> list[str]:
-    table = feature_edges.check_table(records, config)
+    table = feature_edge_report.check_table(records, config)
     rows = [row for row in table.rows if row[1] == feature_edges.METHODS[0]] if table else []
     return [f"{row[0]}: edges between features against patching: rank correlation {row[4]}" for row in rows]
 
