@@ -81,7 +81,7 @@ EXPERIMENT = Experiment(
         features.check_table,
         features.size_table,
         features.strongest_table,
-        *(*feature_edge_report.TABLES,),
+        *feature_edge_report.TABLES,
         *(clusters.agreement_table, clusters.cluster_table),
         tracing.best_table,
         tracing.position_table,
