@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp17_train_saes import feature_truth, reseeds, runs, sae_report, shift, texts
+from experiments.exp17_train_saes import dictionaries_compared, feature_truth, reseeds, runs, sae_report, shift, texts
 from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, TRUTH, Item, SAEConfig
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
@@ -50,11 +50,21 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         Stage(TRAINED, runs.items, runs.measure, record=runs.Trained),
-        Stage(POSITIONS, runs.middle_items, runs.measure_positions, record=runs.AtPositions),
+        Stage(
+            POSITIONS,
+            runs.middle_items,
+            dictionaries_compared.measure_positions,
+            record=dictionaries_compared.AtPositions,
+        ),
         Stage(TRUTH, feature_truth.questions, feature_truth.measure, record=feature_truth.Detected),
         Stage(reseeds.RESEEDS, reseeds.items, reseeds.measure, record=reseeds.Again),
         Stage(shift.SHIFT, shift.cases, shift.measure, record=shift.Shifted),
-        Stage(SEEDS, runs.seed_items, runs.measure_seeds, record=runs.Found),
+        Stage(
+            SEEDS,
+            dictionaries_compared.seed_items,
+            dictionaries_compared.measure_seeds,
+            record=dictionaries_compared.Found,
+        ),
         Stage(PAGES, feature_truth.shown, feature_truth.measure_pages, record=feature_truth.Paged),
     ],
     tables=[

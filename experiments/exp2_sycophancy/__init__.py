@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.exp2_sycophancy import caa, pushback
+from experiments.exp2_sycophancy import caa, caa_report, pushback
 from experiments.harness.experiment import Experiment, Plan
 from experiments.harness.state import Run
 from experiments.shared.traits import choices, geometry, stages, trait_report
@@ -58,12 +58,12 @@ EXPERIMENT = Experiment(
         geometry.angle_table,
         pushback.table,
         choices.table,
-        caa.context_table,
-        caa.cosine_table,
-        caa.token_table,
+        caa_report.context_table,
+        caa_report.cosine_table,
+        caa_report.token_table,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa.figures],
+    figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa_report.figures],
     headline=trait_report.headline,
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0)},

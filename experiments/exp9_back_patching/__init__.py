@@ -32,6 +32,7 @@ from dataclasses import dataclass
 
 from experiments.exp9_back_patching import (
     back_patching,
+    back_patching_figures,
     back_patching_report,
     chosen_cells,
     describe,
@@ -101,7 +102,7 @@ EXPERIMENT = Experiment(
         truth.repairs,
     ],
     figures=[
-        *back_patching_report.FIGURES,
+        *back_patching_figures.FIGURES,
         describe.heat_maps,
         describe.curves,
         knock_out.curves,

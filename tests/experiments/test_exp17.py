@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from experiments.exp17_train_saes import EXPERIMENT, Config, feature_truth, runs, texts
+from experiments.exp17_train_saes import EXPERIMENT, Config, dictionaries_compared, feature_truth, runs, texts
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
 from experiments.harness.state import Run
@@ -118,7 +118,7 @@ def test_a_dictionary_that_knows_the_states_gets_them_right(model: Model) -> Non
 
 def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Model) -> None:
     first, *others = runs.items(Run(model, Config()), ())
-    partners = runs.seed_items(Run(model, Config()), ())
+    partners = dictionaries_compared.seed_items(Run(model, Config()), ())
     assert first.seed == 0
     assert all(one.seed != 0 for one in partners)
     assert len({one.key for one in (first, *others)}) == len(others) + 1
