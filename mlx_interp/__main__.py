@@ -50,7 +50,7 @@ EXAMPLES = """examples:
   mlx-interp models                           short names with layers, memory, and what is downloaded
   mlx-interp download gemma-2-2b              into the Hub's own cache; fetches only what is missing
   mlx-interp convert model.gguf my-model      a GGUF file as a folder that mlx-lm loads; nothing is rounded
-  mlx-interp steer --model tiny-llama --direction refusal.safetensors --alpha 0.3
+  mlx-interp steer --model tiny-llama --direction refusal.safetensors --alpha 1
                                               chat with and without a direction, side by side
   mlx-interp cache                            activations of data sets, and rows of the Hub, that are kept
   mlx-interp cache --clear --only llama       ... and removes those whose line says "llama"

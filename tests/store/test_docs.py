@@ -34,7 +34,7 @@ def test_the_python_of_the_page_runs(
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
-    commands = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line) for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) == 3
     for python, flag, module, *arguments in commands:
         assert (python, flag, module) == ("python", "-m", f"experiments.{EXPERIMENT.name}")
