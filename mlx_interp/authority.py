@@ -92,7 +92,8 @@ def known_keys(model_type: str) -> frozenset[str] | None:
 
     own = {field.name for field in fields_of(found)} - {field.name for field in fields_of(PreTrainedConfig)}
     rope = ROPE_NAMES | {"head_dim"} if "rope_parameters" in own else frozenset()
-    return READ_BY_NAME | own | set(found.attribute_map) | rope | OLDER_NAMES.get(model_type, frozenset())
+    names = set(found.attribute_map) | set(found.attribute_map.values())
+    return READ_BY_NAME | own | names | rope | OLDER_NAMES.get(model_type, frozenset())
 
 
 def standard(model_type: str, config: Config) -> dict[str, Any] | None:

@@ -319,8 +319,11 @@ GPTJ = Family(
 )
 # fmt: on
 
-OF_EXPERTS = frozenset("num_experts_per_tok output_router_logits router_aux_loss_coef router_jitter_noise".split())
-"""The last three matter in training alone."""
+OF_EXPERTS = frozenset(
+    """num_experts_per_tok num_experts num_local_experts output_router_logits router_aux_loss_coef
+    router_jitter_noise""".split()
+)
+"""The number has two names, which transformers takes for one; the last three matter in training alone."""
 
 
 def _dense_layers(config: Config) -> str | None:
@@ -335,8 +338,7 @@ QWEN3_MOE = replace(
     QWEN3,
     model_type="qwen3_moe",
     understands=QWEN3.understands | OF_EXPERTS | {
-        *("num_experts", "num_local_experts", "moe_intermediate_size", "norm_topk_prob", "mlp_only_layers"),
-        "decoder_sparse_step",
+        *("moe_intermediate_size", "norm_topk_prob", "mlp_only_layers", "decoder_sparse_step"),
     },
     sizes=Sizes(d_mlp="moe_intermediate_size"), tied=_only_if_said,
     experts=Experts(renormalised="norm_topk_prob"),
@@ -345,7 +347,7 @@ QWEN3_MOE = replace(
 
 MIXTRAL = Family(
     model_type="mixtral",
-    understands=COMMON | OF_EXPERTS | {"num_local_experts", "sliding_window"},
+    understands=COMMON | OF_EXPERTS | {"sliding_window"},
     tied=_only_if_said,
     mlp="block_sparse_moe",
     experts=Experts(count="num_local_experts", softmax_first=False, largest_first=True),
@@ -354,16 +356,14 @@ MIXTRAL = Family(
 
 OLMOE = Family(
     model_type="olmoe",
-    understands=COMMON | OF_EXPERTS | {"head_dim", "attention_bias", "num_experts", "norm_topk_prob"},
+    understands=COMMON | OF_EXPERTS | {"head_dim", "attention_bias", "norm_topk_prob"},
     tied=_only_if_said, qk_norm="all heads",
     experts=Experts(renormalised="norm_topk_prob", largest_first=True),
 )
 
 GPT_OSS = Family(
     model_type="gpt_oss",
-    understands=COMMON - {"rope_traditional"} | OF_EXPERTS | {
-        *("head_dim", "sliding_window", "layer_types", "num_local_experts", "num_experts"),
-    },
+    understands=COMMON - {"rope_traditional"} | OF_EXPERTS | {"head_dim", "sliding_window", "layer_types"},
     tied=_only(False), scale="sm_scale", sinks="sinks",
     window=kind_of_window("window_size"),
     experts=Experts("router", "experts", count="num_local_experts", softmax_first=False),

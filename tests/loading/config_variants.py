@@ -221,6 +221,14 @@ VARIANTS: dict[str, Variant] = {
     "gpt j": Variant(
         "GPTJ", {**GPT2, "rotary_dim": 4}, {"rotary": True, "n_inner": None, "scale_attn_weights": True, "n_ctx": 64}
     ),
+    "qwen3 moe": Variant(
+        "Qwen3Moe",
+        {"head_dim": 10, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 20},
+        {**old(1e6), "max_window_layers": 3, "norm_topk_prob": True},
+        NEW,
+    ),
+    "mixtral": Variant("Mixtral", {"num_local_experts": 5}, {**old(1e6), "sliding_window": None}, NEW),
+    "olmoe": Variant("Olmoe", {"num_experts": 5, "num_experts_per_tok": 2}, {**old(1e4), "clip_qkv": None}, NEW),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip
 

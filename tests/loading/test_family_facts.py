@@ -23,5 +23,9 @@ def test_loading_names_no_family(name: str) -> None:
 def test_families_say_what_loading_does_for_them() -> None:
     assert FAMILIES["gpt2"].read_as == {"n_positions": "n_ctx"}
     assert [name for name, family in FAMILIES.items() if family.dropped_prefix] == ["gpt2"]
-    assert {name for name, family in FAMILIES.items() if family.pattern_of_types} == {"gemma3_text", "gemma3"}
+    assert {name for name, family in FAMILIES.items() if family.pattern_of_types} == {
+        "gemma3_text",
+        "gemma3",
+        "cohere2",
+    }
     assert [name for name, family in FAMILIES.items() if family.rereads] == ["phi3"]
