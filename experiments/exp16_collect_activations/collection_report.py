@@ -89,16 +89,16 @@ def check_table(records: Records, config: CollectionFields) -> Table:
         "rows",
         Column("equal", "%"),
         "largest difference",
-        "smallest difference, another prompt's rows",
+        "another prompt's rows, the least of all prompts",
     ]
     return Table(
         "Stored rows against a fresh forward of the prompt alone",
         heads,
         rows,
         notes=[
-            f"Relative to the site's largest activation; equal: within {_exponent(bound)}. Tokens and positions are "
-            f"those of the prompt in {tokens} of {len(own)} comparisons. Last column, the control: far from zero where "
-            "the prompts differ.",
+            f"Relative to the row's largest activation, the worst row; equal: within {_exponent(bound)}. Tokens and "
+            f"positions are those of the prompt in {tokens} of {len(own)} comparisons. Last column, the control: "
+            "rows of another prompt, the row that differs most, in the prompt where that is least.",
         ],
     )
 

@@ -24,7 +24,20 @@ PRESET = Path(__file__).parents[2] / "experiments" / "configs" / "collect_middle
 def finished(out: Path, *arguments: str) -> tuple[int | str | None, Path]:
     """Exit status and run folder of a run on few prompts."""
     with pytest.raises(SystemExit) as stopped:
-        run(EXPERIMENT, ["--limit", "24", "--checked", "6", "--out", str(out / "results"), *arguments])
+        run(
+            EXPERIMENT,
+            [
+                "--limit",
+                "24",
+                "--checked",
+                "6",
+                "--presets",
+                "sparse,middle,all",
+                "--out",
+                str(out / "results"),
+                *arguments,
+            ],
+        )
     return stopped.value.code, out / "results" / "exp16_collect_activations"
 
 

@@ -316,7 +316,7 @@ def test_an_unknown_rule_lists_the_rules() -> None:
 def test_the_whole_study_of_the_world_has_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("N_PROMPTS", "N_TEXTS", "N_FACTS"):
         monkeypatch.setattr(front, name, 4)
-    options = ("--limit", "4", "--layers", "2", "--scales", "1,2", "--target-subset", "5")
+    options = ("--limit", "4", "--n-samples", "24", "--layers", "2", "--scales", "1,2", "--target-subset", "5")
     found = ran(tmp_path, *options)
     tables = json.loads((found / "run.json").read_text())["tables"]
     targets = {row[0]: [cell.split()[0] for cell in row[5:7]] for row in tables[2]["rows"]}

@@ -95,7 +95,10 @@ def test_a_plan_of_patching_has_the_cells_of_the_run(bare: Path) -> None:
     query = load_world().queries[0]
     case = Case(query, "failure", load_world().queries[7])
     planned, done = (
-        [(grid.label, [str(v[0].site) for v in grid.variants]) for grid in back_patching.grids_of(run, case, *states)]
+        [
+            ((grid.study, grid.arm, grid.position, grid.length), [str(v[0].site) for v in grid.variants])
+            for grid in back_patching.grids_of(run, case, *states)
+        ]
         for run, states in (
             (Run(outline(bare), exp9.Config()), [back_patching.any_states]),
             (Run(model, exp9.Config()), []),
