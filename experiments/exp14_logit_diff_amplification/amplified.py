@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -35,8 +35,10 @@ from mlx_interp.behaviour.amplification import Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import repetition
 from mlx_interp.embedded import load_world
+from mlx_interp.interventions import Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import finite
 from mlx_interp.stats import stable_draw
 from validation.data import HARMLESS, REFUSABLE
@@ -125,7 +127,7 @@ def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Amplifi
     of, found = sides(run, item.pair), asks(run, item.pair)
     read = [prompt(of.a, ask.a) for ask in found]
     others = [prompt(of.b, ask.b) for ask in found]
-    edits: Any = of.interventions
+    edits: Sequence[Intervention] = of.interventions
     b = of.b
     if item.arm == UNRELATED:
         others = [*others[1:], others[0]]
@@ -135,7 +137,14 @@ def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Amplifi
 
 
 def _records(
-    a: Model, b: Model, found: list[Ask], read: Any, others: Any, config: AmplificationConfig, item: Item, edits: Any
+    a: Model,
+    b: Model,
+    found: list[Ask],
+    read: Sequence[Prompt],
+    others: Sequence[Prompt],
+    config: AmplificationConfig,
+    item: Item,
+    edits: Sequence[Intervention],
 ) -> Iterator[Amplification]:
     texts = amplify(
         a,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from experiments.exp18_discover_circuits.config import (
     MAIN,
     RANDOM_ANSWERS,
     CircuitConfig,
+    Floats,
     Item,
     items,
     mean_edges,
@@ -106,7 +107,9 @@ def with_random_answers(pairs: Sequence[Pair], d_vocab: int, seed: int) -> list[
     return [replace(pair, answers=(a,), wrong=(b,)) for pair, (a, b) in zip(pairs, drawn, strict=True)]
 
 
-def _attributed(level: str, item: Item, method: str, per_pair: Any, share: float, config: CircuitConfig) -> Attributed:
+def _attributed(
+    level: str, item: Item, method: str, per_pair: Floats, share: float, config: CircuitConfig
+) -> Attributed:
     """Means over pairs, overlap of the circuit with those of resampled pairs, and of the scores of disjoint halves."""
     n = max(1, round(share * per_pair[0].size))
     whole = top(per_pair.mean(0), n)
@@ -240,7 +243,7 @@ class Traced(TypedDict):
 
     task: str
     pair: str
-    site: str
+    site: Kind
     window: int
     """Layers that are put back together."""
     arm: str

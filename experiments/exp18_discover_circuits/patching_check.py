@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from mlx_interp.circuits import (
     sample,
     wiring,
 )
+from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.exact import Check, Floats, patches, replacements, sweep_metric
 from mlx_interp.model import Model
@@ -129,7 +130,7 @@ def _whole_layers(model: Model, pair: Pair) -> tuple[float, float, Floats]:
 
 
 def _checked_cells(
-    run: Run[CircuitConfig], pair: Pair, by_cell: dict[Any, Any], gap: float, base: Checked
+    run: Run[CircuitConfig], pair: Pair, by_cell: dict[Method, Floats], gap: float, base: Checked
 ) -> Iterator[Checked]:
     """One sample for all methods: where EAP-IG sees most, and elsewhere."""
     chosen = sample(by_cell[MAIN], top=run.config.n_sampled, random=run.config.n_sampled, seed=run.config.seed)

@@ -6,37 +6,38 @@ state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.config import CircuitConfig
+from experiments.exp18_discover_circuits.config import CircuitConfig, Floats
+from experiments.exp18_discover_circuits.discovery import Traced
 from experiments.harness.experiment import Records
-from mlx_interp.circuits.tracing import KINDS, ROLES
+from experiments.harness.frame import typed
+from mlx_interp.circuits.tracing import KINDS, ROLES, Kind
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Table, heat_map
 from mlx_interp.stats import Estimate, mean_or_none
 
 SITES = {"resid_post": "stream", "attn_out": "attention", "mlp_out": "MLPs"}
 ARMS = ("clean", "other")
-Effects = dict[str, Any]
+Effects = dict[str, Floats]
 """By pair: (n_layers, n_roles)."""
 
 
-def _traced(records: Records) -> Iterator[tuple[str, list[Any]]]:
+def _traced(records: Records) -> Iterator[tuple[str, list[Traced]]]:
     """Each task that was traced, with its records."""
-    found = [r for r in records if "effects" in r]
+    found = typed(records, "tracing", Traced)
     for task in dict.fromkeys(r["task"] for r in found):
         yield task, [r for r in found if r["task"] == task]
 
 
-def _kinds(found: list[Any]) -> list[tuple[str, int]]:
+def _kinds(found: Sequence[Traced]) -> list[tuple[Kind, int]]:
     """Sites and windows that were put back, in the order of the forward pass's names."""
     there = {(r["site"], r["window"]) for r in found}
     return sorted(there, key=lambda one: (KINDS.index(one[0]), one[1]))
 
 
-def _arms(found: list[Any], kind: str, window: int) -> tuple[Effects, Effects]:
+def _arms(found: Sequence[Traced], kind: Kind, window: int) -> tuple[Effects, Effects]:
     """Effects of clean states, and of the counterfactual prompt's."""
     mine = [r for r in found if (r["site"], r["window"]) == (kind, window)]
     clean, other = ({r["pair"]: np.array(r["effects"], dtype=float) for r in mine if r["arm"] == arm} for arm in ARMS)
@@ -68,7 +69,7 @@ def heat_maps(records: Records, config: CircuitConfig) -> Iterator[Plot]:
         )
 
 
-def _mean(effects: Effects) -> Any:
+def _mean(effects: Effects) -> Floats:
     """(layer, role), the mean over the prompts that have such a position."""
     stacked = np.stack(list(effects.values()))
     n = np.isfinite(stacked).sum(0)

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
 from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run
+from experiments.shared.prompts.read import Choice
 from experiments.shared.traits.choices import (
     ChoiceConfig,
     Question,
@@ -242,7 +243,7 @@ def turns(run: Run[ChoiceConfig], behaviour: str, side: str, number: int) -> str
 
 
 @lru_cache(maxsize=16)
-def shuffled_items(behaviour: str, n: int, seed: int) -> list[Any]:
+def shuffled_items(behaviour: str, n: int, seed: int) -> list[Choice]:
     items = asked(behaviour, "train", n, seed)[0]
     return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
 

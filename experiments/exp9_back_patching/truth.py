@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from mlx_interp.behaviour.answers import answer_scores, question
 from mlx_interp.behaviour.two_hop import bridge_position, named_bridge_position
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.deferred import mx
-from mlx_interp.interventions import Ablate
+from mlx_interp.interventions import Ablate, Intervention
 from mlx_interp.lenses.logit import lens_ranks, logit_lens
 from mlx_interp.model import Model
 from mlx_interp.patching.back_patching import back_patching_pairs, patches, same_layer_pairs, states_at
@@ -157,7 +156,7 @@ def _repaired(model: Model, query: TwoHopQuery, source: TwoHopQuery) -> bool:
     return any(_fixes(model, query, patches(states, states, pairs, position, "raw")))
 
 
-def _fixes(model: Model, query: TwoHopQuery, variants: Any) -> list[bool]:
+def _fixes(model: Model, query: TwoHopQuery, variants: Sequence[Sequence[Intervention]]) -> list[bool]:
     asked = question(model, query.two_hop, query.answers)
     ranks = np.asarray(model.sweep(asked.prompt, variants, metric=answer_scores(asked.first_tokens)))[:, 0]
     return [rank == 0 for rank in ranks]

@@ -5,13 +5,14 @@ Frame(records).where(arm="patched").rate("hit", unit="item", seed=0)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from mlx_interp.reporting import Record
 from mlx_interp.stats import Estimate, mean_or_none
 
 T = TypeVar("T")
+RecordT = TypeVar("RecordT", bound=Mapping[str, Any])
 
 
 class Frame(list[Record]):
@@ -49,6 +50,11 @@ class Frame(list[Record]):
 def of(records: Iterable[Record], stage: str, **labels: object) -> Frame:
     """A stage's records that carry these labels, in order."""
     return Frame(records).of(stage, **labels)
+
+
+def typed(records: Iterable[Record], stage: str, kind: type[RecordT], **labels: object) -> list[RecordT]:
+    """A stage's records that carry these labels, as its record type has them: what the runner held them to."""
+    return cast("list[RecordT]", of(records, stage, **labels))
 
 
 def spread(items: Sequence[T], n: int) -> list[T]:

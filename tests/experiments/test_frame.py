@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import pytest
 
-from experiments.harness.frame import Frame, of, spread
+from experiments.harness.frame import Frame, of, spread, typed
 from mlx_interp.stats import mean_or_none
 
 RECORDS = [
@@ -27,6 +29,15 @@ def test_a_stage_is_filtered_by_its_labels_and_keeps_its_order() -> None:
     assert found.where(topic=0).values("item") == ["q0", "q3"]
     assert of(RECORDS, "one", absent=1) == []
     assert len(of(RECORDS, "one", absent=None)) == len(RECORDS), "a label that a record lacks is None there"
+
+
+class Hit(TypedDict):
+    hit: bool
+
+
+def test_typed_records_are_those_of_the_stage_and_labels() -> None:
+    found = typed([*RECORDS, {"stage": "two", "hit": True}], "one", Hit, arm="patched")
+    assert [r["hit"] for r in found] == [True, False] * 3
 
 
 def test_a_rate_is_the_mean_over_the_unit_that_is_named() -> None:
