@@ -79,6 +79,14 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("gpt2", "openai-community/gpt2", 12, 0.12),  # base models, float32
         KnownModel("gpt2-medium", "openai-community/gpt2-medium", 24, 0.35),
         KnownModel("gpt2-xl", "openai-community/gpt2-xl", 48, 1.56),
+        # As their makers publish them, bfloat16; of mixtures of experts all parameters, of which a token uses a part.
+        KnownModel("olmo-2-7b", "allenai/OLMo-2-1124-7B-Instruct", 32, 7.3),
+        KnownModel("smollm3-3b", "HuggingFaceTB/SmolLM3-3B", 36, 3.08),
+        KnownModel("olmoe-1b-7b", "allenai/OLMoE-1B-7B-0924-Instruct", 16, 6.92),
+        _community("qwen-3-30b-a3b", "Qwen3-30B-A3B-4bit", 48, 30.5),
+        KnownModel("command-r7b", "CohereForAI/c4ai-command-r7b-12-2024", 32, 8.03),
+        KnownModel("gpt-j-6b", "EleutherAI/gpt-j-6b", 28, 6.05),  # base models
+        KnownModel("olmo-3-7b", "allenai/Olmo-3-1025-7B", 32, 7.3),
         # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
         KnownModel("gemma-2-2b-base", "google/gemma-2-2b", 26, 2.6),
         KnownModel("gemma-2-9b-base", "google/gemma-2-9b", 42, 9.2),
@@ -97,6 +105,9 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("qwen-3-4b-base", "Qwen/Qwen3-4B-Base", 36, 4.0),
         KnownModel("qwen-3-8b-base", "Qwen/Qwen3-8B-Base", 36, 8.2),
         KnownModel("mistral-7b-base", "mistralai/Mistral-7B-v0.3", 32, 7.2),
+        KnownModel("olmo-2-7b-base", "allenai/OLMo-2-1124-7B", 32, 7.3),
+        KnownModel("smollm3-3b-base", "HuggingFaceTB/SmolLM3-3B-Base", 36, 3.08),
+        KnownModel("olmoe-1b-7b-base", "allenai/OLMoE-1B-7B-0924", 16, 6.92),
         KnownModel("smollm2-135m-base", "HuggingFaceTB/SmolLM2-135M", 30, 0.135),
     )
 }
