@@ -2,7 +2,7 @@
 # LongRoPE's two sets of factors are chosen by length: in a padded batch transformers 5.23.0 chooses for all rows by the
 # longest one. A prompt within the trained length then gets other logits beside a long neighbour than alone, although its
 # padding is masked and its positions are its own.
-# Seen: 6 tokens, trained length 32: alone and beside 10 tokens equal to 1e-6, beside 40 tokens 10 % apart.
+# Seen: 6 tokens, trained length 32: alone and beside 10 tokens equal to 2e-6, beside 40 tokens 108 % apart.
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
