@@ -11,12 +11,17 @@ from mlx_interp.deferred import mx
 from mlx_interp.errors import SiteError
 from mlx_interp.shapes import shown
 from mlx_interp.sites import Site
+from mlx_interp.transformer_lens_names import Names, own_name, transformer_lens_name
 
 
 class BySite(Mapping[str, "mx.array"]):
     """Arrays by the name of their site: keys in the order of the forward pass, any of a site's names to look one up."""
 
     n_layers: int
+    names: Names = "own"
+    """By whose names arrays are given; both are taken."""
+    sites: tuple[str, ...] = ()
+    """Names of the sites that the model has."""
 
     @property
     def _held(self) -> Mapping[Site, mx.array]:
@@ -24,10 +29,14 @@ class BySite(Mapping[str, "mx.array"]):
 
     def __getitem__(self, name: str) -> mx.array:
         """One site's array, by any of its names. Raises SiteError if it was not captured."""
-        return _of(self._held, name, self.n_layers)
+        return _of(self._held, self._own(name), self.n_layers)
+
+    def _own(self, name: str) -> str:
+        return own_name(name, self.sites) if self.names == "transformer_lens" else name
 
     def __iter__(self) -> Iterator[str]:
-        return iter(str(site) for site in _in_order(self._held))
+        told = (str(site) for site in _in_order(self._held))
+        return (transformer_lens_name(name, self.sites) for name in told) if self.names != "own" else told
 
     def __len__(self) -> int:
         return len(self._held)
@@ -37,7 +46,7 @@ class BySite(Mapping[str, "mx.array"]):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return sites.parse_one(name, self.n_layers) in self._held  # type: ignore[arg-type]
+            return sites.parse_one(self._own(name), self.n_layers) in self._held  # type: ignore[arg-type]
         except SiteError:
             return False
 
@@ -79,6 +88,8 @@ class Activations(BySite):
     lengths: list[int]
     n_layers: int
     captured: dict[Site, mx.array]
+    names: Names = "own"
+    sites: tuple[str, ...] = ()
 
     @property
     def _held(self) -> Mapping[Site, mx.array]:

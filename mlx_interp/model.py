@@ -27,9 +27,10 @@ from mlx_interp.engine.sweep_generate import sweep_generate as run_sweep_generat
 from mlx_interp.engine.sweep_prompts import sweep_prompts
 from mlx_interp.engine.values import listed, variants_of
 from mlx_interp.errors import CheckpointError, DataError, ShapeError
-from mlx_interp.interventions import Interventions, Variants
+from mlx_interp.interventions import Intervention, Interventions, Variants
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt, Prompt, pieces_of, text_of
+from mlx_interp.transformer_lens_names import Names, own_name
 from mlx_interp.wrapped import Wrapped
 
 
@@ -54,16 +55,20 @@ class Model(Wrapped):
         capture: str | Sequence[str] = (),
         interventions: Interventions = (),
         logits: Logits = "last",
+        names: Names = "own",
     ) -> Activations:
         """One forward pass over a batch of prompts, with interventions, keeping the sites asked for.
 
         capture: selectors, e.g. ["resid_post", "z.12"]. logits: "last" (batch, d_vocab), "all" (batch, pos, d_vocab) or
-        "none". Prompts of different lengths are padded; no result shows it.
+        "none". Prompts of different lengths are padded; no result shows it. names: "transformer_lens" takes its names
+        of activations in capture and interventions (docs/coming_from.md), beside those here, and gives them back.
         Raises SiteError, PositionError, ShapeError, NeverFired (an intervention that touches nothing), PromptError, and
         TooLarge, before anything is computed, for what does not fit the memory (`batches` reads it in parts).
         """
         batch = self.prompts(prompts)
         _check_logits(logits)
+        if names != "own":
+            capture, interventions = self._own_names(names, capture, interventions)
         lengths = [len(prompt) for prompt in batch]
         self._check_lengths(lengths)
         plan = plan_edits(self.network, [listed(interventions)] * len(batch), lengths, shared=True)
@@ -77,7 +82,20 @@ class Model(Wrapped):
             values = without_padding(values, lengths)
         mx.eval(values, captured)
         plan.check_fired()
-        return Activations(plain(values), lengths, self.n_layers, captured)
+        return Activations(plain(values), lengths, self.n_layers, captured, names, self.sites)
+
+    def _own_names(
+        self, names: str, capture: str | Sequence[str], interventions: Interventions
+    ) -> tuple[list[str], list[Intervention]]:
+        """Sites and interventions under the names of this library. Raises ValueError for names of somebody else."""
+        if names != "transformer_lens":
+            raise ValueError(f"names is 'own' or 'transformer_lens', not {names!r}")
+        wanted = [capture] if isinstance(capture, str) else list(capture)
+        edits = [
+            one.at_site(own_name(site, self.sites)) if isinstance(site := getattr(one, "site", None), str) else one
+            for one in listed(interventions)
+        ]
+        return [own_name(name, self.sites) for name in wanted], edits
 
     def batches(
         self,

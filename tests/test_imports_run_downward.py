@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     **dict.fromkeys(("errors", "deferred"), -2),  # below all rooms: each of them raises, and uses MLX
     "shapes": -1,
-    **dict.fromkeys(("sites", "stats", "authority", "studies"), 0),
+    **dict.fromkeys(("sites", "stats", "authority", "studies", "transformer_lens_names"), 0),
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -82,6 +83,10 @@ class Intervention(ShapesShown):
     def plan(self, planner: Planner, owner: tuple[int, int]) -> None:
         """Says what kind of change it is."""
         planner.edit(self, owner)
+
+    def at_site(self, site: str) -> Intervention:
+        """The same change at another site; itself where that is its own."""
+        return self if site == getattr(self, "site", site) else replace(self, site=site)  # type: ignore[type-var]
 
     @property
     def has_array(self) -> bool:
