@@ -79,3 +79,9 @@ def mixed_variants(model: Model) -> list[list[Intervention]]:
         [Scale("pattern.2", 0.0, positions=-1, heads=[4]), Scale("v.1", 2.0, 3, heads=1)],
     ]
     return variants
+
+
+def worst(ours: mx.array, expected: mx.array) -> float:
+    """The largest relative error of a row; where logits of nothing but zeros are expected, any others are far off."""
+    error = mx.linalg.norm(ours - expected, axis=-1) / mx.maximum(mx.linalg.norm(expected, axis=-1), 1e-9)
+    return float(mx.max(error))

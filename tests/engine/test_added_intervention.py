@@ -13,7 +13,7 @@ from mlx_interp import Intervention, Patch
 from mlx_interp.errors import NeverFired, ShapeError, SiteError
 from mlx_interp.interventions import Heads, Positions, column
 from mlx_interp.model import Model
-from tests.engine.examples import POSITIONS, TOKENS, sites_of
+from tests.engine.examples import POSITIONS, TOKENS, sites_of, worst
 from tests.tiny import tiny_model
 
 OTHERS = [[3, 5, 7, 11, 4], [3, 5, 7, 11, 13, 17, 19, 4]]
@@ -51,10 +51,6 @@ def clamps(model: Model) -> list[list[Intervention]]:
     ]
     widths: list[list[Intervention]] = [[Clamp("resid_post.1", -width, width, -1)] for width in (0.1, 0.4, 0.2)]
     return [*single, [], [Clamp("z.1", -0.1, 0.1, -1, heads=2)], single[0] + single[4], *widths]
-
-
-def worst(ours: mx.array, expected: mx.array) -> float:
-    return float(mx.max(mx.linalg.norm(ours - expected, axis=-1) / mx.linalg.norm(expected, axis=-1)))
 
 
 def alone(model: Model, tokens: list[int], variants: list[list[Intervention]]) -> mx.array:

@@ -12,7 +12,7 @@ from mlx_interp.engine.block import GATED, UNGATED, order_of, parallel, sequenti
 from mlx_interp.engine.edge_pass import patched, wiring, written
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
-from tests.engine.examples import KINDS, POSITIONS, TOKENS, example
+from tests.engine.examples import KINDS, POSITIONS, TOKENS, example, worst
 from tests.tiny import tiny_model
 
 NEW = ("attn_in", "q_pre", "k_pre", "scores", "mlp_in", "mlp_gate", "mlp_up")
@@ -38,10 +38,6 @@ def variants_of(model: Model) -> list[list[Intervention]]:
         [example(model, kind, site, number % model.n_layers, POSITIONS[number % len(POSITIONS)], seed=number)]
         for number, (kind, site) in enumerate(every)
     ]
-
-
-def worst(ours: mx.array, expected: mx.array) -> float:
-    return float(mx.max(mx.linalg.norm(ours - expected, axis=-1) / mx.linalg.norm(expected, axis=-1)))
 
 
 def alone(model: Model, tokens: list[int], variants: list[list[Intervention]]) -> mx.array:

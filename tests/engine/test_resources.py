@@ -87,6 +87,10 @@ def packable(family: str) -> Model:
     """A random model whose widths groups of 64 divide."""
     if family == "gpt2":
         return tiny_model(family, n_embd=64, n_head=4)
+    if family == "gptj":
+        return tiny_model(family, n_embd=64, n_head=4)
+    if family == "qwen3_moe":
+        return tiny_model(family, **SIZES, moe_intermediate_size=SIZES["intermediate_size"])
     if family == "gemma3":
         sizes = {**FAMILY_CONFIGS["gemma3_text"], **SIZES, "tie_word_embeddings": True}
         return tiny_model(family, text_config=sizes)

@@ -11,7 +11,7 @@ from mlx_interp import Patch
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
-from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, mixed_variants
+from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, mixed_variants, worst
 from tests.tiny import tiny_model
 
 BOUND = 1e-4
@@ -19,12 +19,6 @@ BOUND = 1e-4
 
 def alone(model: Model, variants: list[list[Intervention]]) -> mx.array:
     return mx.concatenate([model.run(TOKENS, interventions=variant).logits for variant in variants])
-
-
-def worst(ours: mx.array, expected: mx.array) -> float:
-    """The largest relative error of a row; where logits of nothing but zeros are expected, any others are far off."""
-    error = mx.linalg.norm(ours - expected, axis=-1) / mx.maximum(mx.linalg.norm(expected, axis=-1), 1e-9)
-    return float(mx.max(error))
 
 
 def test_a_mixed_sweep_equals_each_variant_alone(model: Model) -> None:

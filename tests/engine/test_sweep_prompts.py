@@ -15,7 +15,7 @@ from mlx_interp.engine.prefix_tree import together
 from mlx_interp.engine.sweep_prompts import _Prompts
 from mlx_interp.errors import NeverFired, PositionError, ShapeError
 from mlx_interp.model import Model
-from tests.engine.examples import inside_mlp, mixed_variants, sites_of
+from tests.engine.examples import inside_mlp, mixed_variants, sites_of, worst
 from tests.tiny import tiny_model
 
 PROMPTS = [[3, 5, 7, 11, 13], [3, 5, 7, 11, 17, 19, 4], [3, 5, 8, 11, 13, 6], [9, 5, 7, 4, 4], [3, 5, 7, 11, 13]]
@@ -45,11 +45,6 @@ def variants_of(model: Model) -> list[list[Intervention]]:
 
 def one_by_one(model: Model, prompts: list[list[int]], variants: list[list[Intervention]]) -> mx.array:
     return mx.stack([model.sweep(prompt, variants) for prompt in prompts])
-
-
-def worst(ours: mx.array, expected: mx.array) -> float:
-    assert ours.shape == expected.shape
-    return float(mx.max(mx.linalg.norm(ours - expected, axis=-1) / mx.linalg.norm(expected, axis=-1)))
 
 
 def swept_by_run(model: Model, variants: list[list[Intervention]]) -> mx.array:
