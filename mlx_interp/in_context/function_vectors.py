@@ -261,11 +261,13 @@ def function_vector(
 def as_written(model: Model, heads: mx.array, attn: mx.array) -> mx.array:
     """Each head's share (layer, row, head, d_model) as it enters the stream.
 
-    A norm behind attention multiplies each channel by one factor for the whole row: what it made of the sum.
+    A norm behind attention multiplies each channel by one factor for the whole row: what it made of the sum, of which a
+    bias of the output projection is a part that no head has written.
     """
     family = model.network.family
     if family.norms.after_attn is not None:
-        whole = heads.sum(axis=2)
+        sums = heads.sum(axis=2)
+        whole = mx.stack([model.network.with_attn_bias(layer, sums[layer]) for layer in range(model.n_layers)])
         factor = mx.where(whole == 0, 0.0, attn / mx.where(whole == 0, 1.0, whole))
         return heads * factor[:, :, None]
     scale = getattr(model.network.args, family.residual_scale) if family.residual_scale else 1.0

@@ -60,14 +60,19 @@ def test_shares_of_all_heads_add_up_to_what_attention_writes(family: str) -> Non
     tokens = [[3, 5, 8, 13], [2, 7, 1, 8, 2, 8], [4]]
     means = head_means(random, tokens)
     assert means.n == 3
-    written = mx.zeros((random.n_layers, random.d_model))
-    for row in tokens:
-        written = written + random.run(row, capture="attn_out").stack("attn_out")[:, 0, -1].astype(mx.float32) / 3
-    biases = [getattr(random.network._attention(n), random.network.family.out) for n in range(random.n_layers)]
-    scale = random.network.family.residual_scale
+    family_of, scale = random.network.family, random.network.family.residual_scale
     factor = getattr(random.network.args, scale) if scale else 1.0
-    bias = factor * mx.stack([b.bias if "bias" in b else mx.zeros(random.d_model) for b in biases])
-    np.testing.assert_allclose(np.asarray(means.written.sum(axis=1) + bias), np.asarray(written), rtol=1e-3, atol=1e-4)
+    written, biases = (np.zeros((random.n_layers, random.d_model)) for _ in range(2))
+    for row in tokens:
+        out = random.run(row, capture=["attn_out", "z"])
+        for layer in range(random.n_layers):
+            projection = getattr(random.network._attention(layer), family_of.out)
+            bias = np.asarray(projection.bias) if "bias" in projection else np.zeros(random.d_model)
+            attn = np.asarray(out[f"attn_out.{layer}"])[0, -1]
+            projected = np.asarray(projection(out[f"z.{layer}"][0, -1].reshape(-1)))
+            written[layer] += attn / len(tokens)
+            biases[layer] += (bias * attn / projected if family_of.norms.after_attn else factor * bias) / len(tokens)
+    np.testing.assert_allclose(np.asarray(means.written.sum(axis=1)) + biases, written, rtol=1e-3, atol=1e-4)
 
 
 def test_means_do_not_depend_on_the_batch() -> None:
