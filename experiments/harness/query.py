@@ -122,9 +122,7 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[list[str], Row
         missing = [word for word in sql.split() if word.startswith("exp") and word not in known]
         close = "".join(nearest(word, known) for word in missing)
         close += (
-            f"its records are where it was run: --out DIR names the folder (read: {lying(RUNS)}); "
-            if missing and not close
-            else ""
+            f"its records are where it was run: --out DIR names the folder (read: {lying(RUNS)}); " if missing else ""
         )
         raise DataError(f"{str(error).strip()} {close}tables are {', '.join(known)}") from error
 
