@@ -137,7 +137,7 @@ def questions(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
         Question(f"{name}, {split} {number}", name, name, split, number)
         for name in behaviours(run)
         for split in ("choose", "test")
-        for number in range(len(asked(name, split, run.config.n_test, run.config.seed)[0]))
+        for number in range(len(asked(name, split, run.config.at_most(run.config.n_test), run.config.seed)[0]))
     ]
 
 
@@ -150,7 +150,7 @@ def known(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
         for name, layer in layers.items()
         if layer is not None
         for source in sources
-        for number in range(len(asked(source, "test", run.config.n_test, run.config.seed)[0]))
+        for number in range(len(asked(source, "test", run.config.at_most(run.config.n_test), run.config.seed)[0]))
     ]
 
 
@@ -176,7 +176,7 @@ class Matched(TypedDict):
 def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Matched]:
     """p(match) of one question, plain and with each layer's vector, or a random one, added and subtracted."""
     model, config = run.model, run.config
-    items, origin = asked(item.source, item.split, config.n_test, config.seed)
+    items, origin = asked(item.source, item.split, config.at_most(config.n_test), config.seed)
     found = vectors(run, item.behaviour)
     layers = [item.layer] if item.layer >= 0 else [n for n in range(model.n_layers) if found.differs[n, 0]]
     cells: list[tuple[str, int, float]] = [
