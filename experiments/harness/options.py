@@ -67,7 +67,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         if text is not None:
             values[name] = from_text(text, field.kind, field.flag)
     look = _look(experiment, values)
-    config = experiment.config(**{**look, **values})
+    config = experiment.config(**look, **values)
     _check_numbers(config)
     return Options(
         models=tuple(dict.fromkeys(given.model or named or DEFAULT_MODELS)),
@@ -77,14 +77,16 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         validate=not given.no_validate,
         dry_run=given.dry_run,
         latex=given.latex,
-        look={name: value for name, value in look.items() if name not in values},
+        look=look,
     )
 
 
 def _look(experiment: Experiment[ConfigT], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What stands in for the defaults: nothing, but for a look."""
+    """What stands in for the defaults of fields that were not given: nothing, but for a look."""
     limit = values.get("limit")
-    return experiment.look if limit is not None and limit <= LOOK else NONE
+    if limit is None or limit > LOOK:
+        return NONE
+    return {name: value for name, value in experiment.look.items() if name not in values}
 
 
 def look_lines(options: Options[Any], fields: Mapping[str, ConfigField]) -> list[str]:

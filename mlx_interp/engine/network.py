@@ -7,221 +7,30 @@ position by itself, so `sweep_batch` may call them on rows of any prompt and pos
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from mlx_interp import sites
-from mlx_interp.architectures import Experts, Family
+from mlx_interp.architectures import Experts
 from mlx_interp.architectures.experts import computed, spread
 from mlx_interp.deferred import mlx_lm, mx
-from mlx_interp.engine.block import EXPERTS, GATED, UNGATED, WHOLE, Order, Step, order_of, parallel, sequential
-from mlx_interp.engine.modules import bias_of, part_of, size_of
+from mlx_interp.engine.anatomy import Anatomy
+from mlx_interp.engine.modules import bias_of, part_of
 from mlx_interp.engine.rope import LengthRoPE
-from mlx_interp.errors import PromptError, SiteError, UnsupportedModel
-from mlx_interp.sites import Site
+from mlx_interp.errors import PromptError
 
 Mask: TypeAlias = "mx.array | str | None"
 
 
 @dataclass(frozen=True)
-class Network:
-    """mlx-lm's model of a described family, taken apart."""
-
-    mlx_model: Any
-    family: Family
-    config: dict[str, Any]
-
-    @cached_property
-    def language_model(self) -> Any:
-        """The part of mlx-lm's model that turns tokens into logits."""
-        return getattr(self.mlx_model, self.family.root) if self.family.root else self.mlx_model
-
-    @cached_property
-    def args(self) -> Any:
-        """The arguments that mlx-lm's class was made with: what it computes with, whatever the config leaves out."""
-        return self.language_model.args
-
-    @cached_property
-    def decoder(self) -> Any:
-        return getattr(self.language_model, self.family.decoder)
-
-    @cached_property
-    def layers(self) -> list[Any]:
-        return list(getattr(self.decoder, self.family.layers))
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.layers)
-
-    @cached_property
-    def n_heads(self) -> int:
-        return int(getattr(self.args, self.family.sizes.n_heads))
-
-    @cached_property
-    def n_kv_heads(self) -> int:
-        return int(getattr(self.args, self.family.sizes.n_kv_heads) or self.n_heads)
-
-    @cached_property
-    def d_model(self) -> int:
-        return int(getattr(self.args, self.family.sizes.d_model))
-
-    @cached_property
-    def d_head(self) -> int:
-        return int(getattr(self.args, "head_dim", None) or self.d_model // self.n_heads)
-
-    @cached_property
-    def d_mlp(self) -> int:
-        name = self.family.sizes.d_mlp
-        return int(getattr(self.args, name)) if name else 4 * self.d_model
-
-    @cached_property
-    def n_experts(self) -> int:
-        """Experts of an MLP; 0 where it is not made of them."""
-        experts = self.family.experts
-        return 0 if experts is None else int(getattr(self.args, experts.count))
-
-    @cached_property
-    def n_chosen(self) -> int:
-        """Experts that a token takes."""
-        experts = self.family.experts
-        return 0 if experts is None else int(getattr(self.args, experts.chosen))
-
-    @cached_property
-    def d_vocab(self) -> int:
-        return int(self.args.vocab_size)
-
-    @cached_property
-    def n_parameters(self) -> int:
-        """Weights, as if none were packed."""
-        return sum(size_of(module) for _, module in self.mlx_model.named_modules())
-
-    @cached_property
-    def n_mlp_inputs(self) -> int:
-        """Matrices through which the MLP's input passes: two where one of them gates the other."""
-        if self.family.experts is not None:
-            return 2
-        mlp = getattr(self.layers[0], self.family.mlp)
-        parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
-        return round(sum(map(size_of, parts)) / (self.d_model * self.d_mlp))
-
-    @cached_property
-    def order(self) -> Order:
-        """The steps of a layer, with all its sites open."""
-        return order_of(self.steps, frozenset(sites.KINDS))
-
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The table of a layer's steps."""
-        form = self.family.form
-        mlp = WHOLE if form is None else GATED if form.gated else UNGATED
-        mlp = mlp if self.family.experts is None else EXPERTS
-        return parallel(mlp) if self.parallel else sequential(mlp)
-
-    @cached_property
-    def parallel(self) -> bool:
-        """Whether attention and MLP both read the layer's input."""
-        says = self.family.parallel
-        return bool(getattr(self.args, says)) if isinstance(says, str) else says
-
-    @cached_property
-    def qk_norm(self) -> bool | str:
-        """Whether queries and keys are normed, each head by itself or "all heads" as one vector."""
-        says = self.family.qk_norm
-        return bool(getattr(self.args, says)) if isinstance(says, str) and says != "all heads" else says
-
-    def site_shape(self, site: Site, length: int) -> tuple[int, int]:
-        """(number of heads or 0, width) of a site; the width of a pattern is its number of keys, `length`."""
-        sizes = {
-            "head": self.n_heads,
-            "kv_head": self.n_kv_heads,
-            "query": 0,
-            "key": length,
-            "d_model": self.d_model,
-            "d_head": self.d_head,
-            "d_mlp": self.d_mlp,
-            "expert": self.n_experts,
-            "slot": self.n_chosen,
-        }
-        first, *_ = axes = site.kind.axes
-        return (sizes[first] if site.kind.has_heads else 0), sizes[axes[-1]]
-
-    @cached_property
-    def sites(self) -> tuple[str, ...]:
-        """Names of the sites that the model has, in the order of `sites.KINDS`."""
-        return tuple(name for name, kind in sites.KINDS.items() if not kind.layered or name in self.order.sites)
-
-    def has(self, site: Site, owner: object = None) -> Site:
-        """The site. Raises SiteError, naming who asks, where the model has none of that name."""
-        if site.name in self.sites:
-            return site
-        named = f"{owner}: " if owner else ""
-        raise SiteError(
-            f"{named}{self.family.model_type} has no site {site.name!r}: {self._lacks(site.name)}; "
-            f"it has {', '.join(self.sites)}"
-        )
-
-    def _lacks(self, name: str) -> str:
-        """Why there is no such site, in words."""
-        if sites.KINDS[name].axes[0] in ("expert", "slot"):
-            return "its MLPs are not made of experts"
-        if self.family.experts is not None and name.startswith("mlp_"):
-            return "its MLPs are made of experts, each with hidden activations of its own"
-        if name == "resid_mid":
-            return "its attention and its MLP both read the layer's input"
-        if self.family.form is None:
-            return "its description says in one function what its MLP computes: name its matrices in a `Form`"
-        return "its MLP has one matrix before the non-linearity, and that is 'mlp_up'"
-
-    @cached_property
-    def max_positions(self) -> int | None:
-        """How many positions the model has learned; None where RoPE goes on for ever."""
-        name = self.family.positions
-        return int(getattr(self.decoder, name).weight.shape[0]) if name else None
-
-    @cached_property
-    def tied(self) -> bool:
-        """Whether the embedding unembeds as well."""
-        return self.family.tied(self.config) or part_of(self.language_model, self.family.head) is None
+class Network(Anatomy):
+    """mlx-lm's model of a described family, taken apart into the steps of its forward pass."""
 
     @cached_property
     def dtype(self) -> mx.Dtype:
         """The dtype of the residual stream."""
         return self.embed(mx.array([[0]])).dtype
-
-    def scale(self, layer: int) -> float:
-        name = self.family.scale
-        return float(getattr(self._attention(layer), name)) if name else math.sqrt(1 / self.d_head)
-
-    @cached_property
-    def softcap_scores(self) -> float | None:
-        key = self.family.softcap_scores
-        return float(getattr(self.args, key)) if key else None
-
-    def window(self, layer: int) -> int | None:
-        """How many positions back a layer attends, its own included; None for all."""
-        return self.family.window(self.decoder, layer)
-
-    def writers(self) -> Iterator[tuple[str, Any, Any]]:
-        """All that writes into the residual stream: name, module, and the norm that its output passes (or None)."""
-        family = self.family
-        if family.experts is not None:
-            raise UnsupportedModel(
-                f"the MLPs of {family.model_type} write by matrices of experts, which are not edited here: take "
-                "Ablate, which removes a direction while the model runs"
-            )
-        yield family.embed, getattr(self.decoder, family.embed), None
-        if family.positions is not None:
-            yield family.positions, getattr(self.decoder, family.positions), None
-        for layer, block in enumerate(self.layers):
-            for part, name, norm in (
-                (family.attention, family.out, family.norms.after_attn),
-                (family.mlp, family.down, family.norms.after_mlp),
-            ):
-                module = getattr(getattr(block, part), name)
-                yield f"{layer}.{part}.{name}", module, getattr(block, norm) if norm else None
 
     # The steps of a forward pass, in order.
 
@@ -340,8 +149,7 @@ class Network:
         if self.softcap_scores is None:
             sinks = self.sinks(layer)
             return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask, sinks=sinks)
-        scores = self.scores(layer, q, k)
-        return _mix(_softmax(scores, mask), v)
+        return _mix(_softmax(self.scores(layer, q, k), mask, self.sinks(layer)), v)
 
     def scores(self, layer: int, q: mx.array, k: mx.array) -> mx.array:
         """Scaled and soft-capped scores: (batch, kv head, heads a kv head, query, key)."""
@@ -415,7 +223,7 @@ class Network:
     def gate_up(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
         """What the MLP reads (..., d_model) -> gate and up, or up alone, (..., d_mlp) each."""
         assert self.family.form is not None
-        return self.family.form.opened(getattr(self.layers[layer], self.family.mlp), x)
+        return self.family.form.opened(self._mlp(layer), x)
 
     def combined(self, layer: int, *gate_up: mx.array) -> mx.array:
         """Gate and up, or up alone -> hidden activations (..., d_mlp)."""
@@ -424,7 +232,7 @@ class Network:
 
     def mlp_out(self, layer: int, act: mx.array) -> mx.array:
         """Hidden activations -> what the MLP adds to the stream (..., d_model)."""
-        out: mx.array = getattr(getattr(self.layers[layer], self.family.mlp), self.family.down)(act)
+        out: mx.array = getattr(self._mlp(layer), self.family.down)(act)
         return self._after(layer, self.family.norms.after_mlp, out)
 
     # The steps of an MLP that is made of experts.
@@ -475,9 +283,6 @@ class Network:
         assert self.family.experts is not None
         return self.family.experts
 
-    def _mlp(self, layer: int) -> Any:
-        return getattr(self.layers[layer], self.family.mlp)
-
     def final(self, x: mx.array) -> mx.array:
         """The last norm."""
         normed: mx.array = getattr(self.decoder, self.family.norm)(x)
@@ -508,9 +313,6 @@ class Network:
             causal: mx.array = mlx_lm.models.base.create_causal_mask(length, window_size=window)
             return causal
         return "causal"
-
-    def _attention(self, layer: int) -> Any:
-        return getattr(self.layers[layer], self.family.attention)
 
     def _before(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
         return x if norm is None else getattr(self.layers[layer], norm)(x)
