@@ -90,7 +90,6 @@ MODELS: dict[str, KnownModel] = {
         # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
         KnownModel("gemma-2-2b-base", "google/gemma-2-2b", 26, 2.6),
         KnownModel("gemma-2-9b-base", "google/gemma-2-9b", 42, 9.2),
-        KnownModel("gemma-3-270m-base", "google/gemma-3-270m", 18, 0.27),
         KnownModel("gemma-3-1b-base", "google/gemma-3-1b-pt", 26, 1.0),
         KnownModel("llama-3.2-1b-base", "meta-llama/Llama-3.2-1B", 16, 1.24),
         KnownModel("llama-3.2-3b-base", "meta-llama/Llama-3.2-3B", 28, 3.2),
