@@ -207,7 +207,7 @@ class Compared(TypedDict):
     sites: list[str]
     rows: int
     error: list[float]
-    """By site: largest difference over the largest activation."""
+    """By site: largest difference over the largest activation of its row."""
     control: list[float | None]
     """The same of another prompt's rows; None where there are none."""
     same_tokens: bool

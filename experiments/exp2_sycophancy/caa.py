@@ -33,6 +33,7 @@ from experiments.shared.traits.choices import (
     dose,
     ending,
     matching,
+    measured_on,
     vectors,
 )
 from experiments.shared.traits.geometry import silhouettes
@@ -68,7 +69,7 @@ def at_best(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
         Question(f"{name}, {number}", name, name, "test", number, layer)
         for name, layer in layers.items()
         if layer is not None
-        for number in range(len(asked(name, "test", run.config.at_most(run.config.n_test), run.config.seed)[0]))
+        for number in range(len(measured_on(run, name, "test")[0]))
     ]
 
 
@@ -87,7 +88,7 @@ class Transferred(TypedDict):
 
 def measure_transfer(run: Run[ChoiceConfig], item: Question) -> Iterator[Transferred]:
     """What every layer's vector does after every layer: p(match) at +1 less that at -1."""
-    one = asked(item.source, item.split, run.config.at_most(run.config.n_test), run.config.seed)[0][item.number]
+    one = measured_on(run, item.source, item.split)[0][item.number]
     cells = [(source, target) for source in range(run.model.n_layers) for target in range(run.model.n_layers)]
     edits = []
     for source, target in cells:
@@ -124,7 +125,7 @@ class Separated(TypedDict):
 def measure_geometry(run: Run[ChoiceConfig], item: Question) -> Iterator[Separated]:
     """Both answers of held-out questions in their first two principal components; cosines of the vector."""
     model = run.model
-    items = asked(item.source, "test", run.config.at_most(run.config.n_test), run.config.seed)[0]
+    items = measured_on(run, item.source, "test")[0]
     sides = [[ending(model, one, getattr(one, side)) for one in items] for side in ("matching", "other")]
     states = states_of(model, [row for side in sides for row in side], f"resid_post.{item.layer}")
     centred = states - states.mean(axis=0)
@@ -166,7 +167,7 @@ class Projected(TypedDict):
 def measure_tokens(run: Run[ChoiceConfig], item: Question) -> Iterator[Projected]:
     """Projections of a question's tokens and of either answer on the vector and on a random one."""
     model = run.model
-    one = asked(item.source, item.split, run.config.at_most(run.config.n_test), run.config.seed)[0][item.number]
+    one = measured_on(run, item.source, item.split)[0][item.number]
     _, _, last = answered(model, one)
     site = f"resid_post.{item.layer}"
     rows = [ending(model, one, answer) for answer in (one.matching, one.other)]
@@ -203,7 +204,7 @@ class InContext(TypedDict):
 
 def measure_contexts(run: Run[ChoiceConfig], item: Question) -> Iterator[InContext]:
     """p(match) of a question in every context, with the vector subtracted, left out and added."""
-    one = asked(item.source, item.split, run.config.at_most(run.config.n_test), run.config.seed)[0][item.number]
+    one = measured_on(run, item.source, item.split)[0][item.number]
     arms = {"direction": dose, "random": control}
     vectors_ = {arm: make(run, item.behaviour, item.layer) for arm, make in arms.items()}
     edits = [(item.layer, vector, c) for vector in vectors_.values() for c in (-1.0, 1.0)]

@@ -82,6 +82,11 @@ def asked(name: str, split: str, n: int, seed: int) -> tuple[list[Choice], Origi
     return spread(found, n), origin
 
 
+def measured_on(run: Run[ChoiceConfig], name: str, split: str) -> tuple[list[Choice], Origin]:
+    """The questions of a split that a study chooses or reports on, as few as --limit says."""
+    return asked(name, split, run.config.at_most(run.config.n_test), run.config.seed)
+
+
 def answered(
     model: Model, one: Choice, before: str = "", system: str | None = None
 ) -> tuple[list[int], dict[str, int], int]:
@@ -137,7 +142,7 @@ def questions(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
         Question(f"{name}, {split} {number}", name, name, split, number)
         for name in behaviours(run)
         for split in ("choose", "test")
-        for number in range(len(asked(name, split, run.config.at_most(run.config.n_test), run.config.seed)[0]))
+        for number in range(len(measured_on(run, name, split)[0]))
     ]
 
 
@@ -150,7 +155,7 @@ def known(run: Run[ChoiceConfig], earlier: Records) -> list[Question]:
         for name, layer in layers.items()
         if layer is not None
         for source in sources
-        for number in range(len(asked(source, "test", run.config.at_most(run.config.n_test), run.config.seed)[0]))
+        for number in range(len(measured_on(run, source, "test")[0]))
     ]
 
 
@@ -176,7 +181,7 @@ class Matched(TypedDict):
 def measure(run: Run[ChoiceConfig], item: Question) -> Iterator[Matched]:
     """p(match) of one question, plain and with each layer's vector, or a random one, added and subtracted."""
     model, config = run.model, run.config
-    items, origin = asked(item.source, item.split, config.at_most(config.n_test), config.seed)
+    items, origin = measured_on(run, item.source, item.split)
     found = vectors(run, item.behaviour)
     layers = [item.layer] if item.layer >= 0 else [n for n in range(model.n_layers) if found.differs[n, 0]]
     cells: list[tuple[str, int, float]] = [
