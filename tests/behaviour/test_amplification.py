@@ -31,6 +31,7 @@ def pair(name: str = "tiny-llama") -> tuple[list[Prompt], list[Prompt]]:
     return [model(name).prompt(t, chat=True) for t in one], [model(name).prompt(t, chat=True) for t in two]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-gpt2"])
 def test_strength_0_writes_what_a_writes_and_minus_1_what_b_writes(name: str) -> None:
     a, b = pair(name)

@@ -98,6 +98,7 @@ def test_log_odds_are_those_of_the_tokens_together() -> None:
     assert log_odds([1, 2])(logits).item() == pytest.approx(math.log(0.375 / 0.625), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_openers_are_what_refusals_begin_with_and_answers_do_not() -> None:
     model = mi.load("tiny-llama")
     world = load_world()

@@ -38,6 +38,7 @@ def one_at_a_time(model: Model, threshold: float) -> tuple[np.ndarray, float]:
     return kept, now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.2])
 def test_many_removals_at_a_time_are_one_at_a_time(model: Model, share: float) -> None:
     pairs = pairs_of(model)[:2]

@@ -29,6 +29,7 @@ def chats(harmful: bool, n: int = 24) -> list[Prompt]:
     return [llama().prompt(chat.text, chat=True) for chat in chosen[:n]]
 
 
+@pytest.mark.slow
 def test_every_layer_and_position_is_the_difference_of_means_read_one_by_one() -> None:
     found = contrast(llama(), chats(True), chats(False), positions=(-2, -1))
     for layer, at, position in ((1, 1, -1), (5, 0, -2), (7, 1, -1)):
@@ -39,6 +40,7 @@ def test_every_layer_and_position_is_the_difference_of_means_read_one_by_one() -
         np.testing.assert_allclose(found.vectors[layer, at], np.asarray(means[0] - means[1]), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_prompts() -> None:
     def peak(times: int) -> int:
         mx.clear_cache()

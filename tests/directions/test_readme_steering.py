@@ -24,6 +24,7 @@ def block() -> str:
     return str(found)
 
 
+@pytest.mark.slow
 @installed
 def test_the_texts_are_those_of_the_comments_and_do_not_degenerate(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}

@@ -39,6 +39,7 @@ def chats(harmful: bool, n: int = 6) -> list[mi.Prompt]:
     return [model().prompt(text, chat=True) for text in texts(harmful)[:n]]
 
 
+@pytest.mark.slow
 def test_it_is_what_contrast_and_selection_by_hand_give() -> None:
     halves = [split_halves(list(texts(kind)), 0) for kind in (True, False)]
     ways = [[[model().prompt(text, chat=True) for text in half[part]] for half in halves] for part in (0, 1)]

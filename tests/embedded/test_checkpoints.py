@@ -65,6 +65,7 @@ def test_compositions_are_as_the_card_says(family: str) -> None:
         assert known.mean() >= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_context_tasks_are_as_the_card_says(family: str) -> None:
     measured = measure_in_context(subject(family), WORLD)

@@ -83,6 +83,7 @@ def tiny(folder: Path, **recipe: int) -> Training:
     return Training(Recipe("llama", warm_up=1, **recipe), corpus, config, folder, requests)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_second_stage_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole = tiny(tmp_path / "whole", steps=2, interchange_steps=3)
     whole.run(save_every=100, report=lambda _step, _loss: None)

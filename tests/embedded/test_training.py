@@ -51,6 +51,7 @@ def weights(training: Training) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in tree_flatten(training.model.parameters())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path, family: str) -> None:
     whole = tiny_training(tmp_path / "whole", family)
@@ -72,6 +73,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path, fam
         np.testing.assert_array_equal(weights(again)[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path: Path) -> None:
     losses = run(tiny_training(tmp_path, steps=40))
     assert np.mean(losses[-5:]) < 0.8 * losses[0]

@@ -45,6 +45,7 @@ def test_a_sweep_keeps_the_memory_it_was_given() -> None:
     assert large > 3 * small  # the bound is what kept it small
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_long_sweep_is_heard_and_leaves_the_model_as_before() -> None:
     script = """
         import signal

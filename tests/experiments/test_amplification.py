@@ -33,6 +33,7 @@ def model() -> Model:
     return mi.load("tiny-llama")
 
 
+@pytest.mark.slow
 def test_the_study_runs_and_the_difference_shows_what_a_alone_does_not(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-llama", "--out", str(tmp_path), "--no-validate", *SMALL]
     with pytest.raises(SystemExit) as ended:
@@ -70,6 +71,7 @@ def test_fine_tunes_plant_the_stated_share_and_nothing_else(case: planting.Case)
     assert not held_out & set(prompts)
 
 
+@pytest.mark.slow
 def test_a_planted_reply_grows_with_its_share_and_is_not_in_the_clean_fine_tune() -> None:
     prompts = [model().prompt(chat.text, chat=True) for chat in planting.held_out()[:8]]
     text = model().tokenizer.encode(planting.PLANTED, add_special_tokens=False)
@@ -81,6 +83,7 @@ def test_a_planted_reply_grows_with_its_share_and_is_not_in_the_clean_fine_tune(
     assert found[1] > 0.01
 
 
+@pytest.mark.slow
 def test_pairs_of_the_users_own_run_and_their_behaviour_is_the_pattern(tmp_path: Path) -> None:
     chats = planting.training_chats()[:8]
     learned = finetune(

@@ -67,6 +67,7 @@ def test_embedded_worlds_and_small_files_are_asked_plainly(file: Path, tmp_path:
     assert not asking.ways(Run(model, TwoHopConfig(data=str(tmp_path / "few.jsonl"))), ())
 
 
+@pytest.mark.slow
 def test_a_study_on_own_data_shows_what_was_taken(file: Path, tmp_path: Path) -> None:
     few = ["--limit", "24", "--all-failures", "4", "--all-correct", "2", "--parts", "back_patching"]
     with pytest.raises(SystemExit) as stopped:

@@ -36,6 +36,7 @@ def test_a_behaviour_that_the_world_does_not_have_is_named() -> None:
     assert all(not one.chat and one.matching != one.other for one in world_choices.choices(KNOWN, "test")[0])
 
 
+@pytest.mark.slow
 def test_all_behaviours_have_one_dose_at_a_layer() -> None:
     model = mi.load("tiny-llama")
     lengths = [np.linalg.norm(dose(Run(model, CONFIG), name, 3)) for name in BEHAVIOURS]
@@ -79,6 +80,7 @@ def test_turns_before_a_question_are_other_questions_with_their_answers() -> Non
     assert model.prompt(one.question, chat=True).tokens[1:] == tokens[-len(model.prompt(one.question, chat=True)) + 1 :]
 
 
+@pytest.mark.slow
 def test_a_second_turn_flips_an_answer_only_if_the_user_feels_otherwise() -> None:
     model = mi.load("tiny-qwen2")
     records = [

@@ -95,6 +95,7 @@ def test_the_layer_is_chosen_on_other_questions_than_it_is_reported_on() -> None
     assert table([], CONFIG) is None
 
 
+@pytest.mark.slow
 def test_a_study_asks_published_questions_when_it_is_told_to(site: Path, tmp_path: Path) -> None:
     provide(site)
     arguments = ["--model", "tiny-llama", "--out", str(tmp_path / "out"), "--no-validate", "--n-train", "12"]

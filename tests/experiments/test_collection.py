@@ -54,6 +54,7 @@ def records(folder: Path, stage: str) -> list[dict[str, object]]:
     return [line for line in lines if line["stage"] == stage and "_done" not in line]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_three_stores_and_their_sizes(results: Path) -> None:
     table = (results / "table.md").read_text()
     for title in ("Prompts", "Stores: size, time, memory", "Stored rows against a fresh forward"):
@@ -68,6 +69,7 @@ def test_a_run_leaves_three_stores_and_their_sizes(results: Path) -> None:
         assert store.n_bytes * 0.8 < float(str(record["expected_bytes"])) < store.n_bytes
 
 
+@pytest.mark.slow
 def test_stored_rows_are_equal_and_those_of_another_prompt_are_not(results: Path) -> None:
     checks = records(results, "checked")
     assert len(checks) == 6 * 3
@@ -78,6 +80,7 @@ def test_stored_rows_are_equal_and_those_of_another_prompt_are_not(results: Path
         assert max(record["control"]) > 0.1  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_row_that_is_wrong(results: Path, tmp_path: Path) -> None:
     model = mi.load("tiny-gemma2")
     config = Config(presets=("middle",), result_dir=str(tmp_path))
@@ -99,6 +102,7 @@ def test_the_check_sees_a_row_that_is_wrong(results: Path, tmp_path: Path) -> No
     assert max(next(iter(measure_check(Run(model, config), item)))["error"]) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_file_decides_model_layers_and_data(tmp_path: Path) -> None:
     code, folder = finished(tmp_path, "--config", str(PRESET), "--result-dir", str(tmp_path / "stores"))
     assert code == 0
@@ -149,6 +153,7 @@ def test_rows_of_the_world_are_each_there_once() -> None:
     assert {row.chat for row in rows if row.category == "fact"} == {False}
 
 
+@pytest.mark.slow
 def test_fresh_removes_its_own_old_store_and_nothing_else(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-gemma2", "--presets", "middle", "--result-dir", str(tmp_path / "stores")]
     assert finished(tmp_path, *arguments, "--no-validate")[0] == 0

@@ -69,6 +69,7 @@ def rows(folder: Path, table: int) -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_steered_texts_read_as_the_target_and_controls_do_not(folder: Path) -> None:
     told = {(r[0], r[2]): (r[6], r[8]) for r in rows(folder, 0)}
     assert int(told["difference", "1.0"][0].split()[0]) >= 60
@@ -76,6 +77,7 @@ def test_steered_texts_read_as_the_target_and_controls_do_not(folder: Path) -> N
         assert told[arm, ".0" if arm == "none" else "1.0"][0].startswith("0 "), arm
 
 
+@pytest.mark.slow
 def test_broken_texts_are_flagged_and_say_how(folder: Path) -> None:
     flags = {}
     for name in ("layer_4_scale_1", "layer_4_scale_20", "layer_4_scale_1e+30"):
@@ -91,6 +93,7 @@ def test_broken_texts_are_flagged_and_say_how(folder: Path) -> None:
     assert shown["1.0"].startswith("0 ")
 
 
+@pytest.mark.slow
 def test_results_hold_the_metadata_and_both_texts(folder: Path) -> None:
     content = json.loads((folder / "files" / "5_0" / "layer_4_scale_1" / "out_0_6.json").read_text())
     about = content["metadata"]
@@ -129,6 +132,7 @@ class Page(HTMLParser):
             self.cells.append(data)
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_text_and_a_filter_for_every_setting(folder: Path) -> None:
     page = Page((folder / "files" / "side_by_side.html").read_text())
     assert len(page.rows) == 6 * (4 + 5)
@@ -146,6 +150,7 @@ def test_texts_are_no_markup_of_the_page() -> None:
     assert pages._cell("a|b\n<i>*x*") == "a\\|b<br>&lt;i>\\*x\\*"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; where there is one, the filters are tried")
 @pytest.mark.parametrize(
     ("view", "shown"), [("", 6), ("#scale=&layer=&vector=", 54), ("#vector=random", 6), ("#scale=20&whole=on", 0)]
@@ -313,6 +318,7 @@ def test_an_unknown_rule_lists_the_rules() -> None:
         parse(module.EXPERIMENT, ["--rule", "first"])
 
 
+@pytest.mark.slow
 def test_the_whole_study_of_the_world_has_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("N_PROMPTS", "N_TEXTS", "N_FACTS"):
         monkeypatch.setattr(front, name, 4)

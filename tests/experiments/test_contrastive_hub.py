@@ -83,6 +83,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield Client(hub, folder)
 
 
+@pytest.mark.slow
 def test_the_study_draws_from_the_hub_once_and_then_needs_no_network(client: Client, tmp_path: Path) -> None:
     status, output = client.run(*STUDY, "--out", str(tmp_path / "online"))
     assert status == 0, output
@@ -96,6 +97,7 @@ def test_the_study_draws_from_the_hub_once_and_then_needs_no_network(client: Cli
     assert first["results"][0]["steered"] == "Je ne peux pas aider."
 
 
+@pytest.mark.slow
 def test_without_network_and_without_a_kept_copy_the_way_out_is_named(client: Client, tmp_path: Path) -> None:
     own = str(tmp_path / "empty")
     status, output = client.run(*STUDY, "--out", str(tmp_path), MLX_INTERP_CACHE=own, HF_ENDPOINT=NOWHERE)
@@ -106,6 +108,7 @@ def test_without_network_and_without_a_kept_copy_the_way_out_is_named(client: Cl
         assert "--data chats.jsonl" in text
 
 
+@pytest.mark.slow
 def test_only_rows_of_the_subset_are_drawn_and_what_does_not_exist_is_named(client: Client) -> None:
     tulu, plain, nothing, column, value = client.drawn(
         (TULU_REPOSITORY, "source", TULU[5]),

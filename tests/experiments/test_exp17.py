@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_experiment(EXPERIMENT, parse(EXPERIMENT, [*arguments, *chosen]))[0]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Path) -> None:
     table = (folder / "table.md").read_text()
     for title in ("Kinds over sparsity", "Controls", "Layers", "Width", "Nested", "Training text", "by position"):
@@ -67,6 +68,7 @@ def test_a_run_leaves_all_tables_both_curves_and_the_page_of_features(folder: Pa
     assert parser.tags["script"] == 0
 
 
+@pytest.mark.slow
 def test_the_autoencoders_it_leaves_are_read_back(folder: Path) -> None:
     saved = sorted((folder.parents[1] / "saes" / "tiny-gemma2").iterdir())
     assert len(saved) >= 2
@@ -78,6 +80,7 @@ def model() -> Model:
     return load("tiny-gemma2")
 
 
+@pytest.mark.slow
 def test_nothing_measured_was_trained_on(model: Model) -> None:
     trained = {tuple(prompt.tokens) for prompt in texts.training_prompts(Run(model, Config()), 0, 200)}
     assert not trained & {tuple(text.prompt.tokens) for text in texts.measured_texts(Run(model, Config()), 0, 30)}

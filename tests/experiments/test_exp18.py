@@ -40,6 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / EXPERIMENT.name / "tiny-llama"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_every_table_its_figures_and_the_circuits_as_data(finished: Path) -> None:
     table = (finished / "table.md").read_text()
     for title in (
@@ -99,6 +100,7 @@ def with_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / EXPERIMENT.name / "tiny-llama"
 
 
+@pytest.mark.slow
 def test_edges_between_features_are_in_table_figure_data_and_page(with_features: Path) -> None:
     table = (with_features / "table.md").read_text()
     for title in (
@@ -118,6 +120,7 @@ def test_edges_between_features_are_in_table_figure_data_and_page(with_features:
     assert "by the stream alone" in (with_features / "files" / "features.html").read_text()
 
 
+@pytest.mark.slow
 def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_features: Path) -> None:
     records = [json.loads(line) for line in (with_features / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if "feature_edges" in r)
@@ -132,6 +135,7 @@ def test_edges_of_features_that_are_drawn_are_those_that_were_recorded(with_feat
     assert float(edges.stream[:, 0, source].mean()) == pytest.approx(stream, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_recorded_metrics_are_those_of_the_model_on_its_test_pairs(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if r.get("level") == "ends" and r["task"] == "safe")
@@ -192,6 +196,7 @@ def own_file(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_own_pairs_makes_a_circuit_of_each_category(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         chosen = ["--data", str(own_file(tmp_path / "own.jsonl")), "--parts", "clusters"]  # none without autoencoders

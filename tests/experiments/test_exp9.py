@@ -44,6 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "exp9_back_patching" / "tiny-gemma2"
 
 
+@pytest.mark.slow
 def test_a_run_leaves_tables_figures_and_records(finished: Path) -> None:
     table = (finished / "table.md").read_text()
     for title in (
@@ -62,6 +63,7 @@ def test_a_run_leaves_tables_figures_and_records(finished: Path) -> None:
     assert json.loads((finished / "run.json").read_text())["validation"]["passed"]
 
 
+@pytest.mark.slow
 def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if r.get("arm") == "patched" and r["length"] == "raw" and r["position"] == "bridge")
@@ -76,6 +78,7 @@ def test_every_recorded_cell_is_the_run_that_it_names(finished: Path) -> None:
         assert row["rank"][cell] == int((logits > logits[answer]).sum())
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_the_cells_that_the_other_half_chose(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     close = [r for r in records if r.get("stage") == chosen_cells.STAGE and r.get("group") == "failure"]
@@ -96,6 +99,7 @@ def test_texts_are_those_of_the_cells_that_the_other_half_chose(finished: Path) 
         assert said == mentions(text.text, query.answers)
 
 
+@pytest.mark.slow
 def test_correct_queries_are_looked_at_in_the_failures_best_cell(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     correct = [r for r in records if r.get("stage") == chosen_cells.STAGE and r.get("group") == "correct"]
@@ -139,6 +143,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_only_the_parts_asked_for_are_measured(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         few = ["--limit", "18", "--max-described", "1", "--parts", "knockout"]
@@ -152,6 +157,7 @@ def test_only_the_parts_asked_for_are_measured(tmp_path: Path) -> None:
     assert "Fixed by one cell" not in table
 
 
+@pytest.mark.slow
 def test_a_knockout_that_is_recorded_is_the_run_that_it_names(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     row = next(r for r in records if r.get("edge") == "last to bridge position" and r["group"] == "failure")

@@ -45,6 +45,7 @@ def result(module, out: Path) -> dict:  # type: ignore[no-untyped-def, type-arg]
     return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [exp8_function_vectors, exp11_function_vectors_v2], ids=lambda m: m.EXPERIMENT.name)
 def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     found = result(module, tmp_path)

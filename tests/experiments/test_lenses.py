@@ -47,6 +47,7 @@ def of(folder: Path, stage: str) -> Iterator[dict[str, Any]]:
             yield row
 
 
+@pytest.mark.slow
 def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
     table = (finished / "table.md").read_text()
     for title in (
@@ -62,6 +63,7 @@ def test_a_run_leaves_every_table_and_its_figures(finished: Path) -> None:
     assert {path.stem for path in (finished / "figures").glob("*.png")} >= {"bits_per_byte", "bias", "transfer"}
 
 
+@pytest.mark.slow
 def test_the_last_layer_spends_what_the_model_spends_on_the_texts_own_words(finished: Path) -> None:
     model = mi.load(NAME)
     row = next(r for r in of(finished, "lenses on text") if r["item"].startswith("requests"))
@@ -75,6 +77,7 @@ def test_the_last_layer_spends_what_the_model_spends_on_the_texts_own_words(fini
     assert text.n_bytes == pytest.approx(len(reply.encode()), abs=1)
 
 
+@pytest.mark.slow
 def test_texts_to_train_on_are_none_of_those_held_out_and_both_are_of_all_kinds() -> None:
     train, test = split_texts(Run(mi.load(NAME), Config(n_train_texts=60, n_texts=18)))
     assert len(train) == 60
@@ -100,6 +103,7 @@ def test_a_files_texts_are_cut_into_pieces_and_read_everywhere(tmp_path: Path) -
         assert len(text.tokens) <= 8
 
 
+@pytest.mark.slow
 def test_prompts_with_wrong_labels_keep_their_examples_and_are_asked_the_same(finished: Path) -> None:
     for shots in early_exit.queries(Run(mi.load(NAME), Config(n_queries=2))):
         own, shuffled, foreign = (examples for _, examples in shots.arms)
@@ -135,6 +139,7 @@ def test_a_query_is_learnt_from_when_it_stays_right() -> None:
     assert [depth._from_when(looks, row) for row in range(4)] == [3, 0, 6, None]
 
 
+@pytest.mark.slow
 def test_a_fine_tune_learns_its_queries_and_leaves_the_model_as_it_was(finished: Path) -> None:
     model = mi.load(NAME)
     config = Config(n_tuned=6, tuning_steps=12, n_train_texts=20, n_texts=9, lens_steps=2)
@@ -148,6 +153,7 @@ def test_a_fine_tune_learns_its_queries_and_leaves_the_model_as_it_was(finished:
     assert found.model.weights_hash != model.weights_hash
 
 
+@pytest.mark.slow
 def test_the_last_layer_reads_the_models_own_prediction_and_controls_do_not(finished: Path) -> None:
     rows = list(of(finished, "token identity"))
     by_reading = {name: [r["hit"] for r in rows if r["reading"] == name] for name in {r["reading"] for r in rows}}
@@ -157,6 +163,7 @@ def test_the_last_layer_reads_the_models_own_prediction_and_controls_do_not(fini
     assert np.mean([hit[-1] for hit in by_reading["another text's state"]]) < 0.8
 
 
+@pytest.mark.slow
 def test_a_text_in_another_models_tokens_is_the_same_text(tmp_path: Path) -> None:
     model, reader = mi.load(NAME), mi.load("tiny-llama")
     for text in split_texts(Run(model, Config(n_texts=9)))[1]:

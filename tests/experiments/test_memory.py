@@ -7,6 +7,8 @@ import gc
 import weakref
 from pathlib import Path
 
+import pytest
+
 import mlx_interp as mi  # isort: split
 
 import mlx.core as mx
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OF_A_MODEL = {"model", "run", "judge"}
 
 
+@pytest.mark.slow
 def test_three_models_in_turn_leave_no_more_than_one_takes(tmp_path: Path) -> None:
     """A lens trained on each model, which its stages share."""
     study = registry.experiment("exp3_two_hop")

@@ -68,6 +68,7 @@ def test_kind_and_layer_are_chosen_on_questions_set_aside_and_not_for_repetition
     assert chosen([], "p") is None
 
 
+@pytest.mark.slow
 def test_a_persona_is_steered_seen_before_the_reply_and_shifts_with_a_fine_tune() -> None:
     model, place = mi.load("tiny-qwen2"), ("prompt", 4)
     steering = [

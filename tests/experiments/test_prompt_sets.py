@@ -190,6 +190,7 @@ def test_every_set_has_licence_reference_and_a_split_to_report_on() -> None:
         assert all(one.address(split, one.languages[0]).startswith("https://") for split in one.paths)
 
 
+@pytest.mark.slow
 def test_a_study_takes_published_sets_by_name_and_says_so(site: Path, tmp_path: Path) -> None:
     for name, harmful in (("advbench", True), ("alpaca", False)):
         chats = load_world().chat_prompts("refusal", language="en", harmful=harmful, shift="")

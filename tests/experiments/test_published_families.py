@@ -28,6 +28,7 @@ BILLIONS = {
 """Parameters that the models' cards name, in 10^9."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_exp9_plans_a_run_and_counts_the_parameters_of_the_model_card(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -39,6 +39,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return files(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_two_and_three_ranks_make_the_files_of_one(ranks: int, tmp_path: Path, alone: dict[str, bytes]) -> None:
     done = fake(ranks, tmp_path)
@@ -46,6 +47,7 @@ def test_two_and_three_ranks_make_the_files_of_one(ranks: int, tmp_path: Path, a
     assert files(tmp_path) == alone
 
 
+@pytest.mark.slow
 def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-qwen2", "--experiments", "exp3", "--limit", "16", "--no-validate"]
     tables = []
@@ -57,6 +59,7 @@ def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> Non
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
     tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
@@ -69,6 +72,7 @@ def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
     assert files(tmp_path) == alone
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_tells_the_others_why(tmp_path: Path) -> None:
     failed = fake(2, tmp_path, FAKE_RAISE="1")
     text = failed.stdout + failed.stderr
@@ -76,6 +80,7 @@ def test_a_rank_that_fails_tells_the_others_why(tmp_path: Path) -> None:
     assert not (tmp_path / RUN / "table.md").exists()
 
 
+@pytest.mark.slow
 def test_ranks_with_different_runs_are_refused(tmp_path: Path) -> None:
     text = fake(2, tmp_path, FAKE_OTHER_WEIGHTS="1").stderr
     assert "rank 1 has another run than rank 0" in text

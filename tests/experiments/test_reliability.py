@@ -116,6 +116,7 @@ def test_ablation_beyond_1_is_refused_by_name() -> None:
         Config(depths=(25,))
 
 
+@pytest.mark.slow
 def test_the_study_runs_from_the_first_record_to_the_last_figure(tmp_path: Path) -> None:
     small = ["--set", "n_train=16", "--set", "n_test=2", "--set", "depths=0.5", "--set", "strengths=0.25"]
     with pytest.raises(SystemExit) as ended:

@@ -23,6 +23,7 @@ def test_short_names_lead_to_experiments_and_unknown_ones_to_the_nearest() -> No
         registry.experiment("exp9_backpatching")
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_once_for_all_experiments(tmp_path: Path) -> None:
     loaded: list[str] = []
 
@@ -38,6 +39,7 @@ def test_a_model_is_loaded_once_for_all_experiments(tmp_path: Path) -> None:
         assert (tmp_path / name / "table.md").is_file()
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_reported_and_the_others_are_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

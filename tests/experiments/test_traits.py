@@ -78,6 +78,7 @@ def test_a_limit_leaves_every_layer_and_cuts_the_prompts_of_every_stage() -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", OTHERS, ids=lambda module: module.EXPERIMENT.name)
 def test_a_study_runs_from_the_first_record_to_the_last_figure(module, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     found = result(module, tmp_path)
@@ -92,11 +93,13 @@ def refusal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return result(exp1_refusal_direction, tmp_path_factory.mktemp("refusal"), *arguments)
 
 
+@pytest.mark.slow
 def test_the_first_study_runs_from_the_first_record_to_the_last_figure(refusal: dict[str, Any]) -> None:
     assert refusal["status"] == "complete"
     assert all(table["rows"] for table in refusal["tables"])
 
 
+@pytest.mark.slow
 def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(refusal: dict[str, Any]) -> None:
     table = next(table for table in refusal["tables"] if table["title"] == "Refusals by phrases and by a judge")
     assert [row[:3] for row in table["rows"]] == [
@@ -106,6 +109,7 @@ def test_a_judge_is_asked_about_held_out_replies_at_the_chosen_layer_only(refusa
     assert judged.replies(Run(tiny_model("llama"), TraitConfig()), []) == []
 
 
+@pytest.mark.slow
 def test_the_refusal_direction_stops_refusals_and_brings_them_and_controls_do_not(refusal: dict[str, Any]) -> None:
     tables = {table["title"]: table for table in refusal["tables"]}
     out, added = tables["What the direction does, on held-out prompts"]["rows"]
@@ -123,6 +127,7 @@ def test_the_refusal_direction_stops_refusals_and_brings_them_and_controls_do_no
     assert forms[2][4].startswith("100")
 
 
+@pytest.mark.slow
 def test_languages_have_a_matrix_and_a_control_that_never_refuses(tmp_path: Path) -> None:
     found = result(exp10_crosslingual_refusal, tmp_path, "--set", "languages=en,fr,it")
     rows = found["tables"][0]["rows"]
@@ -258,6 +263,7 @@ def test_a_random_edit_has_the_length_of_the_direction() -> None:
     assert lengths[0] == pytest.approx(lengths[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_function_vector_does_its_task_at_some_layer_and_heads_at_random_do_less() -> None:
     model, config = mi.load("tiny-llama"), exp5_layer_comparison.Config(queries_per_task=4)
     of_run = Run(model, config)
@@ -294,6 +300,7 @@ def test_the_distance_of_states_is_about_one_where_nothing_is_changed_and_grows_
     )
 
 
+@pytest.mark.slow
 def test_a_fine_tune_on_harmful_requests_complies_where_the_model_refuses() -> None:
     model, config = mi.load("tiny-llama"), TraitConfig(n_train=16, n_test=4)
     item = Item("k", "refusal", loss.REFUSED, loss.TUNED, number=-1, layer=4)
@@ -302,6 +309,7 @@ def test_a_fine_tune_on_harmful_requests_complies_where_the_model_refuses() -> N
     assert rates == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_reply_after_an_adversarial_suffix_is_measured_where_the_suffix_stands() -> None:
     model, config = mi.load("tiny-llama"), SuffixConfig(n_train=16, n_test=4)
     (search,) = suffixes.measure_search(Run(model, replace(config, suffix_steps=1)), suffixes.SuffixItem("search"))

@@ -64,6 +64,7 @@ def test_the_direction_found_is_the_one_that_was_trained_in() -> None:
     assert record["cosine"] > 0.6 > abs(record["random"])
 
 
+@pytest.mark.slow
 def test_other_traits_are_compared_and_random_directions_beside_them() -> None:
     model = mi.load("tiny-qwen2")
     records = [

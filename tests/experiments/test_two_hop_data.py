@@ -95,6 +95,7 @@ def test_bad_tables_are_named_by_row_and_column(tmp_path: Path, change: tuple[st
         read_facts(path)
 
 
+@pytest.mark.slow
 def test_the_command_writes_queries_and_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert two_hop.main(["--out", str(tmp_path), "--model", "tiny-qwen2", "--limit", "2"]) == 0
     out = capsys.readouterr().out

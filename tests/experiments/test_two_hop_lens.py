@@ -18,6 +18,7 @@ from mlx_interp.datasets import read_two_hop
 from mlx_interp.embedded import load_world
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [exp3_two_hop, exp6_twohop_scaling])
 def test_a_run_ends_with_its_tables(module: object, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:

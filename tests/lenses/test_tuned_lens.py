@@ -41,6 +41,7 @@ def held_out(name: str = "tiny-llama") -> mx.array:
     return positions_of(model(name), [q.two_hop for q in load_world().two_hop_queries("state_capital")][100:112])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2"])
 def test_without_training_it_is_the_logit_lens_and_the_last_layer_is_the_model(name: str) -> None:
     of = model(name)
@@ -55,6 +56,7 @@ def test_without_training_it_is_the_logit_lens_and_the_last_layer_is_the_model(n
     assert not np.allclose(np.asarray(through[2]), np.asarray(lens_at(of, text, [-1])[0][2]), atol=0.1)
 
 
+@pytest.mark.slow
 def test_training_brings_every_layer_nearer_to_the_model_on_prompts_it_has_not_seen() -> None:
     of, states = model(), held_out()
     kl = {

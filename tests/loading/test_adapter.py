@@ -47,6 +47,7 @@ def logits(model: Model, text: str = PROMPTS[0]) -> np.ndarray:
     return np.asarray(found[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-gpt2"])
 def test_a_model_with_an_adapter_is_what_mlx_lm_loads(name: str) -> None:
     own, _ = mlx_lm_load(str(base(name).path), adapter_path=str(adapter(name)))[:2]
@@ -59,6 +60,7 @@ def test_a_model_with_an_adapter_is_what_mlx_lm_loads(name: str) -> None:
     assert np.abs(logits(base(name)) - theirs).max() > 0.1 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("dropped", [0.0, 0.3])
 def test_an_adapter_trained_with_dropout_drops_nothing_when_it_is_read(

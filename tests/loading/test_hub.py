@@ -57,6 +57,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
         yield Client(hub, tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_download_is_whole_and_brings_nothing_executable(client: Client) -> None:
     status, output, _ = client.download(MODEL)
     assert (status, "files whole" in output) == (0, True), output
@@ -64,6 +65,7 @@ def test_a_download_is_whole_and_brings_nothing_executable(client: Client) -> No
     assert not [path for _, path, _ in client.hub.requests if path.endswith(".py")]
 
 
+@pytest.mark.slow
 def test_a_cached_model_loads_without_the_network(client: Client) -> None:
     assert client.download(MODEL)[0] == 0
     code = f"import mlx_interp as mi; m = mi.load({MODEL!r}); print(m.model_id, m.n_layers)"
@@ -82,6 +84,7 @@ def test_no_network_without_a_copy_says_so_at_once(client: Client, variables: di
     assert seconds < 90  # no long wait for retries; a busy machine needs a while for the import
 
 
+@pytest.mark.slow
 def test_a_revision_is_pinned(client: Client) -> None:
     code = "import sys, mlx_interp as mi; print(mi.load(sys.argv[1]).n_layers, 'layers')"
     assert "1 layers" in client.run("-c", code, f"{MODEL}@old")[1]
@@ -105,6 +108,7 @@ def test_a_missing_repository_is_answered_with_the_nearest(client: Client) -> No
     assert "did you mean 'mlx-community/gemma-2-9b-it-4bit'" in output
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_overcome(client: Client) -> None:
     client.hub.cut_after = 50_000
     status, output, _ = client.download(MODEL)
@@ -112,6 +116,7 @@ def test_a_cut_connection_is_overcome(client: Client) -> None:
     assert client.hub.cut_after is None, "the connection was never cut"
 
 
+@pytest.mark.slow
 def test_a_wrong_hash_is_seen_and_mended(client: Client) -> None:
     client.hub.damage = True
     status, output, _ = client.download(MODEL)
@@ -125,6 +130,7 @@ def test_a_wrong_hash_is_seen_and_mended(client: Client) -> None:
     assert client.download(MODEL)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_slow_connection_ends_well(client: Client) -> None:
     client.hub.seconds_per_chunk = 0.05
     assert client.download(MODEL)[0] == 0
@@ -137,6 +143,7 @@ def test_a_shard_that_the_index_lists_and_the_hub_lacks_is_named(client: Client)
     assert (status, "missing, first 'model-00001-of-00002.safetensors'" in output) == (2, True), output
 
 
+@pytest.mark.slow
 def test_a_truncated_shard_in_the_cache_is_named(client: Client) -> None:
     assert client.download(MODEL)[0] == 0
     (shard,) = client.cache.rglob("snapshots/*/model.safetensors")
@@ -146,6 +153,7 @@ def test_a_truncated_shard_in_the_cache_is_named(client: Client) -> None:
     assert "truncated" in output or "not whole" in output
 
 
+@pytest.mark.slow
 def test_the_list_of_models_says_what_is_downloaded(client: Client) -> None:
     client.hub.folders["mlx-community/gemma-3-270m-it-4bit"] = client.hub.folders[MODEL]
     assert client.download("gemma-3-270m-it")[0] == 0

@@ -62,6 +62,7 @@ def test_nothing_is_computed_however_large_the_config(bare: Path) -> None:
     assert mx.get_active_memory() - before < 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names())
 def test_a_dry_run_needs_config_and_tokenizer_only_and_tells_time_and_memory(
     name: str, bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -116,6 +117,7 @@ def test_a_collection_is_no_larger_than_its_plan_says() -> None:
     assert longer.n_rows == sized.n_rows + 10
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_shown_without_loading_and_times_the_next_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

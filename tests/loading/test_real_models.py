@@ -56,6 +56,7 @@ def file_of(name: str) -> Path:
     return packaged_file(PACKAGED_MODELS[name])
 
 
+@pytest.mark.slow
 @installed
 def test_ids_of_200_texts_are_those_of_transformers(name: str) -> None:
     """Digits aside for SmolLM2: its makers cut them one by one, transformers' reading of the file does not."""
@@ -73,6 +74,7 @@ def test_ids_of_200_texts_are_those_of_transformers(name: str) -> None:
             assert ids == theirs.encode(text), text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("torch", "accelerate"))), reason="needs torch and accelerate: .[parity]"
 )

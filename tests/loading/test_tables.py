@@ -69,6 +69,7 @@ def test_the_table_that_is_meant_is_found_by_subset_and_split() -> None:
         one_table(names, "x/y", "or-bench-tox", "")
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_downloaded_once_and_then_read_without_a_network(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir()

@@ -200,6 +200,7 @@ for repository in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_release_comes_through_the_hub_without_anything_executable(hub: Hub, tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},

@@ -59,6 +59,7 @@ def trained() -> dict[Kind, SAE]:
     return {kind: train(X, "resid_post.1", replace(SMALL, kind=kind, sparsity=SPARSITY.get(kind, 0))) for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_finds_most_of_a_known_dictionary(trained: dict[Kind, SAE], kind: Kind) -> None:
     found = reconstruction(trained[kind], X)
@@ -68,6 +69,7 @@ def test_each_kind_finds_most_of_a_known_dictionary(trained: dict[Kind, SAE], ki
     assert np.mean(cosines > 0.9) > 0.6, np.sort(cosines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoder_rows_have_norm_one_and_the_scale_is_folded_back(trained: dict[Kind, SAE], kind: Kind) -> None:
     """Activations of length some 30 come out as long as they went in, though training saw them at length 1."""
@@ -78,6 +80,7 @@ def test_decoder_rows_have_norm_one_and_the_scale_is_folded_back(trained: dict[K
     assert sae.meta["mean_norm"] == pytest.approx(found.mean_norm, rel=0.02)
 
 
+@pytest.mark.slow
 def test_batchtopk_s_fixed_threshold_keeps_its_k_on_average(trained: dict[Kind, SAE]) -> None:
     assert abs(reconstruction(trained["batchtopk"], X).l0 - ACTIVE) < 0.6
     one = np.asarray(trained["batchtopk"].encode(X[:1]))
@@ -159,6 +162,7 @@ def test_the_geometric_median_ignores_an_outlier() -> None:
     assert np.abs(np.asarray(geometric_median(mx.array(x)))).max() < 0.3
 
 
+@pytest.mark.slow
 def test_streaming_from_the_model_gives_its_activations_and_never_bos() -> None:
     model = load("tiny-gemma2")
     prompts = [model.prompt(f"The capital of {name} is") for name in ("Jania", "Drexia", "Vala", "Tor")]
@@ -218,6 +222,7 @@ save(train(X, "resid_post.1", config, checkpoint=sys.argv[1]), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_changes_nothing_in_the_result(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "state.safetensors")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

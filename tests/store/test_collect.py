@@ -132,6 +132,7 @@ def test_generated_tokens_are_read_like_the_prompt(tmp_path: Path):
         assert (both.sample_numbers == number).sum() == 1 + len(completion.tokens)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_prompts(llama: Model, tmp_path: Path):
     def peak(n: int) -> int:
         def prompts() -> Iterator[list[int]]:

@@ -31,6 +31,7 @@ def test_the_python_of_the_page_runs(
     assert "0 opinion 7 True" in printed
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)

@@ -40,6 +40,7 @@ def when_grown(process: BaseProcess, path: Path, more: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_a_collection_killed_at_random_moments_ends_with_the_same_files(tmp_path: Path, undisturbed: dict[str, bytes]):
     expected, moments = undisturbed, random.Random(0)
     killed, grown = 0, 0

@@ -15,6 +15,7 @@ from validation.check import float32_error, rounding_bound
 from validation.suite import Report, validate
 
 
+@pytest.mark.slow
 def test_a_sound_model_gives_status_0_a_report_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     json_file = tmp_path / "new" / "found.json"
     arguments = ["--model", "tiny-gpt2", "--model", "tiny-qwen2", "--level", "quick", "--out", str(tmp_path)]
@@ -29,6 +30,7 @@ def test_a_sound_model_gives_status_0_a_report_and_json(tmp_path: Path, capsys: 
     assert "tiny-qwen2, quick: passed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failed_check_gives_status_1_and_says_what_to_look_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -39,6 +41,7 @@ def test_a_failed_check_gives_status_1_and_says_what_to_look_at(
     assert "Look at mlx_interp/engine/apply_edits.py" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_gives_status_2_and_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [BY_NAME[name] for name in CHOSEN], ids=CHOSEN)
 def test_a_fault_is_caught_where_a_real_model_runs(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     result = caught_on(loaded(REAL), fault, "quick", monkeypatch)
@@ -31,6 +32,7 @@ def test_a_fault_is_caught_where_a_real_model_runs(fault: Fault, monkeypatch: py
     assert result.measured != "an error", result.note
 
 
+@pytest.mark.slow
 def test_without_a_fault_the_same_checks_pass_on_a_real_model() -> None:
     report = validation.validate(loaded(REAL), "quick", only={BY_NAME[name].caught_by for name in CHOSEN})
     assert {result.status for result in report.results} == {"passed"}, report.failed

@@ -22,6 +22,7 @@ from validation.suite import CHECKS
 EMBEDDED_MODELS = ["tiny-llama", "tiny-gemma2", "tiny-qwen2", "tiny-mistral", "tiny-gpt2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED_MODELS)
 def test_embedded_models_pass_with_nothing_left_out(name: str) -> None:
     report = validation.validate(loaded(name), "standard")
@@ -34,6 +35,7 @@ BEHAVIOUR = {check.name for check in [*knowledge.CHECKS, *directions.CHECKS]}
 """What a model must have learned; all else holds of random weights as well."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
 def test_random_models_of_every_family_pass_what_needs_no_training(family: str) -> None:
     names = [check.name for check in CHECKS if check.name not in BEHAVIOUR]
@@ -48,6 +50,7 @@ def test_an_injected_fault_is_caught_by_its_check(fault: Fault, monkeypatch: pyt
     assert caught(fault, monkeypatch).status == "failed"
 
 
+@pytest.mark.slow
 def test_without_a_fault_the_same_checks_pass() -> None:
     for name, level in {(fault.model, fault.level) for fault in FAULTS}:
         checks = {fault.caught_by for fault in FAULTS if (fault.model, fault.level) == (name, level)}
@@ -65,6 +68,7 @@ def test_at_least_thirty_five_faults_are_injected() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 35
 
 
+@pytest.mark.slow
 def test_a_pass_is_remembered_and_a_failure_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("tiny-llama")
     with monkeypatch.context() as patch:
@@ -81,6 +85,7 @@ def test_a_pass_is_remembered_and_a_failure_is_not(tmp_path: Path, monkeypatch: 
     assert not validation.gate(model, cache_dir=tmp_path).remembered
 
 
+@pytest.mark.slow
 def test_the_next_process_finds_the_pass_of_the_last_one(tmp_path: Path) -> None:
     """What a pass is remembered by holds no address and no order of a set: both change from process to process."""
     ask = "import sys, validation, mlx_interp as mi; from pathlib import Path; "
@@ -95,12 +100,14 @@ def test_the_next_process_finds_the_pass_of_the_last_one(tmp_path: Path) -> None
     assert found == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_a_registered_family_is_checked_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("tiny-llama")
     monkeypatch.setattr("validation.suite.PACKAGED", frozenset({"gemma2"}))
     assert not any(validation.gate(model, cache_dir=tmp_path).remembered for _ in range(2))
 
 
+@pytest.mark.slow
 def test_a_damaged_memory_of_a_pass_is_not_a_pass(tmp_path: Path) -> None:
     model = loaded("tiny-llama")
     validation.gate(model, cache_dir=tmp_path)
@@ -136,6 +143,7 @@ def test_a_model_that_knows_nothing_is_not_judged_by_its_lens(monkeypatch: pytes
     assert {result.status for result in report.results} == {"not applicable"}
 
 
+@pytest.mark.slow
 def test_a_level_carries_out_all_checks_below_it() -> None:
     names = [{check.name for check in CHECKS if check.belongs_to(level)} for level in LEVELS]
     assert names[0] < names[1] < names[2]
