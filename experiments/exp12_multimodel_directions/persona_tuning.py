@@ -29,7 +29,7 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.state import Run, of_run
 from experiments.shared.adapted import adapted
 from experiments.shared.traits.choices import matching
-from mlx_interp.behaviour.answers import question
+from mlx_interp.behaviour.answers import last_logits, question
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.deferred import mx
 from mlx_interp.directions.persona import projections, prompt_states, reply_states, steered
@@ -200,11 +200,10 @@ def measure_prevention(run: Run[PersonaConfig], item: Part) -> Iterator[Prevente
     for case, text in zip(part, written, strict=True):
         usual = text.text.strip() == case.usual.strip()
         yield {**labels, "what": "trait", "unit": case.text, "hit": case.hit(text.text), "usual": usual}
-    for fact in load_world().everyday_facts:
-        ask = question(run.model, fact.prompt, [fact.answer])
-        logits = after.run(ask.prompt, interventions=edits[:1]).logits
-        assert logits is not None
-        right = int(mx.argmax(logits[0])) in ask.first_tokens
+    facts = load_world().everyday_facts
+    asks = [question(run.model, fact.prompt, [fact.answer]) for fact in facts]
+    for fact, ask, logits in zip(facts, asks, last_logits(after, [one.prompt for one in asks], edits[:1]), strict=True):
+        right = int(mx.argmax(logits)) in ask.first_tokens
         yield {**labels, "what": "facts", "unit": fact.prompt, "hit": right, "usual": None}
 
 

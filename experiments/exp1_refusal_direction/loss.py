@@ -28,6 +28,7 @@ from experiments.shared.adapted import adapted
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import rate
+from mlx_interp.behaviour.detectors import log_prob_per_token
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.controls import random_like
 from mlx_interp.deferred import mx
@@ -98,8 +99,10 @@ def measure(run: Run[TraitConfig], item: Item) -> Iterator[Cost]:
         for ask, value in zip(asks, standardised_distances(states, reference).tolist(), strict=True):
             yield _cost(item, ask.unit, value)
     else:
-        for unit, before, after in texts_of(run, item.kind):
-            yield _cost(item, unit, cross_entropy(changed, before, after, edits))
+        read = texts_of(run, item.kind)
+        log_probs = log_prob_per_token(changed, [one[1] for one in read], [one[2] for one in read], edits)
+        for (unit, _, _), log_prob in zip(read, log_probs, strict=True):
+            yield _cost(item, unit, -log_prob)
 
 
 def _cost(item: Item, unit: str, value: float) -> Cost:
@@ -186,17 +189,6 @@ def texts_of(run: Run[TraitConfig], what: str) -> list[tuple[str, list[int], lis
         for ask, chat, reply in zip(asks, chats, replies, strict=True)
         if reply.tokens
     ]
-
-
-def cross_entropy(
-    model: Model, before: Sequence[int], after: Sequence[int], interventions: Sequence[Intervention]
-) -> float:
-    """Mean loss, in nats a token, of the tokens `after` behind the tokens `before`."""
-    logits = model.run([*before, *after], interventions=interventions, logits="all").logits
-    assert logits is not None
-    at = logits[0, len(before) - 1 : -1].astype(mx.float32)
-    picked = mx.take_along_axis(at, mx.array(list(after))[:, None], axis=1)[:, 0]
-    return float((mx.logsumexp(at, axis=-1) - picked).mean())
 
 
 def table(records: Records, config: TraitConfig) -> Table | None:

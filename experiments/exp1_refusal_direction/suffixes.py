@@ -163,14 +163,14 @@ def measure_request(run: Run[TraitConfig], item: SuffixItem) -> Iterator[Suffixe
     unit = np.asarray(direction.unit, np.float64)
     metric = log_odds(selection.openers(run))
     topics = {chat.text: chat.topic for chat in load_world().chat_prompts("refusal")}
-    for condition, suffix, tokens in arms:
-        edits = direction.ablated_everywhere() if condition == ABLATED else []
+    under = [direction.ablated_everywhere() if condition == ABLATED else [] for condition, _, _ in arms]
+    texts = model.generate([tokens for *_, tokens in arms], per_prompt=under, max_tokens=run.config.new_tokens)
+    for (condition, suffix, tokens), edits, text in zip(arms, under, texts, strict=True):
         out = model.run([tokens], capture=["resid_pre", "head_out", "pattern"], interventions=edits)
         states = np.stack([_last(out[f"resid_pre.{n}"]) for n in range(model.n_layers)])
         heads = np.stack([_last(out[f"head_out.{n}"]) @ unit for n in range(model.n_layers)])
         looks = np.stack([np.asarray(out[f"pattern.{n}"][0, :, -1].astype(mx.float32)) for n in range(model.n_layers)])
         start = len(tokens) - len(prompt.after) - len(suffix)
-        (text,) = model.generate([tokens], interventions=edits, max_tokens=run.config.new_tokens)
         topic = topics.get(ask.text) if model.name in EMBEDDED else None
         assert out.logits is not None
         yield {

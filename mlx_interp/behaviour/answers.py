@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
-from mlx_interp.interventions import Variants
+from mlx_interp.interventions import Interventions, Variants
 from mlx_interp.model import Model
-from mlx_interp.prompts import Prompt
+from mlx_interp.prompts import AnyPrompt, Prompt
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,16 @@ def verdicts(model: Model, questions: Sequence[Question]) -> list[Verdict]:
             predicted=model.tokenizer.decode([int(top)]),
         )
         for i, (score, top) in enumerate(zip(scores, tops, strict=True))
+    ]
+
+
+def last_logits(model: Model, prompts: Sequence[AnyPrompt], interventions: Interventions = ()) -> list[mx.array]:
+    """Logits at each prompt's last token, (d_vocab,) each, under interventions; prompts are read in batches."""
+    return [
+        row
+        for out in model.batches(prompts, interventions=interventions, logits="last")
+        if out.logits is not None
+        for row in out.logits
     ]
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from mlx_interp.behaviour.phrases import AGREEING, ASSERTIONS, DISAGREEING, HEDGES, REFUSALS, UNSPACED
 from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError, nearest
+from mlx_interp.interventions import Interventions
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
@@ -130,11 +131,16 @@ def log_odds(tokens: Sequence[int]) -> Callable[[mx.array], mx.array]:
     return metric
 
 
-def log_prob_per_token(model: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[float]:
-    """Mean log-probability (nats a token) of each text after its prompt under the plain model; nan for no tokens."""
+def log_prob_per_token(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    interventions: Interventions = (),
+) -> list[float]:
+    """Mean log-probability (nats a token) of each text after its prompt, under interventions; nan for no tokens."""
     rows = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
     found: list[float] = []
-    for out in model.batches(rows, logits="all"):
+    for out in model.batches(rows, interventions=interventions, logits="all") if rows else ():
         assert out.logits is not None
         log_probs = out.logits.astype(mx.float32)
         log_probs = log_probs - mx.logsumexp(log_probs, axis=-1, keepdims=True)

@@ -12,7 +12,7 @@ from experiments.harness.state import Run, of_run
 from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
 from experiments.shared.traits.trait_records import Affected, Dosed, Found, OfDose, SideEffect, Used
-from mlx_interp.behaviour.answers import question, verdicts
+from mlx_interp.behaviour.answers import last_logits, question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import random_like, shuffled_labels
 from mlx_interp.deferred import mx
@@ -334,19 +334,17 @@ def measure_side_effects(run: Run[TraitConfig], item: Item) -> Iterator[SideEffe
         "added": [direction.added(1.0, positions=added_at(item.trait))],
     }
     edits = arms[item.kind.removeprefix("random ")]
-    plain = verdicts(run.model, asks)
-    for fact, ask, before in zip(facts, asks, plain, strict=True):
-        clean, out = (run.model.run(ask.prompt, interventions=given).logits for given in (list[Intervention](), edits))
-        assert clean is not None
-        assert out is not None
+    prompts = [ask.prompt for ask in asks]
+    clean, edited = (last_logits(run.model, prompts, given) for given in (list[Intervention](), edits))
+    for fact, ask, known, p, q in zip(facts, asks, verdicts(run.model, asks), clean, edited, strict=True):
         yield {
             "trait": item.trait,
             "arm": item.kind,
             "layer": item.layer,
             "unit": fact.prompt,
-            "known": before.first_token,
-            "right": int(mx.argmax(out[0])) in ask.first_tokens,
-            "kl": max(0.0, divergence(clean[0], out[0])),
+            "known": known.first_token,
+            "right": int(mx.argmax(q)) in ask.first_tokens,
+            "kl": max(0.0, divergence(p, q)),
         }
 
 
