@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     import duckdb
     import huggingface_hub
     import huggingface_hub.errors as hub_errors
+    import jinja2
     import matplotlib
     import matplotlib.backends.backend_agg
     import matplotlib.cm
@@ -88,6 +89,7 @@ else:
     html = Deferred("html")
     hub_errors = Deferred("huggingface_hub.errors")
     huggingface_hub = Deferred("huggingface_hub")
+    jinja2 = Deferred("jinja2")
     matplotlib = Deferred("matplotlib")
     mlx_lm = Deferred("mlx_lm")
     mx = Deferred("mlx.core")
@@ -106,6 +108,7 @@ __all__ = [
     "html",
     "hub_errors",
     "huggingface_hub",
+    "jinja2",
     "matplotlib",
     "mlx_lm",
     "mx",

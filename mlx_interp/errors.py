@@ -70,6 +70,10 @@ class RunError(MlxInterpError):
     """A run folder that cannot be written, or that belongs to another configuration or process."""
 
 
+class PageError(MlxInterpError, ValueError):
+    """A page that would be too large to open, or data that does not fit together on one."""
+
+
 class StoreError(MlxInterpError):
     """A store of activations that cannot be read, or that belongs to another model, prompts or configuration."""
 

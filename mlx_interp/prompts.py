@@ -34,6 +34,16 @@ class Prompt:
         """Each token as the tokenizer writes it."""
         return [str(piece) for piece in self.tokenizer.convert_ids_to_tokens(self.tokens)]
 
+    @cached_property
+    def pieces(self) -> list[str]:
+        """Each token as the text that it stands for, its space included; special tokens, and the further tokens of one
+        character, as the tokenizer writes them."""
+        found, done = [], 0
+        for (low, high), name in zip(self.spans, self.strings, strict=True):
+            found.append(self.text[min(done, low) : high] if high > max(done, low) else name)
+            done = max(done, high)
+        return found
+
     def find(self, text: str, *, occurrence: int | None = None) -> list[int]:
         """Positions of the tokens that cover `text`; the last one is `find(text)[-1]`.
 

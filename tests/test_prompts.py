@@ -162,3 +162,14 @@ def test_a_rendered_chat_is_taken_as_it_is_and_a_plain_text_keeps_no_closing_tok
     assert closing("The capital")["input_ids"][-1] == closing.eos_token_id
     assert make_prompt(closing, "The capital").tokens == make_prompt(inner, "The capital").tokens
     assert make_prompt(closing, "Hello", chat=True).tokens == make_prompt(inner, "Hello", chat=True).tokens
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_of_a_prompt_are_its_text_cut_up(name: str) -> None:
+    prompt = loaded(name).prompt("the city of Nariel, and 日")
+    ends = [max([0, *(high for _, high in prompt.spans[:i])]) for i in range(len(prompt))]
+    own = [high > end for (_, high), end in zip(prompt.spans, ends, strict=True)]
+    assert "".join(piece for piece, text in zip(prompt.pieces, own, strict=True) if text) == prompt.text
+    named = [i for i, text in enumerate(own) if not text]
+    assert len(named) >= 2  # the further bytes of a sign, and BOS where there is one
+    assert all(prompt.pieces[i] == prompt.strings[i] for i in named)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jinja2 import TemplateError
 
 from experiments.exp15_contrastive_steering.chats import Chat
 from experiments.exp15_contrastive_steering.request_sources import Subset
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
 from experiments.harness.state import Run, of_run
 from mlx_interp.controls import orthogonal_to, random_like
+from mlx_interp.deferred import jinja2
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.state_sets import Row, Rule, mean, set_states
 from mlx_interp.directions.states import rounding
@@ -58,7 +58,7 @@ def rendered(model: Model, chat: Chat) -> Prompt:
         return model.prompt(chat.prompt, chat=True)
     try:
         return model.prompt(chat.prompt, chat=True, system=chat.system)
-    except (TemplateError, PromptError):  # some templates know no system turn
+    except (jinja2.TemplateError, PromptError):  # some templates know no system turn
         return model.prompt(f"{chat.system}\n\n{chat.prompt}", chat=True)
 
 

@@ -33,7 +33,7 @@ ALWAYS = (
 RUNNING = (
     *(f"{HARNESS}.{name}" for name in ("runner", "measuring", "options", "fields", "report", "identity", "experiment")),
     *(f"{HARNESS}.{name}" for name in ("code", "pace", "coverage", "publish", "registry", "ranks", "state", "schema")),
-    *("mlx_interp.reporting", "mlx_interp.errors", "mlx_interp.progress"),
+    *("mlx_interp.reporting", "mlx_interp.pages", "mlx_interp.errors", "mlx_interp.progress"),
     *(f"mlx_interp.loading.{name}" for name in ("names", "hub", "checkpoint", "safetensors_header", "cache_folder")),
     *(f"mlx_interp.loading.{name}" for name in ("fingerprint", "proofs", "doctor", "speed", "load", "blas")),
 )
@@ -54,6 +54,7 @@ def report_digest(source: Path) -> str:
     """A hash over the bytes of everything that a study's files depend on, once its records are there."""
     files = {file.path for file in _closure(source, leave_out=())}
     files |= {*(LIBRARY_FOLDER / "reporting").glob("*.py"), ROOT / STUDIES / "harness" / "report.py"}
+    files |= {*(LIBRARY_FOLDER / "pages" / "templates").iterdir()}
     studies = {path for path in files if path.is_relative_to(ROOT / STUDIES)}
     library = {path for path in files - studies if path.is_relative_to(LIBRARY_FOLDER)}
     parts = (files_digest(files - library, ROOT), files_digest(library, LIBRARY_FOLDER.parent))

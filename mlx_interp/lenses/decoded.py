@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mlx_interp import pages
 from mlx_interp.deferred import mx
 from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.errors import PositionError
@@ -50,6 +52,24 @@ class DecodedLens:
             for layer, of_layer in zip(self.layers, self.readings, strict=True)
         ]
         return [head, *reversed(rows)]
+
+    def page(self) -> pages.Page:
+        """The table as a page: colours by probability, the alternatives of a cell where the pointer rests."""
+        return pages.lens(
+            self.readings,
+            tokens=[self.prompt.pieces[position] for position in self.positions],
+            layers=self.layers,
+            positions=self.positions,
+            title=f"Logit lens at {self.site}",
+            about=self.prompt.text,
+        )
+
+    def to_html(self, path: Path | str) -> Path:
+        """Writes the page; returns its path. Raises RunError for a path that is no .html or cannot be written."""
+        return self.page().save(path)
+
+    def _repr_html_(self) -> str:
+        return self.page()._repr_html_()
 
     def __repr__(self) -> str:
         cells = self.table()
