@@ -83,8 +83,7 @@ EXPERIMENT = Experiment(
         *composition.STAGES,
     ],
     tables=[
-        vector_report.base_table,
-        vector_report.added_table,
+        *(vector_report.base_table, vector_report.added_table),
         vector_report.variants_table,
         vector_report.choice_table,
         report_heads.counts_table,
@@ -112,6 +111,7 @@ EXPERIMENT = Experiment(
         report_heads.induction_figure,
     ],
     headline=vector_report.headline,
+    screen=vector_report.added_table,
     plan=plan,
     look={"n_means": 10, "n_effects": 4, "n_test": 4, "strengths": (1.0, 2.0)},
     group=lambda query: query.task,

@@ -91,6 +91,7 @@ EXPERIMENT = Experiment(
     ],
     figures=[trait_report.by_layer, geometry.angle_figure, persona_report.figures],
     headline=trait_report.headline,
+    screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "n_asked": 4, "tuning_steps": 4, "personas": ("refusal",)},
     limits_items=False,

@@ -80,6 +80,7 @@ EXPERIMENT = Experiment(
     files=option_report.files,
     csv=option_report.CSV,
     headline=reliability_report.headline,
+    screen=reliability_report.shift_table,
     plan=plan,
     look={"n_train": 16, "depths": (0.5, 0.69), "strengths": (0.25, 1.0), "gains": (1.0,), "n_draws": 2},
     limits_items=False,

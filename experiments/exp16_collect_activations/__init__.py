@@ -80,6 +80,7 @@ EXPERIMENT = Experiment(
     tables=[collection_report.prompt_table, collection_report.store_table, collection_report.check_table],
     figures=[collection_report.norm_figure],
     headline=collection_report.headline,
+    screen=collection_report.store_table,
     plan=plan,
     look={"checked": 6},
     group=lambda row: row.category,

@@ -93,6 +93,7 @@ EXPERIMENT = Experiment(
         tracing.heat_maps,
     ],
     headline=headline.headline,
+    screen=circuit_report.area_table,
     plan=cost.plan,
     limits_items=False,
     look={

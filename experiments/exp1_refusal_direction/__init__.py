@@ -83,6 +83,7 @@ EXPERIMENT = Experiment(
         suffixes.figure,
     ],
     headline=trait_report.headline,
+    screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0), "n_draws": 5, "suffix_steps": 1},
     limits_items=False,

@@ -65,6 +65,7 @@ EXPERIMENT = Experiment(
     ],
     figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa_report.figures],
     headline=trait_report.headline,
+    screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0), "multipliers": (-1.0, 1.0)},
     limits_items=False,

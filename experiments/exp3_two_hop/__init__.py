@@ -69,6 +69,7 @@ EXPERIMENT = Experiment(
     tables=[asking.table, lens.order_table, lens.place_table, tuned.distance_table],
     figures=[lens.curves, tuned.distance_figure],
     headline=headline,
+    screen=lens.order_table,
     plan=plan,
     look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,

@@ -56,6 +56,7 @@ EXPERIMENT = Experiment(
     tables=[asking.table, counts, scaling, lens.order_table],
     figures=[lens.curves],
     headline=headline,
+    screen=scaling,
     plan=plan,
     look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,

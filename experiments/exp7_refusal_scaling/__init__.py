@@ -58,6 +58,7 @@ EXPERIMENT = Experiment(
     tables=[trait_report.layer_table, trait_report.effect_table, reported, trait_report.prompt_table],
     figures=[trait_report.by_layer],
     headline=trait_report.headline,
+    screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16},
     limits_items=False,

@@ -119,6 +119,7 @@ class Experiment(Generic[ConfigT]):
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
     start_over: (run) -> removes what earlier runs left outside the run folder; --fresh calls it.
+    screen: the one of `tables` that a finished run shows on screen; the first with rows if left out.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
     files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
     run folder, and may have folders of their own in their names.
@@ -140,6 +141,7 @@ class Experiment(Generic[ConfigT]):
     files: Callable[[Records, ConfigT], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
     start_over: Callable[[Run[ConfigT]], None] = lambda run: None
     csv: Mapping[Any, str] = field(default_factory=dict)
+    screen: Callable[[Records, ConfigT], Table | None] | None = None
 
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):
@@ -149,6 +151,8 @@ class Experiment(Generic[ConfigT]):
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"{self.name}: stages need names of their own, found {names}")
+        if self.screen is not None and self.screen not in self.tables:
+            raise ValueError(f"{self.name}: screen is not one of its tables")
         if self.main and self.main not in names:
             raise ValueError(f"{self.name}: no stage is named {self.main!r}; there are {', '.join(names)}")
 

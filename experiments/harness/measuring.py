@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.harness.bar import shown
 from experiments.harness.experiment import ConfigT, Experiment, Stage, limited
 from experiments.harness.ranks import Ranks, said
 from experiments.harness.schema import check_record
 from experiments.harness.state import Run
-from mlx_interp.deferred import rich
 from mlx_interp.errors import DataError, RunError
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.records import RecordFile, plain
@@ -35,26 +35,17 @@ def items_of(
 def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks) -> None:
     """All stages, each over the items that its records do not have yet, one item a rank at a time."""
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TimeRemainingColumn(),
-        console=rich.console.Console(stderr=True),
-        disable=not ranks.first,
-    )
-    with bar:
+    with shown(visible=ranks.first) as bar:
         for stage in experiment.stages:
             items = items_of(experiment, stage, under, earlier)
             work = _work(stage, items)
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
-            task = bar.add_task(f"{under.model.name}: {stage.name}", total=len(work), completed=len(work) - len(left))
+            advance = bar.stage(f"{under.model.name}: {stage.name}", len(work), len(work) - len(left))
             for start in range(0, len(left), ranks.size):
                 for key, (records, seconds) in _round(stage, under, left[start:], ranks):
                     file.append(stage.name, key, records, seconds=seconds)
-                    bar.advance(task)
+                    advance()
             earlier += file.records(stage.name)
 
 

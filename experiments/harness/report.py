@@ -35,6 +35,9 @@ def write_report(
     state["headline"] = experiment.headline(records, config)
     made = [table(records, config) for table in experiment.tables]
     state["tables"] = [table.as_data() for table in made if table is not None]
+    shown = dict(zip(experiment.tables, made, strict=True)).get(experiment.screen) if experiment.screen else None
+    state["figures"] = [plot.name for plot in plots]
+    state["screen"] = shown.title if shown else None
     state["scaling"] = [dataclasses.asdict(metric) for metric in experiment.scaling(records, config)]
     numbers = [
         (experiment.csv[function], table.csv())
@@ -73,18 +76,6 @@ def report_text(state: Mapping[str, Any], plots: Sequence[Plot], config: Mapping
     for plot in plots:
         parts.append(f"![{plot.name}](figures/{plot.name}.png)\n\n{caption_text(plot, unvalidated=unvalidated)}\n")
     return "\n".join(parts)
-
-
-def print_table(folder: Path) -> None:
-    """The table of a run, as far as the first figure."""
-    text = (folder / TABLE_FILE).read_text(encoding="utf-8")
-    print(text.split("\n![")[0])
-
-
-def print_paths(folders: Sequence[Path], overviews: Sequence[Path]) -> None:
-    """Where everything is."""
-    for path in [*(folder / TABLE_FILE for folder in folders), *overviews]:
-        print(path)
 
 
 def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pace | None = None) -> rich.table.Table:

@@ -28,7 +28,8 @@ from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
 from experiments.harness.ranks import Ranks, launched, said
-from experiments.harness.report import plan_table, print_paths, print_table, write_latex, write_report
+from experiments.harness.report import plan_table, write_latex, write_report
+from experiments.harness.screen import closing, overviews_line
 from experiments.harness.state import Run
 from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError, RunError, ValidationFailed
@@ -114,14 +115,14 @@ def run_experiment(
         del model
         release_memory()
     if folders:
-        print_paths(folders, overviews)
+        print(overviews_line(overviews))
     return folders
 
 
 def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: Path) -> list[Path]:
     """Overviews and screen after each model: should a later one fail, the index has those that are done."""
     overviews = write_overviews(options.out, experiment.name)
-    print_table(path)
+    print(closing(path))
     return [*overviews, write_latex(path)] if options.latex else overviews
 
 
@@ -178,6 +179,7 @@ def run_model(
             folder = open_folder(path, identity, fresh=options.fresh)
             state = _first_state(experiment, options, model, identity, folder)
             if options.validate:
+                _tell([f"{model.name}: validation first (exactness, tokens, what the model knows)"])
                 state |= {"validated": True, "validation": _passed(gate, model, options.out)}
             _tell(make_room(folder))
             if options.fresh:

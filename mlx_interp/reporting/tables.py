@@ -74,7 +74,7 @@ class Table:
         return replace(self, columns=[column.head for column in self.heads], rows=self.cells())
 
     def as_data(self) -> dict[str, Any]:
-        """The printed table as JSON values; the inverse of `from_data`."""
+        """The printed table as JSON values."""
         printed = self.printed()
         return {
             "title": self.title,
