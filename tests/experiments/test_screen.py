@@ -10,6 +10,7 @@ import pytest
 
 from experiments.exp9_back_patching import EXPERIMENT, back_patching_report, describe
 from experiments.harness.screen import ROWS, closing
+from mlx_interp.reporting.folders import FORMAT
 
 
 def table(title: str, rows: list[list[str]]) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def table(title: str, rows: list[list[str]]) -> dict[str, Any]:
 
 def screen(tmp_path: Path, tables: list[dict[str, Any]], named: str | None = None, limit: int | None = None) -> str:
     run = {
+        "format": FORMAT,
         "title": "exp0: numbers",
         "headline": "fixes 26 [19, 35] %",
         "validated": True,
