@@ -70,6 +70,10 @@ ROPE_SETTINGS: dict[str, frozenset[str]] = {
     "longrope": frozenset("factor original_max_position_embeddings attention_factor short_factor long_factor".split()),
 }
 """What each type reads, as transformers' validators list it; what else stands beside it is bookkeeping."""
+OF_MODELS: dict[str, frozenset[str]] = {
+    "ministral3": frozenset({"llama_4_scaling_beta", "original_max_position_embeddings"}),
+}
+"""What a model type's own code reads there beside its RoPE."""
 
 
 def config_class(model_type: str) -> Any | None:
@@ -165,10 +169,11 @@ def unread_settings(config: Config) -> list[str]:
     if not isinstance(given, dict):
         return []
     nested = {key: value for key, value in given.items() if isinstance(value, dict)}
+    read = OF_ALL_ROPES | OF_MODELS.get(str(config.get("model_type")), frozenset())
     return sorted(
         f"rope_parameters.{key}{'.' if key else ''}{name}"
         for key, rope in (nested or {"": given}).items()
-        for name in rope.keys() - OF_ALL_ROPES - ROPE_SETTINGS.get(rope_type(rope), frozenset())
+        for name in rope.keys() - read - ROPE_SETTINGS.get(rope_type(rope), frozenset())
     )
 
 

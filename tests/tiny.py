@@ -216,6 +216,34 @@ FAMILY_CONFIGS |= {
 }
 
 
+# Queries grow with every four positions, less than the prompts of the tests.
+MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 4,
+    "llama_4_scaling_beta": 0.3,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+}
+FAMILY_CONFIGS["ministral3"] = {
+    **{key: value for key, value in BASE.items() if key != "rope_theta"},
+    "model_type": "ministral3",
+    "head_dim": 8,
+    "max_position_embeddings": 32,
+    "rope_parameters": MINISTRAL3_ROPE,
+}
+FAMILY_CONFIGS["mistral3"] = {
+    "model_type": "mistral3",
+    "text_config": {**FAMILY_CONFIGS["ministral3"], "hidden_size": 48, "tie_word_embeddings": True},
+    "vocab_size": 101,
+}
+
+
+RECENT = frozenset({"ministral3", "mistral3"})
+"""Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
+
+
 class NumberTokenizer:
     """Stands in where only token ids matter: text is numbers with spaces between."""
 

@@ -4,8 +4,9 @@ configs by them.
 
 from mlx_interp.architectures.activations import Form
 from mlx_interp.architectures.experts import Experts
-from mlx_interp.architectures.families import COMMON, FAMILIES
+from mlx_interp.architectures.families import FAMILIES
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+from mlx_interp.architectures.kinds import COMMON
 from mlx_interp.architectures.understood import (
     PACKAGE_FILE,
     PACKAGED,

@@ -12,34 +12,19 @@ from typing import Any
 from mlx_interp.architectures.activations import Form, gelu_tanh
 from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
-from mlx_interp.deferred import mx
-
-COMMON = frozenset(
-    """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
-    rope_theta rope_traditional rope_scaling rope_parameters original_max_position_embeddings
-    tie_word_embeddings""".split()
+from mlx_interp.architectures.kinds import (
+    COMMON,
+    GELU_TANH,
+    NO_RMS,
+    ROTARY,
+    both_kinds,
+    kind_of_window,
+    only,
+    only_if_said,
+    root_of_width,
 )
-"""RoPE's settings are read, and put right where mlx-lm's class is not told of them, by `loading/rope.py`."""
-
-
-NO_RMS = COMMON - {"rms_norm_eps", "rope_traditional"} | {"layer_norm_eps"}
-ROTARY = ("partial_rotary_factor", "rotary_emb_base", "rotary_pct")
-GELU_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
-"""transformers' names of GELU's tanh approximation."""
-
-
-def root_of_width(args: Any) -> float:
-    return math.sqrt(args.hidden_size)
-
-
-def _only(value: object) -> Callable[[Config], bool]:
-    return lambda config: bool(value)
-
-
-def _only_if_said(config: Config) -> bool:
-    """The embedding unembeds only where the config says so."""
-    return bool(config.get("tie_word_embeddings", False))
-
+from mlx_interp.architectures.recent import MINISTRAL3, MISTRAL3
+from mlx_interp.deferred import mx
 
 LLAMA = Family(
     model_type="llama",
@@ -61,7 +46,7 @@ GEMMA2 = Family(
         *("head_dim", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar"),
         *("sliding_window", "sliding_window_size", "layer_types", "hidden_act", "use_bidirectional_attention"),
     },
-    tied=_only(True),
+    tied=only(True),
     norms=Norms(
         after_attn="post_attention_layernorm",
         before_mlp="pre_feedforward_layernorm",
@@ -93,7 +78,7 @@ QWEN3 = Family(
 GEMMA = Family(
     model_type="gemma",
     understands=COMMON | {"head_dim", "use_bidirectional_attention"},
-    tied=_only(True),
+    tied=only(True),
     activation="geglu",
     embed_scale=root_of_width,
     # transformers reads "gelu" as the tanh approximation too: Gemma's first configs said it and meant that.
@@ -107,7 +92,7 @@ PHI3 = Family(
     understands=COMMON | {"partial_rotary_factor", "sliding_window"},
     qkv="fused",
     activation="fused_swiglu",
-    tied=_only_if_said,
+    tied=only_if_said,
     unread={"sliding_window": "attends to the whole prompt"},
     rereads=True,
 )
@@ -148,7 +133,7 @@ GEMMA3_TEXT = Family(
         *("head_dim", "query_pre_attn_scalar", "sliding_window", "sliding_window_pattern", "_sliding_window_pattern"),
         *("layer_types", "rope_local_base_freq", "use_bidirectional_attention"),
     },
-    tied=_only(False),  # unless the checkpoint has no head
+    tied=only(False),  # unless the checkpoint has no head
     norms=GEMMA2.norms,
     qk_norm=True,
     activation="geglu_tanh",
@@ -189,7 +174,7 @@ GPT2 = Family(
     rope=False,
     layers="h",
     norm="ln_f",
-    tied=_only(True),
+    tied=only(True),
     norms=Norms(before_attn="ln_1", before_mlp="ln_2"),
     attention="attn",
     qkv="fused",
@@ -209,7 +194,7 @@ PYTHIA = Family(
     model_type="gpt_neox",
     understands=NO_RMS | {"use_parallel_residual", *ROTARY},
     sizes=Sizes(n_kv_heads="num_attention_heads", d_mlp=None),
-    embed="embed_in", layers="h", norm="final_layer_norm", head="model.embed_out", tied=_only(False),
+    embed="embed_in", layers="h", norm="final_layer_norm", head="model.embed_out", tied=only(False),
     attention="attention", qkv="fused by head", qkv_name="query_key_value", out="dense",
     down="dense_4h_to_h", activation=Form(("dense_h_to_4h",), gelu_tanh),
     parallel="use_parallel_residual",
@@ -223,7 +208,7 @@ PYTHIA = Family(
 PHI = Family(
     model_type="phi",
     understands=NO_RMS | {"partial_rotary_factor"},
-    norm="final_layernorm", norms=Norms(before_mlp="input_layernorm"), tied=_only(False),
+    norm="final_layernorm", norms=Norms(before_mlp="input_layernorm"), tied=only(False),
     scale=None, wide_scores=True, out="dense",
     down="fc2", activation=Form(("fc1",), gelu_tanh),
     parallel=True,
@@ -233,29 +218,10 @@ PHI = Family(
 # fmt: on
 
 
-def kind_of_window(key: str) -> Callable[[Any, int], int | None]:
-    """Windows by the decoder's list of layer types; key: the decoder's attribute with their length."""
-
-    def window(decoder: Any, layer: int) -> int | None:
-        return int(getattr(decoder, key)) if decoder.layer_types[layer] == "sliding_attention" else None
-
-    return window
-
-
-def _both_kinds(config: Config) -> str | None:
-    """mlx-lm's class looks for a layer of each kind, and finds no window where there is none."""
-    kinds = set(config.get("layer_types") or ())
-    if kinds and kinds != {"sliding_attention", "full_attention"}:
-        return f"has layers of {', '.join(sorted(kinds))} alone"
-    if not isinstance(config.get("sliding_window", 1), int):
-        return "has windows of no length"
-    return None
-
-
 OLMO2 = Family(
     model_type="olmo2",
     understands=COMMON | {"head_dim", "attention_bias"},
-    tied=_only_if_said,
+    tied=only_if_said,
     norms=Norms(None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
     qk_norm="all heads",
 )
@@ -265,7 +231,7 @@ OLMO3 = replace(
     model_type="olmo3",
     understands=OLMO2.understands - {"rope_traditional"} | {"layer_types", "sliding_window"},
     window=kind_of_window("sliding_window"),
-    objection=_both_kinds,
+    objection=both_kinds,
 )
 
 SMOLLM3 = replace(
@@ -280,7 +246,7 @@ COHERE = Family(
     model_type="cohere",
     understands=NO_RMS | {"attention_bias", "logit_scale", "use_qk_norm"},
     norms=Norms(before_mlp="input_layernorm"), parallel=True, qk_norm="use_qk_norm",
-    tied=_only(True), logits_factor="logit_scale",
+    tied=only(True), logits_factor="logit_scale",
     refuses={"tie_word_embeddings": frozenset({False}), "layer_norm_bias": frozenset({True})},
     needs=frozenset({"logit_scale"}),
 )
@@ -308,7 +274,7 @@ GPTJ = Family(
     model_type="gptj",
     understands=GPT2.understands - {"tie_word_embeddings"} | {"rotary_dim"},
     sizes=Sizes("n_layer", "n_head", "n_head", "n_embd", None),
-    embed="wte", layers="h", norm="ln_f", tied=_only(False),
+    embed="wte", layers="h", norm="ln_f", tied=only(False),
     norms=Norms(before_attn="ln_1", before_mlp="ln_1"), parallel=True,
     attention="attn", scale="scale_attn", out="out_proj",
     down="fc_out", activation=Form(("fc_in",), gelu_tanh),
@@ -340,7 +306,7 @@ QWEN3_MOE = replace(
     understands=QWEN3.understands | OF_EXPERTS | {
         *("moe_intermediate_size", "norm_topk_prob", "mlp_only_layers", "decoder_sparse_step"),
     },
-    sizes=Sizes(d_mlp="moe_intermediate_size"), tied=_only_if_said,
+    sizes=Sizes(d_mlp="moe_intermediate_size"), tied=only_if_said,
     experts=Experts(renormalised="norm_topk_prob"),
     objection=_dense_layers,
 )
@@ -348,7 +314,7 @@ QWEN3_MOE = replace(
 MIXTRAL = Family(
     model_type="mixtral",
     understands=COMMON | OF_EXPERTS | {"sliding_window"},
-    tied=_only_if_said,
+    tied=only_if_said,
     mlp="block_sparse_moe",
     experts=Experts(count="num_local_experts", softmax_first=False, largest_first=True),
     unread={"sliding_window": "attends to the whole prompt"},
@@ -357,19 +323,19 @@ MIXTRAL = Family(
 OLMOE = Family(
     model_type="olmoe",
     understands=COMMON | OF_EXPERTS | {"head_dim", "attention_bias", "norm_topk_prob"},
-    tied=_only_if_said, qk_norm="all heads",
+    tied=only_if_said, qk_norm="all heads",
     experts=Experts(renormalised="norm_topk_prob", largest_first=True),
 )
 
 GPT_OSS = Family(
     model_type="gpt_oss",
     understands=COMMON - {"rope_traditional"} | OF_EXPERTS | {"head_dim", "sliding_window", "layer_types"},
-    tied=_only(False), scale="sm_scale", sinks="sinks",
+    tied=only(False), scale="sm_scale", sinks="sinks",
     window=kind_of_window("window_size"),
     experts=Experts("router", "experts", count="num_local_experts", softmax_first=False),
     refuses={"tie_word_embeddings": frozenset({True})},
     fixed={"attention_bias": frozenset({True}), "swiglu_alpha": frozenset({1.702}), "swiglu_limit": frozenset({7.0})},
-    objection=_both_kinds,
+    objection=both_kinds,
 )
 # fmt: on
 
@@ -378,5 +344,6 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
         *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ, QWEN3_MOE, MIXTRAL, OLMOE, GPT_OSS),
+        *(MINISTRAL3, MISTRAL3),
     )
 }

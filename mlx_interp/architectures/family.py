@@ -51,6 +51,8 @@ class Family:
     """Attribute that holds the language model where mlx-lm wraps it (models of several modalities); "" if it is it."""
     text_config: str | None = None
     """Key of the language model's own config where that is nested in the checkpoint's."""
+    text_type: str | None = None
+    """Model type of the language model there; None: the checkpoint's with `_text` behind it."""
     sizes: Sizes = Sizes()
     decoder: str = "model"
     embed: str = "embed_tokens"
@@ -59,6 +61,8 @@ class Family:
     rope: bool = True
     unturned: Callable[[Any, int], bool] = lambda decoder, layer: False
     """(mlx-lm's decoder, layer) -> whether the layer has no positions at all, where others have RoPE."""
+    query_scale: Callable[[Any, mx.array], mx.array] | None = None
+    """(arguments of mlx-lm's model, positions) -> what queries there are multiplied by behind RoPE."""
     layers: str = "layers"
     norm: str = "norm"
     head: str = "lm_head"
@@ -106,6 +110,8 @@ class Family:
     """Config key of what logits are multiplied by."""
     read_as: Mapping[str, str] = field(default_factory=dict)
     """Config keys, settings of RoPE too, that mlx-lm's class reads under another name: {"rope_theta": its name}."""
+    reads_rope: bool = False
+    """mlx-lm's class reads RoPE under `rope_parameters`, in the form of transformers 5."""
     pattern_of_types: bool = False
     """mlx-lm's class knows layers without a window by their distance alone, which `layer_types` gives."""
     rereads: bool = False
@@ -131,6 +137,13 @@ class Family:
         if isinstance(self.activation, str):
             return FORMS[self.activation]
         return self.activation if isinstance(self.activation, Form) else None
+
+    @property
+    def text_model_type(self) -> str:
+        """The model type whose config class says what the language model's config means."""
+        if self.text_config is None:
+            return self.model_type
+        return self.text_type or f"{self.model_type}_text"
 
     @property
     def head_name(self) -> str:

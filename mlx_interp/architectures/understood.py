@@ -113,8 +113,7 @@ def _without_meaning(config: Config, family: Family) -> tuple[str, ...]:
 
 def _means_something(key: str, family: Family) -> bool:
     """Whether a key may change a forward pass; everything may where transformers knows no such model."""
-    model_type = family.model_type if family.text_config is None else f"{family.model_type}_text"
-    known = known_keys(model_type)
+    known = known_keys(family.text_model_type)
     described = key in family.refuses or key in family.fixed or key == "rope_traditional"
     return known is None or described or key in known or key in NO_MEANING
 

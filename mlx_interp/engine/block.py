@@ -268,7 +268,7 @@ class Carrier(Protocol[T]):
         """A step that treats each position by itself."""
         ...
 
-    def turned(self, layer: int, value: T) -> T:
+    def turned(self, name: str, layer: int, value: T) -> T:
         """Queries or keys after RoPE."""
         ...
 
@@ -307,7 +307,7 @@ def block(carrier: Carrier[T], layer: int, x: T) -> T:
             made = carrier.each(step, layer, *[held[name] for name in step.reads])
             if step.turned:
                 named = zip(step.makes, made, strict=True)
-                made = tuple(carrier.turned(layer, a) if name in step.turned else a for name, a in named)
+                made = tuple(carrier.turned(name, layer, a) if name in step.turned else a for name, a in named)
             held.update(zip(step.makes, made, strict=True))
         elif step.how == "sum":
             held[step.makes[0]] = carrier.summed(step, layer, *[held[name] for name in step.reads])

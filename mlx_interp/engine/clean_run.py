@@ -74,8 +74,8 @@ class _Columns:
     ends: mx.array | None = None
     """The prompts' last columns, once the others ask nothing any more."""
 
-    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
-        return self.layout.rotate(net, layer, x)
+    def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
+        return self.layout.rotate(net, layer, x, of=name)
 
     def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         self.clean.k[layer], self.clean.v[layer] = k, v

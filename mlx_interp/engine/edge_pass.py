@@ -262,8 +262,8 @@ class _Edges:
             *(mx.stack([a[:, head, :, head // repeats] for head in range(n)], axis=1) for a in (k, v)),
         )
 
-    def turned(self, layer: int, value: mx.array | _Stream) -> mx.array:
-        return self.network.rotate(layer, value)  # type: ignore[arg-type]
+    def turned(self, name: str, layer: int, value: mx.array | _Stream) -> mx.array:
+        return self.network.rotate(layer, value, of=name)  # type: ignore[arg-type]
 
     def attended(self, layer: int, *qkv: mx.array | _Stream) -> mx.array:
         q, k, v = qkv

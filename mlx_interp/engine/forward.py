@@ -27,7 +27,7 @@ Logits = Literal["last", "all", "none"]
 class Text(Protocol):
     """Where the positions of a pass stand, and which keys and values they attend to; arrays are head before pos."""
 
-    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
+    def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
         """Queries or keys after RoPE."""
         ...
 
@@ -48,8 +48,8 @@ class Prompts:
     keep: Callable[[int, mx.array, mx.array], None] | None = None
     """Gets each layer's keys and values after their edits, for a cache."""
 
-    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
-        return net.rotate(layer, x, 0, self.lengths)
+    def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
+        return net.rotate(layer, x, 0, self.lengths, of=name)
 
     def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         if self.keep is not None:
@@ -136,8 +136,8 @@ class Pass:
         named = zip(step.makes, made, strict=True)
         return tuple(x.transpose(0, 2, 1, 3) if name in HEADS_FIRST else x for name, x in named)
 
-    def turned(self, layer: int, value: mx.array) -> mx.array:
-        return self.reading.rotated(self.network, layer, value)
+    def turned(self, name: str, layer: int, value: mx.array) -> mx.array:
+        return self.reading.rotated(self.network, layer, value, name)
 
     def attended(self, layer: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         net = self.network

@@ -61,8 +61,8 @@ class Cache:
 
     # As the text that a pass over one more token reads.
 
-    def rotated(self, net: Network, layer: int, x: mx.array) -> mx.array:
-        return net.rotate(layer, x, self.positions)
+    def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
+        return net.rotate(layer, x, self.positions, of=name)
 
     def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
         return self.masks[net.window(layer)]

@@ -101,10 +101,13 @@ class Network(Anatomy):
         x: mx.array,
         offset: int | mx.array = 0,
         lengths: Sequence[int] | mx.array | None = None,
+        *,
+        of: str = "k",
     ) -> mx.array:
         """RoPE on (batch, head, pos, d_head), whose first position is `offset` in its prompt.
 
         lengths: tokens of each row's prompt, where padding makes x longer; None where the prompt ends with x.
+        of: "q" where these are queries: some families make those of late positions larger.
         """
         if not self.turns(layer):
             return x
@@ -112,6 +115,12 @@ class Network(Anatomy):
         rotated: mx.array = (
             rope(x, offset=offset, lengths=lengths) if isinstance(rope, LengthRoPE) else rope(x, offset=offset)
         )
+        if of == "q" and self.family.query_scale is not None:
+            positions = mx.arange(x.shape[2]) + (
+                offset[:, None] if isinstance(offset, mx.array) and offset.ndim else offset
+            )
+            by = self.family.query_scale(self.args, positions).astype(x.dtype)
+            rotated = rotated * (by[:, None, :, None] if by.ndim == 2 else by[:, None])
         return rotated
 
     def turns(self, layer: int) -> bool:

@@ -43,14 +43,14 @@ class Layout:
             return net.embed(tokens[None])
         return net.embed(tokens[:, None], mx.array(self.positions)).swapaxes(0, 1)
 
-    def rotate(self, net: Network, layer: int, x: mx.array, first: int = 0) -> mx.array:
-        """RoPE on (row, head, column, d_head), whose columns are those from `first` on."""
+    def rotate(self, net: Network, layer: int, x: mx.array, first: int = 0, *, of: str = "k") -> mx.array:
+        """RoPE on queries or keys (row, head, column, d_head), whose columns are those from `first` on."""
         if self.sees is None:
-            return net.rotate(layer, x, first)
+            return net.rotate(layer, x, first, of=of)
         n_rows, n_heads, n_columns, d_head = x.shape
         each = x.transpose(2, 0, 1, 3).reshape(n_columns, n_rows * n_heads, 1, d_head)
         lengths = None if self.lengths is None else mx.array(self.lengths[first:])
-        turned = net.rotate(layer, each, mx.array(self.positions[first:]), lengths)
+        turned = net.rotate(layer, each, mx.array(self.positions[first:]), lengths, of=of)
         return turned.reshape(n_columns, n_rows, n_heads, d_head).transpose(1, 2, 0, 3)
 
     def clean_mask(self, net: Network, layer: int) -> Mask:

@@ -133,8 +133,8 @@ class Sweep:
         """Rows of all groups through one step together."""
         return self._together(lambda *xs: step.apply(self.network, layer, *xs), *values)
 
-    def turned(self, layer: int, value: list[mx.array]) -> list[mx.array]:
-        return [self._rotated(layer, group, a) for group, a in zip(self.groups, value, strict=True)]
+    def turned(self, name: str, layer: int, value: list[mx.array]) -> list[mx.array]:
+        return [self._rotated(name, layer, group, a) for group, a in zip(self.groups, value, strict=True)]
 
     def attended(self, layer: int, q: list[mx.array], k: list[mx.array], v: list[mx.array]) -> list[mx.array]:
         return [self._attend(layer, index, *each) for index, each in enumerate(zip(q, k, v, strict=True))]
@@ -269,10 +269,11 @@ class Sweep:
             for r in joined
         )
 
-    def _rotated(self, layer: int, group: Group, a: mx.array) -> mx.array:
+    def _rotated(self, name: str, layer: int, group: Group, a: mx.array) -> mx.array:
         if a.shape[0] == 0:
             return a
-        return self.layout.rotate(self.network, layer, a.transpose(0, 2, 1, 3), group.start).transpose(0, 2, 1, 3)
+        heads_first = a.transpose(0, 2, 1, 3)
+        return self.layout.rotate(self.network, layer, heads_first, group.start, of=name).transpose(0, 2, 1, 3)
 
     def _edited(self, site: Site, index: int, x: mx.array, held: Sequence[int]) -> mx.array:
         edits = self.edits.get((index, site))

@@ -76,9 +76,10 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     (`layer_types` of a Mistral), and RoPE in the form that only some of its classes know.
     """
     model_class, arguments = mlx_lm.utils._get_classes(config)
-    for key in (*ignored_keys(config), "rope_parameters"):
-        config.pop(key, None)
     family = FAMILIES.get(str(config.get("model_type")))
+    unread = () if family is not None and family.reads_rope else ("rope_parameters",)
+    for key in (*ignored_keys(config), *unread):
+        config.pop(key, None)
     if family is None or not family.dropped_prefix:
         return model_class, arguments
     prefix, head = family.dropped_prefix, f"{family.head}.weight"

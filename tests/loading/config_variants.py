@@ -61,6 +61,18 @@ BOOKKEEPING = {
         "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
     },
 }
+MINISTRAL3 = {
+    "type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 5,
+    "max_position_embeddings": 64,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale_all_dim": 1.0,
+    "mscale": 1.0,
+    "llama_4_scaling_beta": 0.4,
+}
 
 VARIANTS: dict[str, Variant] = {
     "llama, transformers 4": Variant("Llama", {}, {**old(5e5), "pretraining_tp": 1}, NEW),
@@ -229,6 +241,17 @@ VARIANTS: dict[str, Variant] = {
     ),
     "mixtral": Variant("Mixtral", {"num_local_experts": 5}, {**old(1e6), "sliding_window": None}, NEW),
     "olmoe": Variant("Olmoe", {"num_experts": 5, "num_experts_per_tok": 2}, {**old(1e4), "clip_qkv": None}, NEW),
+    "ministral 3": Variant(
+        "Ministral3",
+        {"head_dim": 10, "max_position_embeddings": 64, "tie_word_embeddings": True, "rope_parameters": MINISTRAL3},
+        {"sliding_window": None, "use_cache": True},
+    ),
+    "ministral 3, of its older form": Variant(
+        "Ministral3",
+        {"head_dim": 10, "max_position_embeddings": 64, "rope_parameters": MINISTRAL3},
+        {"rope_theta": 1e6, "rope_scaling": {k: v for k, v in MINISTRAL3.items() if k != "rope_theta"}},
+        ("rope_parameters",),
+    ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip
 

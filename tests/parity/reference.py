@@ -65,6 +65,15 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("gpt_oss", "yarn rope"): {
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     },
+    ("ministral3", "plain rope, tied head"): {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 500.0,
+            "original_max_position_embeddings": 3,
+            "llama_4_scaling_beta": 1.7,
+        },
+        "tie_word_embeddings": True,
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -82,7 +91,7 @@ def overrides(family: str, heads: str) -> dict[str, Any]:
         return SPECIAL[family, heads]
     if family in FULL:
         return {}
-    if family == "gemma3":
+    if "text_config" in FAMILY_CONFIGS[family]:
         return {"text_config": {**FAMILY_CONFIGS[family]["text_config"], **HEADS[heads]}}
     return HEADS[heads]
 
@@ -224,7 +233,7 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
 
     ours = random_mlx_model(config, seed)
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tree_flatten(ours.parameters())}
-    if config["model_type"] == "gemma3":  # its language model alone
+    if "text_config" in config:  # its language model alone
         config = config["text_config"]
         weights = {name.removeprefix("language_model."): value for name, value in weights.items()}
     family = config["model_type"]
@@ -233,7 +242,7 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         settings["sliding_window"] = 64
     if family in ("phi3", "smollm3"):
         settings["pad_token_id"] = 0  # its default lies outside this vocabulary
-    if family not in ("gpt2", "gptj"):
+    if family not in ("gpt2", "gptj") and "rope_parameters" not in settings:
         settings["rope_parameters"] = rope_parameters(family, settings)
     theirs = AutoConfig.for_model(family, **settings)
     if hasattr(theirs, "num_experts_per_tok"):

@@ -40,7 +40,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("one RoPE base for layers of both kinds", FORWARD, WINDOWED)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, Network, "rotate", lambda rotate, net, layer, *rest: rotate(net, 0, *rest))
+    wrap(patch, Network, "rotate", lambda rotate, net, layer, *rest, **of: rotate(net, 0, *rest, **of))
 
 
 @fault("cached generation: sliding window ignored", CACHE, WINDOWED)
@@ -123,7 +123,10 @@ LENGTHS = "random-llama, LongRoPE"
 
 @fault("RoPE of a padded batch by its longest prompt", "padding is invisible", LENGTHS)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(patch, Network, "rotate", lambda rotate, net, layer, x, offset=0, lengths=None: rotate(net, layer, x, offset))
+    def by_width(rotate: Any, net: Network, layer: int, x: Any, offset: Any = 0, lengths: Any = None, **of: Any) -> Any:
+        return rotate(net, layer, x, offset, **of)
+
+    wrap(patch, Network, "rotate", by_width)
 
 
 @fault("RoPE of prompts that begin alike by the longest of them", "prompts swept together are each alone", LENGTHS)

@@ -210,10 +210,10 @@ SWEEP = "sweep is each variant alone"
 
 @fault("sweep: RoPE ignores where the suffix starts", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def rotated(original: Any, self: Sweep, layer: int, group: Any, a: mx.array) -> mx.array:
+    def rotated(original: Any, self: Sweep, name: str, layer: int, group: Any, a: mx.array) -> mx.array:
         if a.shape[0] == 0:
             return a
-        return self.network.rotate(layer, a.transpose(0, 2, 1, 3), 0).transpose(0, 2, 1, 3)
+        return self.network.rotate(layer, a.transpose(0, 2, 1, 3), 0, of=name).transpose(0, 2, 1, 3)
 
     wrap(patch, Sweep, "_rotated", rotated)
 
@@ -252,8 +252,10 @@ TOGETHER = "prompts swept together are each alone"
 
 @fault("prompts together: RoPE counts columns", TOGETHER)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def rotated(original: Any, self: Layout, net: Network, layer: int, x: mx.array, first: int = 0) -> mx.array:
-        return net.rotate(layer, x, first)
+    def rotated(
+        original: Any, self: Layout, net: Network, layer: int, x: mx.array, first: int = 0, **of: Any
+    ) -> mx.array:
+        return net.rotate(layer, x, first, **of)
 
     wrap(patch, Layout, "rotate", rotated)
 
