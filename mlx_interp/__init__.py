@@ -25,7 +25,7 @@ from mlx_interp.directions.direction import Direction, diff_of_means, load_direc
 from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.in_context.demonstrations import FunctionTask
 from mlx_interp.in_context.function_vectors import FunctionVector, function_vector
-from mlx_interp.interventions import Ablate, Add, Apply, Features, Intervention, Knockout, Patch, Route, Scale
+from mlx_interp.interventions import Ablate, Add, Apply, Clamp, Features, Intervention, Knockout, Patch, Route, Scale
 from mlx_interp.model import Completion, Model
 from mlx_interp.patching.ablations import mean_ablation
 from mlx_interp.prompts import Prompt
@@ -38,6 +38,7 @@ __all__ = [
     "Activations",
     "Add",
     "Apply",
+    "Clamp",
     "Completion",
     "Contrast",
     "Direction",

@@ -7,6 +7,7 @@ m = circuits.node_circuits(model, pairs, [circuit])      # the metric with every
 """
 
 from mlx_interp.circuits.attribution import METHODS, edge_scores, node_scores
+from mlx_interp.circuits.composition import chance_composition, composition_scores, copying_scores
 from mlx_interp.circuits.discovery import (
     greedy,
     jaccard,
@@ -20,6 +21,7 @@ from mlx_interp.circuits.discovery import (
 from mlx_interp.circuits.exact import Check, check, edge_effects, node_effects, sample
 from mlx_interp.circuits.faithfulness import SHARES, cmd, cpr, edge_circuits, faithfulness, node_circuits
 from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.circuits.weights import HeadWeights, QKCircuit, head_weights, normed_stream, ov_circuit, qk_circuit
 from mlx_interp.engine.edge_pass import Wiring, wiring
 from mlx_interp.patching.nodes import Node, inputs, nodes
 
@@ -27,18 +29,24 @@ __all__ = [
     "METHODS",
     "SHARES",
     "Check",
+    "HeadWeights",
     "Metric",
     "Node",
     "Pair",
+    "QKCircuit",
     "Wiring",
+    "chance_composition",
     "check",
     "cmd",
+    "composition_scores",
+    "copying_scores",
     "cpr",
     "edge_circuits",
     "edge_effects",
     "edge_scores",
     "faithfulness",
     "greedy",
+    "head_weights",
     "inputs",
     "jaccard",
     "log_odds",
@@ -46,7 +54,10 @@ __all__ = [
     "node_effects",
     "node_scores",
     "nodes",
+    "normed_stream",
+    "ov_circuit",
     "pruned",
+    "qk_circuit",
     "random_edges",
     "random_nodes",
     "resampled",

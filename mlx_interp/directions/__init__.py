@@ -1,9 +1,11 @@
 """Directions: found, tested, selected, added, ablated, written into the weights.
 
 Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_direction`, `persona_vectors`,
-`prompt_difference`; applied by `steer`, `ablate`, `orthogonalize`, or as interventions (`Direction.added`).
+`prompt_difference`, `assistant_axis`; applied by `steer`, `ablate`, `orthogonalize`, or as interventions
+(`Direction.added`, `Clamp`).
 """
 
+from mlx_interp.directions.capping import assistant_axis, projection_quantile
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
@@ -29,6 +31,7 @@ __all__ = [
     "StateClassifier",
     "ablate",
     "added_at_strength",
+    "assistant_axis",
     "contrast",
     "diff_of_means",
     "difference_of_means",
@@ -39,6 +42,7 @@ __all__ = [
     "orthogonalized",
     "persona_vectors",
     "probe",
+    "projection_quantile",
     "prompt_difference",
     "refusal_direction",
     "refusal_selection",

@@ -297,14 +297,17 @@ class Network(Anatomy):
         normed: mx.array = getattr(self.decoder, self.family.norm)(x)
         return normed
 
-    def unembed(self, x: mx.array) -> mx.array:
-        """What the last norm gave (..., d_model) -> logits (..., d_vocab), soft-capped or scaled as the model's."""
+    def unembed(self, x: mx.array, *, capped: bool = True) -> mx.array:
+        """What the last norm gave (..., d_model) -> logits (..., d_vocab), soft-capped or scaled as the model's.
+
+        capped: with the model's soft-cap, if it has one; without it logits are linear in x.
+        """
         logits: mx.array = (
             getattr(self.decoder, self.family.embed).as_linear(x)
             if self.tied
             else part_of(self.language_model, self.family.head)(x)
         )
-        if self.family.softcap_logits:
+        if self.family.softcap_logits and capped:
             cap = getattr(self.args, self.family.softcap_logits)
             logits = mx.tanh(logits / cap) * cap
         if self.family.logits_factor:

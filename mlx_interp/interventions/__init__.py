@@ -9,6 +9,7 @@ A vector that knows its site, a `Direction` above all, stands for its array. The
 interventions at one site apply in the order given.
 """
 
+from mlx_interp.interventions.clamp import Clamp
 from mlx_interp.interventions.edits import Ablate, Add, Apply, Knockout, Patch, Scale
 from mlx_interp.interventions.features import Dictionary, Features
 from mlx_interp.interventions.intervention import (
@@ -30,6 +31,7 @@ __all__ = [
     "Add",
     "Apply",
     "ArrayLike",
+    "Clamp",
     "Dictionary",
     "Features",
     "Heads",

@@ -18,6 +18,7 @@ from mlx_interp.interventions.intervention import (
     column,
     of_vector,
     set_fields,
+    unit_of,
 )
 
 ZERO: Literal["zero"] = "zero"
@@ -120,10 +121,7 @@ class Ablate(Intervention):
 
     def prepared(self, value: mx.array, nonzero: Callable[[mx.array], None]) -> mx.array:
         """The direction at length 1, in float32."""
-        value = value.astype(mx.float32)
-        norm = mx.linalg.norm(value, axis=-1, keepdims=True)
-        nonzero(norm)
-        return value / norm
+        return unit_of(value, nonzero)
 
     @classmethod
     def changed(cls, edits: Sequence[Ablate], old: mx.array, value: mx.array | None) -> mx.array:

@@ -129,3 +129,11 @@ def set_fields(intervention: Intervention, **values: Any) -> None:
     """Fields as they are meant, set while a frozen intervention is made."""
     for name, value in values.items():
         object.__setattr__(intervention, name, value)
+
+
+def unit_of(value: mx.array, nonzero: Callable[[mx.array], None]) -> mx.array:
+    """An array of directions at length 1, in float32. nonzero: is called with their lengths (`prepared`)."""
+    value = value.astype(mx.float32)
+    norm = mx.linalg.norm(value, axis=-1, keepdims=True)
+    nonzero(norm)
+    return value / norm

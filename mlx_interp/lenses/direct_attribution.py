@@ -4,18 +4,20 @@
 2. The last norm is frozen at the scale that it has on this prompt, so that it maps each summand by itself.
 3. A logit is linear in what the norm gives: each summand has its share, and the shares add up to the logit.
 
-Shares are of the logit before a soft-cap (Gemma 2), which is no sum. What a head does through later layers is no share
-of its own: `path_patching` measures that.
+What is no sum has a name of its own: `softcap`, what a cap takes off the logit (Gemma 2), and `rounding`, what is lost
+where the stream is held in few digits. What a head does through later layers is no share of its own: `path_patching`
+measures that. Cost: one forward pass, and what heads write at every position, n_heads times the residual stream.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlx_interp.behaviour.answers import continuation
-from mlx_interp.deferred import mx, nn
+from mlx_interp.deferred import mx
+from mlx_interp.engine.frozen import bias, centred, divisor, gain
 from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.errors import DataError
 from mlx_interp.in_context.function_vectors import as_written
@@ -38,11 +40,20 @@ class LogitAttribution(ShapesShown):
     """(n_layers,)."""
     constant: float
     """Of the last norm's bias and the unembedding's, which belong to no layer; 0 in most models."""
+    rounding: float = 0.0
+    """The logit (difference) before a cap that the model computes, less `total`: sums rounded on their way."""
+    softcap: float = 0.0
+    """The logit (difference) that the model says, less the one before its cap; 0 without a cap."""
 
     @property
     def total(self) -> float:
-        """The logit (difference) itself: the sum of all shares."""
+        """The logit (difference) before a cap: the sum of all shares."""
         return self.embedding + float(self.attn.sum()) + float(self.mlp.sum()) + self.constant
+
+    @property
+    def logit(self) -> float:
+        """The model's own logit (difference)."""
+        return self.total + self.rounding + self.softcap
 
 
 def direct_logit_attribution(
@@ -67,7 +78,9 @@ def direct_logit_attribution(
         np.asarray(x @ direction, dtype=np.float64) for x in (heads[:, 0], attn[:, 0], mlp[:, 0])
     )
     embedding = float(out["resid_pre.0"][0, position].astype(mx.float32) @ direction)
-    return LogitAttribution(embedding, of_heads, of_attn, of_mlp, constant)
+    shares = LogitAttribution(embedding, of_heads, of_attn, of_mlp, constant)
+    uncapped, said = _logits(model, out[last][0, position], tokens)
+    return replace(shares, rounding=uncapped - shares.total, softcap=said - uncapped)
 
 
 def _token(model: Model, prompt: Prompt, answer: int | str) -> int:
@@ -77,22 +90,25 @@ def _token(model: Model, prompt: Prompt, answer: int | str) -> int:
     return token
 
 
+def _logits(model: Model, state: mx.array, tokens: list[int]) -> tuple[float, float]:
+    """The logit (difference) before a cap, and as the model says it."""
+    net = model.network
+    normed = net.final(state.astype(net.dtype)[None])
+    said = np.asarray(net.unembed(normed)[0].astype(mx.float32), dtype=np.float64)[tokens]
+    uncapped = np.asarray(net.unembed(normed, capped=False)[0].astype(mx.float32), dtype=np.float64)[tokens]
+    return tuple(float(row[0] - (row[1] if len(tokens) > 1 else 0.0)) for row in (uncapped, said))  # type: ignore[return-value]
+
+
 def _reading(model: Model, state: mx.array, tokens: list[int]) -> tuple[mx.array, float]:
     """The direction (d_model,) of the stream that the logit is read along on this prompt, float32, and its constant."""
     net = model.network
 
     def logit(normed: mx.array) -> mx.array:
-        logits = net.unembed(normed[None])[0]
+        logits = net.unembed(normed[None], capped=False)[0]
         return logits[tokens[0]] - (logits[tokens[1]] if len(tokens) > 1 else 0.0)
 
-    constant, unembedding = mx.value_and_grad(logit)(mx.zeros((model.d_model,), net.dtype))  # at 0 a cap has slope 1
+    constant, unembedding = mx.value_and_grad(logit)(mx.zeros((model.d_model,), net.dtype))
     unembedding = unembedding.astype(mx.float32)
     norm = getattr(net.decoder, net.family.norm)
-    x = state.astype(mx.float32)
-    if isinstance(norm, nn.LayerNorm):
-        along = unembedding * norm.weight.astype(mx.float32) * mx.rsqrt(mx.var(x) + norm.eps)
-        bias = float(norm.bias.astype(mx.float32) @ unembedding) if "bias" in norm else 0.0
-        return along - along.mean(), float(constant) + bias
-    normed = net.final(state[None])[0].astype(mx.float32)
-    factor = mx.where(x == 0, 0.0, normed / mx.where(x == 0, 1.0, x))  # an RMS norm scales each channel by a number
-    return unembedding * factor, float(constant)
+    along = centred(norm, unembedding * gain(norm, model.d_model)) / divisor(norm, state)
+    return along, float(constant) + float(bias(norm, model.d_model) @ unembedding)
