@@ -30,8 +30,9 @@ def gain(norm: Any, width: int) -> mx.array:
     if centres(norm):
         weight: mx.array = norm.weight if "weight" in norm else mx.ones((width,))
         return weight.astype(mx.float32)
-    normed: mx.array = norm(mx.ones((width,)))  # of root mean square 1, but for epsilon
-    return normed.astype(mx.float32) * (1 + norm.eps) ** 0.5
+    of_ones: mx.array = norm(mx.ones((width,)))  # their root mean square is 1, but for epsilon
+    gains: mx.array = of_ones.astype(mx.float32) * (1 + norm.eps) ** 0.5
+    return gains
 
 
 def bias(norm: Any, width: int) -> mx.array:
