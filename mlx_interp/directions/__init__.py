@@ -7,6 +7,7 @@ Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_dire
 
 from mlx_interp.directions.capping import assistant_axis, projection_quantile
 from mlx_interp.directions.contrasts import Contrast, contrast
+from mlx_interp.directions.control_vector import ControlVector, load_control_vector, save_control_vector
 from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
@@ -23,6 +24,7 @@ difference_of_means = diff_of_means
 
 __all__ = [
     "Contrast",
+    "ControlVector",
     "DifferenceTest",
     "Direction",
     "PersonaVectors",
@@ -37,6 +39,7 @@ __all__ = [
     "difference_of_means",
     "difference_test",
     "fit_state_classifier",
+    "load_control_vector",
     "load_direction",
     "orthogonalize",
     "orthogonalized",
@@ -47,6 +50,7 @@ __all__ = [
     "refusal_direction",
     "refusal_selection",
     "save_checkpoint",
+    "save_control_vector",
     "save_direction",
     "states_of",
     "steer",

@@ -162,11 +162,12 @@ def load_direction(path: Path | str, model: Model | None = None) -> Direction:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DirectionError(f"{path}: cannot be read as a direction: {error}") from error
     if model is not None:
-        _refuse_misfit(direction, model, path)
+        refuse_misfit(direction, model, path)
     return direction
 
 
-def _refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None:
+def refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None:
+    """Raises DirectionError, naming `path`, for a direction of another model or of other weights."""
     width = int(direction.vector.shape[0])
     if width != model.d_model or direction.n_layers != model.n_layers:
         raise DirectionError(
