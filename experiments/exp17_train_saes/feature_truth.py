@@ -168,4 +168,4 @@ def files(records: Records, config: SAEConfig) -> Iterator[tuple[str, str]]:
             "Texts that activate each feature most, over held-out texts and tokens of known meaning; the colour is the "
             "activation. Raises, lowers: logits when the direction is added to the mean last state."
         )
-        yield "features.html", dashboard(pages, title=f"Features of {item}", note=note)
+        yield "features.html", dashboard(pages, title=f"Features of {item}", note=note).html

@@ -13,7 +13,9 @@ from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, mean
 from experiments.harness.experiment import Records
 from mlx_interp.circuits import SHARES, Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
 from mlx_interp.circuits.discovery import existing
-from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, circuit_graph
+from mlx_interp.circuits.graph import as_json, circuit_graph
+from mlx_interp.pages import CircuitGraph
+from mlx_interp.pages import graph as graph_page
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Series, Table, heat_map, line_with_band
 from mlx_interp.reporting.graphs import Place, cloud, network
 from mlx_interp.stats import number
@@ -142,7 +144,7 @@ def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
     found = graphs(records, config)
     for task, graph in found.items():
         yield f"circuit_{task}.json", as_json(graph)
-    yield "circuits.html", as_html(list(found.values()), title="Circuits found by EAP-IG")
+    yield "circuits.html", graph_page(list(found.values()), title="Circuits found by EAP-IG").html
     yield from feature_edge_report.files(records, config)
 
 

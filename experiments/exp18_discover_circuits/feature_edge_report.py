@@ -17,7 +17,9 @@ from experiments.exp18_discover_circuits.feature_edges import INTO, METHODS, STA
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame
 from mlx_interp.circuits import faithfulness
-from mlx_interp.circuits.graph import CircuitGraph, as_html, as_json, feature_graph
+from mlx_interp.circuits.graph import as_json, feature_graph
+from mlx_interp.pages import CircuitGraph
+from mlx_interp.pages import graph as graph_page
 from mlx_interp.reporting import Cell, Column, Plot, Table
 from mlx_interp.reporting.graphs import Place, network
 from mlx_interp.stats import Estimate, function_interval, mean_or_none, percentile_interval
@@ -172,7 +174,7 @@ def files(records: Records, config: CircuitConfig) -> Iterator[tuple[str, str]]:
     for task, graph in graphs.items():
         yield f"features_{task}.json", as_json(graph)
     if graphs:
-        yield "features.html", as_html(list(graphs.values()), title="Edges between autoencoder features")
+        yield "features.html", graph_page(list(graphs.values()), title="Edges between autoencoder features").html
 
 
 TABLES = (check_table, share_table, size_table, strongest_table)

@@ -18,6 +18,7 @@ from mlx_interp.directions.refusal import refusal_direction, refusal_selection
 from mlx_interp.directions.state_classifier import StateClassifier, fit_state_classifier
 from mlx_interp.directions.states import states_of
 from mlx_interp.directions.steering import ablate, added_at_strength, steer, stream_norm
+from mlx_interp.directions.strengths import SteeredTexts, steered_texts
 
 difference_of_means = diff_of_means
 """By its long name."""
@@ -31,6 +32,7 @@ __all__ = [
     "Probe",
     "PromptDifference",
     "StateClassifier",
+    "SteeredTexts",
     "ablate",
     "added_at_strength",
     "assistant_axis",
@@ -54,5 +56,6 @@ __all__ = [
     "save_direction",
     "states_of",
     "steer",
+    "steered_texts",
     "stream_norm",
 ]

@@ -1,10 +1,11 @@
 """Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
 
 `logit_lens`, `tuned_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`; `top_tokens` reads any of their
-logits, and `decoded_lens` shows the tokens of all layers and positions.
+logits, `decoded_lens` shows the tokens of all layers and positions, `attention_patterns` where each head looks.
 """
 
 from mlx_interp.lenses.affine import affine_lens, affine_map
+from mlx_interp.lenses.attention import AttentionPatterns, attention_patterns
 from mlx_interp.lenses.decoded import DecodedLens, decoded_lens
 from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_attribution
 from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
@@ -13,11 +14,13 @@ from mlx_interp.lenses.trajectories import prediction_depth
 from mlx_interp.lenses.tuned import TunedLens, load_lens, train_tuned_lens
 
 __all__ = [
+    "AttentionPatterns",
     "DecodedLens",
     "LogitAttribution",
     "TunedLens",
     "affine_lens",
     "affine_map",
+    "attention_patterns",
     "decoded_lens",
     "direct_logit_attribution",
     "load_lens",

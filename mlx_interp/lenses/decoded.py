@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlx_interp import pages
 from mlx_interp.deferred import mx
@@ -21,7 +20,7 @@ Reading = list[tuple[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedLens:
+class DecodedLens(pages.AsPage):
     """The tokens that a lens reads from layers and positions of a prompt; prints as a table, last layer on top."""
 
     prompt: Prompt
@@ -30,6 +29,8 @@ class DecodedLens:
     positions: tuple[int, ...]
     readings: Sequence[Sequence[Reading]]
     """By layer and position, in the order of `layers` and `positions`."""
+    name: str = "Logit lens"
+    """What reads."""
 
     def at(self, layer: int, position: int = -1) -> Reading:
         """What one layer says at one position of the prompt; negative ones count from the last that was read.
@@ -60,16 +61,9 @@ class DecodedLens:
             tokens=[self.prompt.pieces[position] for position in self.positions],
             layers=self.layers,
             positions=self.positions,
-            title=f"Logit lens at {self.site}",
+            title=f"{self.name} at {self.site}",
             about=self.prompt.text,
         )
-
-    def to_html(self, path: Path | str) -> Path:
-        """Writes the page; returns its path. Raises RunError for a path that is no .html or cannot be written."""
-        return self.page().save(path)
-
-    def _repr_html_(self) -> str:
-        return self.page()._repr_html_()
 
     def __repr__(self) -> str:
         cells = self.table()
@@ -102,7 +96,7 @@ def decoded_lens(
     ]
     layers = tuple(one.layer for one in model.sites_of(site))
     readings = [[by_position[place][row] for place in range(len(chosen))] for row in range(len(layers))]
-    return DecodedLens(only, site, layers, tuple(chosen), readings)
+    return DecodedLens(only, site, layers, tuple(chosen), readings, "Logit lens" if lens is None else "Tuned lens")
 
 
 def _logits(model: Model, states: mx.array, lens: TunedLens | None) -> mx.array:

@@ -4,7 +4,28 @@ What the library measures makes its own (`decoded_lens(...).to_html("lens.html")
 numbers and texts, whoever measured them, and return a `Page` with `save`. Knows nothing of models.
 """
 
+from mlx_interp.pages.attention_page import attention
+from mlx_interp.pages.feature_page import Example, FeaturePage, features
+from mlx_interp.pages.graph_page import CircuitGraph, GraphEdge, GraphNode, graph
+from mlx_interp.pages.grid_page import Details, grid
 from mlx_interp.pages.lens_page import lens
-from mlx_interp.pages.page import Page
+from mlx_interp.pages.page import AsPage, Page
+from mlx_interp.pages.steering_page import Steered, steering
 
-__all__ = ["Page", "lens"]
+__all__ = [
+    "AsPage",
+    "CircuitGraph",
+    "Details",
+    "Example",
+    "FeaturePage",
+    "GraphEdge",
+    "GraphNode",
+    "Page",
+    "Steered",
+    "attention",
+    "features",
+    "graph",
+    "grid",
+    "lens",
+    "steering",
+]

@@ -50,6 +50,20 @@ class Page:
         return _environment().get_template("notebook.html").render(page=self.html, title=self.title, height=HEIGHT)
 
 
+class AsPage:
+    """A result that makes its own page: `to_html` writes it, a notebook shows it."""
+
+    def page(self) -> Page:
+        raise NotImplementedError
+
+    def to_html(self, path: Path | str) -> Path:
+        """Writes the page; returns its path. Raises RunError for a path that is no .html or cannot be written."""
+        return self.page().save(path)
+
+    def _repr_html_(self) -> str:
+        return self.page()._repr_html_()
+
+
 def page(template: str, *, title: str, about: str = "", **data: Any) -> Page:
     """A page from its template and data.
 

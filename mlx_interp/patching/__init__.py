@@ -1,7 +1,8 @@
 """Patching: activations of one run written into another, and attention knocked out.
 
 `activation_patching`, `head_patching`, `path_patching`, `back_patching_grid`, `attention_knockout`: each is one sweep,
-and returns the logits of every counterfactual or a metric of them. `mean_ablation` gives interventions for any of them.
+and returns the logits of every counterfactual or a metric of them. `patching_grid` reads one as shares, with what
+each cell says; `mean_ablation` gives interventions for any of them.
 """
 
 from mlx_interp.patching.ablations import mean_ablation
@@ -9,8 +10,10 @@ from mlx_interp.patching.activation_patches import activation_patching, head_pat
 from mlx_interp.patching.back_patching import back_patching_grid, back_patching_pairs, same_layer_pairs
 from mlx_interp.patching.knockout import attention_knockout
 from mlx_interp.patching.path_patches import path_patching
+from mlx_interp.patching.recovered import PatchingGrid, patching_grid
 
 __all__ = [
+    "PatchingGrid",
     "activation_patching",
     "attention_knockout",
     "back_patching_grid",
@@ -18,6 +21,7 @@ __all__ = [
     "head_patching",
     "logit_difference",
     "mean_ablation",
+    "patching_grid",
     "path_patching",
     "same_layer_pairs",
 ]

@@ -126,13 +126,13 @@ def heat_map(
     those of the values and 0. Values of both signs have colours that part at 0, and limits of equal distance from it.
     Raises ValueError without panels or for panels of unequal shape.
     """
-    panels = _panels(panels)
+    panels = panels_of(panels)
     grids = [np.array(panel.values, dtype=np.float64) for panel in panels]
     if len({grid.shape for grid in grids}) != 1 or grids[0].ndim != 2:
         raise ValueError(
             f"figure {name!r}: panels must share one shape (rows, columns), found {[g.shape for g in grids]}"
         )
-    low, high = limits or _limits(grids)
+    low, high = limits or value_limits(grids)
     norm, colours = matplotlib.colors.Normalize(low, high), SIGNED_COLOURS if low == -high else COLOURS
     across = min(columns, len(panels))
     down = -(-len(panels) // across)
@@ -356,7 +356,8 @@ def _ticks(axis: Any, x: Sequence[str | int] | None, y: Sequence[str | int] | No
         set_ticks(range(0, count, step), labels, **({"rotation": 40, "ha": "right"} if slanted else {}))
 
 
-def _limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+def value_limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
+    """Ends of a scale of colours: values and 0; equally far from 0 on both sides where values have both signs."""
     values = np.concatenate([grid[np.isfinite(grid)] for grid in grids])
     low, high = (min(0.0, values.min()), max(0.0, values.max())) if values.size else (0.0, 1.0)
     if min(-low, high) > SIGNED * max(-low, high):
@@ -377,7 +378,7 @@ def _point(estimate: Estimate | float | None) -> tuple[float, float, float]:
     return estimate.value, estimate.low, estimate.high
 
 
-def _panels(given: Sequence[Panel] | Panel | Grid) -> list[Panel]:
+def panels_of(given: Sequence[Panel] | Panel | Grid) -> list[Panel]:
     """Panels as a list; numbers by themselves are one without a title."""
     if isinstance(given, Panel):
         return [given]

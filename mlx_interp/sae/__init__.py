@@ -1,7 +1,8 @@
 """Sparse autoencoders: train, measure, splice, read and write them, and edit single features."""
 
+from mlx_interp.pages import FeaturePage
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
-from mlx_interp.sae.dashboards import FeaturePage, dashboard, feature_pages, page_of, write_dashboard
+from mlx_interp.sae.dashboards import dashboard, feature_pages, page_of
 from mlx_interp.sae.files import from_saelens, load, save
 from mlx_interp.sae.kinds import KINDS, Kind
 from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
@@ -43,5 +44,4 @@ __all__ = [
     "sparse_probe",
     "stability",
     "train",
-    "write_dashboard",
 ]

@@ -63,3 +63,44 @@ def session(profile: Path) -> Iterator[Any]:
         yield running
     finally:
         running.quit()
+
+
+def focus(browser: Any, selector: str) -> None:
+    browser.execute_script("document.querySelector(arguments[0]).focus()", selector)
+
+
+def text_of(browser: Any, selector: str) -> str:
+    return str(browser.execute_script("return document.querySelector(arguments[0]).textContent", selector))
+
+
+def press(browser: Any, *keys: str) -> None:
+    for key in keys:
+        browser.switch_to.active_element.send_keys(key)
+
+
+def selected(browser: Any) -> list[Any]:
+    """Row and column of the selected cell, which has the focus and is its grid's only one in the tab order."""
+    return list(
+        browser.execute_script(
+            "const cell = document.activeElement, grid = cell.closest('table');"
+            "const tabs = [...grid.querySelectorAll('td[tabindex=\"0\"]')];"
+            "const chosen = [...grid.querySelectorAll('td[aria-selected=true]')];"
+            "return tabs.length === 1 && tabs[0] === cell && chosen.length === 1 && chosen[0] === cell"
+            " ? [Number(cell.dataset.row), Number(cell.dataset.column)] : [];"
+        )
+    )
+
+
+def hover(browser: Any, selector: str, index: int = 0) -> None:
+    from selenium.webdriver import ActionChains
+
+    ActionChains(browser).move_to_element(browser.find_elements("css selector", selector)[index]).perform()
+
+
+def slide(browser: Any, name: str, value: int) -> None:
+    """A slider drawn to a value."""
+    browser.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('input'))",
+        name,
+        value,
+    )

@@ -11,6 +11,7 @@ import pytest
 from mlx_interp.lenses import DecodedLens, decoded_lens
 from mlx_interp.model import Model
 from mlx_interp.pages import Page
+from tests.pages.browser import focus, press, selected, text_of
 from tests.pages.test_page import EVIL, one_lens
 
 Opened = Callable[[Page], Any]
@@ -19,28 +20,6 @@ Opened = Callable[[Page], Any]
 @pytest.fixture(scope="module")
 def read(llama: Model) -> DecodedLens:
     return decoded_lens(llama, [5, 9, 3, 17], k=3)
-
-
-def text_of(browser: Any, selector: str) -> str:
-    return str(browser.execute_script("return document.querySelector(arguments[0]).textContent", selector))
-
-
-def press(browser: Any, *keys: str) -> None:
-    for key in keys:
-        browser.switch_to.active_element.send_keys(key)
-
-
-def selected(browser: Any) -> list[Any]:
-    """Row and column of the selected cell, which also has the focus and is the only one in the tab order."""
-    return list(
-        browser.execute_script(
-            "const cell = document.activeElement;"
-            "const tabs = [...document.querySelectorAll('td[tabindex=\"0\"]')];"
-            "const chosen = [...document.querySelectorAll('td[aria-selected=true]')];"
-            "return tabs.length === 1 && tabs[0] === cell && chosen.length === 1 && chosen[0] === cell"
-            " ? [Number(cell.dataset.row), Number(cell.dataset.column)] : [];"
-        )
-    )
 
 
 def test_every_reading_stands_in_its_cell_last_layer_on_top(opened: Opened, read: DecodedLens) -> None:
@@ -62,7 +41,7 @@ def test_arrow_keys_move_the_selected_cell_and_its_details_follow(opened: Opened
     from selenium.webdriver.common.keys import Keys
 
     browser = opened(read.page())
-    browser.execute_script("document.querySelector('td[tabindex=\"0\"]').focus()")
+    focus(browser, 'td[tabindex="0"]')
     assert selected(browser) == [0, 3]
     press(browser, Keys.ARROW_DOWN, Keys.ARROW_LEFT)
     assert selected(browser) == [1, 2]
@@ -90,7 +69,7 @@ def test_a_token_is_followed_through_all_cells(opened: Opened, read: DecodedLens
     from selenium.webdriver.common.keys import Keys
 
     browser = opened(read.page())
-    browser.execute_script("document.querySelector('td[tabindex=\"0\"]').focus()")
+    focus(browser, 'td[tabindex="0"]')
     press(browser, Keys.ENTER)
     token = read.at(2, 3)[0][0]
     marked = browser.execute_script("return document.querySelectorAll('td.marked').length")

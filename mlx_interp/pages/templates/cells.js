@@ -29,6 +29,7 @@ class Grid {
   }
   // Writes all cells anew: after another panel or another measure was chosen.
   refresh() {
+    tip.hide();
     this.cells.forEach((cells, row) => cells.forEach((cell, column) => {
       this.fill(cell, row, column);
       cell.setAttribute("aria-label", this.label(row, column));
