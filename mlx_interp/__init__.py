@@ -15,6 +15,7 @@ from mlx_interp import (
     patching,
     reporting,
     sae,
+    sharing,
     stats,
     store,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "sae",
     "save_checkpoint",
     "save_direction",
+    "sharing",
     "stats",
     "store",
 ]

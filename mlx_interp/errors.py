@@ -74,6 +74,10 @@ class PageError(MlxInterpError, ValueError):
     """A page that would be too large to open, or data that does not fit together on one."""
 
 
+class SharingError(MlxInterpError):
+    """What is not shared: nothing to share, no such repository, no token, an upload that stopped."""
+
+
 class StoreError(MlxInterpError):
     """A store of activations that cannot be read, or that belongs to another model, prompts or configuration."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -33,6 +34,12 @@ class Hub:
     """Serve weights with one byte changed."""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and Range header of everything asked for."""
+    root: Path = Path()
+    """Where uploads are kept."""
+    made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Repositories made by uploads, with what was asked for."""
+    refuse_commits: bool = False
+    """Drop the connection of every commit."""
     url: str = ""
 
 
@@ -52,6 +59,55 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer(body=True)
+
+    def do_POST(self) -> None:
+        """What an upload needs: a repository made, files announced, one commit of all of them."""
+        path = unquote(urlsplit(self.path).path)
+        content = self.sent()
+        self.hub.requests.append(("POST", path, ""))
+        if not self.headers.get("Authorization", "").removeprefix("Bearer "):
+            self.refuse(401, "Unauthorized", "Invalid username or password.")
+            return
+        parts = path.strip("/").split("/")
+        if parts[:3] == ["api", "repos", "create"]:
+            made = json.loads(content)
+            name = f"{made.get('organization') or 'someone'}/{made['name']}"
+            self.hub.made[name] = made
+            self.send_json({"url": f"{self.hub.url}/{name}"})
+        elif parts[:2] == ["api", "validate-yaml"]:
+            self.send_json({"errors": [], "warnings": []})
+        elif parts[4:5] == ["preupload"]:
+            announced = json.loads(content)["files"]
+            self.send_json(
+                {"files": [{"path": one["path"], "uploadMode": "regular", "shouldIgnore": False} for one in announced]}
+            )
+        elif self.hub.refuse_commits:
+            self.close_connection = True
+        else:
+            self.commit_files("/".join(parts[2:4]), [json.loads(line) for line in content.splitlines()])
+
+    def sent(self) -> bytes:
+        """The body of a request, of known length or in chunks."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def commit_files(self, repository: str, entries: list[dict[str, Any]]) -> None:
+        """A commit as lines of JSON: its header, then each file in base64."""
+        folder = self.hub.root / repository
+        for entry in entries:
+            if entry["key"] == "file":
+                target = folder / entry["value"]["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(base64.b64decode(entry["value"]["content"]))
+        self.hub.folders[repository] = {COMMIT: folder}
+        address = f"{self.hub.url}/{repository}/commit/{COMMIT}"
+        self.send_json({"success": True, "commitOid": COMMIT, "commitUrl": address, "hookOutput": ""})
 
     def answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -79,16 +135,18 @@ class Handler(BaseHTTPRequestHandler):
         if commit is None:
             self.refuse(404, "RevisionNotFound", "Revision not found")
             return
-        files = sorted(self.hub.folders[repository][commit].iterdir())
+        folder = self.hub.folders[repository][commit]
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
         if rest[:1] == ["tree"]:
-            self.send_json([self.entry(file) for file in files])
+            self.send_json([self.entry(file, folder) for file in files])
             return
-        siblings = [{"rfilename": file.name} for file in files]
+        siblings = [{"rfilename": file.relative_to(folder).as_posix()} for file in files]
         self.send_json({"id": repository, "modelId": repository, "sha": commit, "siblings": siblings, "tags": []})
 
-    def entry(self, file: Path) -> dict[str, Any]:
+    def entry(self, file: Path, folder: Path) -> dict[str, Any]:
         size = file.stat().st_size
-        entry: dict[str, Any] = {"type": "file", "path": file.name, "size": size, "oid": digest(file)[:40]}
+        name = file.relative_to(folder).as_posix()
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": digest(file)[:40]}
         if file.suffix == ".safetensors":
             entry["lfs"] = {"oid": digest(file), "size": size, "pointerSize": 100}
         return entry
