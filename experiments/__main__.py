@@ -1,4 +1,4 @@
-"""python -m experiments: what there is to run, and the tools over many runs: run_all, query, coverage, publish."""
+"""python -m experiments: what there is to run, and tools over many runs: run_all, query, scale, coverage, publish."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ TOOLS = {
     "run_all": "many experiments on many models",
     "query": "SQL over all results",
     "publish": "finished runs into results/, where they are kept and shown",
+    "scale": "one figure over all models: two-hop gap, depth of refusal, function vectors",
     "coverage": "every experiment of every study: who does it here, what was run",
 }
 """Modules of the harness that are commands of their own."""

@@ -21,7 +21,7 @@ from experiments.exp12_multimodel_directions import persona_report, persona_stud
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
-from experiments.shared.traits import geometry, stages, trait_report
+from experiments.shared.traits import geometry, over_models, stages, trait_report
 from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
 from experiments.shared.traits.trait_records import Affected, Found, Used
 from mlx_interp.reporting import Cell, Column, Table
@@ -96,5 +96,5 @@ EXPERIMENT = Experiment(
     look={"n_train": 16, "n_asked": 4, "tuning_steps": 4, "personas": ("refusal",)},
     limits_items=False,
     group=lambda item: item.trait,
-    scaling=trait_report.metrics,
+    scaling=over_models.metrics,
 )

@@ -22,7 +22,7 @@ from experiments.exp1_refusal_direction import judged, loss, orthogonalised, sel
 from experiments.exp1_refusal_direction.orthogonalised import TRAIT
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
-from experiments.shared.traits import geometry, random_draws, stages, trait_report
+from experiments.shared.traits import geometry, over_models, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
 
 
@@ -87,5 +87,5 @@ EXPERIMENT = Experiment(
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0), "n_draws": 5, "suffix_steps": 1},
     limits_items=False,
-    scaling=trait_report.metrics,
+    scaling=over_models.metrics,
 )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from experiments.exp2_sycophancy import caa, caa_report, pushback
 from experiments.harness.experiment import Experiment, Plan
 from experiments.harness.state import Run
-from experiments.shared.traits import choices, geometry, stages, trait_report
+from experiments.shared.traits import choices, geometry, over_models, stages, trait_report
 from experiments.shared.traits.choices import ChoiceConfig
 from experiments.shared.traits.stages import Item
 
@@ -70,5 +70,5 @@ EXPERIMENT = Experiment(
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0), "multipliers": (-1.0, 1.0)},
     limits_items=False,
     group=lambda item: item.trait,
-    scaling=trait_report.metrics,
+    scaling=over_models.metrics,
 )

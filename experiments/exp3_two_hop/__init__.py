@@ -70,6 +70,7 @@ EXPERIMENT = Experiment(
     figures=[lens.curves, tuned.distance_figure],
     headline=headline,
     screen=lens.order_table,
+    scaling=lens.metrics,
     plan=plan,
     look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,

@@ -20,7 +20,7 @@ from experiments.exp4_confidence import calibration, entropy
 from experiments.exp4_confidence.entropy import TRAIT
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
-from experiments.shared.traits import geometry, stages, trait_report
+from experiments.shared.traits import geometry, over_models, stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 
 
@@ -59,5 +59,5 @@ EXPERIMENT = Experiment(
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0)},
     limits_items=False,
-    scaling=trait_report.metrics,
+    scaling=over_models.metrics,
 )

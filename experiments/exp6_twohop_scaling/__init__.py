@@ -22,7 +22,6 @@ from experiments.exp6_twohop_scaling.gap_by_model import (
     counts,
     headline,
     measure,
-    metrics,
     scaling,
 )
 from experiments.harness.experiment import Experiment, Plan, Stage
@@ -61,5 +60,5 @@ EXPERIMENT = Experiment(
     look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,
     group=lambda query: (query.family, query.split),
-    scaling=metrics,
+    scaling=lens.metrics,
 )

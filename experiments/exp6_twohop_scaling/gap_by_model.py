@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.harness.experiment import Metric, Records
+from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop import lens
@@ -117,14 +117,3 @@ def headline(records: Records, config: GapConfig) -> str:
     if share is None or mean is None:
         return f"bridge and answer are both visible in {len(both)} queries: too few for an interval"
     return f"{share.text(percent=True)} % of {len(both)} queries sequential, mean gap {mean.text(digits=1)} layers"
-
-
-def metrics(records: Records, config: GapConfig) -> list[Metric]:
-    """What is drawn against depth and size."""
-    both, gaps = lens.gap_summary(records, config)
-    depth = n_layers(records)
-    return [
-        Metric("sequential queries", "%", mean_over([gap > 0 for gap in gaps], both, config.seed)),
-        Metric("gap", "layers", mean_over(gaps, both, config.seed)),
-        Metric("gap over depth", "", mean_over([gap / depth for gap in gaps], both, config.seed)),
-    ]

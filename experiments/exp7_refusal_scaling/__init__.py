@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from experiments.harness.experiment import Experiment, Plan, Records
 from experiments.harness.state import Run
-from experiments.shared.traits import stages, trait_report
+from experiments.shared.traits import over_models, stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.reporting import Cell, Column, Table
 
@@ -62,5 +62,5 @@ EXPERIMENT = Experiment(
     plan=plan,
     look={"n_train": 16},
     limits_items=False,
-    scaling=trait_report.metrics,
+    scaling=over_models.metrics,
 )

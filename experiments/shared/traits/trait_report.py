@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from experiments.harness.experiment import Metric, Plan, Records
+from experiments.harness.experiment import Plan, Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.traits.stages import (
@@ -340,15 +340,3 @@ def headline(records: Records, config: TraitConfig) -> str:
         flag = " (not told from chance)" if below_test(records, trait, layer) else ""
         parts.append(f"{trait}, layer {layer}{flag}: rate changes by {', '.join(texts)} points")
     return "; ".join(parts)
-
-
-def metrics(records: Records, config: TraitConfig) -> list[Metric]:
-    """What is compared over models."""
-    found = []
-    for trait in traits(records):
-        layer = chosen_layer(records, trait)
-        if layer is not None:
-            for kind, word in (("positive", "ablated"), ("negative", "added")):
-                change = effect(records, trait, kind, "direction", layer, config.seed)
-                found.append(Metric(f"{trait}, {word}", "%", change))
-    return found

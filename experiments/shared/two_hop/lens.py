@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypedDict, cast
 
-from experiments.harness.experiment import Records
+from experiments.harness.experiment import Metric, Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.two_hop.queries import Case, Labelled
@@ -202,6 +202,17 @@ def gap_summary(records: Records, config: LensConfig) -> tuple[list[Record], lis
     """The queries where both are visible, and their gaps."""
     both = [r for r in of(records, STAGE) if gap(r, config.lens_k) is not None]
     return both, [float(gap(r, config.lens_k) or 0) for r in both]
+
+
+def metrics(records: Records, config: LensConfig) -> list[Metric]:
+    """What is compared over models: order, and gap in layers and in shares of the depth."""
+    both, gaps = gap_summary(records, config)
+    depth = n_layers(records)
+    return [
+        Metric("sequential queries", "%", mean_over([gap > 0 for gap in gaps], both, config.seed)),
+        Metric("gap", "layers", mean_over(gaps, both, config.seed)),
+        Metric("gap over depth", "", mean_over([gap / depth for gap in gaps], both, config.seed)),
+    ]
 
 
 def _control(mine: list[Record], entity: str, config: LensConfig) -> Estimate | None:
