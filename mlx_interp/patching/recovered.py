@@ -46,7 +46,7 @@ class PatchingGrid(ShapesShown, pages.AsPage):
 
     @property
     def recovered(self) -> npt.NDArray[np.float64]:
-        """Share of the lost difference that each cell brings back (n_layers, n_positions)."""
+        """Share of the lost difference that each cell recovers (n_layers, n_positions)."""
         return (self.differences - self.of_corrupted) / (self.of_clean - self.of_corrupted)
 
     def page(self) -> pages.Page:
@@ -67,7 +67,7 @@ class PatchingGrid(ShapesShown, pages.AsPage):
             },
             title=f"Activation patching at {self.site}",
             about=f"Share of the logit difference of {self.right!r} over {self.wrong!r} that the clean prompt's "
-            "activation brings back to the corrupted prompt.",
+            "activation recovers in the corrupted prompt.",
             x_label="position",
             y_label="layer",
             value_label="recovered",
@@ -88,7 +88,7 @@ def patching_grid(
     positions: Sequence[int] | None = None,
     k: int = 5,
 ) -> PatchingGrid:
-    """Patching grid: by layer and position, the share of the logit difference that the clean activation brings back.
+    """Patching grid: by layer and position, the share of the logit difference that the clean activation recovers.
 
     right, wrong: words of one token each, as they continue the clean prompt. site, positions: as in
     `activation_patching`. k: how many of the likeliest tokens are kept for each cell.
