@@ -48,6 +48,7 @@ OLDER_NAMES: dict[str, frozenset[str]] = {
     "gemma3_text": frozenset({"rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern"}),
     "gemma": frozenset({"hidden_activation"}),
     "cohere2": frozenset({"sliding_window_pattern"}),
+    "qwen3_5_text": frozenset({"full_attention_interval"}),
     "gpt_neox": frozenset({"rotary_emb_base", "rotary_pct"}),
 }
 """By model type: names that are no field of the class any more, and that published configs mean something by."""

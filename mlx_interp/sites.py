@@ -28,10 +28,12 @@ class SiteKind:
     meaning: str
     writable: bool = True
     layered: bool = True
+    stepwise: bool = False
+    """Made position by position, each from the one before: what is done to one is in all that follow."""
 
     @property
     def has_heads(self) -> bool:
-        return self.axes[0] in ("head", "kv_head") or self.axes[:-1] == ("slot",)
+        return len(self.axes) > 1 and self.axes[0] in ("head", "kv_head", "key_head", "value_head", "slot")
 
     @property
     def of_edges(self) -> bool:
@@ -40,12 +42,27 @@ class SiteKind:
 
 
 # In the order in which a layer computes them where its MLP reads what attention wrote. When each is computed, of what,
-# is said by `engine/block.py`.
+# is said by `engine/tables.py`.
 KINDS: dict[str, SiteKind] = {
     kind.name: kind
     for kind in (
         SiteKind("resid_pre", ("d_model",), "residual stream before the layer"),
-        SiteKind("attn_in", ("d_model",), "what attention reads: the stream after the norm before it"),
+        SiteKind("attn_in", ("d_model",), "what attention (or the mixer in its place) reads: the stream after its norm"),
+        SiteKind("conv_in", ("d_conv",), "a mixer's queries, keys and values side by side, before its convolution"),
+        SiteKind("lin_q", ("key_head", "d_key"), "a linear layer's queries, as they read its state"),
+        SiteKind("lin_k", ("key_head", "d_key"), "its keys, under which values are written"),
+        SiteKind("lin_v", ("value_head", "d_value"), "its values"),
+        SiteKind("decay", ("value_head",), "what its state is multiplied by before a position writes: 1 forgets nothing"),
+        SiteKind("write", ("value_head",), "how much of a value is written, of what the state lacks of it: 0 to 1"),
+        SiteKind(
+            "state",
+            ("value_head", "d_state"),
+            "its state after a position wrote, (d_value, d_key) row by row: all later positions read it",
+            stepwise=True,
+        ),
+        SiteKind("mixed", ("value_head", "d_value"), "what queries read in the state"),
+        SiteKind("mixer_gate", ("value_head", "d_value"), "the gate on it, before the non-linearity"),
+        SiteKind("mixer_out", ("d_model",), "what a mixer that is no attention adds to the residual stream"),
         SiteKind("q_pre", ("head", "d_head"), "queries as their matrix gives them, before norm and RoPE"),
         SiteKind("k_pre", ("kv_head", "d_head"), "keys as their matrix gives them, before norm and RoPE"),
         SiteKind("q", ("head", "d_head"), "queries as they enter attention"),
@@ -58,6 +75,7 @@ KINDS: dict[str, SiteKind] = {
         ),
         SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
         SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
+        SiteKind("attn_gate", ("head", "d_head"), "the gate on z, before the sigmoid: the output projection reads both"),
         SiteKind("head_out", ("head", "d_model"), "each head's share of the output projection", writable=False),
         SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
         SiteKind("resid_mid", ("d_model",), "residual stream after attention"),
@@ -116,6 +134,11 @@ def parse_one(selector: str, n_layers: int) -> Site:
     if len(sites) != 1:
         raise SiteError(f"{selector!r} names {len(sites)} sites, one is needed: add a layer, e.g. {str(sites[0])!r}")
     return sites[0]
+
+
+def names_layers(selector: str) -> bool:
+    """Whether a selector says which layers: "pattern" and "pattern.all" name those that have the site."""
+    return _split(selector)[1] not in ("", "all")
 
 
 def parse_all(selectors: str | Iterable[str], n_layers: int) -> list[Site]:

@@ -17,7 +17,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.parts import check_parts
 from mlx_interp.errors import DataError, PromptError
 from mlx_interp.prompts import AnyPrompt, Prompt, check_rows, from_tokens, make_prompt, text_of_tokens
-from mlx_interp.sites import Site, parse_all
+from mlx_interp.sites import Site, parse
 
 
 class Wrapped:
@@ -81,7 +81,9 @@ class Wrapped:
 
     def sites_of(self, selectors: str | Iterable[str]) -> list[Site]:
         """The sites that selectors name, in the order of the forward pass. Raises SiteError for one that is none."""
-        return [self.network.has(site) for site in parse_all(selectors, self.n_layers)]
+        chosen = [selectors] if isinstance(selectors, str) else selectors
+        named = [site for one in chosen for site in self.network.there(parse(one, self.n_layers), one)]
+        return sorted(set(named), key=lambda site: site.depth)
 
     @property
     def n_parameters(self) -> int:

@@ -240,7 +240,28 @@ FAMILY_CONFIGS["mistral3"] = {
 }
 
 
-RECENT = frozenset({"ministral3", "mistral3"})
+# Two of three layers hold a state: two heads of keys, four of values, and a convolution over three positions.
+FAMILY_CONFIGS["qwen3_5"] = {
+    "model_type": "qwen3_5",
+    "text_config": {
+        **{key: value for key, value in BASE.items() if key not in ("rope_theta", "num_hidden_layers")},
+        "model_type": "qwen3_5_text",
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "attention_bias": True,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 7,
+        "linear_value_head_dim": 9,
+        "linear_conv_kernel_dim": 3,
+        "full_attention_interval": 3,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    },
+    "vocab_size": 101,
+}
+
+
+RECENT = frozenset({"ministral3", "mistral3", "qwen3_5"})
 """Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
 
 

@@ -23,7 +23,7 @@ from mlx_interp.architectures.kinds import (
     only_if_said,
     root_of_width,
 )
-from mlx_interp.architectures.recent import MINISTRAL3, MISTRAL3
+from mlx_interp.architectures.recent import MINISTRAL3, MISTRAL3, QWEN3_5
 from mlx_interp.deferred import mx
 
 LLAMA = Family(
@@ -140,7 +140,7 @@ GEMMA3_TEXT = Family(
     embed_scale=_rounded_root_of_width,
     window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
     residual_sum="clipped",
-    pattern_of_types=True,
+    pattern_of_types="sliding_window_pattern",
     unread={"embed_scale": "rounds the embedding scale to bfloat16 in every precision: up to 2e-3 of it"},
     refuses={"use_bidirectional_attention": frozenset({True})},
     fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
@@ -260,7 +260,7 @@ COHERE2 = replace(
     qk_norm=False, wide_scores="of float16",
     window=lambda decoder, layer: None if _without_window(decoder, layer) else int(decoder.window_size),
     unturned=lambda decoder, layer: _without_window(decoder, layer),
-    pattern_of_types=True,
+    pattern_of_types="sliding_window_pattern",
     needs=frozenset({"logit_scale", "sliding_window"}),
     objection=lambda config: _uneven_windows({"sliding_window_pattern": 4, "num_hidden_layers": 40, **config}),
 )
@@ -344,6 +344,6 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
         *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ, QWEN3_MOE, MIXTRAL, OLMOE, GPT_OSS),
-        *(MINISTRAL3, MISTRAL3),
+        *(MINISTRAL3, MISTRAL3, QWEN3_5),
     )
 }

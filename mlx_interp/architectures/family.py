@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from mlx_interp.architectures.activations import FORMS, Form
 from mlx_interp.architectures.experts import Experts
+from mlx_interp.architectures.mixers import DeltaNet
 from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
@@ -90,6 +91,10 @@ class Family:
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Form | Activation = "swiglu"
     """A known form, its parts, or a function (mlx-lm's MLP, its input) -> what enters its down projection: without
     parts there are no sites `mlp_gate` and `mlp_up`."""
+    mixer: DeltaNet | None = None
+    """What stands in attention's place in the layers of mlx-lm's model that have a part of its name."""
+    attn_gate: bool = False
+    """Heads' mixed values pass a gate before the output projection; each query's matrix gives it, behind the query."""
     experts: Experts | None = None
     """The parts of an MLP that is made of experts; `sizes.d_mlp` is then the width of one."""
     embed_scale: Callable[[Any], float] | None = None
@@ -112,8 +117,9 @@ class Family:
     """Config keys, settings of RoPE too, that mlx-lm's class reads under another name: {"rope_theta": its name}."""
     reads_rope: bool = False
     """mlx-lm's class reads RoPE under `rope_parameters`, in the form of transformers 5."""
-    pattern_of_types: bool = False
-    """mlx-lm's class knows layers without a window by their distance alone, which `layer_types` gives."""
+    pattern_of_types: str | None = None
+    """Config key of the distance between layers with full attention, if mlx-lm's class knows them by that alone:
+    `layer_types` gives it."""
     rereads: bool = False
     """transformers reads a text anew where generation crosses the length that LongRoPE was made from."""
     dropped_prefix: str = ""

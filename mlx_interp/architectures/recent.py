@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_interp.architectures.family import Config, Family
 from mlx_interp.architectures.kinds import COMMON, only_if_said
+from mlx_interp.architectures.mixers import DeltaNet
 from mlx_interp.deferred import mx
 
 QUERY_SCALE = ("llama_4_scaling_beta", "original_max_position_embeddings")
@@ -55,4 +56,37 @@ MISTRAL3 = replace(
     text_config="text_config",
     text_type="ministral3",
     objection=_other_text,
+)
+
+
+LINEAR = frozenset(f"linear_{name}" for name in ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads"))
+
+
+def _uneven_attention(config: Config) -> str | None:
+    """mlx-lm knows one layer with attention in every `full_attention_interval`."""
+    n_layers, interval = int(config.get("num_hidden_layers", 32)), int(config.get("full_attention_interval") or 4)
+    if interval > n_layers:
+        return f"has no layer with attention: full_attention_interval {interval} with {n_layers} layers"
+    kinds = ["linear_attention" if (layer + 1) % interval else "full_attention" for layer in range(n_layers)]
+    if config.get("layer_types") not in (None, kinds):
+        return f"has layer_types that differ from its full_attention_interval of {interval}"
+    return None
+
+
+# Vision and text here too. Most layers hold a state instead of keys and values; the others gate what heads give.
+QWEN3_5 = Family(
+    model_type="qwen3_5",
+    root="language_model",
+    text_config="text_config",
+    understands=COMMON - {"rope_traditional"}
+    | LINEAR
+    | {"linear_num_value_heads", "head_dim", "attention_bias", "layer_types", "full_attention_interval"}
+    | {"partial_rotary_factor"},
+    tied=only_if_said,
+    qk_norm=True,
+    mixer=DeltaNet(),
+    attn_gate=True,
+    reads_rope=True,
+    pattern_of_types="full_attention_interval",
+    objection=_uneven_attention,
 )

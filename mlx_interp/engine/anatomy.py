@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mlx_interp import sites
 from mlx_interp.architectures import Family
-from mlx_interp.engine.block import EXPERTS, GATED, UNGATED, WHOLE, Order, Step, order_of, parallel, sequential
+from mlx_interp.engine.block import Order, Step, order_of
 from mlx_interp.engine.modules import part_of, size_of
+from mlx_interp.engine.tables import DELTA_NET, EXPERTS, GATED, PLAIN, UNGATED, WHOLE, WITH_GATE, parallel, sequential
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
+
+
+MIXERS_SITES = frozenset(name for step in DELTA_NET for name in (*step.makes, *step.inside))
 
 
 @dataclass(frozen=True)
@@ -97,18 +101,48 @@ class Anatomy:
         parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
         return round(sum(map(size_of, parts)) / (self.d_model * self.d_mlp))
 
-    @cached_property
-    def order(self) -> Order:
+    def order(self, layer: int) -> Order:
         """The steps of a layer, with all its sites open."""
-        return order_of(self.steps, frozenset(sites.KINDS))
+        return self._all_open[layer]
 
     @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The table of a layer's steps."""
+    def _all_open(self) -> tuple[Order, ...]:
+        return self.orders(frozenset(sites.KINDS))
+
+    def orders(self, named: frozenset[str]) -> tuple[Order, ...]:
+        """The steps of each layer where these sites are asked for."""
+        made = {id(table): order_of(table, named) for table in {id(table): table for table in self.tables}.values()}
+        return tuple(made[id(table)] for table in self.tables)
+
+    @cached_property
+    def tables(self) -> tuple[tuple[Step, ...], ...]:
+        """The table of each layer's steps."""
         form = self.family.form
         mlp = WHOLE if form is None else GATED if form.gated else UNGATED
         mlp = mlp if self.family.experts is None else EXPERTS
-        return parallel(mlp) if self.parallel else sequential(mlp)
+        if self.parallel:
+            return (parallel(mlp),) * self.n_layers
+        attends, other = sequential(mlp, WITH_GATE if self.family.attn_gate else PLAIN), sequential(mlp, DELTA_NET)
+        return tuple(attends if self.attends(layer) else other for layer in range(self.n_layers))
+
+    def attends(self, layer: int) -> bool:
+        """Whether a layer has attention, and no other mixer in its place."""
+        mixer = self.family.mixer
+        return mixer is None or not mixer.is_in(self.layers[layer])
+
+    @cached_property
+    def recurrent(self) -> bool:
+        """Whether some layers hold a state that each position changes: equal beginnings are then read text by text."""
+        return not all(self.attends(layer) for layer in range(self.n_layers))
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all layers have the same steps."""
+        return len({id(table) for table in self.tables}) == 1
+
+    def layers_with(self, name: str) -> list[int]:
+        """The layers that have a site."""
+        return [layer for layer in range(self.n_layers) if name in self.order(layer).sites]
 
     @cached_property
     def parallel(self) -> bool:
@@ -134,27 +168,57 @@ class Anatomy:
             "d_mlp": self.d_mlp,
             "expert": self.n_experts,
             "slot": self.n_chosen,
-        }
+        } | self._mixer_sizes
         first, *_ = axes = site.kind.axes
         return (sizes[first] if site.kind.has_heads else 0), sizes[axes[-1]]
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that the model has, in the order of `sites.KINDS`."""
-        return tuple(name for name, kind in sites.KINDS.items() if not kind.layered or name in self.order.sites)
+        there = frozenset().union(*(self.order(layer).sites for layer in range(self.n_layers)))
+        return tuple(name for name, kind in sites.KINDS.items() if not kind.layered or name in there)
+
+    @property
+    def _mixer_sizes(self) -> dict[str, int]:
+        """Sizes of the mixers that are no attention."""
+        return {}
 
     def has(self, site: Site, owner: object = None) -> Site:
-        """The site. Raises SiteError, naming who asks, where the model has none of that name."""
-        if site.name in self.sites:
-            return site
+        """The site. Raises SiteError, naming who asks, where the model, or this layer of it, has none of that name."""
         named = f"{owner}: " if owner else ""
+        if site.name in self.sites:
+            if not site.kind.layered or site.name in self.order(site.layer).sites:
+                return site
+            others = self.layers_with(site.name)
+            raise SiteError(
+                f"{named}no {site.name!r} in layer {site.layer} of this {self.family.model_type}: "
+                f"{self._other(site.layer)}; layers with it: write '{site.name}.{','.join(map(str, others))}'"
+            )
         raise SiteError(
             f"{named}{self.family.model_type} has no site {site.name!r}: {self._lacks(site.name)}; "
             f"it has {', '.join(self.sites)}"
         )
 
+    def there(self, named: Sequence[Site], selector: str, owner: object = None) -> list[Site]:
+        """The sites that a selector names; one without layers names all layers that have the site.
+
+        Raises SiteError for a layer that is named and lacks it, and where no layer has it.
+        """
+        if len(named) < 2 or self.uniform or sites.names_layers(selector):
+            return [self.has(site, owner) for site in (named[:1] if self.uniform else named)] and list(named)
+        having = set(self.layers_with(named[0].name))
+        return [site for site in named if site.layer in having] or [self.has(named[0], owner)]
+
+    def _other(self, layer: int) -> str:
+        """What a layer has where others have something else, in words."""
+        return "it attends to all positions" if self.attends(layer) else "its mixer is a gated DeltaNet, no attention"
+
     def _lacks(self, name: str) -> str:
         """Why there is no such site, in words."""
+        if name in MIXERS_SITES:
+            return "all its layers have attention"
+        if name == "attn_gate":
+            return "its attention has no gate"
         if sites.KINDS[name].axes[0] in ("expert", "slot"):
             return "its MLPs are not made of experts"
         if self.family.experts is not None and name.startswith("mlp_"):
@@ -201,8 +265,9 @@ class Anatomy:
         if family.positions is not None:
             yield family.positions, getattr(self.decoder, family.positions), None
         for layer, block in enumerate(self.layers):
+            mixer = None if self.attends(layer) else family.mixer
             for part, name, norm in (
-                (family.attention, family.out, family.norms.after_attn),
+                (family.attention, family.out, family.norms.after_attn) if mixer is None else (mixer.name, mixer.out, None),
                 (family.mlp, family.down, family.norms.after_mlp),
             ):
                 module = getattr(getattr(block, part), name)

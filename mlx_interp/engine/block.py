@@ -1,6 +1,6 @@
 """A transformer block, step by step: what is computed of what, in which order, at which sites it is open, at what cost.
 
-The table below says it once. `block` carries values through it, for anyone who can carry them: a batch of prompts, the
+`tables.py` says it once. `block` carries values through it, for anyone who can carry them: a batch of prompts, the
 clean run of a sweep, a sweep's variants, a pass along edges. What a sweep may share follows from it: a variant joins
 behind the first product of weights that it changes, with clean copies of all that later steps read; and so does what
 is left to compute.
@@ -33,6 +33,7 @@ class Extent:
     """Where everything else is."""
     pairs: int
     """Of queries and keys."""
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Step:
     reads: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     """Methods of `Network`, one after the other: (layer, what is read) -> what is made."""
-    how: Literal["given", "each", "sum", "attention"] = "each"
-    """What the layer is given; each position by itself, by weights; a sum; or across positions."""
+    how: Literal["given", "each", "sum", "attention", "convolution", "recurrence"] = "each"
+    """What the layer is given; each position by itself, by weights; a sum; or across positions, the last three."""
     turned: tuple[str, ...] = ()
     """What RoPE turns before anybody sees it."""
     inside: tuple[str, ...] = ()
@@ -70,115 +71,6 @@ class Step:
             made: Any = getattr(net, name)(layer, *values)
             values = made if isinstance(made, tuple) else (made,)
         return values
-
-
-RESID_PRE = Step(("resid_pre",), how="given")
-ATTN_IN = Step(("attn_in",), ("resid_pre",), ("attn_in",))
-
-
-def _of_qkv(net: Network, n: Extent) -> float:
-    return 2.0 * net.d_model * net.d_head * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries)
-
-
-QKV = Step(
-    ("q", "k", "v"),
-    ("attn_in",),
-    ("qkv",),
-    turned=("q", "k"),
-    flops=_of_qkv,
-    parts=(
-        Step(("q_pre", "k_pre", "v"), ("attn_in",), ("qkv_pre",), flops=_of_qkv),
-        Step(("q",), ("q_pre",), ("q_normed",), turned=("q",)),
-        Step(("k",), ("k_pre",), ("k_normed",), turned=("k",)),
-    ),
-)
-ATTENTION = Step(
-    ("z",),
-    ("q", "k", "v"),
-    how="attention",
-    inside=("scores", "pattern"),
-    flops=lambda net, n: 4.0 * net.n_heads * net.d_head * n.pairs,
-)
-HEAD_OUT = Step(("head_out",), ("z",), ("head_out",), aside=True)
-ATTN_OUT = Step(
-    ("attn_out",),
-    ("z",),
-    ("attn_out",),
-    flops=lambda net, n: 2.0 * net.n_heads * net.d_head * net.d_model * n.queries,
-)
-
-
-def _of_mlp(net: Network, n: Extent) -> float:
-    return 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp * n.queries
-
-
-def _mlp_act(*opened: str) -> Step:
-    """Hidden activations, and how they open: what the first matrices make of the MLP's input."""
-    parts = (
-        Step(opened, ("mlp_in",), ("gate_up",), flops=_of_mlp),
-        Step(("mlp_act",), opened, ("combined",)),
-    )
-    return Step(("mlp_act",), ("mlp_in",), ("mlp_act",), flops=_of_mlp, parts=parts if opened else ())
-
-
-def _of_experts(net: Network, n: Extent) -> float:
-    return 6.0 * net.n_chosen * net.d_model * net.d_mlp * n.queries
-
-
-MLP_OUT = Step(
-    ("mlp_out",),
-    ("mlp_act",),
-    ("mlp_out",),
-    flops=lambda net, n: 2.0 * net.d_model * net.d_mlp * n.queries,
-)
-GATED = (_mlp_act("mlp_gate", "mlp_up"), MLP_OUT)
-UNGATED = (_mlp_act("mlp_up"), MLP_OUT)
-WHOLE = (_mlp_act(), MLP_OUT)
-"""An MLP whose description is one function."""
-
-
-EXPERTS = (
-    Step(
-        ("router",),
-        ("mlp_in",),
-        ("router",),
-        flops=lambda net, n: 2.0 * net.d_model * net.n_experts * n.queries,
-    ),
-    Step(
-        ("mlp_out",),
-        ("mlp_in", "router"),
-        ("expert_mlp",),
-        flops=_of_experts,
-        parts=(
-            Step(("choice",), ("router",), ("choice",)),
-            Step(("expert_weights", "picked"), ("router", "choice"), ("expert_weights",)),
-            Step(("experts",), ("expert_weights", "picked"), ("experts",)),
-            Step(("expert_out",), ("mlp_in", "experts"), ("expert_out",), flops=_of_experts),
-            Step(("mlp_out",), ("expert_out", "expert_weights", "experts"), ("mixed_experts",)),
-        ),
-    ),
-)
-"""An MLP of which a token computes a few experts."""
-
-
-def sequential(mlp: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The MLP reads what attention wrote."""
-    return (
-        *(RESID_PRE, ATTN_IN, QKV, ATTENTION, HEAD_OUT, ATTN_OUT),
-        Step(("resid_mid",), ("resid_pre", "attn_out"), ("add",), how="sum"),
-        *(Step(("mlp_in",), ("resid_mid",), ("mlp_in",)), *mlp),
-        Step(("resid_post",), ("resid_mid", "mlp_out"), ("add",), how="sum"),
-    )
-
-
-def parallel(mlp: tuple[Step, ...]) -> tuple[Step, ...]:
-    """Both read the layer's input. The MLP comes first, so that changes of attention share it."""
-    return (
-        *(RESID_PRE, ATTN_IN, QKV),
-        *(Step(("mlp_in",), ("resid_pre",), ("mlp_in",)), *mlp),
-        *(ATTENTION, HEAD_OUT, ATTN_OUT),
-        Step(("resid_post",), ("resid_pre", "attn_out", "mlp_out"), ("add_both",), how="sum"),
-    )
 
 
 SEEN = frozenset({"k", "v"})
@@ -216,7 +108,7 @@ def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
     placed: list[Step] = []
     join_of: dict[str, int] = {}
     join = -1
-    seen: set[str] = set()
+    seen = False
     fused = _fused([part for step in steps for part in _apart(step, named)], named)
     for number, step in enumerate(fused):
         join_of |= dict.fromkeys(step.inside, join)
@@ -226,12 +118,18 @@ def _order(steps: tuple[Step, ...], named: frozenset[str]) -> Order:
             join += 1
             step = replace(step, join=join, live=tuple(sorted(made & read)))
         step = replace(step, open=tuple(name for name in step.makes if name in named))
-        if made >= SEEN and not seen:
-            seen, step = made, replace(step, last_seen=True)
+        if not seen and not any(_of_all_positions(later, made) for later in fused[number + 1 :]):
+            seen, step = True, replace(step, last_seen=True)
         if not step.aside:
             join_of |= dict.fromkeys(step.open, join)
         placed.append(step)
     return Order(tuple(placed), join_of)
+
+
+def _of_all_positions(step: Step, made: set[str]) -> bool:
+    """Whether a step that is still to come needs more of what was made than keys and values at all positions."""
+    unread = step.how == "attention" and not made >= SEEN & set(step.reads)
+    return unread or step.how in ("convolution", "recurrence") or bool(step.turned)
 
 
 def _apart(step: Step, named: frozenset[str]) -> tuple[Step, ...]:
@@ -259,8 +157,7 @@ def _fused(steps: Sequence[Step], named: frozenset[str]) -> list[Step]:
 class Carrier(Protocol[T]):
     """Who carries values through a layer; T is what it holds of one value (an array, an array a group, ...)."""
 
-    @property
-    def order(self) -> Order:
+    def order(self, layer: int) -> Order:
         """The steps of a layer, open at the sites that somebody asks for."""
         ...
 
@@ -274,6 +171,14 @@ class Carrier(Protocol[T]):
 
     def attended(self, layer: int, q: T, k: T, v: T) -> T:
         """z, with the pattern's site on the way."""
+        ...
+
+    def convolved(self, layer: int, value: T) -> T:
+        """A convolution's results, each of a position and some before it."""
+        ...
+
+    def recurred(self, layer: int, *values: T) -> T:
+        """What a state gives that each position changes, with the state's site on the way."""
         ...
 
     def summed(self, step: Step, layer: int, *values: T) -> T:
@@ -300,7 +205,7 @@ class Carrier(Protocol[T]):
 def block(carrier: Carrier[T], layer: int, x: T) -> T:
     """One layer: residual stream in, residual stream out."""
     held: dict[str, T] = {}
-    for step in carrier.order.steps:
+    for step in carrier.order(layer).steps:
         if step.aside and not carrier.touched(step.makes[0], layer):
             continue
         if step.how == "each":
@@ -313,6 +218,10 @@ def block(carrier: Carrier[T], layer: int, x: T) -> T:
             held[step.makes[0]] = carrier.summed(step, layer, *[held[name] for name in step.reads])
         elif step.how == "attention":
             held[step.makes[0]] = carrier.attended(layer, *[held[name] for name in step.reads])
+        elif step.how == "convolution":
+            held[step.makes[0]] = carrier.convolved(layer, held[step.reads[0]])
+        elif step.how == "recurrence":
+            held[step.makes[0]] = carrier.recurred(layer, *[held[name] for name in step.reads])
         else:
             held[step.makes[0]] = x
         if step.join is not None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.block import SEEN, Order, Step, block, order_of
+from mlx_interp.engine.block import SEEN, Order, Step, block
 from mlx_interp.engine.forward import HEADS_FIRST, Pass
+from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.engine.prefix_tree import Layout
@@ -29,10 +30,14 @@ class Entry:
 class Clean:
     """The clean run's activations, (1, pos, ...) each, as far as a sweep needs them."""
 
-    order: Order
-    """The steps of a layer, in the clean run and in the variants that join it."""
+    orders: tuple[Order, ...]
+    """The steps of each layer, in the clean run and in the variants that join it."""
     k: dict[int, mx.array] = field(default_factory=dict)
     v: dict[int, mx.array] = field(default_factory=dict)
+    conv: dict[int, mx.array] = field(default_factory=dict)
+    """By layer with a convolution: its inputs, those before the text (zeros) first."""
+    recurrence: dict[int, tuple[mx.array, ...]] = field(default_factory=dict)
+    """By layer with a state: all that changes it or reads it."""
     at: dict[tuple[int, int], dict[str, mx.array]] = field(default_factory=dict)
     """By layer and place of joining: all that later steps read, at the positions that are held there."""
     captured: dict[Site, mx.array] = field(default_factory=dict)
@@ -41,9 +46,11 @@ class Clean:
 
 def entry_of(edits: Sequence[tuple[Site, Edit]], blocked: Sequence[tuple[int, Blocked]], net: Network) -> Entry:
     """The first position and the first step of the forward pass that a variant changes."""
-    join_of = net.order.join_of
-    steps = [(site.layer, join_of[site.name]) if site.kind.layered else (net.n_layers, 0) for site, _ in edits]
-    steps += [(layer, join_of["pattern"]) for layer, _ in blocked]
+    steps = [
+        (site.layer, net.order(site.layer).join_of[site.name]) if site.kind.layered else (net.n_layers, 0)
+        for site, _ in edits
+    ]
+    steps += [(layer, net.order(layer).join_of["pattern"]) for layer, _ in blocked]
     starts = [edit.first for _, edit in edits] + [edges.first for _, edges in blocked]
     return Entry(min(starts), *min(steps))
 
@@ -71,6 +78,7 @@ class _Columns:
 
     layout: Layout
     clean: Clean
+    cached: bool = False
     ends: mx.array | None = None
     """The prompts' last columns, once the others ask nothing any more."""
 
@@ -80,6 +88,17 @@ class _Columns:
     def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         self.clean.k[layer], self.clean.v[layer] = k, v
         return k, v
+
+    def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        made, self.clean.conv[layer] = net.convolved(layer, None, x)
+        return made
+
+    def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
+        self.clean.recurrence[layer] = tuple(inputs)
+        mixed, state = net.recurred(layer, inputs) if visit is None else net.visited(inputs, None, visit)
+        if self.cached:
+            self.clean.k[layer], self.clean.v[layer] = self.clean.conv[layer][:, inputs[0].shape[1] :], state
+        return mixed
 
     def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
         mask = self.layout.clean_mask(net, layer)
@@ -129,8 +148,8 @@ def run_clean(
 
     whole: also the last layer at every position. cached: keys and values of every layer, for a decode that follows.
     """
-    clean = Clean(order_of(net.steps, frozenset(site.name for site in (*captures, *plan.edits))))
-    columns = _Columns(layout, clean)
+    clean = Clean(net.orders(frozenset(site.name for site in (*captures, *plan.edits))))
+    columns = _Columns(layout, clean, cached)
     needed = frozenset((entry.layer, entry.join) for entry in entries)
     # Keys and values are read where a variant starts late, everything else up to where the last one enters.
     deepest = max(entry.layer for entry in entries)
@@ -146,7 +165,7 @@ def run_clean(
         needed=needed,
         whole=whole,
     )
-    run.order = clean.order
+    run.orders = clean.orders
     x = layout.embed(net)
     for layer in range(net.n_layers):
         if layer > deepest and not through:

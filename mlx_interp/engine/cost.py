@@ -29,7 +29,8 @@ class Cost:
 
 def sweep_cost(net: Network, length: int, entries: Sequence[Entry]) -> Cost:
     """The cost of variants that enter as said, over a prompt of `length` tokens."""
-    plain = net.n_layers * _layer(net, range(length), range(length)) + length * _logits(net)
+    every = range(length)
+    plain = sum(_layer(net, layer, every, every) for layer in range(net.n_layers)) + length * _logits(net)
     clean = Entry(0, 0, 0)
     flops = variant_flops(net, length, clean) - _logits(net)
     flops += sum(variant_flops(net, length, entry) for entry in entries)
@@ -44,14 +45,14 @@ def variant_flops(net: Network, length: int, entry: Entry) -> float:
         last = layer == net.n_layers - 1
         queries = range(length - 1, length) if last else positions
         join = entry.join if layer == entry.layer else 0
-        total += _layer(net, positions, queries, join)
+        total += _layer(net, layer, positions, queries, join)
     return total
 
 
-def _layer(net: Network, positions: range, queries: range, join: int = 0) -> float:
+def _layer(net: Network, layer: int, positions: range, queries: range, join: int = 0) -> float:
     """One layer for keys and values at `positions` and everything else at `queries`, from a place of joining on."""
     pairs = sum(query + 1 for query in queries)
-    return net.order.flops(net, Extent(len(positions), len(queries), pairs), join)
+    return net.order(layer).flops(net, Extent(len(positions), len(queries), pairs, layer), join)
 
 
 def _logits(net: Network) -> float:

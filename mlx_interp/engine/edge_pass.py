@@ -21,10 +21,11 @@ from functools import cached_property
 from typing import TypeAlias
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.block import Order, Step, block, order_of
+from mlx_interp.engine.block import Order, Step, block
 from mlx_interp.engine.forward import Pass, forward
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan
+from mlx_interp.errors import UnsupportedModel
 from mlx_interp.sites import Site
 
 
@@ -79,6 +80,12 @@ class Wiring:
 
 
 def wiring(net: Network) -> Wiring:
+    """Raises UnsupportedModel for layers whose parts are not the nodes and inputs that edges lead between."""
+    if net.family.mixer is not None or net.family.attn_gate:
+        raise UnsupportedModel(
+            f"edges lead between heads and MLPs; some layers of {net.family.model_type} have a mixer without heads' "
+            "queries and keys, or a gate on what heads give: take attribution or patching of whole sites"
+        )
     return Wiring(net.n_layers, net.n_heads, parallel=net.parallel)
 
 
@@ -237,9 +244,12 @@ class _Edges:
     network: Network
 
     @cached_property
-    def order(self) -> Order:
+    def orders(self) -> tuple[Order, ...]:
         """No site is open."""
-        return order_of(self.network.steps, frozenset())
+        return self.network.orders(frozenset())
+
+    def order(self, layer: int) -> Order:
+        return self.orders[layer]
 
     def each(self, step: Step, layer: int, *values: mx.array | _Stream) -> tuple[mx.array | _Stream, ...]:
         net, x = self.network, values[0]
@@ -269,6 +279,12 @@ class _Edges:
         q, k, v = qkv
         mask = self.network.mask(layer, q.shape[2])  # type: ignore[union-attr]
         return self.network.attend(layer, q, k, v, mask)  # type: ignore[arg-type]
+
+    def convolved(self, layer: int, value: mx.array | _Stream) -> mx.array:
+        raise NotImplementedError("wiring refuses models with mixers")
+
+    def recurred(self, layer: int, *values: mx.array | _Stream) -> mx.array:
+        raise NotImplementedError("wiring refuses models with mixers")
 
     def summed(self, step: Step, layer: int, *values: mx.array | _Stream) -> _Stream:
         stream, *updates = values

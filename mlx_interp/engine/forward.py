@@ -15,8 +15,9 @@ import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
-from mlx_interp.engine.block import Order, Step, block, order_of
+from mlx_interp.engine.block import Order, Step, block
 from mlx_interp.engine.memory import LARGE, bytes_per_position
+from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network, seen
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
@@ -39,6 +40,14 @@ class Text(Protocol):
         """Which of them each query may attend to."""
         ...
 
+    def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        """A convolution over the positions of the pass and those before it."""
+        ...
+
+    def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
+        """What queries read in the state that the text before the pass left, and that its positions change."""
+        ...
+
 
 @dataclass
 class Prompts:
@@ -46,7 +55,9 @@ class Prompts:
 
     lengths: Sequence[int]
     keep: Callable[[int, mx.array, mx.array], None] | None = None
-    """Gets each layer's keys and values after their edits, for a cache."""
+    """Gets what later tokens read of each layer, for a cache: its keys and values after their edits; or of a mixer,
+    the last inputs of its convolution and its state."""
+    last_inputs: dict[int, mx.array] = field(default_factory=dict)
 
     def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
         return net.rotate(layer, x, 0, self.lengths, of=name)
@@ -58,6 +69,25 @@ class Prompts:
 
     def mask(self, net: Network, layer: int, n_queries: int) -> Mask:
         return net.mask(layer, n_queries)
+
+    def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        made, inputs = net.convolved(layer, None, x)
+        if self.keep is not None:
+            ends = mx.array(self.lengths)[:, None] + mx.arange(inputs.shape[1] - x.shape[1])
+            self.last_inputs[layer] = mx.take_along_axis(inputs, ends[..., None], axis=1)
+        return made
+
+    def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
+        n_pos = inputs[0].shape[1]
+        uneven = self.keep is not None and min(self.lengths) < n_pos  # a state must be that of the prompt's own end
+        real = mx.arange(n_pos)[None] < mx.array(self.lengths)[:, None] if uneven else None
+        if visit is None:
+            mixed, state = net.recurred(layer, inputs, None, real)
+        else:
+            mixed, state = net.visited(inputs, None, visit, real)
+        if self.keep is not None:
+            self.keep(layer, self.last_inputs.pop(layer), state)
+        return mixed
 
 
 HEADS_FIRST = frozenset({"q", "k", "v"})
@@ -85,9 +115,12 @@ class Pass:
         return Prompts(self.lengths) if self.text is None else self.text
 
     @cached_property
-    def order(self) -> Order:
-        """The steps of a layer, open where something is kept or changed."""
-        return order_of(self.network.steps, frozenset(s.name for s in (*self.wanted, *self.probes, *self.plan.edits)))
+    def orders(self) -> tuple[Order, ...]:
+        """The steps of each layer, open where something is kept or changed."""
+        return self.network.orders(frozenset(s.name for s in (*self.wanted, *self.probes, *self.plan.edits)))
+
+    def order(self, layer: int) -> Order:
+        return self.orders[layer]
 
     @cached_property
     def idle(self) -> bool:
@@ -148,6 +181,16 @@ class Pass:
             z = z + pattern_change(self, layer, q, k, v, mask).astype(z.dtype)
         return z.transpose(0, 2, 1, 3)
 
+    def convolved(self, layer: int, value: mx.array) -> mx.array:
+        return self.reading.convolved(self.network, layer, value)
+
+    def recurred(self, layer: int, *values: mx.array) -> mx.array:
+        shown = StateSite(self, layer) if self.touched("state", layer) or self.changes("state", layer) else None
+        mixed = self.reading.recurred(self.network, layer, values, shown)
+        if shown is not None:
+            shown.keep()
+        return mixed
+
     def summed(self, step: Step, layer: int, *values: mx.array) -> mx.array:
         return step.apply(self.network, layer, *values)[0]
 
@@ -159,6 +202,32 @@ class Pass:
 
     def left(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
         """All positions are kept."""
+
+
+@dataclass
+class StateSite:
+    """The site of a state, open after each position: what is done there is in all that follow."""
+
+    run: Pass
+    layer: int
+    seen: list[mx.array] = field(default_factory=list)
+
+    def __call__(self, place: int, state: mx.array) -> mx.array:
+        site, run = Site("state", self.layer), self.run
+        shown = state.reshape(state.shape[0], 1, state.shape[1], -1)
+        if edits := run.plan.at(site):
+            shown = apply_edits(shown, edits, run.plan, lengths=[1] * shown.shape[0], held=[place])
+        if site in run.probes:
+            shown = shown + run.probes[site][:, place : place + 1]
+        if run.changes("state", self.layer):
+            state = shown.reshape(state.shape)
+        self.seen.append(shown)
+        return state
+
+    def keep(self) -> None:
+        site = Site("state", self.layer)
+        if site in self.run.wanted:
+            self.run.captured[site] = mx.concatenate(self.seen, axis=1)
 
 
 def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:

@@ -17,6 +17,7 @@ import numpy as np
 from mlx_interp.deferred import mx
 from mlx_interp.engine.block import block
 from mlx_interp.engine.forward import Pass, Prompts, forward
+from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
 from mlx_interp.engine.shared_prefill import read_shared
@@ -31,7 +32,10 @@ Sampler: TypeAlias = "Callable[[mx.array, int], mx.array]"
 
 @dataclass
 class Cache:
-    """Keys and values of every layer, (batch, kv head, slot, d_head); prompt slots first, then generated ones."""
+    """Keys and values of every layer, (batch, kv head, slot, d_head); prompt slots first, then generated ones.
+
+    In their place, of a mixer that is no attention: the last inputs of its convolution and its state, (batch, ...).
+    """
 
     lengths: Sequence[int]
     n_prompt: int
@@ -48,7 +52,7 @@ class Cache:
     """By window: bool (batch, 1, 1, slot): no empty slot, nothing beyond the window; None where all is allowed."""
 
     def keep(self, layer: int, k: mx.array, v: mx.array) -> None:
-        """The prompts' keys and values."""
+        """The prompts' keys and values, or what a mixer has in their place."""
         self.k[layer], self.v[layer] = k, v
 
     def advance(self, windows: Collection[int | None]) -> None:
@@ -76,6 +80,19 @@ class Cache:
                 held[layer] = mx.concatenate([held[layer], room], axis=2)
             held[layer][:, :, slot : slot + 1] = new
         return self.k[layer][:, :, : slot + 1], self.v[layer][:, :, : slot + 1]
+
+    def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
+        made, inputs = net.convolved(layer, self.k[layer], x)
+        self.k[layer] = inputs[:, x.shape[1] :]
+        return made
+
+    def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
+        mixed, self.v[layer] = (
+            net.recurred(layer, inputs, self.v[layer])
+            if visit is None
+            else net.visited(inputs, self.v[layer], visit)
+        )
+        return mixed
 
     def _mask(self, window: int | None) -> mx.array | None:
         n_slots = self.n_prompt + self.n_generated

@@ -41,8 +41,10 @@ def default_budget() -> int:
 
 def bytes_per_position(network: Network) -> int:
     """Bytes that one position of one variant takes at the widest point of a layer (an upper estimate)."""
-    attention = 3 * (network.n_heads + network.n_kv_heads) * network.d_head
-    widest = 6 * network.d_model + 4 * network.d_mlp + attention
+    mixer = 3 * (network.n_heads + network.n_kv_heads) * network.d_head
+    if network.recurrent:
+        mixer = max(mixer, 5 * network.delta.d_conv)
+    widest = 6 * network.d_model + 4 * network.d_mlp + mixer
     return widest * max(network.dtype.size, 4)
 
 
@@ -50,7 +52,12 @@ def bytes_per_variant(network: Network, length: int, n_active: int, with_logits:
     """Bytes of one variant that recomputes the last `n_active` positions of a prompt of `length` tokens."""
     scores = 3 * network.n_heads * n_active * length * 4
     logits = 3 * network.d_vocab * 4 if with_logits else 0
-    return n_active * bytes_per_position(network) + scores + logits
+    return n_active * bytes_per_position(network) + scores + logits + bytes_of_state(network)
+
+
+def bytes_of_state(network: Network) -> int:
+    """Bytes of a row's state in a layer that has one, while a position changes it."""
+    return 3 * network.delta.n_heads * network.delta.d_state * 4 if network.recurrent else 0
 
 
 def bytes_of_site(network: Network, site: Site, n_rows: int, n_pos: int) -> int:
@@ -68,7 +75,7 @@ def bytes_of_run(network: Network, n_rows: int, n_pos: int, captured: Collection
     scores = 3 * n_rows * network.n_heads * n_pos * n_pos * 4
     kept = sum(bytes_of_site(network, site, n_rows, n_pos) for site in captured)
     positions = {"none": 0, "last": n_rows, "all": n_rows * n_pos}[logits]
-    return width + scores + 2 * kept + 3 * positions * network.d_vocab * 4
+    return width + n_rows * bytes_of_state(network) + scores + 2 * kept + 3 * positions * network.d_vocab * 4
 
 
 def refuse_too_large(needed: int, what: str, way_out: str) -> None:

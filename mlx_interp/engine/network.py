@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from mlx_interp.architectures import Experts
 from mlx_interp.architectures.experts import computed, spread
 from mlx_interp.deferred import mlx_lm, mx
-from mlx_interp.engine.anatomy import Anatomy
+from mlx_interp.engine.mixers import Mixers
 from mlx_interp.engine.modules import bias_of, part_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError
@@ -24,7 +24,7 @@ Mask: TypeAlias = "mx.array | str | None"
 
 
 @dataclass(frozen=True)
-class Network(Anatomy):
+class Network(Mixers):
     """mlx-lm's model of a described family, taken apart into the steps of its forward pass."""
 
     @cached_property
@@ -59,10 +59,10 @@ class Network(Anatomy):
         """The residual stream with what attention and the MLP add to it, side by side."""
         return attn_out + mlp_out + x
 
-    def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """What attention reads (..., d_model) -> queries, keys, values (..., head, d_head), before RoPE."""
-        q, k, v = self.qkv_pre(layer, x)
-        return self.q_normed(layer, q), self.k_normed(layer, k), v
+    def qkv(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
+        """What attention reads (..., d_model) -> queries, keys, values (..., head, d_head) before RoPE, any gate."""
+        q, k, v, *gate = self.qkv_pre(layer, x)
+        return self.q_normed(layer, q), self.k_normed(layer, k), v, *gate
 
     def q_normed(self, layer: int, q: mx.array) -> mx.array:
         """Queries (..., head, d_head) after the norm that some families have before RoPE."""
@@ -79,8 +79,8 @@ class Network(Anatomy):
         normed: mx.array = norm(heads.reshape(*heads.shape[:-2], -1))
         return normed.reshape(heads.shape)
 
-    def qkv_pre(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """What attention reads -> queries, keys, values (..., head, d_head), as their matrices give them."""
+    def qkv_pre(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
+        """What attention reads -> queries, keys, values (..., head, d_head), any gate, as their matrices give them."""
         attention = self._attention(layer)
         if self.family.qkv == "fused":
             widths = [self.n_heads * self.d_head, (self.n_heads + self.n_kv_heads) * self.d_head]
@@ -91,9 +91,12 @@ class Network(Anatomy):
         else:
             q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
         rows = x.shape[:-1]
+        gate = ()
+        if self.family.attn_gate:
+            q, *gate = mx.split(q.reshape(*rows, self.n_heads, -1), 2, axis=-1)
         heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
         q, k, v = (a.reshape(*rows, n, self.d_head) for a, n in zip((q, k, v), heads, strict=True))
-        return q, k, v
+        return q, k, v, *gate
 
     def rotate(
         self,
@@ -130,7 +133,8 @@ class Network(Anatomy):
     @cached_property
     def length_ropes(self) -> list[LengthRoPE]:
         """The layers' RoPEs that depend on the number of tokens; mostly none."""
-        ropes = [getattr(self._attention(layer), "rope", None) for layer in range(self.n_layers)]
+        attending = [layer for layer in range(self.n_layers) if self.attends(layer)]
+        ropes = [getattr(self._attention(layer), "rope", None) for layer in attending]
         return list({id(rope): rope for rope in ropes if isinstance(rope, LengthRoPE)}.values())
 
     def rope_regime(self, length: int) -> Hashable:
@@ -195,8 +199,9 @@ class Network(Anatomy):
         batch, n_heads, n_query, n_key = pattern.shape
         return _mix(pattern.reshape(batch, v.shape[1], n_heads // v.shape[1], n_query, n_key), v)
 
-    def attn_out(self, layer: int, z: mx.array) -> mx.array:
-        """z (..., head, d_head) -> what attention adds to the stream (..., d_model)."""
+    def attn_out(self, layer: int, z: mx.array, gate: mx.array | None = None) -> mx.array:
+        """z (..., head, d_head), and a gate on it -> what attention adds to the stream (..., d_model)."""
+        z = z if gate is None else z * mx.sigmoid(gate)
         out: mx.array = getattr(self._attention(layer), self.family.out)(z.reshape(*z.shape[:-2], -1))
         return self._after(layer, self.family.norms.after_attn, out)
 
@@ -209,8 +214,9 @@ class Network(Anatomy):
         bias = bias_of(getattr(self._attention(layer), self.family.out))
         return out if bias is None else out + bias
 
-    def head_out(self, layer: int, z: mx.array) -> mx.array:
+    def head_out(self, layer: int, z: mx.array, gate: mx.array | None = None) -> mx.array:
         """Each head's share of the output projection: (..., head, d_model); biases belong to no head."""
+        z = z if gate is None else z * mx.sigmoid(gate)
         project = getattr(self._attention(layer), self.family.out)
         eye = mx.eye(self.n_heads, dtype=z.dtype)[:, :, None]
         alone = mx.expand_dims(z, -3) * eye  # (..., head, head, d_head): each head with all others at zero

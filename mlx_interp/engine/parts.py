@@ -13,7 +13,7 @@ def check_parts(network: Network) -> None:
     family, norms = network.family, network.family.norms
     try:
         decoder = network.decoder
-        block = network.layers[0]
+        block = network.layers[next(layer for layer in range(network.n_layers) if network.attends(layer))]
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
         in_attention = _attention_parts(network)
         in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
@@ -23,12 +23,16 @@ def check_parts(network: Network) -> None:
         parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
         for owner, name in parts:
             getattr(owner, name)
-    except (AttributeError, IndexError) as error:
+    except (AttributeError, IndexError, StopIteration) as error:
         raise UnsupportedModel(
             f"{family.model_type}: mlx-lm's model is not laid out as described: {error} ({PAGE})"
         ) from error
     _refuse_unnamed(family, "layer", block, {family.attention, family.mlp, *in_block})
     _refuse_unnamed(family, "attention", attention, set(in_attention))
+    for layer, other in enumerate(network.layers):
+        if not network.attends(layer) and (mixer := family.mixer) is not None:
+            _refuse_unnamed(family, "layer", other, {mixer.name, family.mlp, *in_block})
+            _refuse_unnamed(family, "mixer", other[mixer.name], set(mixer.parts))
 
 
 def _attention_parts(network: Network) -> list[str]:

@@ -187,8 +187,9 @@ class _RowPlanner:
         if positions == [] and not (generated and self.decodes):
             return
         where = None if generated or positions is None else tuple(positions)
-        named = sites.parse(intervention.site, self.network.n_layers)
-        _refuse_read_only(self.network.has(named[0], intervention), intervention)
+        parsed = sites.parse(intervention.site, self.network.n_layers)
+        named = self.network.there(parsed, intervention.site, intervention)
+        _refuse_read_only(named[0], intervention)
         heads, value = self._value(intervention, named[0], positions)  # a site has the same shape in every layer
         edit: Edit | None = None
         for site in named:
@@ -209,7 +210,11 @@ class _RowPlanner:
         if query and keys and min(keys) > max(query):
             return  # every edge lies in the future: there is nothing to forbid
         named = f"layers={knockout.layers!r}"
-        for layer in sites.parse_layers(_layers(knockout), self.network.n_layers, context=named):
+        asked = _layers(knockout)
+        layers = sites.parse_layers(asked, self.network.n_layers, context=named)
+        patterns = [Site("pattern", layer) for layer in layers]
+        selector = "pattern" if asked in ("", "all") else f"pattern.{asked}"
+        for layer in [site.layer for site in self.network.there(patterns, selector, knockout)]:
             block = Blocked(
                 self.row,
                 query=None if generated or query is None else tuple(query),
@@ -279,6 +284,11 @@ def _acts_on_generated(edit: Edit | Blocked) -> bool:
 def _refuse_read_only(site: Site, intervention: Intervention) -> None:
     if not site.kind.writable:
         raise SiteError(f"{intervention}: {site.name} is read only; change 'z', which it is made from")
+    if site.kind.stepwise and intervention.across:
+        raise SiteError(
+            f"{intervention}: {site.name} is made position by position, so that no function sees several of them: "
+            "Patch, Add, Scale and Ablate act on each"
+        )
 
 
 def _refuse_untouched(plan: EditPlan, lengths: Sequence[int]) -> None:

@@ -22,7 +22,7 @@ PROBE = (1, 2, 3, 5, 8, 13, 21)
 def first_fault(net: Network, probe: Sequence[int] = PROBE) -> str | None:
     """What is wrong with a wrapped model, in a sentence; None if nothing was found."""
     tokens = mx.array([[token % net.d_vocab for token in probe]])
-    layers = range(net.n_layers)
+    layers = [layer for layer in range(net.n_layers) if net.attends(layer)]
     sites = [Site(name, layer) for layer in layers for name in ("v", "pattern", "z")]
     run = Pass(net, EditPlan(), [len(probe)], frozenset([*sites, Site("resid_post", net.n_layers - 1)]))
     own, ours = net.mlx_model(tokens), forward(run, tokens, "all")

@@ -29,10 +29,13 @@ KeysAndValues: TypeAlias = "dict[int, tuple[mx.array, mx.array]]"
 def read_shared(net: Network, prompts: Sequence[Sequence[int]]) -> tuple[KeysAndValues, mx.array] | None:
     """Keys and values of every layer, (row, kv head, slot, d_head), and each prompt's logits (row, d_vocab).
 
-    None where prompts have too little in common for it to be worth while. Slots behind a short prompt hold nothing that
+    None where prompts have too little in common for it to be worth while, and where a layer's state goes from position
+    to position: a tree has no one order of them. Slots behind a short prompt hold nothing that
     means anything, as padding does.
     """
     longest = max(map(len, prompts))
+    if net.recurrent:
+        return None
     if len(prompts) < 2 or _n_columns(net, prompts) > min(LONGEST, WORTH * sum(map(len, prompts))):
         return None
     layout, paths = together(prompts, [[net.rope_regime(len(prompt))] * len(prompt) for prompt in prompts])

@@ -28,6 +28,7 @@ from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network, softmax_beside
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.engine.prefix_tree import Layout
+from mlx_interp.engine.sweep_state import Rows, scan_groups
 from mlx_interp.sites import Site
 
 
@@ -84,7 +85,7 @@ class Sweep:
     keep: bool = False
     """Keep keys and values, for a cache."""
     kept_k: dict[int, list[mx.array]] = field(default_factory=dict)
-    """By layer: each group's (row entered so far, pos, kv head, d_head)."""
+    """By layer: each group's (row entered so far, pos, kv head, d_head); of a mixer, as a cache has it."""
     kept_v: dict[int, list[mx.array]] = field(default_factory=dict)
     captured: dict[Site, list[tuple[int, mx.array]]] = field(default_factory=lambda: defaultdict(list))
     """(group, its rows entered so far) for each site asked for."""
@@ -125,9 +126,8 @@ class Sweep:
 
     # As a carrier of `block`.
 
-    @property
-    def order(self) -> Order:
-        return self.clean.order
+    def order(self, layer: int) -> Order:
+        return self.clean.orders[layer]
 
     def each(self, step: Step, layer: int, *values: list[mx.array]) -> tuple[list[mx.array], ...]:
         """Rows of all groups through one step together."""
@@ -138,6 +138,40 @@ class Sweep:
 
     def attended(self, layer: int, q: list[mx.array], k: list[mx.array], v: list[mx.array]) -> list[mx.array]:
         return [self._attend(layer, index, *each) for index, each in enumerate(zip(q, k, v, strict=True))]
+
+    def convolved(self, layer: int, value: list[mx.array]) -> list[mx.array]:
+        made, inputs = [], []
+        reach = self.network.delta.kernel - 1
+        for group, x in zip(self.groups, value, strict=True):
+            before = self.clean.conv[layer][:, group.start : group.start + reach]  # its first inputs are none's
+            before = mx.broadcast_to(before, (x.shape[0], *before.shape[1:]))
+            one, whole = self.network.convolved(layer, before, x) if x.shape[0] else (x, before)
+            made.append(one)
+            inputs.append(whole[:, whole.shape[1] - reach :])
+        if self.keep:
+            self.kept_k[layer] = inputs
+        return made
+
+    def recurred(self, layer: int, *values: list[mx.array]) -> list[mx.array]:
+        site = Site("state", layer)
+        seen: list[list[mx.array]] = [[] for _ in self.groups]
+
+        def visit(index: int, position: int, state: mx.array) -> mx.array:
+            shown = self._edited(site, index, state.reshape(state.shape[0], 1, state.shape[1], -1), [position])
+            seen[index].append(shown)
+            return shown.reshape(state.shape)
+
+        rows = [Rows(group.start, [a[index] for a in values]) for index, group in enumerate(self.groups)]
+        touched = bool(self.plan.at(site)) or site in self.captures
+        mixed, states = scan_groups(self.network, self.clean.recurrence[layer], rows, visit if touched else None)
+        if self.keep:
+            self.kept_v[layer] = states
+        if site in self.captures:
+            d = self.network.delta
+            for index, (group, shown) in enumerate(zip(self.groups, seen, strict=True)):
+                none = mx.zeros((0, group.length - group.start, d.n_heads, d.d_state))
+                self.captured[site].append((index, mx.concatenate(shown, axis=1) if shown else none))
+        return mixed
 
     def summed(self, step: Step, layer: int, *values: list[mx.array]) -> list[mx.array]:
         return [step.apply(self.network, layer, *each)[0] for each in zip(*values, strict=True)]
@@ -165,7 +199,7 @@ class Sweep:
 
     def left(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
         """Keeps keys and values for a cache; of the last layer, nothing else but what the ends of prompts need."""
-        if self.keep:
+        if self.keep and self.network.attends(layer):
             self.kept_k[layer], self.kept_v[layer] = held["k"], held["v"]
         if self.whole or layer < self.network.n_layers - 1:
             return

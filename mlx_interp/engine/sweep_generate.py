@@ -66,7 +66,12 @@ def _cache(batch: Sweep, clean: Clean, length: int, room: int) -> Cache:
             (cache.v, clean.v[layer], batch.kept_v[layer]),
         ):
             held[layer] = mx.concatenate(
-                [_with_clean(base, x, len(group.rows)) for group, x in zip(batch.groups, own, strict=True)]
+                [
+                    _with_clean(base, x, len(group.rows))
+                    if batch.network.attends(layer)
+                    else mx.concatenate([x, mx.broadcast_to(base, (len(group.rows) - x.shape[0], *base.shape[1:]))])
+                    for group, x in zip(batch.groups, own, strict=True)
+                ]
             )
     return cache
 

@@ -5,7 +5,8 @@
    whole layers, while attention meets columns of other prompts only to leave them out.
 3. Tokens are shared only where every variant does the same to them, so that a column's edits are those of each of
    its prompts; an intervention that misses one prompt is an error, as it is alone. What reads across positions (a
-   function, an edit of the pattern) is swept prompt by prompt.
+   function, an edit of the pattern) is swept prompt by prompt, and so is all where a layer's state goes from position
+   to position: a tree of prompts has no one order of them.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class _Prompts:
 
     def packs(self) -> Iterator[list[int]]:
         """Numbers of prompts that are swept together."""
-        if any(_reads_across(plan) for plan in self.plans.values()):
+        if self.net.recurrent or any(_reads_across(plan) for plan in self.plans.values()):
             yield from ([number] for number in range(len(self.prompts)))
             return
         keys = [list(zip(prompt, marks, strict=True)) for prompt, marks in zip(self.prompts, self.marks, strict=True)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mlx_interp.architectures import FAMILIES
-from mlx_interp.authority import standard
+from mlx_interp.architectures import FAMILIES, Family
+from mlx_interp.authority import NO_MEANING, standard
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.contradictions import refuse_contradictions
 
@@ -27,9 +27,10 @@ def normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict
     tensor_names: names in the weight files; a separate head among them decides when the config does not say.
     Raises CheckpointError for a value that transformers' class does not take, or that contradicts another.
     """
+    config = _wrapped(config)
     family = FAMILIES.get(str(config.get("model_type", "")))
     if family is None or family.text_config is None:
-        return _normalised(config, tensor_names)
+        return _normalised(config, tensor_names, family)
     inner = config.get(family.text_config)
     if not isinstance(inner, dict):
         raise CheckpointError(
@@ -37,16 +38,28 @@ def normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict
             f"{family.text_config!r}, which is {type(inner).__name__} here"
         )
     named = {"model_type": family.text_model_type, "tie_word_embeddings": config.get("tie_word_embeddings")}
-    text = _normalised({**named, **inner}, tensor_names)
+    text = _normalised({**named, **inner}, tensor_names, family)
     return {**config, family.text_config: text, "vocab_size": text["vocab_size"]}
 
 
-def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict[str, Any]:
+def _wrapped(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of a language model that mlx-lm has inside of another alone, as that one's."""
+    model_type = config.get("model_type")
+    for family in FAMILIES.values():
+        if family.text_config is not None and model_type == family.text_model_type and model_type not in FAMILIES:
+            outside = {key: value for key, value in config.items() if key in NO_MEANING}
+            tied = {key: value for key, value in config.items() if key == "tie_word_embeddings"}
+            return {**outside, **tied, "model_type": family.model_type, family.text_config: dict(config)}
+    return config
+
+
+def _normalised(config: Mapping[str, Any], tensor_names: Collection[str], family: Family | None) -> dict[str, Any]:
+    """family: whose language model's config this is; None if it is not described."""
     fields = dict(config)
     model_type = str(fields.get("model_type", ""))
     if "model_type" in fields:
         refuse_contradictions(fields)
-    means = standard(model_type, fields) if model_type in FAMILIES else None
+    means = standard(model_type, fields) if family is not None else None
     for name, value in (means or {}).items():
         if fields.get(name) is None and name not in ("tie_word_embeddings", "rope_parameters"):
             fields[name] = value
@@ -57,12 +70,11 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dic
     scaling = fields.get("rope_scaling")
     if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
         fields["rope_scaling"] = None
-    family = FAMILIES.get(model_type)
     for name, theirs in (family.read_as if family else {}).items():
         if name in fields:
             fields[theirs] = fields[name]
     if family and family.pattern_of_types:
-        _one_pattern(fields)
+        _one_pattern(fields, family.pattern_of_types)
     elif SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:
         fields["sliding_window_pattern"] = fields[SLIDING_PATTERN]
     if fields.get("tie_word_embeddings") is None and fields.get("vocab_size"):
@@ -81,11 +93,11 @@ def _refuse_words(rope: Mapping[str, Any]) -> None:
             raise CheckpointError(f"config.json: RoPE's {name!r} is {value!r}, a positive number is needed")
 
 
-def _one_pattern(fields: dict[str, Any]) -> None:
-    """mlx-lm knows layers with and without window by their distance alone; transformers by a list."""
+def _one_pattern(fields: dict[str, Any], distance: str) -> None:
+    """mlx-lm knows layers with full attention by their distance alone (its key); transformers by a list."""
     kinds = fields.get("layer_types") or []
-    if fields.get("sliding_window_pattern") is None and "full_attention" in kinds:
-        fields["sliding_window_pattern"] = kinds.index("full_attention") + 1
+    if fields.get(distance) is None and "full_attention" in kinds:
+        fields[distance] = kinds.index("full_attention") + 1
 
 
 def flatten_rope(fields: dict[str, Any]) -> None:

@@ -41,6 +41,8 @@ def put_ropes_right(net: Network) -> str | None:
     changed = set()
     for layer, block in enumerate(net.layers):
         kind = kinds[layer] if nested else ""
+        if not net.attends(layer):
+            continue
         attention = getattr(block, net.family.attention)
         if net.family.unturned(net.decoder, layer):
             continue

@@ -61,6 +61,14 @@ BOOKKEEPING = {
         "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
     },
 }
+QWEN3_5 = {
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 7,
+    "linear_value_head_dim": 9,
+}
 MINISTRAL3 = {
     "type": "yarn",
     "rope_theta": 1e6,
@@ -251,6 +259,26 @@ VARIANTS: dict[str, Variant] = {
         {"head_dim": 10, "max_position_embeddings": 64, "rope_parameters": MINISTRAL3},
         {"rope_theta": 1e6, "rope_scaling": {k: v for k, v in MINISTRAL3.items() if k != "rope_theta"}},
         ("rope_parameters",),
+    ),
+    "qwen 3.5, its language model alone": Variant("Qwen3_5Text", QWEN3_5),
+    "qwen 3.5, another interval and half of each head turned": Variant(
+        "Qwen3_5Text",
+        {**QWEN3_5, "full_attention_interval": 3, "attention_bias": True, "tie_word_embeddings": True},
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 300.0,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [1, 1, 1],
+                "mrope_interleaved": True,
+            },
+            "mtp_num_hidden_layers": 1,
+        },
+        (),
+        ("mtp_num_hidden_layers", "rope_parameters.mrope_section"),
+    ),
+    "qwen 3.5, written by an older transformers": Variant(
+        "Qwen3_5Text", {**QWEN3_5, "full_attention_interval": 2}, {"full_attention_interval": 2}, ("layer_types",)
     ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip

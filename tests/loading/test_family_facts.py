@@ -27,5 +27,6 @@ def test_families_say_what_loading_does_for_them() -> None:
         "gemma3_text",
         "gemma3",
         "cohere2",
+        "qwen3_5",
     }
     assert [name for name, family in FAMILIES.items() if family.rereads] == ["phi3"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_interp.architectures import FAMILIES
+from mlx_interp.engine.anatomy import MIXERS_SITES
 from mlx_interp.sites import KINDS
 from tests.loading.published import PUBLISHED
 from tests.parity.reference import TOKENS, cases, golden_path, overrides
@@ -20,6 +21,7 @@ from tests.tiny import tiny_model
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 COLUMNS = [name for name in KINDS if name not in ("head_out", "choice", "experts")]
 """Sites that transformers computes under some name; the others follow from them."""
+OF_MIXERS = [name for name in COLUMNS if name in MIXERS_SITES]
 LACKS = "-"
 
 HEAD = """# Families and their sites
@@ -49,8 +51,11 @@ def errors(family: str) -> dict[str, float]:
 
 def page(by_family: dict[str, dict[str, float]]) -> str:
     """The page's text."""
-    groups = (COLUMNS[: len(COLUMNS) // 2], [*COLUMNS[len(COLUMNS) // 2 :], "logits"])
-    tables = [table(group, by_family) for group in groups]
+    common = [name for name in COLUMNS if name not in OF_MIXERS]
+    groups = (common[: len(common) // 2], [*common[len(common) // 2 :], "logits"])
+    with_mixers = {family: found for family, found in by_family.items() if found.keys() & set(OF_MIXERS)}
+    of_mixers = "Sites of layers with another mixer than attention; all other families lack them.\n"
+    tables = [*(table(group, by_family) for group in groups), of_mixers, table(OF_MIXERS, with_mixers)]
     published = ["| family (mlx-lm's module) | first published checkpoint |", "|---|---|"]
     published += [f"| `{name}` | {PUBLISHED[name][0] if name in PUBLISHED else ''} |" for name in by_family]
     return "\n".join([HEAD, *tables, "## Checkpoints", "", *published, ""])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from mlx.utils import tree_flatten
 
+from tests.parity.mixers import as_stored, recording_delta_nets
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,6 +75,17 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
         },
         "tie_word_embeddings": True,
     },
+    ("qwen3_5", "one head of keys, no biases, tied head"): {
+        "text_config": {
+            **FAMILY_CONFIGS["qwen3_5"]["text_config"],
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "linear_num_key_heads": 1,
+            "linear_conv_kernel_dim": 4,
+            "full_attention_interval": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 1.0},
+        }
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -122,6 +134,10 @@ class Names:
     gate: str | None = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     """The same one: its halves are gate and up."""
+    mixer: str | None = None
+    """What some layers have in attention's place."""
+    gated: bool = False
+    """Attention's query matrix gives each head's query and its gate."""
     router: str | None = None
     """The router of an MLP that is made of experts; these are beside it."""
 
@@ -180,6 +196,7 @@ NAMES = {
     "mixtral": Names(router="gate"),
     "olmoe": Names(router="gate"),
     "gpt_oss": Names(router="router"),
+    "qwen3_5": Names(mixer="linear_attn", gated=True),
     "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }
 
@@ -193,11 +210,15 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
     names = NAMES.get(config["model_type"], Names())
     if not config.get("use_parallel_residual", True):
         names = replace(names, before_mlp="post_attention_layernorm")
-    with torch.no_grad(), recording(model, names, seen):
+    layers = getattr(getattr(model, names.decoder), names.layers)
+    mixers = {index: getattr(layer, names.mixer or "", None) for index, layer in enumerate(layers)}
+    mixers = {index: mixer for index, mixer in mixers.items() if mixer is not None}
+    with torch.no_grad(), recording(model, names, seen), recording_delta_nets(model, mixers, seen):
         seen["logits"] = model(torch.tensor([tokens])).logits
     for layer in range(model.config.num_hidden_layers if names.before_mlp else 0):
         pre, mid, post = (seen[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
-        seen[f"attn_out.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
+        out = "mixer_out" if layer in mixers else "attn_out"
+        seen[f"{out}.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
     arrays = {name: value[0].float().numpy() for name, value in seen.items()}
     for name, value in arrays.items():
         if name.startswith("z."):
@@ -212,6 +233,9 @@ def opened(name: str, value: np.ndarray, model: Any, names: Names) -> Iterable[t
     if kind == "gate_up":
         gate, up = np.split(value, 2, axis=-1)
         return [(f"mlp_gate.{layer}", gate), (f"mlp_up.{layer}", up)]
+    if kind == "q_pre" and names.gated:
+        q, gate = np.split(value.reshape(len(value), n_heads, -1), 2, axis=-1)
+        return [(name, q), (f"attn_gate.{layer}", gate)]
     if kind in ("q_pre", "k_pre"):
         heads = n_heads if kind == "q_pre" else (getattr(model.config, "num_key_value_heads", None) or n_heads)
         return [(name, value.reshape(len(value), heads, -1))]
@@ -260,6 +284,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
     if any(".gate_proj.weight" in name and value.ndim == 3 for name, value in weights.items()):
         weights = of_experts(family, weights)
+    if family == "qwen3_5_text":
+        weights = as_stored(weights)
     if family == "gptj":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
     if family == "gpt2":
@@ -381,7 +407,9 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         else:
             record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
-        record_input(layer.get_submodule(names.out), f"z.{index}")
+        attends = names.mixer is None or not hasattr(layer, names.mixer)
+        if attends and not names.gated:
+            record_input(layer.get_submodule(names.out), f"z.{index}")
         if names.before_attn is None:
             record_input(layer, f"attn_in.{index}")
         else:
@@ -390,6 +418,8 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         matrices = {"q_pre": f"{names.attention}.q_proj", "k_pre": f"{names.attention}.k_proj"}
         if names.qkv is not None:
             matrices = {"qkv": names.qkv}
+        if not attends:
+            matrices = {}
         if names.router is not None:
             handles += record_experts(layer.get_submodule(names.mlp), names.router, index, seen)
         elif names.gate == names.up:
@@ -416,6 +446,8 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         for name, heads in (("q", query), ("k", key), ("v", value)):
             seen[f"{name}.{attention.layer_idx}"] = heads.transpose(1, 2)
         seen[f"pattern.{attention.layer_idx}"] = weights
+        if names.gated:
+            seen[f"z.{attention.layer_idx}"] = output
         seen[f"scores.{attention.layer_idx}"] = scores_of(query, key, args[0], **kwargs)
         return output, weights
 

@@ -1,0 +1,171 @@
+"""Mixers that are no attention, step by step: Gated DeltaNet (Yang et al. 2024), as mlx-lm's module computes it.
+
+1. One matrix gives queries, keys and values, others a gate, a decay and a strength of writing for each head.
+2. A convolution over a few positions mixes queries, keys and values with those before them, channel by channel.
+3. Each head holds a state, a matrix that maps keys to values. A position multiplies it by its decay, and then writes
+   its value under its key: of what the state lacks of it, the share that the strength says.
+4. Its query reads the state; the result is normed, gated and projected.
+
+The state carries what is done at one position to all that follow, in this very layer; the convolution reaches a few
+positions ahead. So a pass needs what was before its first position: the convolution's last inputs, and the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from mlx_interp.architectures.mixers import DeltaSizes
+from mlx_interp.deferred import mlx_lm, mx, nn
+from mlx_interp.engine.anatomy import Anatomy
+
+Visit: TypeAlias = "Callable[[int, mx.array], mx.array]"
+"""(place of a position, state after it wrote) -> the state that goes on; state: (row, value head, d_value, d_key)."""
+
+
+@dataclass(frozen=True)
+class Mixers(Anatomy):
+    """The steps of layers without attention."""
+
+    @cached_property
+    def delta(self) -> DeltaSizes:
+        args = self.args
+        return DeltaSizes(
+            n_key_heads=args.linear_num_key_heads,
+            n_heads=args.linear_num_value_heads,
+            d_key=args.linear_key_head_dim,
+            d_value=args.linear_value_head_dim,
+            kernel=args.linear_conv_kernel_dim,
+        )
+
+    @property
+    def _mixer_sizes(self) -> dict[str, int]:
+        if self.family.mixer is None:
+            return {}
+        d = self.delta
+        return {
+            "key_head": d.n_key_heads,
+            "value_head": d.n_heads,
+            "d_key": d.d_key,
+            "d_value": d.d_value,
+            "d_conv": d.d_conv,
+            "d_state": d.d_state,
+        }
+
+    def delta_in(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
+        """What the mixer reads (..., d_model) -> `conv_in`, `mixer_gate`, `decay` and `write`."""
+        mixer = self._mixer(layer)
+        gate = mixer.in_proj_z(x).reshape(*x.shape[:-1], self.delta.n_heads, self.delta.d_value)
+        decay = mlx_lm.models.gated_delta.compute_g(mixer.A_log, mixer.in_proj_a(x), mixer.dt_bias)
+        return mixer.in_proj_qkv(x), gate, decay, mx.sigmoid(mixer.in_proj_b(x))
+
+    def convolved(self, layer: int, before: mx.array | None, x: mx.array) -> tuple[mx.array, mx.array]:
+        """(row, pos, d_conv) -> the convolution of each with those before it, and the last inputs.
+
+        before: what the row had before its first position, (row, kernel - 1, d_conv); None at a text's beginning.
+        """
+        mixer, reach = self._mixer(layer), self.delta.kernel - 1
+        if before is None:
+            before = mx.zeros((x.shape[0], reach, x.shape[2]), dtype=x.dtype)
+        inputs = mx.concatenate([before, x], axis=1)
+        return mixer.conv1d(inputs), inputs
+
+    def delta_heads(self, layer: int, convolved: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """What the convolution gave (..., d_conv) -> queries, keys (..., key head, d_key), values."""
+        d, rows = self.delta, convolved.shape[:-1]
+        ends = [d.n_key_heads * d.d_key, 2 * d.n_key_heads * d.d_key]
+        q, k, v = mx.split(nn.silu(convolved), ends, axis=-1)
+        q, k = (a.reshape(*rows, d.n_key_heads, d.d_key) for a in (q, k))
+        q, k = mlx_lm.models.gated_delta.normalize_qk(q, k, inv_scale=d.d_key**-0.5, eps=1e-6)
+        return q, k, v.reshape(*rows, d.n_heads, d.d_value)
+
+    def recurred(
+        self, layer: int, inputs: Sequence[mx.array], state: mx.array | None = None, real: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """Queries, keys, values, decays, strengths (row, pos, ...) -> `mixed`, and the last state: as mlx-lm does.
+
+        state: before the first position; None at a text's beginning. real: bool (row, pos); others leave no trace.
+        """
+        q, k, v, decay, write = inputs
+        state = self.no_state(q.shape[0]) if state is None else state
+        delta = mlx_lm.models.gated_delta
+        on_gpu = mx.default_device() == mx.gpu and mx.metal.is_available() and self.delta.d_key % 32 == 0
+        rule = delta.gated_delta_kernel if on_gpu else delta.gated_delta_ops
+        mixed, state = rule(q, k, v, decay, write, state, real)
+        return mixed, state
+
+    def no_state(self, n_rows: int) -> mx.array:
+        """The state before a text."""
+        d = self.delta
+        return mx.zeros((n_rows, d.n_heads, d.d_value, d.d_key), dtype=mx.float32)
+
+    def delta_out(self, layer: int, mixed: mx.array, gate: mx.array) -> mx.array:
+        """What queries read, and the gate -> what the mixer adds to the stream (..., d_model)."""
+        mixer = self._mixer(layer)
+        normed = mixer.norm(mixed, gate)
+        out: mx.array = mixer.out_proj(normed.reshape(*normed.shape[:-2], -1))
+        return out
+
+    def visited(
+        self, inputs: Sequence[mx.array], state: mx.array | None, visit: Visit, real: mx.array | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """As `recurred`, with the state shown to somebody after each position."""
+        n_rows, n_pos = inputs[0].shape[:2]
+        rule = mlx_lm.models.gated_delta._gated_delta_step_ops
+        scan = Scan(self.no_state(n_rows) if state is None else state, rule)
+        wide = self.wide(inputs)
+        for place in range(n_pos):
+            before = scan.state
+            scan.step([a[:, place] for a in wide], lambda held, place=place: visit(place, held))  # type: ignore[misc]
+            if real is not None:
+                scan.state = mx.where(real[:, place, None, None, None], scan.state, before)
+        return mx.stack(scan.read, axis=1), scan.state
+
+    def wide(self, inputs: Sequence[mx.array]) -> list[mx.array]:
+        """The same with a query and a key for each head of values."""
+        q, k, *others = inputs
+        repeats = self.delta.n_heads // self.delta.n_key_heads
+        return [*(mx.repeat(a, repeats, axis=-2) if repeats > 1 else a for a in (q, k)), *others]
+
+    def _mixer(self, layer: int) -> Any:
+        assert self.family.mixer is not None
+        return getattr(self.layers[layer], self.family.mixer.name)
+
+
+def delta_rule(
+    q: mx.array, k: mx.array, v: mx.array, decay: mx.array, write: mx.array, state: mx.array
+) -> tuple[mx.array, mx.array]:
+    """One position: q, k (row, head, d_key), v (row, head, d_value), decay, write (row, head) -> read, new state."""
+    state = state * decay[..., None, None]
+    lacking = v - (state * k[..., None, :]).sum(axis=-1)
+    state = state + k[..., None, :] * (lacking * write[..., None])[..., None]
+    return reading(q, state), state
+
+
+def reading(q: mx.array, state: mx.array) -> mx.array:
+    """What queries read in a state."""
+    return (state * q[..., None, :]).sum(axis=-1).astype(q.dtype)
+
+
+@dataclass
+class Scan:
+    """A recurrence under way: the state of some rows, which may become more, and what was read of it.
+
+    rule: as `delta_rule`. mlx-lm's own is compiled by the system's compiler at its first use, for each layout of arrays
+    anew: it is taken where a run must be mlx-lm's to the last bit.
+    """
+
+    state: mx.array
+    rule: Callable[..., tuple[mx.array, mx.array]] = delta_rule
+    read: list[mx.array] = field(default_factory=list)
+
+    def step(self, inputs: Sequence[mx.array], visit: Callable[[mx.array], mx.array] | None = None) -> mx.array:
+        """One position (row, ...) of all rows; returns what queries read (row, value head, d_value)."""
+        mixed, held = self.rule(*inputs, self.state)
+        self.state = held if visit is None else visit(held)
+        if self.state is not held:
+            mixed = reading(inputs[0], self.state)
+        self.read.append(mixed)
+        return mixed
