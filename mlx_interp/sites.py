@@ -47,12 +47,16 @@ KINDS: dict[str, SiteKind] = {
     kind.name: kind
     for kind in (
         SiteKind("resid_pre", ("d_model",), "residual stream before the layer"),
-        SiteKind("attn_in", ("d_model",), "what attention (or the mixer in its place) reads: the stream after its norm"),
+        SiteKind(
+            "attn_in", ("d_model",), "what attention (or the mixer in its place) reads: the stream after its norm"
+        ),
         SiteKind("conv_in", ("d_conv",), "a mixer's queries, keys and values side by side, before its convolution"),
         SiteKind("lin_q", ("key_head", "d_key"), "a linear layer's queries, as they read its state"),
         SiteKind("lin_k", ("key_head", "d_key"), "its keys, under which values are written"),
         SiteKind("lin_v", ("value_head", "d_value"), "its values"),
-        SiteKind("decay", ("value_head",), "what its state is multiplied by before a position writes: 1 forgets nothing"),
+        SiteKind(
+            "decay", ("value_head",), "what its state is multiplied by before a position writes: 1 forgets nothing"
+        ),
         SiteKind("write", ("value_head",), "how much of a value is written, of what the state lacks of it: 0 to 1"),
         SiteKind(
             "state",
@@ -75,7 +79,9 @@ KINDS: dict[str, SiteKind] = {
         ),
         SiteKind("pattern", ("head", "query", "key"), "attention probabilities"),
         SiteKind("z", ("head", "d_head"), "each head's mixed values, before the output projection"),
-        SiteKind("attn_gate", ("head", "d_head"), "the gate on z, before the sigmoid: the output projection reads both"),
+        SiteKind(
+            "attn_gate", ("head", "d_head"), "the gate on z, before the sigmoid: the output projection reads both"
+        ),
         SiteKind("head_out", ("head", "d_model"), "each head's share of the output projection", writable=False),
         SiteKind("attn_out", ("d_model",), "what attention adds to the residual stream"),
         SiteKind("resid_mid", ("d_model",), "residual stream after attention"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mlx_interp import Ablate, Add, Intervention, Patch, Scale
 from mlx_interp.deferred import mx
+from mlx_interp.model import Model
+from mlx_interp.sites import Site
 from validation.check import (
     SAME_KERNELS,
     Check,
@@ -36,7 +38,8 @@ def capture_changes_nothing(subject: Subject) -> Finding:
 
 def patching_with_itself(subject: Subject) -> Finding:
     model, tokens = subject.model, subject.prompt.tokens
-    names = [f"{site}.{layer}" for site in ("resid_post", "z", "mlp_out") for layer in subject.layers]
+    names = [f"{site}.{layer}" for site in ("resid_post", "mlp_out") for layer in subject.layers]
+    names += [f"{mixer_sites(model, layer)[0]}.{layer}" for layer in subject.layers]
     clean = model.run(tokens, capture=names, logits="all")
     assert clean.logits is not None
     return bitwise([(name, all_logits(model, tokens, [Patch(name, clean[name])]), clean.logits) for name in names])
@@ -120,11 +123,13 @@ def nothing_leaks(subject: Subject) -> Finding:
 def states_chain(subject: Subject) -> Finding:
     """Layers count as they should: each layer's output is the next one's input, and the first input the embedding."""
     middle = [name for name in ("resid_mid",) if name in subject.model.sites]
-    out = subject.model.run(subject.prompt, capture=["resid_pre", "resid_post", *middle, "attn_out", "mlp_out"])
+    layers = range(subject.model.n_layers)
+    outputs = [f"{mixer_sites(subject.model, layer)[1]}.{layer}" for layer in layers]
+    out = subject.model.run(subject.prompt, capture=["resid_pre", "resid_post", *middle, *outputs, "mlp_out"])
     pairs = []
-    for layer in range(subject.model.n_layers):
+    for layer in layers:
         pre, post, *mid = (out[f"{name}.{layer}"] for name in ("resid_pre", "resid_post", *middle))
-        after = pre + out[f"attn_out.{layer}"]
+        after = pre + out[outputs[layer]]
         pairs += [relative(after, one) for one in mid]
         pairs.append(relative((mid[0] if mid else after) + out[f"mlp_out.{layer}"], post))
         if layer + 1 < subject.model.n_layers:
@@ -132,20 +137,29 @@ def states_chain(subject: Subject) -> Finding:
     return subject.within(worst(pairs))
 
 
+def mixer_sites(model: Model, layer: int) -> tuple[str, str]:
+    """What heads give before a layer's output projection, and what it adds to the stream: of attention, or of the
+    mixer in its place."""
+    return ("z", "attn_out") if model.network.attends(layer) else ("mixed", "mixer_out")
+
+
 def _variants(subject: Subject) -> list[list[Intervention]]:
     """Every kind of intervention, at layers and positions of all parts of the prompt, alone and together."""
     model, length = subject.model, len(subject.prompt)
-    vector, head = unit_vector(subject), unit_vector(subject, model.d_head)
+    vector = unit_vector(subject)
     spots = [0, length // 2, length - 1]
     middle = "resid_mid" if "resid_mid" in model.sites else "resid_pre"
     variants: list[list[Intervention]] = [[]]
     for index, layer in enumerate(subject.layers):
         position = spots[index % 3]
+        inner, out = mixer_sites(model, layer)
+        n_heads, width = model.network.site_shape(Site(inner, layer), length)
+        head = unit_vector(subject, width)
         variants += [
             [Patch(f"resid_post.{layer}", vector * 3, position)],
-            [Patch(f"z.{layer}", head, position, heads=index % model.n_heads)],
+            [Patch(f"{inner}.{layer}", head, position, heads=index % n_heads)],
             [Add(f"{middle}.{layer}", vector, 5.0, position), Scale(f"mlp_out.{layer}", 0.5)],
-            [Ablate(f"attn_out.{layer}", vector)],
+            [Ablate(f"{out}.{layer}", vector)],
         ]
     return variants
 

@@ -17,6 +17,10 @@ SLACK = 4
 """Factor by which a memory estimate may exceed what is measured."""
 
 
+OF_OWN_DTYPE = ("experts", "decay", "state")
+"""Sites that are float32 or whole numbers in every model."""
+
+
 def everything_is_finite(subject: Subject) -> Finding:
     out = subject.model.run(subject.prompts, capture=subject.model.sites)
     infinite = [site for site, x in out.captured.items() if not bool(mx.all(mx.isfinite(x)))]
@@ -48,7 +52,7 @@ def dtype_is_kept(subject: Subject) -> Finding:
         str(site): x.dtype
         for out in (plain, edited)
         for site, x in out.captured.items()
-        if x.dtype != own and site.name != "experts"
+        if x.dtype != own and site.name not in OF_OWN_DTYPE
     }
     note = f"{next(iter(other))} is {next(iter(other.values()))}" if other else ""
     return Finding("failed" if other else "passed", f"{len(other)} sites in another dtype", "0", note)
@@ -66,7 +70,8 @@ def patterns_make_z(subject: Subject) -> Finding:
     out = model.run(subject.prompt, capture=["pattern", "v", "z"])
     groups = model.n_heads // model.n_kv_heads
     errors = []
-    for layer in subject.layers:
+    attending = model.network.layers_with("pattern")
+    for layer in [layer for layer in subject.layers if layer in attending] or attending:
         pattern, v, z = (out[f"{name}.{layer}"][0].astype(mx.float32) for name in ("pattern", "v", "z"))
         n = pattern.shape[-1]
         ahead = mx.arange(n)[None] > mx.arange(n)[:, None]

@@ -16,7 +16,6 @@ from mlx_interp.engine.tables import DELTA_NET, EXPERTS, GATED, PLAIN, UNGATED, 
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
-
 MIXERS_SITES = frozenset(name for step in DELTA_NET for name in (*step.makes, *step.inside))
 
 
@@ -267,7 +266,9 @@ class Anatomy:
         for layer, block in enumerate(self.layers):
             mixer = None if self.attends(layer) else family.mixer
             for part, name, norm in (
-                (family.attention, family.out, family.norms.after_attn) if mixer is None else (mixer.name, mixer.out, None),
+                (family.attention, family.out, family.norms.after_attn)
+                if mixer is None
+                else (mixer.name, mixer.out, None),
                 (family.mlp, family.down, family.norms.after_mlp),
             ):
                 module = getattr(getattr(block, part), name)

@@ -73,14 +73,14 @@ class Prompts:
     def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
         made, inputs = net.convolved(layer, None, x)
         if self.keep is not None:
-            ends = mx.array(self.lengths)[:, None] + mx.arange(inputs.shape[1] - x.shape[1])
+            ends = mx.array(list(self.lengths))[:, None] + mx.arange(inputs.shape[1] - x.shape[1])
             self.last_inputs[layer] = mx.take_along_axis(inputs, ends[..., None], axis=1)
         return made
 
     def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
         n_pos = inputs[0].shape[1]
         uneven = self.keep is not None and min(self.lengths) < n_pos  # a state must be that of the prompt's own end
-        real = mx.arange(n_pos)[None] < mx.array(self.lengths)[:, None] if uneven else None
+        real = mx.arange(n_pos)[None] < mx.array(list(self.lengths))[:, None] if uneven else None
         if visit is None:
             mixed, state = net.recurred(layer, inputs, None, real)
         else:

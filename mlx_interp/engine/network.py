@@ -91,7 +91,7 @@ class Network(Mixers):
         else:
             q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
         rows = x.shape[:-1]
-        gate = ()
+        gate: list[mx.array] = []
         if self.family.attn_gate:
             q, *gate = mx.split(q.reshape(*rows, self.n_heads, -1), 2, axis=-1)
         heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)

@@ -9,8 +9,8 @@ import pytest
 from mlx_interp import Ablate, Add, Intervention, Patch, Scale, sites
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.engine.block import order_of
-from mlx_interp.engine.tables import GATED, UNGATED, parallel, sequential
 from mlx_interp.engine.edge_pass import patched, wiring, written
+from mlx_interp.engine.tables import GATED, UNGATED, parallel, sequential
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
 from tests.engine.examples import KINDS, POSITIONS, TOKENS, example, worst
