@@ -8,13 +8,15 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_interp import Ablate, Add, Apply, Intervention, Knockout, Patch, Scale
+from mlx_interp.engine.anatomy import MIXERS_SITES
 from mlx_interp.model import Model
 from mlx_interp.sites import KINDS as KINDS_OF_SITES
 from mlx_interp.sites import Site
 
 TOKENS = [3, 5, 7, 11, 13, 17, 19]
-SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable]
-"""Sites that can be changed; a model may lack some (`sites_of`)."""
+RECENT_SITES = MIXERS_SITES | {"attn_gate"}
+SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable and name not in RECENT_SITES]
+"""Sites that can be changed; a model may lack some (`sites_of`). Those of recent families have tests of their own."""
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
 KINDS = ["patch", "add", "ablate", "zero", "scale", "apply"]
 
