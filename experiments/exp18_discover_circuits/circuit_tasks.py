@@ -13,14 +13,11 @@ Only pairs whose clean prompt the model answers rightly count, and whose counter
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal, get_args
-
-import numpy as np
 
 from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
-from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.lexicon import REFUSALS
 from mlx_interp.embedded.world import ChatPrompt, InContextTask
@@ -36,24 +33,6 @@ CONTRASTS = (
 )
 """In-context tasks over the same words: clean, counterfactual."""
 SHOTS = 3
-
-
-def screened(model: Model, made: Sequence[Pair]) -> list[Pair]:
-    """Pairs whose clean prompt has a right answer on top, and whose counterfactual has not."""
-    if not made:
-        return []
-    clean, other = (
-        mx.argmax(_logits(model, prompts), axis=-1).tolist()
-        for prompts in ([pair.clean for pair in made], [pair.counterfactual for pair in made])
-    )
-    tops = zip(made, np.array(clean), np.array(other), strict=True)
-    return [pair for pair, here, there in tops if here in pair.answers and there not in pair.answers]
-
-
-def _logits(model: Model, prompts: Sequence[Prompt]) -> mx.array:
-    logits = model.run(prompts).logits
-    assert logits is not None
-    return logits
 
 
 def candidates(model: Model, task: Task) -> Iterator[Pair]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.circuit_tasks import candidates, screened
+from experiments.exp18_discover_circuits.circuit_tasks import candidates
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from experiments.shared.prompts.collected import world_rows
 from mlx_interp.behaviour.phrases import REFUSALS
-from mlx_interp.circuits import Pair
+from mlx_interp.circuits import Pair, screened
 from mlx_interp.circuits.matching import Match, matched
 from mlx_interp.circuits.own_pairs import Unequal, made_pairs, read_pair_rows
 from mlx_interp.deferred import mx

@@ -20,7 +20,8 @@ from mlx_interp.circuits.discovery import (
 )
 from mlx_interp.circuits.exact import Check, check, edge_effects, node_effects, sample
 from mlx_interp.circuits.faithfulness import SHARES, cmd, cpr, edge_circuits, faithfulness, node_circuits
-from mlx_interp.circuits.pairs import Metric, Pair, log_odds
+from mlx_interp.circuits.pairs import Metric, Pair, log_odds, screened
+from mlx_interp.circuits.relevance import relevance_model, relevance_scores
 from mlx_interp.circuits.weights import HeadWeights, QKCircuit, head_weights, normed_stream, ov_circuit, qk_circuit
 from mlx_interp.engine.edge_pass import Wiring, wiring
 from mlx_interp.patching.nodes import Node, inputs, nodes
@@ -60,8 +61,11 @@ __all__ = [
     "qk_circuit",
     "random_edges",
     "random_nodes",
+    "relevance_model",
+    "relevance_scores",
     "resampled",
     "sample",
+    "screened",
     "top",
     "weighted_jaccard",
     "wiring",

@@ -51,6 +51,19 @@ class Pair:
         return len(self.clean)
 
 
+def screened(model: Model, pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs whose clean prompt has a right answer on top, and whose counterfactual has not."""
+    if not pairs:
+        return []
+    tops = []
+    for prompts in ([pair.clean for pair in pairs], [pair.counterfactual for pair in pairs]):
+        logits = model.run(prompts).logits
+        assert logits is not None
+        tops.append(np.array(mx.argmax(logits, axis=-1)).tolist())
+    asked = zip(pairs, *tops, strict=True)
+    return [pair for pair, here, there in asked if here in pair.answers and there not in pair.answers]
+
+
 def log_odds(model: Model, *, capped: bool = False) -> Metric:
     """The metric of this module's docstring, in nats, for a model."""
     cap = None

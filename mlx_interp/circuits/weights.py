@@ -96,7 +96,8 @@ def qk_circuit(model: Model, layer: int, head: int, *, distance: int = 0) -> QKC
     """The score that a head gives a key that lies `distance` positions before its query, scaled, before a soft-cap.
 
     Without RoPE (GPT-2, layers of SmolLM 3) it is the same at every distance. Where RoPE depends on the length of the
-    text (dynamic NTK, LongRoPE), it is that of a text that ends with the query.
+    text (dynamic NTK, LongRoPE), it is that of a text that ends with the query; where queries grow with their position
+    (Ministral 3), that of early ones, which do not yet.
     Raises CircuitError for a layer or head that the model does not have, and for a negative distance.
     """
     weights = head_weights(model, layer)

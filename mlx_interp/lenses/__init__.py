@@ -1,13 +1,15 @@
 """Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
 
-`logit_lens`, `tuned_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`; `top_tokens` reads any of their
-logits, `decoded_lens` shows the tokens of all layers and positions, `attention_patterns` where each head looks.
+`logit_lens`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`; `top_tokens`
+reads any of their logits, `decoded_lens` shows the tokens of all layers and positions, `attention_patterns` where each
+head looks.
 """
 
 from mlx_interp.lenses.affine import affine_lens, affine_map
 from mlx_interp.lenses.attention import AttentionPatterns, attention_patterns
 from mlx_interp.lenses.decoded import DecodedLens, decoded_lens
 from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_attribution
+from mlx_interp.lenses.jacobian import jacobian_cost, jacobian_lens
 from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
 from mlx_interp.lenses.patchscopes import patchscope, token_identity
 from mlx_interp.lenses.trajectories import prediction_depth
@@ -23,6 +25,8 @@ __all__ = [
     "attention_patterns",
     "decoded_lens",
     "direct_logit_attribution",
+    "jacobian_cost",
+    "jacobian_lens",
     "load_lens",
     "logit_lens",
     "patchscope",
