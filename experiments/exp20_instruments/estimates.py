@@ -70,10 +70,10 @@ def measure(run: Run[EstimateConfig], pair: Pair) -> Iterator[Estimated]:
 
 def _estimate(model: Model, pair: Pair, estimator: Estimator, steps: int) -> Floats:
     if estimator == "RelP":
-        return relevance_scores(model, [pair])[0]
+        return np.asarray(relevance_scores(model, [pair])[0])
     if estimator == "RelP-attention":
-        return relevance_scores(model, [pair], rules=RULES)[0]
-    return node_scores(model, [pair], method=estimator, steps=steps)[0]
+        return np.asarray(relevance_scores(model, [pair], rules=RULES)[0])
+    return np.asarray(node_scores(model, [pair], method=estimator, steps=steps)[0])
 
 
 def _agreement(estimator: str, kind: str, own: Floats, exact: Floats, other: Floats) -> Estimated:
@@ -111,7 +111,7 @@ def table(records: Records, config: EstimateConfig) -> Table | None:
             )
     if not rows:
         return None
-    columns = [
+    columns: list[Column | str] = [
         *("nodes", "estimate", "n pairs", "n nodes", Column("Pearson"), Column("rank correlation")),
         *(Column("recall of the largest", "%"), Column("recall by chance", "%")),
         Column("Pearson, the next pair's estimates"),

@@ -179,7 +179,7 @@ def table(records: Records, config: WeightConfig) -> Table | None:
     ):
         x, y = mine.values(weights), mine.values(measured)
         rows.append([name, len(mine), float(np.mean(x)), float(np.mean(y)), spearman_interval(x, y, seed=config.seed)])
-    columns = [
+    columns: list[Column | str] = [
         "by weights",
         "n heads",
         Column("mean by weights"),
