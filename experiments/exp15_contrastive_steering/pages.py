@@ -1,10 +1,9 @@
-"""Texts side by side: JSON for programs, markdown to read, one HTML page with filters that needs no server."""
+"""Texts side by side: JSON for programs, markdown to read, one page with filters."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from string import Template
+from collections.abc import Iterator
 
 from experiments.exp15_contrastive_steering.means_apart import PAIRS, SETS
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig
@@ -12,7 +11,7 @@ from experiments.exp15_contrastive_steering.steered_texts import CONTRAST, PLAIN
 from experiments.exp15_contrastive_steering.steering_report import chosen, names, pair_of
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
-from mlx_interp.deferred import html
+from mlx_interp.pages import Page, texts
 from mlx_interp.reporting import Record
 
 
@@ -30,7 +29,7 @@ def files(records: Records, config: ContrastiveConfig) -> Iterator[tuple[str, st
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         yield f"{target}_{baseline}/layer_{layer}_scale_{scale:g}/{name}.json", text + "\n"
     yield "side_by_side.md", markdown_page(records, config)
-    yield "side_by_side.html", html_page(records, config)
+    yield "side_by_side.html", text_page(records, config).html
 
 
 def results(records: Records, config: ContrastiveConfig, layer: int, scale: float) -> Record:
@@ -112,11 +111,8 @@ def _cell(text: str) -> str:
     return "<br>".join(text.split("\n")).strip()
 
 
-def html_page(records: Records, config: ContrastiveConfig) -> str:
-    """All texts of the pair and its controls beside the unsteered ones, with filters by vector, layer, scale and words.
-
-    Every row stands in the page: without scripts all of them are shown.
-    """
+def text_page(records: Records, config: ContrastiveConfig) -> Page:
+    """All texts of the pair and its controls beside the unsteered ones, chosen by vector, layer, scale and words."""
     known, (target, baseline) = names(records), pair_of(records)
     plain = {(r["unit"], r["draw"]): r["text"] for r in of(records, TEXTS, arm=PLAIN)}
     shown = [
@@ -125,105 +121,28 @@ def html_page(records: Records, config: ContrastiveConfig) -> str:
         if r["arm"] == CONTRAST or (r["arm"] != PLAIN and r["scale"] == config.scale)
     ]
     first = chosen(records, config)
-    start = {"vector": CONTRAST, "layer": str(first[0]["layer"]) if first else "", "scale": f"{config.scale:g}"}
-    filters = (
-        _select("vector", [r["arm"] for r in shown], start["vector"]),
-        _select("layer", [str(r["layer"]) for r in shown], start["layer"]),
-        _select("scale", [f"{r['scale']:g}" for r in shown], start["scale"]),
-    )
-    return PAGE.substitute(
-        title=html.escape(f"{known[target]} - {known[baseline]}"),
-        about=html.escape(
-            f"{of(records, SETS)[0]['model']}; unsteered and steered texts, {len(plain)} of each setting"
-        ),
-        filters="\n".join(filters),
-        rows="\n".join(_row(r, plain[r["unit"], r["draw"]]) for r in shown),
+    start = {"vector": CONTRAST, "layer": str(first[0]["layer"]), "scale": f"{config.scale:g}"} if first else {}
+    return texts(
+        [_row(r, plain[r["unit"], r["draw"]]) for r in shown],
+        filters=("vector", "layer", "scale", "changed", "degenerate"),
+        start=start if shown else {},
+        title=f"{known[target]} - {known[baseline]}",
+        about=f"{of(records, SETS)[0]['model']}; unsteered and steered texts, {len(plain)} of each setting",
     )
 
 
-def _select(name: str, values: Sequence[str], start: str) -> str:
-    options = "".join(
-        f"<option{' selected' if value == start else ''}>{html.escape(value)}</option>"
-        for value in dict.fromkeys(values)
-    )
-    return f'<label>{name} <select id="{name}"><option value="">all</option>{options}</select></label>'
-
-
-def _row(r: Record, plain: str) -> str:
-    facts = {"vector": r["arm"], "layer": str(r["layer"]), "scale": f"{r['scale']:g}"}
-    facts |= {"flag": r["degenerate"] or "", "changed": "yes" if r["text"] != plain else "no"}
-    data = " ".join(f'data-{name}="{html.escape(value)}"' for name, value in facts.items())
-    reads = f"{r['p_target']:.2f} / {r['p_baseline']:.2f}" if r["p_target"] is not None else ""
-    setting = f"{facts['vector']}, layer {facts['layer']}, scale {facts['scale']}"
-    cells = (setting, r["prompt"], plain, r["text"], reads, facts["flag"])
-    return f"<tr {data}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
-
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>$title</title>
-<style>
-body { font: 14px/1.45 system-ui, sans-serif; margin: 1.5em; }
-form { position: sticky; top: 0; background: #fff; padding: .6em 0; display: flex; flex-wrap: wrap; gap: 1em; }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; }
-th, td { border: 1px solid #bbb; padding: .35em .5em; text-align: left; vertical-align: top; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-th:nth-child(1) { width: 12em; } th:nth-child(5) { width: 7em; } th:nth-child(6) { width: 6em; }
-tr[data-flag]:not([data-flag=""]) { background: #fdf0d5; }
-tr[hidden] { display: none; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$about</p>
-<form onsubmit="return false">
-$filters
-<label>words <input id="words" type="search"></label>
-<label><input id="changed" type="checkbox"> changed only</label>
-<label><input id="whole" type="checkbox"> without degenerate texts</label>
-<output id="count"></output>
-</form>
-<table>
-<thead><tr><th>setting</th><th>prompt</th><th>unsteered</th><th>steered</th><th>P(target) / P(baseline)</th>
-<th>degenerate</th></tr></thead>
-<tbody>
-$rows
-</tbody>
-</table>
-<script>
-const rows = [...document.querySelectorAll("tbody tr")];
-const field = id => document.getElementById(id);
-function show() {
-  const words = field("words").value.toLowerCase();
-  let count = 0;
-  for (const row of rows) {
-    const wanted = ["vector", "layer", "scale"].every(id => !field(id).value || row.dataset[id] === field(id).value)
-      && (!field("changed").checked || row.dataset.changed === "yes")
-      && (!field("whole").checked || !row.dataset.flag)
-      && (!words || row.textContent.toLowerCase().includes(words));
-    row.hidden = !wanted;
-    count += wanted;
-  }
-  field("count").textContent = count + " of " + rows.length + " texts";
-}
-const controls = [...document.querySelectorAll("select, input")];
-// A view can be linked to: side_by_side.html#vector=random&scale=1&changed=on
-for (const [id, value] of new URLSearchParams(location.hash.slice(1))) {
-  if (field(id) && field(id).type === "checkbox") field(id).checked = value === "on";
-  else if (field(id)) field(id).value = value;
-}
-for (const control of controls) control.addEventListener("input", () => {
-  const chosen = controls.map(c => [c.id, c.type === "checkbox" ? (c.checked ? "on" : "off") : c.value]);
-  location.replace("#" + new URLSearchParams(chosen));
-  show();
-});
-show();
-</script>
-</body>
-</html>
-""")
+def _row(r: Record, plain: str) -> dict[str, str]:
+    return {
+        "vector": r["arm"],
+        "layer": str(r["layer"]),
+        "scale": f"{r['scale']:g}",
+        "changed": "yes" if r["text"] != plain else "no",
+        "degenerate": r["degenerate"] or "",
+        "P(target) / P(baseline)": f"{r['p_target']:.2f} / {r['p_baseline']:.2f}" if r["p_target"] is not None else "",
+        "prompt": r["prompt"],
+        "unsteered": plain,
+        "steered": r["text"],
+    }
 
 
 def _safe(text: str) -> str:

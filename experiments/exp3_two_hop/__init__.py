@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.exp3_two_hop import lens_page
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
 from experiments.shared.two_hop import asking, lens, tuned
@@ -75,4 +76,5 @@ EXPERIMENT = Experiment(
     look={"lens_steps": 60, "lens_prompts": 20, "max_queries": 8, "all_queries": 16},
     main=SCREENED,
     group=lambda query: (query.family, query.split),
+    pages=lens_page.pages,
 )

@@ -27,6 +27,7 @@ from experiments.exp8_function_vectors.strength_grid import (
     measure_grid,
     metrics,
 )
+from experiments.exp8_function_vectors.strength_page import pages
 from experiments.exp8_function_vectors.unrelated_sentences import (
     CONTEXT,
     Continued,
@@ -69,4 +70,5 @@ EXPERIMENT = Experiment(
     look={"n_means": 10, "n_effects": 4, "n_test": 4},
     group=lambda query: query.task,
     scaling=metrics,
+    pages=pages,
 )

@@ -34,6 +34,7 @@ from experiments.exp9_back_patching import (
     back_patching,
     back_patching_figures,
     back_patching_report,
+    cell_pages,
     chosen_cells,
     describe,
     four_stages,
@@ -115,4 +116,5 @@ EXPERIMENT = Experiment(
     main=SCREENED,
     group=lambda query: (query.family, query.split),
     scaling=back_patching_report.metrics,
+    pages=cell_pages.pages,
 )

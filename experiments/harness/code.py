@@ -31,7 +31,10 @@ ALWAYS = (
 )
 """What decides numbers without being named by a study."""
 RUNNING = (
-    *(f"{HARNESS}.{name}" for name in ("runner", "measuring", "options", "fields", "report", "identity", "experiment")),
+    *(
+        f"{HARNESS}.{name}"
+        for name in ("runner", "measuring", "options", "fields", "report", "page_files", "identity", "experiment")
+    ),
     *(f"{HARNESS}.{name}" for name in ("code", "pace", "coverage", "publish", "registry", "ranks", "state", "schema")),
     *("mlx_interp.reporting", "mlx_interp.pages", "mlx_interp.errors", "mlx_interp.progress"),
     *(f"mlx_interp.loading.{name}" for name in ("names", "hub", "checkpoint", "safetensors_header", "cache_folder")),

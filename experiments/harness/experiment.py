@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
+from mlx_interp.pages import Page
 from mlx_interp.reporting import Plot, Record, Table
 from mlx_interp.stats import Estimate
 
@@ -121,6 +122,8 @@ class Experiment(Generic[ConfigT]):
     start_over: (run) -> removes what earlier runs left outside the run folder; --fresh calls it.
     screen: the one of `tables` that a finished run shows on screen; the first with rows if left out.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
+    pages: (records, config) -> (name, page), written by --html; one of a figure's name stands in for the page that its
+        heat map would have by itself.
     files: (records, config) -> (name, content) of further files, e.g. texts side by side; they go into files/ of the
     run folder, and may have folders of their own in their names.
     """
@@ -139,6 +142,7 @@ class Experiment(Generic[ConfigT]):
     scaling: Callable[[Records, ConfigT], Sequence[Metric]] = lambda records, config: ()
     read_config: Callable[[Path], tuple[Mapping[str, Any], Sequence[str]]] | None = None
     files: Callable[[Records, ConfigT], Iterable[tuple[str, str | bytes]]] = lambda records, config: ()
+    pages: Callable[[Records, ConfigT], Iterable[tuple[str, Page]]] = lambda records, config: ()
     start_over: Callable[[Run[ConfigT]], None] = lambda run: None
     csv: Mapping[Any, str] = field(default_factory=dict)
     screen: Callable[[Records, ConfigT], Table | None] | None = None

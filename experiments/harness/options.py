@@ -20,7 +20,7 @@ from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
 
-SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "help")
+SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "html", "help")
 NONE: Mapping[str, Any] = {}
 
 
@@ -35,6 +35,7 @@ class Options(Generic[ConfigT]):
     validate: bool = True
     dry_run: bool = False
     latex: bool = False
+    html: bool = False
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values that stand in for defaults because --limit is small."""
 
@@ -77,6 +78,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         validate=not given.no_validate,
         dry_run=given.dry_run,
         latex=given.latex,
+        html=given.html,
         look=look,
     )
 
@@ -142,6 +144,9 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         help="print prompts, counterfactuals, forward passes and memory of the run; write nothing",
     )
     shared.add_argument("--latex", action="store_true", help="also write the tables as LaTeX (table.tex)")
+    shared.add_argument(
+        "--html", action="store_true", help="also write pages to click through, one HTML file each (pages/)"
+    )
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]
     if own:

@@ -29,7 +29,7 @@ def write_report(
     records = file.records()
     unvalidated = not state["validated"]
     write_parquet(records, folder.path / "records.parquet")
-    plots = list(_plots(experiment, records, config))
+    plots = list(plots_of(experiment, records, config))
     for plot in plots:
         save_plot(plot, folder.path / "figures", unvalidated=unvalidated)
     state["headline"] = experiment.headline(records, config)
@@ -98,7 +98,8 @@ def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pa
     return table
 
 
-def _plots(experiment: Experiment[ConfigT], records: Records, config: ConfigT) -> Iterable[Plot]:
+def plots_of(experiment: Experiment[ConfigT], records: Records, config: ConfigT) -> Iterable[Plot]:
+    """The figures, in the order of the study."""
     for figure in experiment.figures:
         made = figure(records, config)
         yield from [made] if isinstance(made, Plot) else made

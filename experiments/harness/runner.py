@@ -27,6 +27,7 @@ from experiments.harness.identity import identity_of, model_facts, peak_memory, 
 from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
+from experiments.harness.page_files import write_pages
 from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, write_latex, write_report
 from experiments.harness.screen import closing, overviews_line
@@ -123,7 +124,8 @@ def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: P
     """Overviews and screen after each model: should a later one fail, the index has those that are done."""
     overviews = write_overviews(options.out, experiment.name)
     print(closing(path))
-    return [*overviews, write_latex(path)] if options.latex else overviews
+    also = [write_latex(path)] if options.latex else []
+    return [*overviews, *also, *(write_pages(experiment, options.config, path) if options.html else [])]
 
 
 def print_plan(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> None:

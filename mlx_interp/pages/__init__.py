@@ -11,6 +11,7 @@ from mlx_interp.pages.grid_page import Details, grid
 from mlx_interp.pages.lens_page import lens
 from mlx_interp.pages.page import AsPage, Page
 from mlx_interp.pages.steering_page import Steered, steering
+from mlx_interp.pages.text_page import texts
 
 __all__ = [
     "AsPage",
@@ -28,4 +29,5 @@ __all__ = [
     "grid",
     "lens",
     "steering",
+    "texts",
 ]

@@ -7,8 +7,8 @@ and scripts write it as text, never as markup. A page names its own policy: noth
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,37 @@ HEIGHT = 640
 DIGITS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Page:
     """A finished page; a notebook shows it, `save` writes the file."""
 
     title: str
-    html: str = field(repr=False)
+    template: str = field(repr=False)
+    about: str = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
+    mark: str = ""
+    """A warning above all else, such as that a run was not validated."""
+
+    def marked(self, mark: str) -> Page:
+        """The same page under a warning."""
+        return replace(self, mark=mark)
+
+    @cached_property
+    def html(self) -> str:
+        """The page, whole. Raises PageError for more than 5 MB, and for data that is no JSON, such as nan."""
+        name = f"{self.template}.html"
+        try:
+            text = _environment().get_template(name).render(**{f.name: getattr(self, f.name) for f in fields(self)})
+        except (TypeError, ValueError) as error:
+            raise PageError(f"page {self.title!r}: its data cannot be written as JSON: {error}") from error
+        # Half of a surrogate pair, which JSON from a browser may hold, has no bytes in UTF-8.
+        content = text.encode("utf-8", "replace")
+        if len(content) > LARGEST:
+            raise PageError(
+                f"page {self.title!r} would be {len(content) / 1e6:.1f} MB, and pages are up to {LARGEST / 1e6:.0f} "
+                "MB: show fewer layers, positions or texts"
+            )
+        return content.decode("utf-8")
 
     def save(self, path: Path | str) -> Path:
         """Writes the page, with folders above it. Raises RunError for a name that is no .html, or cannot be written."""
@@ -65,22 +90,10 @@ class AsPage:
 
 
 def page(template: str, *, title: str, about: str = "", **data: Any) -> Page:
-    """A page from its template and data.
-
-    Raises PageError for a page of more than 5 MB, and for data that is no JSON, such as nan: `numbers` makes it so.
-    """
-    try:
-        text = _environment().get_template(f"{template}.html").render(title=title, about=about, data=data)
-    except (TypeError, ValueError) as error:
-        raise PageError(f"page {title!r}: its data cannot be written as JSON: {error}") from error
-    # Half of a surrogate pair, which JSON from a browser may hold, has no bytes in UTF-8.
-    content = text.encode("utf-8", "replace")
-    if len(content) > LARGEST:
-        raise PageError(
-            f"page {title!r} would be {len(content) / 1e6:.1f} MB, and pages are up to {LARGEST / 1e6:.0f} MB: show "
-            "fewer layers, positions or texts"
-        )
-    return Page(title, content.decode("utf-8"))
+    """A page from its template and data. Raises what `Page.html` raises."""
+    made = Page(title, template, about, data)
+    _ = made.html  # what cannot be a page is said where it is made, not where it is shown
+    return made
 
 
 def numbers(values: npt.ArrayLike) -> Any:

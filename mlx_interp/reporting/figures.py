@@ -63,12 +63,27 @@ LONG = 6
 
 
 @dataclass(frozen=True)
+class Cells:
+    """What a heat map was drawn from: the arguments of `heat_map` under their names."""
+
+    panels: Sequence[Panel]
+    x_label: str
+    y_label: str
+    value_label: str
+    x_ticks: Sequence[str | int] | None
+    y_ticks: Sequence[str | int] | None
+    limits: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Plot:
     """A finished figure, shown by a notebook: `name` is its file name without ending, `caption` what is seen."""
 
     name: str
     figure: matplotlib.figure.Figure
     caption: str = ""
+    cells: Cells | None = None
+    """Of a heat map; None of other figures."""
 
     def save(self, path: Path | str) -> Path:
         """Writes the figure alone, as its ending says (.png, .pdf, .svg). Raises RunError for a path that is none."""
@@ -157,7 +172,7 @@ def heat_map(
             figure.supylabel(y_label, fontsize=9)
         figure.suptitle(title, fontsize=10)
         figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=value_label, shrink=0.85, aspect=25)
-    return Plot(name, figure, caption)
+    return Plot(name, figure, caption, Cells(panels, x_label, y_label, value_label, x_ticks, y_ticks, limits))
 
 
 def line_with_band(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -236,6 +237,22 @@ def test_the_screen_shows_the_table_and_where_the_files_are(study: Study, tmp_pa
     assert str(tmp_path / RUN / "table.md") in done.out
     assert str(tmp_path / "README.md") in done.out
     assert "tiny-llama: grid" in done.err
+
+
+def test_heat_maps_are_pages_on_request(study: Study, tmp_path: Path):
+    drawn = Setting(n_figures=1)
+    done = study("--model", "tiny-llama", "--out", str(tmp_path), "--html", "--no-validate", setting=drawn)
+    folder = tmp_path / RUN / "pages"
+    (page,) = folder.glob("*.html")
+    assert str(page) in done.out
+    text = page.read_text()
+    assert '<p class="mark" role="alert">UNVALIDATED</p>' in text
+    plot = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
+    assert [len(panel["values"]) for panel in plot["panels"]] == [4, 4]
+    page.unlink()
+    again = study("--model", "tiny-llama", "--out", str(tmp_path), "--html", "--no-validate", setting=drawn)
+    assert "nothing is measured" in again.err
+    assert page.read_text() == text
 
 
 def test_latex_tables_are_written_on_request(study: Study, tmp_path: Path):
