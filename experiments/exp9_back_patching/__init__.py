@@ -103,9 +103,7 @@ EXPERIMENT = Experiment(
     ],
     figures=[
         *back_patching_figures.FIGURES,
-        *(describe.heat_maps, describe.curves),
-        knock_out.curves,
-        project.curves,
+        *(describe.heat_maps, describe.curves, knock_out.curves, project.curves),
         four_stages.boxes,
         truth.curves,
     ],
