@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mlx_interp.directions import steering_chat
+from mlx_interp.directions import load_direction, steering_chat
 from mlx_interp.directions.state_sets import about_file
 from mlx_interp.engine.memory import free_memory
-from mlx_interp.errors import MlxInterpError
+from mlx_interp.errors import ConfigError, MlxInterpError
 from mlx_interp.loading.cache_folder import cache_folder
 from mlx_interp.loading.doctor import Need, all_needs, diagnosis, estimated_speed, free_disk, need_of
 from mlx_interp.loading.fingerprint import check_published_hashes
@@ -52,6 +52,7 @@ EXAMPLES = """examples:
   mlx-interp convert model.gguf my-model      a GGUF file as a folder that mlx-lm loads; nothing is rounded
   mlx-interp steer --model tiny-llama --direction refusal.safetensors --alpha 1
                                               chat with and without a direction, side by side
+  mlx-interp explore tiny-llama               a page for a first look: lens, attention, patching, steering
   mlx-interp cache                            activations of data sets, and rows of the Hub, that are kept
   mlx-interp cache --clear --only llama       ... and removes those whose line says "llama"
   PYTHONPATH="$(mlx-interp where)" python -m experiments.exp9_back_patching
@@ -92,6 +93,13 @@ def parser() -> argparse.ArgumentParser:
     gguf.add_argument("file", metavar="FILE", type=Path, help="a GGUF file")
     gguf.add_argument("out", metavar="OUT", type=Path, help="the folder to write; it must not be there yet")
     steering_chat.add_options(commands.add_parser("steer", help="answers with and without a direction, side by side"))
+    page = commands.add_parser("explore", help="a local page: type a prompt, see lens and patterns, patch, steer")
+    page.add_argument("model", metavar="MODEL", help="as above: a short name, a folder, a GGUF file ...")
+    page.add_argument(
+        "--direction", metavar="FILE", action="append", default=[], help="a saved direction to steer with; repeatable"
+    )
+    page.add_argument("--port", type=int, default=0, metavar="N", help="a port of this machine (default: a free one)")
+    page.add_argument("--idle", type=float, default=30, metavar="MINUTES", help="ends after so long (default: 30)")
     cache = commands.add_parser("cache", help="list what is kept of data sets and their activations, or remove it")
     cache.add_argument("--only", metavar="TEXT", default="", help="only lines that hold this text")
     cache.add_argument("--clear", action="store_true", help="remove the listed files; what needs them makes them anew")
@@ -115,6 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
             print_models(console)
         elif options.command == "steer":
             steering_chat.chat(console, load(options.model), options)
+        elif options.command == "explore":
+            explore(console, options)
         elif options.command == "convert":
             made = convert(options.file.expanduser(), options.out.expanduser())
             console.print(f"{options.file.name} is at {made}", soft_wrap=True, markup=False)
@@ -129,6 +139,25 @@ def main(arguments: list[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def explore(console: Console, options: argparse.Namespace) -> None:
+    """A page for one's own browser, until nobody asks for a while or Ctrl-C."""
+    # Here, because Python's HTTP server is for this command alone, and the others start sooner without it.
+    from mlx_interp.explore import Explorer, serve
+
+    if not options.idle > 0:
+        raise ConfigError(f"--idle {options.idle:g}: give minutes above 0")
+    model = load(options.model)
+    directions = {path: load_direction(path, model) for path in options.direction}
+
+    def started(address: str) -> None:
+        console.print(f"open {address}", soft_wrap=True, markup=False)
+        console.print(f"Ctrl-C ends it, and {options.idle:g} minutes without a request", markup=False)
+
+    with suppress(KeyboardInterrupt):  # the way it is meant to end
+        serve(Explorer(model, options.model, directions), port=options.port, idle=60 * options.idle, started=started)
+    console.print("ended")
 
 
 def print_doctor(console: Console, name: str | None) -> None:

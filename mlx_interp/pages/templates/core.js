@@ -60,7 +60,13 @@ addEventListener("scroll", tip.hide, true);
 const onTheme = [];
 byId("theme").addEventListener("click", () => {
   const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : // Inside another page of ours (explore), which is the only one that is listened to.
+addEventListener("message", event => {
+  if (parent === window || event.source !== parent || typeof event.data.theme !== "string") return;
+  document.documentElement.dataset.theme = event.data.theme;
+  for (const redraw of onTheme) redraw();
+});
+matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
   for (const redraw of onTheme) redraw();
 });

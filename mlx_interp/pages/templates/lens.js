@@ -32,6 +32,12 @@ const grid = new Grid(byId("grid"), {
   },
   act: (row, column) => follow(reading(row, column)[0][0]),
 });
+// Inside another page (explore): it is told which cell was chosen, and whether by a click.
+const tell = clicked => {
+  if (parent !== window && grid.at) parent.postMessage({ cell: { layer: data.layers[layers[grid.at[0]]], position: data.positions[grid.at[1]], clicked } }, "*");
+};
+byId("grid").addEventListener("click", () => tell(true));
+byId("grid").addEventListener("keydown", () => tell(false));
 
 // Colours every cell by one token's probability, where it is among those that are kept.
 function follow(token) {
