@@ -26,7 +26,19 @@ from mlx_interp.directions.direction import Direction, diff_of_means, load_direc
 from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.in_context.demonstrations import FunctionTask
 from mlx_interp.in_context.function_vectors import FunctionVector, function_vector
-from mlx_interp.interventions import Ablate, Add, Apply, Clamp, Features, Intervention, Knockout, Patch, Route, Scale
+from mlx_interp.interventions import (
+    Ablate,
+    Add,
+    Apply,
+    Clamp,
+    Features,
+    Interchange,
+    Intervention,
+    Knockout,
+    Patch,
+    Route,
+    Scale,
+)
 from mlx_interp.model import Completion, Model
 from mlx_interp.patching.ablations import mean_ablation
 from mlx_interp.prompts import Prompt
@@ -48,6 +60,7 @@ __all__ = [
     "FunctionTask",
     "FunctionVector",
     "Gradients",
+    "Interchange",
     "Intervention",
     "Knockout",
     "Model",

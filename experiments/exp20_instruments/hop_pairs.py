@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from experiments.data.single_facts import real_queries
 from experiments.harness.experiment import ExperimentConfig
@@ -35,31 +36,45 @@ class PairConfig(ExperimentConfig):
 
 
 @of_run(2)
-def hop_pairs(run: Run[PairConfig]) -> list[Pair]:
-    """Pairs that the model answers, in an order that depends on the seed alone. Raises DataError for fewer than two."""
-    wanted = run.config.at_most(run.config.n_pairs)
-    made = sorted(_made(run.model), key=lambda pair: stable_draw(run.seed, pair.key, 2**62))
-    found = screened(run.model, made[: LOOKED_AT * wanted])[:wanted]
+def hop_pairs(run: Run[PairConfig], most: int = 0) -> list[Pair]:
+    """Pairs that the model answers, in an order that depends on the seed alone; `most` of them, or n_pairs.
+
+    Raises DataError for fewer than two.
+    """
+    wanted = most or run.config.at_most(run.config.n_pairs)
+    made = list(islice(_made(run.model, run.seed), LOOKED_AT * wanted))
+    found = screened(run.model, made)[:wanted]
     if len(found) < 2:
         raise DataError(
-            f"{run.model.name} answers {len(found)} of {min(len(made), LOOKED_AT * wanted)} single-hop questions "
+            f"{run.model.name} answers {len(found)} of {len(made)} single-hop questions "
             "with its likeliest token: no effect to estimate; ask for more with --n-pairs"
         )
     return found
 
 
-def _made(model: Model) -> Iterator[Pair]:
+def asked_questions(model: Model) -> list[TwoHopQuery]:
+    """Queries whose second hops are asked, each question once."""
     queries = load_world().two_hop_queries() if model.name in EMBEDDED else real_queries()
-    once = {query.second_hop: query for query in queries if query.split != "never_composed"}
+    return list({query.second_hop: query for query in queries if query.split != "never_composed"}.values())
+
+
+def _made(model: Model, seed: int) -> Iterator[Pair]:
+    """Each question with the next one of its family and length whose answer begins otherwise, in the seed's order."""
     alike: dict[tuple[str, int], list[TwoHopQuery]] = defaultdict(list)
-    for query in once.values():
-        alike[query.family, len(model.prompt(query.second_hop))].append(query)
-    for (family, _), asked in alike.items():
-        firsts = [continuation(model, model.prompt(one.second_hop), one.answer)[0] for one in asked]
-        for at, query in enumerate(asked):
-            for step in range(1, len(asked)):
-                other = (at + step) % len(asked)
-                if firsts[other] != firsts[at]:
-                    prompts = model.prompt(query.second_hop), model.prompt(asked[other].second_hop)
-                    yield Pair(query.second_hop, *prompts, (firsts[at],), (firsts[other],), family)
-                    break
+    places: list[tuple[TwoHopQuery, list[TwoHopQuery], int]] = []
+    for query in asked_questions(model):
+        mine = alike[query.family, len(model.prompt(query.second_hop))]
+        places.append((query, mine, len(mine)))
+        mine.append(query)
+    for query, mine, at in sorted(places, key=lambda place: stable_draw(seed, place[0].second_hop, 2**62)):
+        answer = _first(model, query)
+        for other in (*mine[at + 1 :], *mine[:at]):
+            if (wrong := _first(model, other)) != answer:
+                prompts = model.prompt(query.second_hop), model.prompt(other.second_hop)
+                yield Pair(query.second_hop, *prompts, (answer,), (wrong,), query.family)
+                break
+
+
+def _first(model: Model, query: TwoHopQuery) -> int:
+    """The first token of a question's answer."""
+    return continuation(model, model.prompt(query.second_hop), query.answer)[0]

@@ -25,6 +25,7 @@ from mlx_interp.interventions.intervention import (
     column,
 )
 from mlx_interp.interventions.routes import Route
+from mlx_interp.interventions.subspace import Interchange
 
 __all__ = [
     "Ablate",
@@ -35,6 +36,7 @@ __all__ = [
     "Dictionary",
     "Features",
     "Heads",
+    "Interchange",
     "Intervention",
     "Interventions",
     "Knockout",

@@ -8,10 +8,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from experiments.exp20_instruments import Config, estimates, wiring_by_weights
+from experiments.exp20_instruments import Config, capping, estimates, lens_changes, subspaces, wiring_by_weights
 from experiments.exp20_instruments.hop_pairs import hop_pairs
 from experiments.harness.state import Run
-from mlx_interp.circuits import node_effects, wiring
+from mlx_interp import Patch
+from mlx_interp.circuits import log_odds, node_effects, wiring
 from mlx_interp.errors import DataError
 from tests.tiny import tiny_model
 
@@ -76,3 +77,50 @@ def test_a_head_that_attends_to_one_token_and_writes_its_embedding_is_measured_a
     rows = list(wiring_by_weights.measure(run, wiring_by_weights.Layer(2)))
     assert rows[1]["composed"] in composed[:2, :, 2, 1]
     assert next(iter(wiring_by_weights.measure(run, wiring_by_weights.Layer(0))))["composed"] is None
+
+
+def test_a_lens_that_moves_nothing_says_the_logit_lens_s_change_and_patching_does_what_a_run_does(
+    run: Run[Config],
+) -> None:
+    small = Run(run.model, Config(n_pairs=2, n_statements=12, n_jacobian=1, jacobian_dimensions=0, lens_steps=1))
+    pair = hop_pairs(small)[0]
+    texts = lens_changes.statements(small, 1)
+    asked = {one.clean.text for one in hop_pairs(small)}
+    assert len(texts) == 12
+    assert not any(text.startswith(question) for text in texts for question in asked)
+    rows = {row["lens"]: row for row in lens_changes.measure(small, pair)}
+    assert tuple(rows) == lens_changes.LENSES
+    states = [
+        run.model.run(p, capture="resid_post").stack("resid_post")[:, 0, -1] for p in (pair.clean, pair.counterfactual)
+    ]
+    odds = log_odds(run.model)([pair])
+    own, other = (float(odds(run.model.unembed(x[3][None]))[0]) for x in states)
+    assert rows["logit lens"]["said"][3] == pytest.approx(other - own, abs=1e-3)
+    patched = run.model.run(pair.clean, interventions=Patch("resid_post.3", states[1][3], -1)).logits
+    clean = run.model.run(pair.clean).logits
+    assert patched is not None
+    assert clean is not None
+    assert rows["logit lens"]["done"][3] == pytest.approx(float(odds(patched)[0] - odds(clean)[0]), abs=1e-3)
+    assert rows["Jacobian lens"]["said"] != rows["Jacobian lens, a layer too low"]["said"]
+
+
+def test_a_subject_is_exchanged_where_the_questions_differ_last(run: Run[Config]) -> None:
+    for pair in hop_pairs(run):
+        one = subspaces._subject(pair)
+        here, there = pair.clean.tokens, pair.counterfactual.tokens
+        assert here[one.position] != there[one.position]
+        assert here[one.position + 1 :] == there[one.position + 1 :]
+        assert one.answer == pair.wrong[0]
+
+
+def test_a_cap_along_the_trained_direction_stops_refusals_and_one_along_random_ones_does_not(run: Run[Config]) -> None:
+    few = Run(run.model, Config(n_requests=2))
+    rows = [(item, row) for item in capping.requests(few) for row in capping.measure(few, item)]
+    rate = {
+        (arm, harmful): np.mean([row["refused"] for _, row in rows if (row["arm"], row["harmful"]) == (arm, harmful)])
+        for arm in (capping.NONE, capping.TRAINED, capping.RANDOM)
+        for harmful in (True, False)
+    }
+    assert rate[capping.NONE, True] == rate[capping.RANDOM, True] == 1
+    assert rate[capping.TRAINED, True] < 0.5
+    assert rate[capping.NONE, False] == 0
