@@ -78,6 +78,10 @@ class SharingError(MlxInterpError):
     """What is not shared: nothing to share, no such repository, no token, an upload that stopped."""
 
 
+class RanksDiffer(MlxInterpError):
+    """Processes that share a model and do not have the same: versions, weights, or what they compute."""
+
+
 class StoreError(MlxInterpError):
     """A store of activations that cannot be read, or that belongs to another model, prompts or configuration."""
 

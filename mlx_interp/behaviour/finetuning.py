@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from mlx_interp.deferred import mlx_lm, mx, nn, optim, trees
-from mlx_interp.errors import DataError
+from mlx_interp.engine.modules import is_split
+from mlx_interp.errors import DataError, UnsupportedModel
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
@@ -71,6 +72,8 @@ def finetune(
         raise DataError(f"no layer {wrong[0]} to add a vector after: {model.name} has 0 to {model.n_layers - 1}")
     rows = _rows(model, prompts, replies)
     network = model.mlx_model
+    if is_split(network):
+        raise UnsupportedModel(f"{model.name} is split over processes, and is not fine-tuned: load it whole")
     settings = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
     n_layers = model.n_layers if recipe.n_layers is None else recipe.n_layers
     before = _linear_layers(network)

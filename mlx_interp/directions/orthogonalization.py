@@ -27,6 +27,7 @@ import numpy as np
 
 from mlx_interp.deferred import mlx_lm, mx, nn
 from mlx_interp.directions.direction import Direction
+from mlx_interp.engine.modules import is_split
 from mlx_interp.errors import CheckpointError, ShapeError
 from mlx_interp.model import Model
 
@@ -154,6 +155,10 @@ def save_checkpoint(model: Model, folder: Path | str) -> Path:
     if folder.exists():
         raise CheckpointError(f"{folder} is there already: give a folder that is not")
     part = folder.with_name(folder.name + ".part")
+    if is_split(model.mlx_model):
+        raise CheckpointError(
+            f"{folder}: {model.name} is split over processes, each of which has a part: load it whole"
+        )
     config = dict(model.config)
     if not any(isinstance(m, nn.QuantizedLinear | nn.QuantizedEmbedding) for _, m in model.mlx_model.named_modules()):
         config.pop("quantization", None)

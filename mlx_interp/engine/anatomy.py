@@ -11,7 +11,7 @@ from typing import Any
 from mlx_interp import sites
 from mlx_interp.architectures import Family
 from mlx_interp.engine.block import Order, Step, order_of
-from mlx_interp.engine.modules import part_of, size_of
+from mlx_interp.engine.modules import is_split, part_of, weights_of
 from mlx_interp.engine.tables import DELTA_NET, EXPERTS, GATED, PLAIN, UNGATED, WHOLE, WITH_GATE, parallel, sequential
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
@@ -89,7 +89,7 @@ class Anatomy:
     @cached_property
     def n_parameters(self) -> int:
         """Weights, as if none were packed."""
-        return sum(size_of(module) for _, module in self.mlx_model.named_modules())
+        return sum(weights_of(self.mlx_model).values())
 
     @cached_property
     def n_mlp_inputs(self) -> int:
@@ -97,8 +97,8 @@ class Anatomy:
         if self.family.experts is not None:
             return 2
         mlp = getattr(self.layers[0], self.family.mlp)
-        parts = (module for name, module in mlp.named_modules() if name.partition(".")[0] not in ("", self.family.down))
-        return round(sum(map(size_of, parts)) / (self.d_model * self.d_mlp))
+        parts = (size for name, size in weights_of(mlp).items() if name.partition(".")[0] not in ("", self.family.down))
+        return round(sum(parts) / (self.d_model * self.d_mlp))
 
     def order(self, layer: int) -> Order:
         """The steps of a layer, with all its sites open."""
@@ -255,6 +255,8 @@ class Anatomy:
     def writers(self) -> Iterator[tuple[str, Any, Any]]:
         """All that writes into the residual stream: name, module, and the norm that its output passes (or None)."""
         family = self.family
+        if is_split(self.mlx_model):
+            raise UnsupportedModel("this model's matrices are split over processes: load it whole to read or edit them")
         if family.experts is not None:
             raise UnsupportedModel(
                 f"the MLPs of {family.model_type} write by matrices of experts, which are not edited here: take "

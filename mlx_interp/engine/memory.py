@@ -34,8 +34,14 @@ def free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
+agreed_budget: int | None = None
+"""What processes that share a model have agreed on: they must cut batches alike."""
+
+
 def default_budget() -> int:
     """Bytes that a sweep's batch may take when the caller names no budget."""
+    if agreed_budget is not None:
+        return agreed_budget
     return min(int(free_memory() * SHARE), LARGEST_BUDGET)
 
 

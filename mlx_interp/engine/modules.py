@@ -27,6 +27,21 @@ def size_of(module: nn.Module) -> int:
     )
 
 
+def weights_of(model: nn.Module) -> dict[str, int]:
+    """Weights of every module itself, by its path; of layers that are split over processes, of all processes."""
+    modules = dict(model.named_modules())
+    parts = {f"{path}.part": module.rows for path, module in modules.items() if hasattr(module, "rows")}
+    return {
+        path: size_of(module) // int(module.weight.shape[-2]) * parts[path] if path in parts else size_of(module)
+        for path, module in modules.items()
+    }
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether a model's weights are shared out over processes (`engine/split.py`)."""
+    return any(hasattr(module, "rows") for _, module in model.named_modules())
+
+
 def bias_of(module: Any) -> mx.array | None:
     """A linear layer's bias; an adapter's layer keeps it one level down."""
     inner = module.linear if "linear" in module else module

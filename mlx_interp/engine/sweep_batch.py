@@ -142,8 +142,12 @@ class Sweep:
     def convolved(self, layer: int, value: list[mx.array]) -> list[mx.array]:
         made, inputs = [], []
         reach = self.network.delta.kernel - 1
+        clean = self.clean.conv.get(layer)
         for group, x in zip(self.groups, value, strict=True):
-            before = self.clean.conv[layer][:, group.start : group.start + reach]  # its first inputs are none's
+            if clean is None:  # all variants differ from the first token on: nothing was read before them
+                before = mx.zeros((1, reach, x.shape[-1]), dtype=x.dtype)
+            else:
+                before = clean[:, group.start : group.start + reach]  # its first inputs are none's
             before = mx.broadcast_to(before, (x.shape[0], *before.shape[1:]))
             one, whole = self.network.convolved(layer, before, x) if x.shape[0] else (x, before)
             made.append(one)
@@ -162,8 +166,11 @@ class Sweep:
             return shown.reshape(state.shape)
 
         rows = [Rows(group.start, [a[index] for a in values]) for index, group in enumerate(self.groups)]
+        clean = self.clean.recurrence.get(layer)
+        if clean is None:  # as above: no clean state is ever taken, and its row of the scan may hold anything
+            clean = tuple(mx.zeros((1, *a[0].shape[1:]), dtype=a[0].dtype) for a in values)
         touched = bool(self.plan.at(site)) or site in self.captures
-        mixed, states = scan_groups(self.network, self.clean.recurrence[layer], rows, visit if touched else None)
+        mixed, states = scan_groups(self.network, clean, rows, visit if touched else None)
         if self.keep:
             self.kept_v[layer] = states
         if site in self.captures:

@@ -9,13 +9,14 @@ from pathlib import Path
 from mlx_interp.architectures import family_of
 from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
-from mlx_interp.errors import UnknownModel
+from mlx_interp.errors import ConfigError, UnknownModel
 from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter
 from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
+from mlx_interp.loading.processes import agree, agree_on_memory, agree_on_versions, check_ranks, processes
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
@@ -30,6 +31,7 @@ def load(
     dtype: str | mx.Dtype | None = None,
     dequantize: Dequantize = "auto",
     check: bool = True,
+    shard: bool = False,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
@@ -40,9 +42,14 @@ def load(
     dequantize: "auto" dequantises quantised layers on CPU, where they are slow, when they fit the memory.
     check: compare a download with its published hashes, look for non-finite weights, and let the model prove itself on
         a probe (`Model.self_check`); a proof is remembered by weights, dtype, device, package versions and engine.
+    shard: split the weights over the processes of `mlx.launch`; every process then runs the same program and has every
+        site whole (`docs/sharding.md`). Not with an adapter.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     source = resolve(name)
+    if shard and adapter is not None:
+        raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
+    group = processes(source.name) if shard else None
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
     checkpoint = open_checkpoint(place_of(source))
@@ -56,6 +63,12 @@ def load(
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
+    if group is not None:
+        agree_on_versions(group)
+        agree(group, "checkpoint", own_hash)
+        from mlx_interp.engine.split import split  # its classes need MLX
+
+        split(network, group)
     if check:
         check_finite(network, checkpoint.path if added is None else added.path)
     apply_profile(network, dtype=compute_in, dequantize=dequantize, name=source.name)
@@ -84,8 +97,12 @@ def load(
             RuntimeWarning,
             stacklevel=2,
         )
+    if group is not None:
+        agree_on_memory(group)
+        check_ranks(model, group)
     if check:
-        check_once(model)
+        # A proof that one process remembers and another does not would leave the other waiting.
+        check_once(model) if group is None else model.self_check()
     return model
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_interp import Patch
+from mlx_interp import Ablate, Add, Patch
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
@@ -24,6 +24,18 @@ def alone(model: Model, variants: list[list[Intervention]]) -> mx.array:
 def test_a_mixed_sweep_equals_each_variant_alone(model: Model) -> None:
     variants = mixed_variants(model)
     assert worst(model.sweep(TOKENS, variants), alone(model, variants)) < BOUND
+
+
+def test_a_sweep_of_one_variant_is_its_run(model: Model) -> None:
+    """Where all variants begin at the first token, the clean run ends early, and nothing of it may be missed."""
+    ones = mx.ones((model.d_model,))
+    for variant in (
+        [Add("resid_post.1", ones, 0.5)],
+        [Ablate("resid_post", ones)],
+        [Patch("resid_post.0", ones, 2)],
+        [],
+    ):
+        assert worst(model.sweep(TOKENS, [variant]), alone(model, [variant])) < BOUND
 
 
 @settings(max_examples=40, deadline=None)
