@@ -49,6 +49,8 @@ OLDER_NAMES: dict[str, frozenset[str]] = {
     "gemma": frozenset({"hidden_activation"}),
     "cohere2": frozenset({"sliding_window_pattern"}),
     "qwen3_5_text": frozenset({"full_attention_interval"}),
+    "lfm2": frozenset({"block_dim", "block_ff_dim", "tie_embedding"}),
+    "gemma4_text": frozenset({"global_head_dim", "num_global_key_value_heads"}),
     "gpt_neox": frozenset({"rotary_emb_base", "rotary_pct"}),
 }
 """By model type: names that are no field of the class any more, and that published configs mean something by."""
@@ -68,6 +70,7 @@ ROPE_SETTINGS: dict[str, frozenset[str]] = {
         """factor original_max_position_embeddings attention_factor beta_fast beta_slow mscale mscale_all_dim
         truncate""".split()
     ),
+    "proportional": frozenset({"factor"}),
     "longrope": frozenset("factor original_max_position_embeddings attention_factor short_factor long_factor".split()),
 }
 """What each type reads, as transformers' validators list it; what else stands beside it is bookkeeping."""
@@ -117,6 +120,7 @@ def standard(model_type: str, config: Config) -> dict[str, Any] | None:
             rope |= {"type": "longrope", "rope_type": "longrope"}
     sizes = [key for key in SIZES if key in known and key not in given]
     made = _made(config_class(model_type), given, f" (without {', '.join(sizes)}, its defaults)" if sizes else "")
+    made.allow_global_per_layer_attribute_access = True  # what layers have of their own is `per_layer_config`
     return {key: getattr(made, key) for key in sorted(meant) if hasattr(made, key)}
 
 

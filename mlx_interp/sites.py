@@ -50,7 +50,9 @@ KINDS: dict[str, SiteKind] = {
         SiteKind(
             "attn_in", ("d_model",), "what attention (or the mixer in its place) reads: the stream after its norm"
         ),
-        SiteKind("conv_in", ("d_conv",), "a mixer's queries, keys and values side by side, before its convolution"),
+        SiteKind("conv_in", ("d_conv",), "what a mixer's convolution reads: queries, keys and values, or one vector"),
+        SiteKind("conv_gate", ("d_conv",), "the gate on what a short convolution gives"),
+        SiteKind("conv_out", ("d_conv",), "what a short convolution gives"),
         SiteKind("lin_q", ("key_head", "d_key"), "a linear layer's queries, as they read its state"),
         SiteKind("lin_k", ("key_head", "d_key"), "its keys, under which values are written"),
         SiteKind("lin_v", ("value_head", "d_value"), "its values"),
@@ -95,6 +97,10 @@ KINDS: dict[str, SiteKind] = {
         SiteKind("mlp_up", ("d_mlp",), "what its up projection gives; without a gate, before the non-linearity"),
         SiteKind("mlp_act", ("d_mlp",), "the MLP's hidden activations, before the down projection"),
         SiteKind("mlp_out", ("d_model",), "what the MLP adds to the residual stream"),
+        SiteKind("ple_in", ("d_model",), "residual stream after the MLP, where a layer has an embedding of its own"),
+        SiteKind("ple_gate", ("d_ple",), "the gate on that embedding, before its non-linearity"),
+        SiteKind("ple", ("d_ple",), "a layer's own embedding of the token"),
+        SiteKind("ple_out", ("d_model",), "what it adds to the residual stream, behind gate, projection and norm"),
         SiteKind("resid_post", ("d_model",), "residual stream after the layer"),
         SiteKind("final", ("d_model",), "after the last norm", layered=False),
     )

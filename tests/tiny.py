@@ -261,7 +261,59 @@ FAMILY_CONFIGS["qwen3_5"] = {
 }
 
 
-RECENT = frozenset({"ministral3", "mistral3", "qwen3_5"})
+# Heads of two sizes, one RoPE each; the last three layers attend to keys of the two before them, with wider MLPs.
+FAMILY_CONFIGS["gemma4_text"] = {
+    **{key: value for key, value in BASE.items() if key not in ("rope_theta", "num_hidden_layers")},
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 6,
+    "head_dim": 8,
+    "global_head_dim": 12,
+    "sliding_window": 4,
+    "layer_types": [*(["sliding_attention", "sliding_attention", "full_attention"] * 2)],
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 7,
+    "vocab_size_per_layer_input": 101,
+    "final_logit_softcapping": 3.0,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "rope_theta": 1000.0, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+}
+FAMILY_CONFIGS["gemma4"] = {
+    "model_type": "gemma4",
+    "text_config": {
+        **FAMILY_CONFIGS["gemma4_text"],
+        "num_kv_shared_layers": 0,
+        "hidden_size_per_layer_input": 0,
+        "final_logit_softcapping": None,
+        "use_double_wide_mlp": False,
+    },
+    "vocab_size": 101,
+}
+
+
+# Two of three layers are convolutions over three positions; MLPs are wider than the config's number.
+FAMILY_CONFIGS["lfm2"] = {
+    **{key: value for key, value in NO_RMS.items() if key not in ("rope_theta", "tie_word_embeddings")},
+    "model_type": "lfm2",
+    "num_hidden_layers": 4,
+    "hidden_size": 48,
+    "norm_eps": 1e-5,
+    "conv_bias": True,
+    "conv_L_cache": 3,
+    "block_dim": 48,
+    "block_multiple_of": 7,
+    "block_ffn_dim_multiplier": 1.7,
+    "block_auto_adjust_ff_dim": True,
+    "layer_types": ["conv", "conv", "full_attention", "conv"],
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+}
+
+
+RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2"})
 """Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
 
 
@@ -298,7 +350,8 @@ def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5)
     weights = []
     for name, value in tree_flatten(model.parameters()):
         if value.ndim == 1:
-            near = 0.0 if name.endswith("bias") or config["model_type"].startswith("gemma") else 1.0
+            less_one = config["model_type"].startswith("gemma") and not config["model_type"].startswith("gemma4")
+            near = 0.0 if name.endswith("bias") or less_one else 1.0
             weights.append((name, mx.array(rng.normal(near, 0.2, value.shape).astype(np.float32))))
         else:
             scale = spread if "embed" in name else spread * 3 / value.shape[-1] ** 0.5

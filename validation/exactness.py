@@ -122,6 +122,8 @@ def nothing_leaks(subject: Subject) -> Finding:
 
 def states_chain(subject: Subject) -> Finding:
     """Layers count as they should: each layer's output is the next one's input, and the first input the embedding."""
+    if subject.model.network.family.layer_scalar is not None:
+        return _scaled_states_chain(subject)
     middle = [name for name in ("resid_mid",) if name in subject.model.sites]
     layers = range(subject.model.n_layers)
     outputs = [f"{mixer_sites(subject.model, layer)[1]}.{layer}" for layer in layers]
@@ -137,10 +139,31 @@ def states_chain(subject: Subject) -> Finding:
     return subject.within(worst(pairs))
 
 
+def _scaled_states_chain(subject: Subject) -> Finding:
+    """The same where a layer adds to the stream from its own embedding of the token, and scales what it gives."""
+    model, net = subject.model, subject.model.network
+    own = ["ple_in", "ple_out"] if net.d_ple else []
+    out = model.run(subject.prompt, capture=["resid_pre", "resid_post", "resid_mid", "attn_out", "mlp_out", *own])
+    pairs = []
+    for layer in range(model.n_layers):
+        pre, post, mid = (out[f"{name}.{layer}"] for name in ("resid_pre", "resid_post", "resid_mid"))
+        after = mid + out[f"mlp_out.{layer}"]
+        pairs.append(relative(pre + out[f"attn_out.{layer}"], mid))
+        if own:
+            pairs.append(relative(after, out[f"ple_in.{layer}"]))
+            after = after + out[f"ple_out.{layer}"]
+        pairs.append(relative(after * getattr(net.layers[layer], str(net.family.layer_scalar)), post))
+        if layer + 1 < model.n_layers:
+            pairs.append(relative(post, out[f"resid_pre.{layer + 1}"]))
+    return subject.within(worst(pairs))
+
+
 def mixer_sites(model: Model, layer: int) -> tuple[str, str]:
     """What heads give before a layer's output projection, and what it adds to the stream: of attention, or of the
     mixer in its place."""
-    return ("z", "attn_out") if model.network.attends(layer) else ("mixed", "mixer_out")
+    if model.network.attends(layer):
+        return "z", "attn_out"
+    return ("mixed" if model.network.has_state else "conv_out"), "mixer_out"
 
 
 def _variants(subject: Subject) -> list[list[Intervention]]:
@@ -157,7 +180,7 @@ def _variants(subject: Subject) -> list[list[Intervention]]:
         head = unit_vector(subject, width)
         variants += [
             [Patch(f"resid_post.{layer}", vector * 3, position)],
-            [Patch(f"{inner}.{layer}", head, position, heads=index % n_heads)],
+            [Patch(f"{inner}.{layer}", head, position, heads=index % n_heads if n_heads else None)],
             [Add(f"{middle}.{layer}", vector, 5.0, position), Scale(f"mlp_out.{layer}", 0.5)],
             [Ablate(f"{out}.{layer}", vector)],
         ]

@@ -72,7 +72,8 @@ def patterns_make_z(subject: Subject) -> Finding:
     errors = []
     attending = model.network.layers_with("pattern")
     for layer in [layer for layer in subject.layers if layer in attending] or attending:
-        pattern, v, z = (out[f"{name}.{layer}"][0].astype(mx.float32) for name in ("pattern", "v", "z"))
+        values = f"v.{model.network.kv_source(layer)}"
+        pattern, v, z = (out[name][0].astype(mx.float32) for name in (f"pattern.{layer}", values, f"z.{layer}"))
         n = pattern.shape[-1]
         ahead = mx.arange(n)[None] > mx.arange(n)[:, None]
         errors.append(float(mx.max(mx.abs(mx.where(ahead, pattern, 0.0)))))

@@ -12,7 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 from mlx_interp.architectures.activations import FORMS, Form
 from mlx_interp.architectures.experts import Experts
-from mlx_interp.architectures.mixers import DeltaNet
+from mlx_interp.architectures.mixers import Mixer
+from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
@@ -38,7 +39,7 @@ class Sizes:
     n_kv_heads: str = "num_key_value_heads"
     d_model: str = "hidden_size"
     d_mlp: str | None = "intermediate_size"
-    """None: four times d_model."""
+    """None: four times d_model; "": as wide as the weights are, whatever the config says."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,15 @@ class Family:
     qk_norm: bool | Literal["all heads"] | str = False
     """Queries and keys are normed before RoPE: each head by itself (True, or the config key that says so), or all heads
     as one vector."""
+    q_norm: str = "q_norm"
+    k_norm: str = "k_norm"
+    """What mlx-lm's attention calls them."""
+    v_norm: str | None = None
+    """What mlx-lm's attention calls the norm of each head's values."""
+    kv_source: Callable[[Any, int], int] = lambda decoder, layer: layer
+    """(mlx-lm's decoder, layer) -> the layer whose keys and values it attends to: an earlier one's, or its own."""
+    head_dim: str | None = None
+    """What mlx-lm's attention calls the size of its heads, where that differs from layer to layer."""
     scale: str | None = "scale"
     """What mlx-lm's attention calls its scale; None where it works out the usual one, 1 / root of d_head."""
     wide_scores: bool | Literal["of float16"] = False
@@ -91,7 +101,11 @@ class Family:
     activation: Literal["swiglu", "geglu_tanh", "geglu", "fused_swiglu", "gelu_tanh"] | Form | Activation = "swiglu"
     """A known form, its parts, or a function (mlx-lm's MLP, its input) -> what enters its down projection: without
     parts there are no sites `mlp_gate` and `mlp_up`."""
-    mixer: DeltaNet | None = None
+    own_inputs: OwnInputs | None = None
+    """Each layer's own embedding of the token, which enters the stream behind the MLP."""
+    layer_scalar: str | None = None
+    """What mlx-lm's layer calls a factor on all that it gives to the next one."""
+    mixer: Mixer | None = None
     """What stands in attention's place in the layers of mlx-lm's model that have a part of its name."""
     attn_gate: bool = False
     """Heads' mixed values pass a gate before the output projection; each query's matrix gives it, behind the query."""
@@ -130,6 +144,8 @@ class Family:
     """Config keys with values under which mlx-lm would compute something else than the checkpoint means."""
     needs: frozenset[str] = frozenset()
     """Config keys for which null means something else than being absent, and that mlx-lm's class needs a number for."""
+    adapted: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: {}
+    """Config fields that mlx-lm's class reads, worked out of what transformers writes in another form."""
     fixed: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     """Config keys that mlx-lm's class does not read, with the values that mean what it computes."""
     objection: Callable[[Config], str | None] = lambda config: None

@@ -7,15 +7,35 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class DeltaNet:
-    """Gated DeltaNet (Yang et al. 2024), in the layers of mlx-lm's model that have a part of its name."""
+class Mixer:
+    """A mixer in the layers of mlx-lm's model that have a part of its name."""
 
-    name: str = "linear_attn"
-    parts: tuple[str, ...] = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj")
+    name: str
+    parts: tuple[str, ...]
+    conv: str
+    """Its convolution over a few positions."""
+    kernel: str
+    """Config key of how many positions that reads, its own included."""
+    noun: str
+    """What it is called in messages."""
     out: str = "out_proj"
 
     def is_in(self, block: Any) -> bool:
         return self.name in block
+
+
+DELTA_NET = Mixer(
+    "linear_attn",
+    ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj"),
+    conv="conv1d",
+    kernel="linear_conv_kernel_dim",
+    noun="a gated DeltaNet",
+)
+"""Gated DeltaNet (Yang et al. 2024): a state that each position changes."""
+SHORT_CONV = Mixer(
+    "conv", ("in_proj", "conv", "out_proj"), conv="conv", kernel="conv_L_cache", noun="a short convolution"
+)
+"""A convolution between two gates (LFM2): it reaches a few positions, and holds no state beyond them."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +47,6 @@ class DeltaSizes:
     """Of values; several share a key head."""
     d_key: int
     d_value: int
-    kernel: int
-    """Positions that its convolution reads, its own included."""
 
     @property
     def d_conv(self) -> int:

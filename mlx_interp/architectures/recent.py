@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlx_interp.architectures.family import Config, Family
-from mlx_interp.architectures.kinds import COMMON, only_if_said
-from mlx_interp.architectures.mixers import DeltaNet
-from mlx_interp.deferred import mx
+from mlx_interp.architectures.activations import FORMS, GATE_UP, Form
+from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+from mlx_interp.architectures.kinds import COMMON, only, only_if_said, root_of_width
+from mlx_interp.architectures.mixers import DELTA_NET, SHORT_CONV
+from mlx_interp.architectures.own_inputs import OwnInputs
+from mlx_interp.deferred import mlx_lm, mx
 
 QUERY_SCALE = ("llama_4_scaling_beta", "original_max_position_embeddings")
 
@@ -84,9 +86,107 @@ QWEN3_5 = Family(
     | {"partial_rotary_factor"},
     tied=only_if_said,
     qk_norm=True,
-    mixer=DeltaNet(),
+    mixer=DELTA_NET,
     attn_gate=True,
     reads_rope=True,
     pattern_of_types="full_attention_interval",
     objection=_uneven_attention,
+)
+
+
+def _full_heads(config: Config) -> Any:
+    """What layers without a window have otherwise, as transformers 5 writes it; None where it writes nothing, False
+    where it is something else than a size of heads."""
+    kinds, own = config.get("layer_types") or (), config.get("per_layer_config")
+    if not own:
+        return None
+    given = [own.get(str(layer), own.get(layer)) for layer, kind in enumerate(kinds) if kind == "full_attention"]
+    even = len(own) == len(given) and all(one == given[0] and set(one or ()) == {"head_dim"} for one in given)
+    return given[0] if even else False
+
+
+def _uneven_heads(config: Config) -> str | None:
+    """mlx-lm knows one size of heads for layers with a window and one for those without, keys shared at the end."""
+    kinds = list(config.get("layer_types") or ())
+    n_own = len(kinds) - int(config.get("num_kv_shared_layers") or 0)
+    if _full_heads(config) is False:
+        return "has a per_layer_config of other things than head_dim in its layers without a window"
+    if kinds[-1:] not in ([], ["full_attention"]):
+        return f"has a last layer of {kinds[-1]!r}"
+    if kinds and (n_own <= 0 or set(kinds) != set(kinds[:n_own])):
+        return f"has layers that share keys of none before them ({n_own} of {len(kinds)} have their own)"
+    if config.get("hidden_size_per_layer_input") and config.get("vocab_size_per_layer_input", 0) < config["vocab_size"]:
+        return f"has {config.get('vocab_size_per_layer_input')} embeddings by layer for {config['vocab_size']} tokens"
+    return None
+
+
+GEMMA4_TEXT = Family(
+    model_type="gemma4_text",
+    understands=COMMON - {"rope_traditional"}
+    | {"head_dim", "global_head_dim", "num_global_key_value_heads", "per_layer_config", "num_kv_shared_layers"}
+    | {"sliding_window", "layer_types", "use_double_wide_mlp", "partial_rotary_factor", "final_logit_softcapping"}
+    | {"hidden_size_per_layer_input", "vocab_size_per_layer_input"},
+    sizes=Sizes(d_mlp=""),
+    norms=Norms(
+        after_attn="post_attention_layernorm",
+        before_mlp="pre_feedforward_layernorm",
+        after_mlp="post_feedforward_layernorm",
+    ),
+    qk_norm=True,
+    v_norm="v_norm",
+    head_dim="head_dim",
+    kv_source=lambda decoder, layer: int(decoder.previous_kvs[layer]),
+    window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
+    activation=Form(GATE_UP, lambda gate, up: mlx_lm.models.gemma4_text.geglu(gate, up)),
+    embed_scale=root_of_width,
+    own_inputs=OwnInputs(),
+    layer_scalar="layer_scalar",
+    softcap_logits="final_logit_softcapping",
+    reads_rope=True,
+    adapted=lambda config: {"global_head_dim": own["head_dim"]} if (own := _full_heads(config)) else {},
+    refuses={
+        "attention_k_eq_v": frozenset({True}),
+        "enable_moe_block": frozenset({True}),
+        "use_bidirectional_attention": frozenset({"all"}),
+    },
+    fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
+    objection=_uneven_heads,
+)
+
+GEMMA4 = replace(GEMMA4_TEXT, model_type="gemma4", root="language_model", text_config="text_config")
+
+
+def _other_layers(config: Config) -> str | None:
+    """mlx-lm takes `full_attn_idxs` before `layer_types`, transformers the other way round."""
+    kinds, attending = config.get("layer_types") or (), config.get("full_attn_idxs")
+    if others := set(kinds) - {"conv", "full_attention"}:
+        return f"has layers of {', '.join(sorted(others))}"
+    if kinds and "full_attention" not in kinds:
+        return "has no layer with attention"
+    if kinds and attending is not None and attending != [i for i, kind in enumerate(kinds) if kind != "conv"]:
+        return f"has full_attn_idxs {attending} and other layer_types"
+    return None
+
+
+LFM2 = Family(
+    model_type="lfm2",
+    understands=COMMON - {"rms_norm_eps", "rope_traditional"}
+    | {"norm_eps", "conv_bias", "conv_L_cache", "layer_types", "full_attn_idxs", "block_dim", "block_ff_dim"}
+    | {"block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"},
+    sizes=Sizes(d_mlp=""),
+    norm="embedding_norm",
+    tied=only(True),
+    norms=Norms(before_attn="operator_norm", before_mlp="ffn_norm"),
+    mlp="feed_forward",
+    qk_norm=True,
+    q_norm="q_layernorm",
+    k_norm="k_layernorm",
+    out="out_proj",
+    down="w2",
+    activation=Form(("w1", "w3"), FORMS["swiglu"].combine),
+    mixer=SHORT_CONV,
+    adapted=lambda config: {"block_dim": config["hidden_size"]} if "hidden_size" in config else {},
+    refuses=dict.fromkeys(("tie_word_embeddings", "tie_embedding"), frozenset({False})),
+    needs=frozenset({"block_ffn_dim_multiplier"}),
+    objection=_other_layers,
 )

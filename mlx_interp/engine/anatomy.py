@@ -9,14 +9,27 @@ from functools import cached_property
 from typing import Any
 
 from mlx_interp import sites
-from mlx_interp.architectures import Family
+from mlx_interp.architectures import Family, mixers
 from mlx_interp.engine.block import Order, Step, order_of
 from mlx_interp.engine.modules import is_split, part_of, weights_of
-from mlx_interp.engine.tables import DELTA_NET, EXPERTS, GATED, PLAIN, UNGATED, WHOLE, WITH_GATE, parallel, sequential
+from mlx_interp.engine.tables import (
+    BORROWED,
+    DELTA_NET,
+    EXPERTS,
+    GATED,
+    PLAIN,
+    SHORT_CONV,
+    UNGATED,
+    WHOLE,
+    WITH_GATE,
+    parallel,
+    sequential,
+    with_own_inputs,
+)
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
-MIXERS_SITES = frozenset(name for step in DELTA_NET for name in (*step.makes, *step.inside))
+MIXERS_SITES = frozenset(name for step in (*DELTA_NET, *SHORT_CONV) for name in (*step.makes, *step.inside))
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,36 @@ class Anatomy:
     @cached_property
     def d_mlp(self) -> int:
         name = self.family.sizes.d_mlp
+        if name == "":
+            return self.d_mlp_at(0)
         return int(getattr(self.args, name)) if name else 4 * self.d_model
+
+    def d_head_at(self, layer: int) -> int:
+        """A layer's size of heads."""
+        name = self.family.head_dim
+        return int(getattr(self._attention(layer), name)) if name else self.d_head
+
+    def d_mlp_at(self, layer: int) -> int:
+        """A layer's hidden width of the MLP."""
+        if self.family.sizes.d_mlp != "":
+            return self.d_mlp
+        sizes = weights_of(self._mlp(layer)).items()
+        return sum(size for name, size in sizes if name.partition(".")[0] == self.family.down) // self.d_model
+
+    @cached_property
+    def d_ple(self) -> int:
+        """Width of a layer's own embedding of the token; 0 where there is none."""
+        own = self.family.own_inputs
+        return 0 if own is None else int(getattr(self.args, own.width) or 0)
+
+    def kv_source(self, layer: int) -> int:
+        """The layer whose keys and values a layer attends to: itself, or an earlier one."""
+        return self.family.kv_source(self.decoder, layer)
+
+    @cached_property
+    def lenders(self) -> frozenset[int]:
+        """Layers to whose keys and values later ones attend."""
+        return frozenset(self.kv_source(layer) for layer in range(self.n_layers) if self.kv_source(layer) != layer)
 
     @cached_property
     def n_experts(self) -> int:
@@ -121,8 +163,19 @@ class Anatomy:
         mlp = mlp if self.family.experts is None else EXPERTS
         if self.parallel:
             return (parallel(mlp),) * self.n_layers
-        attends, other = sequential(mlp, WITH_GATE if self.family.attn_gate else PLAIN), sequential(mlp, DELTA_NET)
-        return tuple(attends if self.attends(layer) else other for layer in range(self.n_layers))
+        scaled = self.family.layer_scalar is not None and not self.d_ple
+        made: dict[int, tuple[Step, ...]] = {}
+        for mixer in (WITH_GATE if self.family.attn_gate else PLAIN, BORROWED, DELTA_NET, SHORT_CONV):
+            steps = sequential(mlp, mixer, scaled=scaled)
+            made[id(mixer)] = with_own_inputs(steps) if self.d_ple else steps
+        return tuple(made[id(self._mixer_of(layer))] for layer in range(self.n_layers))
+
+    def _mixer_of(self, layer: int) -> tuple[Step, ...]:
+        if not self.attends(layer):
+            return DELTA_NET if self.has_state else SHORT_CONV
+        if self.kv_source(layer) != layer:
+            return BORROWED
+        return WITH_GATE if self.family.attn_gate else PLAIN
 
     def attends(self, layer: int) -> bool:
         """Whether a layer has attention, and no other mixer in its place."""
@@ -133,6 +186,11 @@ class Anatomy:
     def recurrent(self) -> bool:
         """Whether some layers hold a state that each position changes: equal beginnings are then read text by text."""
         return not all(self.attends(layer) for layer in range(self.n_layers))
+
+    @property
+    def has_state(self) -> bool:
+        """Whether what is no attention holds a state."""
+        return self.family.mixer is mixers.DELTA_NET
 
     @cached_property
     def uniform(self) -> bool:
@@ -157,19 +215,28 @@ class Anatomy:
 
     def site_shape(self, site: Site, length: int) -> tuple[int, int]:
         """(number of heads or 0, width) of a site; the width of a pattern is its number of keys, `length`."""
-        sizes = {
+        first, *_ = axes = site.kind.axes
+        return (self._size(first, site, length) if site.kind.has_heads else 0), self._size(axes[-1], site, length)
+
+    def _size(self, axis: str, site: Site, length: int) -> int:
+        if axis == "d_head":
+            return self.d_head_at(site.layer)
+        if axis == "d_mlp":
+            return self.d_mlp_at(site.layer)
+        return length if axis == "key" else self._sizes[axis]
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of the axes that are the same in every layer."""
+        return {
             "head": self.n_heads,
             "kv_head": self.n_kv_heads,
             "query": 0,
-            "key": length,
             "d_model": self.d_model,
-            "d_head": self.d_head,
-            "d_mlp": self.d_mlp,
+            "d_ple": self.d_ple,
             "expert": self.n_experts,
             "slot": self.n_chosen,
         } | self._mixer_sizes
-        first, *_ = axes = site.kind.axes
-        return (sizes[first] if site.kind.has_heads else 0), sizes[axes[-1]]
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
@@ -210,14 +277,20 @@ class Anatomy:
 
     def _other(self, layer: int) -> str:
         """What a layer has where others have something else, in words."""
-        return "it attends to all positions" if self.attends(layer) else "its mixer is a gated DeltaNet, no attention"
+        if (source := self.kv_source(layer)) != layer:
+            return f"it attends to the keys and values of layer {source}"
+        if self.attends(layer) or self.family.mixer is None:
+            return "it attends to all positions"
+        return f"its mixer is {self.family.mixer.noun}, no attention"
 
     def _lacks(self, name: str) -> str:
         """Why there is no such site, in words."""
         if name in MIXERS_SITES:
-            return "all its layers have attention"
+            return "its mixers have other parts" if self.recurrent else "all its layers have attention"
         if name == "attn_gate":
             return "its attention has no gate"
+        if name.startswith("ple"):
+            return "its layers have no embeddings of their own"
         if sites.KINDS[name].axes[0] in ("expert", "slot"):
             return "its MLPs are not made of experts"
         if self.family.experts is not None and name.startswith("mlp_"):
@@ -275,6 +348,8 @@ class Anatomy:
             ):
                 module = getattr(getattr(block, part), name)
                 yield f"{layer}.{part}.{name}", module, getattr(block, norm) if norm else None
+            if self.d_ple and (own := family.own_inputs) is not None:
+                yield f"{layer}.{own.project}", getattr(block, own.project), getattr(block, own.norm)
 
     def _attention(self, layer: int) -> Any:
         return getattr(self.layers[layer], self.family.attention)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mlx_interp.deferred import mx
@@ -44,8 +44,8 @@ class Step:
     reads: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     """Methods of `Network`, one after the other: (layer, what is read) -> what is made."""
-    how: Literal["given", "each", "sum", "attention", "convolution", "recurrence"] = "each"
-    """What the layer is given; each position by itself, by weights; a sum; or across positions, the last three."""
+    how: Literal["given", "token", "each", "sum", "attention", "convolution", "recurrence"] = "each"
+    """What the layer is given, or has of the token; each position by itself, by weights; a sum; across positions."""
     turned: tuple[str, ...] = ()
     """What RoPE turns before anybody sees it."""
     inside: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Order:
     join_of: dict[str, int]
     """Where a variant joins that changes a site first."""
 
-    @property
+    @cached_property
     def sites(self) -> frozenset[str]:
         """The sites of a layer."""
         return frozenset(name for step in self.steps for name in (*step.open, *step.inside))
@@ -169,8 +169,8 @@ class Carrier(Protocol[T]):
         """Queries or keys after RoPE."""
         ...
 
-    def attended(self, layer: int, q: T, k: T, v: T) -> T:
-        """z, with the pattern's site on the way."""
+    def attended(self, layer: int, q: T, k: T | None = None, v: T | None = None) -> T:
+        """z, with the pattern's site on the way. Without keys and values: an earlier layer's."""
         ...
 
     def convolved(self, layer: int, value: T) -> T:
@@ -183,6 +183,10 @@ class Carrier(Protocol[T]):
 
     def summed(self, step: Step, layer: int, *values: T) -> T:
         """The residual stream with what is added to it."""
+        ...
+
+    def of_token(self, layer: int) -> T:
+        """A layer's own input, which depends on the token alone."""
         ...
 
     def touched(self, name: str, layer: int) -> bool:
@@ -218,6 +222,8 @@ def block(carrier: Carrier[T], layer: int, x: T) -> T:
             held[step.makes[0]] = carrier.summed(step, layer, *[held[name] for name in step.reads])
         elif step.how == "attention":
             held[step.makes[0]] = carrier.attended(layer, *[held[name] for name in step.reads])
+        elif step.how == "token":
+            held[step.makes[0]] = carrier.of_token(layer)
         elif step.how == "convolution":
             held[step.makes[0]] = carrier.convolved(layer, held[step.reads[0]])
         elif step.how == "recurrence":

@@ -38,6 +38,8 @@ class Clean:
     """By layer with a convolution: its inputs, those before the text (zeros) first."""
     recurrence: dict[int, tuple[mx.array, ...]] = field(default_factory=dict)
     """By layer with a state: all that changes it or reads it."""
+    own: mx.array | None = None
+    """Each layer's own input (1, pos, layer, d_ple), where a model has such."""
     at: dict[tuple[int, int], dict[str, mx.array]] = field(default_factory=dict)
     """By layer and place of joining: all that later steps read, at the positions that are held there."""
     captured: dict[Site, mx.array] = field(default_factory=dict)
@@ -90,7 +92,10 @@ class _Columns:
         return k, v
 
     def convolved(self, net: Network, layer: int, x: mx.array) -> mx.array:
-        made, self.clean.conv[layer] = net.convolved(layer, None, x)
+        made, inputs = net.convolved(layer, None, x)
+        self.clean.conv[layer] = inputs
+        if self.cached and not net.has_state:
+            self.clean.k[layer], self.clean.v[layer] = inputs[:, x.shape[1] :], net.no_state(1)
         return made
 
     def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
@@ -130,6 +135,7 @@ class _CleanRun(Pass):
         if self.whole or layer < self.network.n_layers - 1:
             return
         ends = self.columns.ends = mx.array(self.columns.layout.ends)
+        self.own = None if self.own is None else self.own[:, ends]
         for name in held.keys() - SEEN:
             held[name] = held[name][:, :, ends] if name in HEADS_FIRST else held[name][:, ends]
 
@@ -167,6 +173,7 @@ def run_clean(
     )
     run.orders = clean.orders
     x = layout.embed(net)
+    clean.own = run.own = net.own_inputs(mx.array(layout.tokens)[None], x)
     for layer in range(net.n_layers):
         if layer > deepest and not through:
             break

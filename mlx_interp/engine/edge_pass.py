@@ -81,10 +81,11 @@ class Wiring:
 
 def wiring(net: Network) -> Wiring:
     """Raises UnsupportedModel for layers whose parts are not the nodes and inputs that edges lead between."""
-    if net.family.mixer is not None or net.family.attn_gate:
+    if not net.uniform or net.family.attn_gate or net.family.layer_scalar:
         raise UnsupportedModel(
-            f"edges lead between heads and MLPs; some layers of {net.family.model_type} have a mixer without heads' "
-            "queries and keys, or a gate on what heads give: take attribution or patching of whole sites"
+            f"edges lead between heads and MLPs that add to one stream; some layers of {net.family.model_type} have a "
+            "mixer without heads, keys of other layers, a gate, or scale the stream: take attribution or patching of "
+            "whole sites"
         )
     return Wiring(net.n_layers, net.n_heads, parallel=net.parallel)
 
@@ -275,8 +276,16 @@ class _Edges:
     def turned(self, name: str, layer: int, value: mx.array | _Stream) -> mx.array:
         return self.network.rotate(layer, value, of=name)  # type: ignore[arg-type]
 
-    def attended(self, layer: int, *qkv: mx.array | _Stream) -> mx.array:
-        q, k, v = qkv
+    def of_token(self, layer: int) -> mx.array:
+        raise NotImplementedError("wiring refuses models with inputs of their own")
+
+    def attended(
+        self,
+        layer: int,
+        q: mx.array | _Stream,
+        k: mx.array | _Stream | None = None,
+        v: mx.array | _Stream | None = None,
+    ) -> mx.array:
         mask = self.network.mask(layer, q.shape[2])  # type: ignore[union-attr]
         return self.network.attend(layer, q, k, v, mask)  # type: ignore[arg-type]
 

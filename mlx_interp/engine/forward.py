@@ -75,6 +75,8 @@ class Prompts:
         if self.keep is not None:
             ends = mx.array(list(self.lengths))[:, None] + mx.arange(inputs.shape[1] - x.shape[1])
             self.last_inputs[layer] = mx.take_along_axis(inputs, ends[..., None], axis=1)
+            if not net.has_state:
+                self.keep(layer, self.last_inputs[layer], net.no_state(x.shape[0]))
         return made
 
     def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
@@ -105,6 +107,10 @@ class Pass:
     lengths: Sequence[int]
     wanted: frozenset[Site] = frozenset()
     captured: dict[Site, mx.array] = field(default_factory=dict)
+    own: mx.array | None = None
+    """Each layer's own input (batch, pos, layer, d_ple), where a model has such."""
+    lent: dict[int, tuple[mx.array, mx.array]] = field(default_factory=dict)
+    """By layer: keys and values to which later layers attend."""
     text: Text | None = None
     """What it reads; None for prompts of these lengths."""
     probes: Mapping[Site, mx.array] = field(default_factory=dict)
@@ -172,14 +178,20 @@ class Pass:
     def turned(self, name: str, layer: int, value: mx.array) -> mx.array:
         return self.reading.rotated(self.network, layer, value, name)
 
-    def attended(self, layer: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    def attended(self, layer: int, q: mx.array, k: mx.array | None = None, v: mx.array | None = None) -> mx.array:
         net = self.network
-        k, v = self.reading.seen(layer, k, v)
+        k, v = self.lent[net.kv_source(layer)] if k is None or v is None else self.reading.seen(layer, k, v)
+        if layer in net.lenders:
+            self.lent[layer] = k, v
         mask = self.reading.mask(net, layer, q.shape[2])
         z = net.attend(layer, q, k, v, mask)
         if self.touched("pattern", layer) or self.touched("scores", layer) or layer in self.plan.blocked:
             z = z + pattern_change(self, layer, q, k, v, mask).astype(z.dtype)
         return z.transpose(0, 2, 1, 3)
+
+    def of_token(self, layer: int) -> mx.array:
+        assert self.own is not None
+        return self.own[:, :, layer]
 
     def convolved(self, layer: int, value: mx.array) -> mx.array:
         return self.reading.convolved(self.network, layer, value)
@@ -234,6 +246,7 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     """Token ids (batch, pos) -> logits: (batch, d_vocab) at each prompt's end, (batch, pos, d_vocab), or None."""
     net = run.network
     x = net.embed(tokens)
+    run.own = net.own_inputs(tokens, x)
     large = bytes_per_position(net) * tokens.size > LARGE and not run.probes
     for layer in range(net.n_layers):
         x = block(run, layer, x)

@@ -211,6 +211,7 @@ def step_of(run: Pass, cache: Cache, tokens: mx.array) -> mx.array:
     """One token of every row (batch,) -> logits (batch, d_vocab); `run` reads the cache."""
     net = run.network
     x = net.embed(tokens[:, None], cache.positions)
+    run.own = net.own_inputs(tokens[:, None], x)
     for layer in range(net.n_layers):
         x = block(run, layer, x)
     return net.unembed(run.site("final", -1, net.final(x))[:, 0])

@@ -47,10 +47,12 @@ def default_budget() -> int:
 
 def bytes_per_position(network: Network) -> int:
     """Bytes that one position of one variant takes at the widest point of a layer (an upper estimate)."""
-    mixer = 3 * (network.n_heads + network.n_kv_heads) * network.d_head
+    d_head = max(network.d_head_at(layer) for layer in range(network.n_layers) if network.attends(layer))
+    mixer = 3 * (network.n_heads + network.n_kv_heads) * d_head
     if network.recurrent:
-        mixer = max(mixer, 5 * network.delta.d_conv)
-    widest = 6 * network.d_model + 4 * network.d_mlp + mixer
+        mixer = max(mixer, 5 * network.delta.d_conv if network.has_state else 6 * network.d_model)
+    d_mlp = max(network.d_mlp_at(0), network.d_mlp_at(network.n_layers - 1))  # layers with borrowed keys have more
+    widest = 6 * network.d_model + 4 * d_mlp + network.n_layers * network.d_ple + mixer
     return widest * max(network.dtype.size, 4)
 
 
@@ -63,7 +65,7 @@ def bytes_per_variant(network: Network, length: int, n_active: int, with_logits:
 
 def bytes_of_state(network: Network) -> int:
     """Bytes of a row's state in a layer that has one, while a position changes it."""
-    return 3 * network.delta.n_heads * network.delta.d_state * 4 if network.recurrent else 0
+    return 3 * network.delta.n_heads * network.delta.d_state * 4 if network.has_state else 0
 
 
 def bytes_of_site(network: Network, site: Site, n_rows: int, n_pos: int) -> int:

@@ -1,4 +1,5 @@
-"""Mixers that are no attention, step by step: Gated DeltaNet (Yang et al. 2024), as mlx-lm's module computes it.
+"""Mixers that are no attention, step by step, as mlx-lm's modules compute them: Gated DeltaNet (Yang et al. 2024),
+and a short convolution between two gates (LFM2), which is its second step alone.
 
 1. One matrix gives queries, keys and values, others a gate, a decay and a strength of writing for each head.
 2. A convolution over a few positions mixes queries, keys and values with those before them, channel by channel.
@@ -37,13 +38,14 @@ class Mixers(Anatomy):
             n_heads=args.linear_num_value_heads,
             d_key=args.linear_key_head_dim,
             d_value=args.linear_value_head_dim,
-            kernel=args.linear_conv_kernel_dim,
         )
 
     @property
     def _mixer_sizes(self) -> dict[str, int]:
         if self.family.mixer is None:
             return {}
+        if not self.has_state:
+            return {"d_conv": self.d_model}
         d = self.delta
         return {
             "key_head": d.n_key_heads,
@@ -66,11 +68,26 @@ class Mixers(Anatomy):
 
         before: what the row had before its first position, (row, kernel - 1, d_conv); None at a text's beginning.
         """
-        mixer, reach = self._mixer(layer), self.delta.kernel - 1
+        assert self.family.mixer is not None
         if before is None:
-            before = mx.zeros((x.shape[0], reach, x.shape[2]), dtype=x.dtype)
+            before = mx.zeros((x.shape[0], self.reach, x.shape[2]), dtype=x.dtype)
         inputs = mx.concatenate([before, x], axis=1)
-        return mixer.conv1d(inputs), inputs
+        return getattr(self._mixer(layer), self.family.mixer.conv)(inputs), inputs
+
+    @cached_property
+    def reach(self) -> int:
+        """How many positions back a convolution reads."""
+        return 0 if self.family.mixer is None else int(getattr(self.args, self.family.mixer.kernel)) - 1
+
+    def short_in(self, layer: int, x: mx.array) -> tuple[mx.array, mx.array]:
+        """What the mixer reads (..., d_model) -> what its convolution reads, and the gate on what that gives."""
+        gate, conv_gate, inner = mx.split(self._mixer(layer).in_proj(x), 3, axis=-1)
+        return gate * inner, conv_gate
+
+    def short_out(self, layer: int, conv_out: mx.array, gate: mx.array) -> mx.array:
+        """What the convolution gave, and its gate -> what the mixer adds to the stream (..., d_model)."""
+        out: mx.array = self._mixer(layer).out_proj(gate * conv_out)
+        return out
 
     def delta_heads(self, layer: int, convolved: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """What the convolution gave (..., d_conv) -> queries, keys (..., key head, d_key), values."""
@@ -97,7 +114,9 @@ class Mixers(Anatomy):
         return mixed, state
 
     def no_state(self, n_rows: int) -> mx.array:
-        """The state before a text."""
+        """The state before a text; without numbers where there is none."""
+        if not self.has_state:
+            return mx.zeros((n_rows, 0), dtype=mx.float32)
         d = self.delta
         return mx.zeros((n_rows, d.n_heads, d.d_value, d.d_key), dtype=mx.float32)
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from mlx_interp.architectures import Experts
-from mlx_interp.architectures.experts import computed, spread
-from mlx_interp.deferred import mlx_lm, mx
-from mlx_interp.engine.mixers import Mixers
+from mlx_interp.architectures.own_inputs import OwnInputs
+from mlx_interp.deferred import mlx_lm, mx, nn
+from mlx_interp.engine.experts import ExpertMLPs
 from mlx_interp.engine.modules import bias_of, part_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError
@@ -24,7 +23,7 @@ Mask: TypeAlias = "mx.array | str | None"
 
 
 @dataclass(frozen=True)
-class Network(Mixers):
+class Network(ExpertMLPs):
     """mlx-lm's model of a described family, taken apart into the steps of its forward pass."""
 
     @cached_property
@@ -43,6 +42,35 @@ class Network(Mixers):
             positions = mx.arange(tokens.shape[1]) + mx.array(offset)[..., None]
             x = x + getattr(self.decoder, self.family.positions)(positions)
         return x
+
+    def own_inputs(self, tokens: mx.array, x: mx.array) -> mx.array | None:
+        """(batch, pos) token ids and what `embed` made of them -> each layer's own input (batch, pos, layer, d_ple)."""
+        if not self.d_ple:
+            return None
+        made: mx.array = self.decoder._project_per_layer_inputs(x, self.decoder._get_per_layer_inputs(tokens))
+        return made
+
+    def ple_gate(self, layer: int, x: mx.array) -> mx.array:
+        """Residual stream after the MLP (..., d_model) -> the gate on the layer's own input (..., d_ple)."""
+        gate: mx.array = getattr(self.layers[layer], self._own.gate)(x)
+        return gate
+
+    def ple_out(self, layer: int, gate: mx.array, ple: mx.array) -> mx.array:
+        """The gate and the layer's own input -> what it adds to the stream (..., d_model)."""
+        block = self.layers[layer]
+        out: mx.array = getattr(block, self._own.norm)(getattr(block, self._own.project)(nn.gelu_approx(gate) * ple))
+        return out
+
+    @property
+    def _own(self) -> OwnInputs:
+        assert self.family.own_inputs is not None
+        return self.family.own_inputs
+
+    def add_scaled(self, layer: int, x: mx.array, update: mx.array) -> mx.array:
+        """The same, where a layer multiplies all that it gives by a factor."""
+        assert self.family.layer_scalar is not None
+        scaled: mx.array = self.add(layer, x, update) * getattr(self.layers[layer], self.family.layer_scalar)
+        return scaled
 
     def add(self, layer: int, x: mx.array, update: mx.array) -> mx.array:
         """The residual stream with what attention or the MLP adds to it."""
@@ -64,13 +92,22 @@ class Network(Mixers):
         q, k, v, *gate = self.qkv_pre(layer, x)
         return self.q_normed(layer, q), self.k_normed(layer, k), v, *gate
 
+    def q_alone(self, layer: int, x: mx.array) -> mx.array:
+        """What attention reads -> queries, before RoPE, where keys and values are an earlier layer's."""
+        return self.q_normed(layer, self.q_pre(layer, x))
+
+    def q_pre(self, layer: int, x: mx.array) -> mx.array:
+        """What attention reads -> queries alone (..., head, d_head), as their matrix gives them."""
+        q: mx.array = self._attention(layer).q_proj(x)
+        return q.reshape(*x.shape[:-1], self.n_heads, self.d_head_at(layer))
+
     def q_normed(self, layer: int, q: mx.array) -> mx.array:
         """Queries (..., head, d_head) after the norm that some families have before RoPE."""
-        return self._normed(self._attention(layer).q_norm, q) if self.qk_norm else q
+        return self._normed(getattr(self._attention(layer), self.family.q_norm), q) if self.qk_norm else q
 
     def k_normed(self, layer: int, k: mx.array) -> mx.array:
         """Keys (..., kv head, d_head) after their norm, if there is one."""
-        return self._normed(self._attention(layer).k_norm, k) if self.qk_norm else k
+        return self._normed(getattr(self._attention(layer), self.family.k_norm), k) if self.qk_norm else k
 
     def _normed(self, norm: Any, heads: mx.array) -> mx.array:
         """(..., head, d_head) after a norm of each head, or of all heads as one vector."""
@@ -95,7 +132,10 @@ class Network(Mixers):
         if self.family.attn_gate:
             q, *gate = mx.split(q.reshape(*rows, self.n_heads, -1), 2, axis=-1)
         heads = (self.n_heads, self.n_kv_heads, self.n_kv_heads)
-        q, k, v = (a.reshape(*rows, n, self.d_head) for a, n in zip((q, k, v), heads, strict=True))
+        d_head = self.d_head_at(layer)
+        q, k, v = (a.reshape(*rows, n, d_head) for a, n in zip((q, k, v), heads, strict=True))
+        if self.family.v_norm is not None:
+            v = getattr(attention, self.family.v_norm)(v)
         return q, k, v, *gate
 
     def rotate(
@@ -250,54 +290,6 @@ class Network(Mixers):
         out: mx.array = getattr(self._mlp(layer), self.family.down)(act)
         return self._after(layer, self.family.norms.after_mlp, out)
 
-    # The steps of an MLP that is made of experts.
-
-    def router(self, layer: int, x: mx.array) -> mx.array:
-        """What the MLP reads (..., d_model) -> a logit for each expert (..., expert)."""
-        logits: mx.array = getattr(self._mlp(layer), self._experts.router)(x)
-        return logits
-
-    def expert_mlp(self, layer: int, x: mx.array, router: mx.array) -> mx.array:
-        """What the MLP reads, and the router's logits -> what it adds to the stream (..., d_model)."""
-        weights, picked = self._picked(router, self.choice(layer, router))
-        return self._mixed(layer, self.expert_out(layer, x, picked), weights)
-
-    def choice(self, layer: int, router: mx.array) -> mx.array:
-        """Logits -> what experts are chosen by (..., expert)."""
-        return self._experts.choice(router)
-
-    def expert_weights(self, layer: int, router: mx.array, choice: mx.array) -> tuple[mx.array, mx.array]:
-        """Logits and what experts are chosen by -> each one's weight (..., expert), and who was picked (..., slot)."""
-        weights, picked = self._picked(router, choice)
-        return spread(weights, picked, self.n_experts), picked
-
-    def experts(self, layer: int, weights: mx.array, picked: mx.array) -> mx.array:
-        """Numbers of the experts to compute (..., slot)."""
-        return computed(weights, picked)
-
-    def expert_out(self, layer: int, x: mx.array, experts: mx.array) -> mx.array:
-        """What the MLP reads, and numbers of experts -> what each of them gives (..., slot, d_model)."""
-        flat = x.reshape(-1, x.shape[-1])
-        out: mx.array = getattr(self._mlp(layer), self._experts.experts)(flat, experts.reshape(len(flat), -1))
-        return out.reshape(*experts.shape, -1)
-
-    def mixed_experts(self, layer: int, out: mx.array, weights: mx.array, experts: mx.array) -> mx.array:
-        """What experts give, weighted by (..., expert) -> what the MLP adds to the stream (..., d_model)."""
-        return self._mixed(layer, out, mx.take_along_axis(weights, experts, axis=-1))
-
-    def _picked(self, router: mx.array, choice: mx.array) -> tuple[mx.array, mx.array]:
-        picked = self._experts.picked(choice, self.n_chosen)
-        return self._experts.weights(self.args, router, picked), picked
-
-    def _mixed(self, layer: int, out: mx.array, weights: mx.array) -> mx.array:
-        mixed = (out * weights[..., None]).sum(axis=-2).astype(out.dtype)
-        return self._after(layer, self.family.norms.after_mlp, mixed)
-
-    @property
-    def _experts(self) -> Experts:
-        assert self.family.experts is not None
-        return self.family.experts
-
     def final(self, x: mx.array) -> mx.array:
         """The last norm."""
         normed: mx.array = getattr(self.decoder, self.family.norm)(x)
@@ -313,8 +305,8 @@ class Network(Mixers):
             if self.tied
             else part_of(self.language_model, self.family.head)(x)
         )
-        if self.family.softcap_logits and capped:
-            cap = getattr(self.args, self.family.softcap_logits)
+        cap = getattr(self.args, self.family.softcap_logits) if self.family.softcap_logits else None
+        if cap is not None and capped:
             logits = mx.tanh(logits / cap) * cap
         if self.family.logits_factor:
             logits = logits * getattr(self.args, self.family.logits_factor)
@@ -334,13 +326,6 @@ class Network(Mixers):
 
     def _before(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
         return x if norm is None else getattr(self.layers[layer], norm)(x)
-
-    def _after(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
-        if norm is not None:
-            x = getattr(self.layers[layer], norm)(x)
-        if self.family.residual_scale:
-            x = x * getattr(self.args, self.family.residual_scale)
-        return x
 
 
 def seen(mask: Mask, length: int, allowed: mx.array | None = None) -> mx.array | None:

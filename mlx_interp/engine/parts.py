@@ -17,6 +17,8 @@ def check_parts(network: Network) -> None:
         attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
         in_attention = _attention_parts(network)
         in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
+        if network.d_ple and (own := family.own_inputs) is not None:
+            in_block += [own.gate, own.project, own.norm]
         parts = [(decoder, family.embed), (decoder, family.norm)]
         parts += [(mlp, name) for name in _mlp_parts(family)]
         parts += [(decoder, family.positions)] if family.positions else []
@@ -38,9 +40,10 @@ def check_parts(network: Network) -> None:
 def _attention_parts(network: Network) -> list[str]:
     family = network.family
     names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
-    names += ["q_norm", "k_norm"] if network.qk_norm else []
+    names += [family.q_norm, family.k_norm] if network.qk_norm else []
     names += ["rope"] if family.rope else []
     names += [family.scale] if family.scale else []
+    names += [family.v_norm] if family.v_norm else []
     return [*names, family.out]
 
 

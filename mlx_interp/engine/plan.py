@@ -190,10 +190,12 @@ class _RowPlanner:
         parsed = sites.parse(intervention.site, self.network.n_layers)
         named = self.network.there(parsed, intervention.site, intervention)
         _refuse_read_only(named[0], intervention)
-        heads, value = self._value(intervention, named[0], positions)  # a site has the same shape in every layer
         edit: Edit | None = None
+        shape: object = None
         for site in named:
             order = self.counts[site]
+            if shape != (shape := self.network.site_shape(site, 0)):  # of most models the same in every layer
+                edit, (heads, value) = None, self._value(intervention, site, positions)
             if edit is None or edit.order != order:
                 edit = Edit(self.row, order, intervention, where, heads, value, owner, generated)
             self.plan.edits[site].append(edit)

@@ -23,7 +23,8 @@ def first_fault(net: Network, probe: Sequence[int] = PROBE) -> str | None:
     """What is wrong with a wrapped model, in a sentence; None if nothing was found."""
     tokens = mx.array([[token % net.d_vocab for token in probe]])
     layers = [layer for layer in range(net.n_layers) if net.attends(layer)]
-    sites = [Site(name, layer) for layer in layers for name in ("v", "pattern", "z")]
+    lends = {layer: net.kv_source(layer) for layer in layers}
+    sites = [Site(*one) for layer in layers for one in (("v", lends[layer]), ("pattern", layer), ("z", layer))]
     run = Pass(net, EditPlan(), [len(probe)], frozenset([*sites, Site("resid_post", net.n_layers - 1)]))
     own, ours = net.mlx_model(tokens), forward(run, tokens, "all")
     assert ours is not None
@@ -39,7 +40,8 @@ def first_fault(net: Network, probe: Sequence[int] = PROBE) -> str | None:
     if (error := _relative(lens, ours)) > _bound(net):
         return f"the lens of the last layer differs from the logits by {error:.2g} (relative) on a probe"
     for layer in layers:
-        v, pattern, z = (run.captured[Site(name, layer)] for name in ("v", "pattern", "z"))
+        v = run.captured[Site("v", lends[layer])]
+        pattern, z = (run.captured[Site(name, layer)] for name in ("pattern", "z"))
         if fault := _attention_fault(net, v, pattern, z):
             return f"layer {layer}: {fault} on a probe: the description of its attention does not fit this model"
     return None

@@ -43,7 +43,7 @@ def read_shared(net: Network, prompts: Sequence[Sequence[int]]) -> tuple[KeysAnd
     nothing = Entry(layout.length - 1, net.n_layers, 0)
     clean = run_clean(net, layout, EditPlan(), [nothing], frozenset(), whole=False, cached=True)
     assert clean.final is not None
-    kept = {layer: (_rows(clean.k[layer], columns), _rows(clean.v[layer], columns)) for layer in range(net.n_layers)}
+    kept = {layer: (_rows(clean.k[layer], columns), _rows(clean.v[layer], columns)) for layer in clean.k}
     return kept, net.unembed(clean.final[0])[_ends(layout, paths)]
 
 

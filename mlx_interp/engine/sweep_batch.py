@@ -89,6 +89,8 @@ class Sweep:
     kept_v: dict[int, list[mx.array]] = field(default_factory=dict)
     captured: dict[Site, list[tuple[int, mx.array]]] = field(default_factory=lambda: defaultdict(list))
     """(group, its rows entered so far) for each site asked for."""
+    lent: dict[int, tuple[list[mx.array], list[mx.array]]] = field(default_factory=dict)
+    """By layer: each group's keys and values to which later layers attend, of the rows that had entered by then."""
     edits: dict[tuple[int, Site], list[Edit]] = field(init=False)
     blocked: dict[tuple[int, int], list[Blocked]] = field(init=False)
 
@@ -136,12 +138,39 @@ class Sweep:
     def turned(self, name: str, layer: int, value: list[mx.array]) -> list[mx.array]:
         return [self._rotated(name, layer, group, a) for group, a in zip(self.groups, value, strict=True)]
 
-    def attended(self, layer: int, q: list[mx.array], k: list[mx.array], v: list[mx.array]) -> list[mx.array]:
+    def attended(
+        self, layer: int, q: list[mx.array], k: list[mx.array] | None = None, v: list[mx.array] | None = None
+    ) -> list[mx.array]:
+        if k is None or v is None:
+            k, v = self._borrowed(self.network.kv_source(layer), q)
+        if layer in self.network.lenders:
+            self.lent[layer] = k, v
         return [self._attend(layer, index, *each) for index, each in enumerate(zip(q, k, v, strict=True))]
+
+    def _borrowed(self, source: int, q: list[mx.array]) -> tuple[list[mx.array], list[mx.array]]:
+        """A layer's keys and values of all rows that have entered by now: those of late ones are the clean run's."""
+        lent = self.lent[source]
+        late = [rows.shape[0] - x.shape[0] for x, rows in zip(lent[0], q, strict=True)]
+        if not any(late):  # the clean run may have ended before this layer
+            return lent
+        clean = [kept[source].transpose(0, 2, 1, 3) for kept in (self.clean.k, self.clean.v)]
+        k, v = (
+            [_with_copies(x, own, n) for x, n in zip(part, late, strict=True)]
+            for part, own in zip(lent, clean, strict=True)
+        )
+        return k, v
+
+    def of_token(self, layer: int) -> list[mx.array]:
+        assert self.clean.own is not None
+        own = self.clean.own[:, :, layer]
+        return [
+            mx.broadcast_to(x := own[:, mx.array(list(group.held))], (group.active, *x.shape[1:]))
+            for group in self.groups
+        ]
 
     def convolved(self, layer: int, value: list[mx.array]) -> list[mx.array]:
         made, inputs = [], []
-        reach = self.network.delta.kernel - 1
+        reach = self.network.reach
         clean = self.clean.conv.get(layer)
         for group, x in zip(self.groups, value, strict=True):
             if clean is None:  # all variants differ from the first token on: nothing was read before them
@@ -154,6 +183,7 @@ class Sweep:
             inputs.append(whole[:, whole.shape[1] - reach :])
         if self.keep:
             self.kept_k[layer] = inputs
+            self.kept_v[layer] = [self.network.no_state(x.shape[0]) for x in value]
         return made
 
     def recurred(self, layer: int, *values: list[mx.array]) -> list[mx.array]:
@@ -206,7 +236,7 @@ class Sweep:
 
     def left(self, step: Step, layer: int, held: dict[str, list[mx.array]]) -> None:
         """Keeps keys and values for a cache; of the last layer, nothing else but what the ends of prompts need."""
-        if self.keep and self.network.attends(layer):
+        if self.keep and "k" in held:
             self.kept_k[layer], self.kept_v[layer] = held["k"], held["v"]
         if self.whole or layer < self.network.n_layers - 1:
             return
@@ -219,7 +249,7 @@ class Sweep:
 
     def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         """(row, query, head, d_head), (row, pos, kv head, d_head) twice -> z (row, query, head, d_head)."""
-        group, net = self.groups[index], self.network
+        group, net, source = self.groups[index], self.network, self.network.kv_source(layer)
         n_rows, n_query, n_heads, d_head = q.shape
         if n_rows == 0:  # a capture counts the rows of every group, those that have none yet as well
             for name in ("scores", "pattern"):
@@ -234,7 +264,7 @@ class Sweep:
         scores = flat_q @ own_k.swapaxes(-1, -2)
         if start:
             shared_q = flat_q.transpose(1, 0, 2, 3).reshape(n_kv, -1, d_head)
-            before = shared_q @ self.clean.k[layer][0, :, :start].swapaxes(-1, -2)
+            before = shared_q @ self.clean.k[source][0, :, :start].swapaxes(-1, -2)
             before = before.reshape(n_kv, n_rows, repeats * n_query, start).transpose(1, 0, 2, 3)
             scores = mx.concatenate([before, scores], axis=-1)
         scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
@@ -245,7 +275,7 @@ class Sweep:
         z = weights[..., start:] @ own_v
         if start:
             shared = weights[..., :start].transpose(1, 0, 2, 3).reshape(n_kv, -1, start)
-            mixed = shared @ self.clean.v[layer][0, :, :start]
+            mixed = shared @ self.clean.v[source][0, :, :start]
             z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_head).transpose(1, 0, 2, 3)
         return z.reshape(n_rows, n_kv, repeats, n_query, d_head).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 

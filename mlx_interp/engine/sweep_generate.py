@@ -60,7 +60,7 @@ def _cache(batch: Sweep, clean: Clean, length: int, room: int) -> Cache:
     """The keys and values of all rows of a batch, group after group."""
     n_rows = sum(len(group.rows) for group in batch.groups)
     cache = Cache([length] * n_rows, length, room=room)
-    for layer in range(batch.network.n_layers):
+    for layer in batch.kept_k:
         for held, base, own in (
             (cache.k, clean.k[layer], batch.kept_k[layer]),
             (cache.v, clean.v[layer], batch.kept_v[layer]),
@@ -88,4 +88,5 @@ def _with_clean(clean: mx.array, own: mx.array, n_rows: int) -> mx.array:
 
 
 def _bytes_of_cache(net: Network, n_slots: int) -> int:
-    return 2 * net.n_layers * net.n_kv_heads * net.d_head * n_slots * net.dtype.size
+    d_heads = [net.d_head_at(layer) for layer in range(net.n_layers) if net.attends(layer)]
+    return 2 * sum(d_heads) * net.n_kv_heads * n_slots * net.dtype.size

@@ -18,11 +18,11 @@ ATTN_IN = Step(("attn_in",), ("resid_pre",), ("attn_in",))
 
 
 def _of_qkv(net: Network, n: Extent) -> float:
-    return 2.0 * net.d_model * net.d_head * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries)
+    return 2.0 * net.d_model * net.d_head_at(n.layer) * (2 * net.n_kv_heads * n.positions + net.n_heads * n.queries)
 
 
 def _of_qkv_gate(net: Network, n: Extent) -> float:
-    return _of_qkv(net, n) + 2.0 * net.d_model * net.d_head * net.n_heads * n.queries
+    return _of_qkv(net, n) + _of_q(net, n)
 
 
 QKV = Step(
@@ -51,19 +51,19 @@ ATTENTION = Step(
     ("q", "k", "v"),
     how="attention",
     inside=("scores", "pattern"),
-    flops=lambda net, n: 4.0 * net.n_heads * net.d_head * n.pairs,
+    flops=lambda net, n: 4.0 * net.n_heads * net.d_head_at(n.layer) * n.pairs,
 )
 HEAD_OUT = Step(("head_out",), ("z",), ("head_out",), aside=True)
 ATTN_OUT = Step(
     ("attn_out",),
     ("z",),
     ("attn_out",),
-    flops=lambda net, n: 2.0 * net.n_heads * net.d_head * net.d_model * n.queries,
+    flops=lambda net, n: 2.0 * net.n_heads * net.d_head_at(n.layer) * net.d_model * n.queries,
 )
 
 
 def _of_mlp(net: Network, n: Extent) -> float:
-    return 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp * n.queries
+    return 2.0 * net.n_mlp_inputs * net.d_model * net.d_mlp_at(n.layer) * n.queries
 
 
 def _mlp_act(*opened: str) -> Step:
@@ -83,7 +83,7 @@ MLP_OUT = Step(
     ("mlp_out",),
     ("mlp_act",),
     ("mlp_out",),
-    flops=lambda net, n: 2.0 * net.d_model * net.d_mlp * n.queries,
+    flops=lambda net, n: 2.0 * net.d_model * net.d_mlp_at(n.layer) * n.queries,
 )
 GATED = (_mlp_act("mlp_gate", "mlp_up"), MLP_OUT)
 UNGATED = (_mlp_act("mlp_up"), MLP_OUT)
@@ -132,7 +132,7 @@ DELTA_NET = (
         ("convolved",),
         ("conv_in",),
         how="convolution",
-        flops=lambda net, n: 2.0 * net.delta.kernel * net.delta.d_conv * n.positions,
+        flops=lambda net, n: 2.0 * (net.reach + 1) * net.delta.d_conv * n.positions,
     ),
     Step(("lin_q", "lin_k", "lin_v"), ("convolved",), ("delta_heads",)),
     Step(
@@ -150,15 +150,72 @@ DELTA_NET = (
     ),
 )
 """Gated DeltaNet in attention's place (`mixers.py`)."""
+SHORT_CONV = (
+    Step(
+        ("conv_in", "conv_gate"),
+        ("attn_in",),
+        ("short_in",),
+        flops=lambda net, n: 6.0 * net.d_model**2 * n.positions,
+    ),
+    Step(
+        ("conv_out",),
+        ("conv_in",),
+        how="convolution",
+        flops=lambda net, n: 2.0 * (net.reach + 1) * net.d_model * n.positions,
+    ),
+    Step(
+        ("mixer_out",),
+        ("conv_out", "conv_gate"),
+        ("short_out",),
+        flops=lambda net, n: 2.0 * net.d_model**2 * n.queries,
+    ),
+)
+"""A short convolution between two gates (`mixers.py`)."""
 
 
-def sequential(mlp: tuple[Step, ...], mixer: tuple[Step, ...] = PLAIN) -> tuple[Step, ...]:
-    """The MLP reads what attention, or the mixer in its place, wrote."""
+def _of_q(net: Network, n: Extent) -> float:
+    return 2.0 * net.d_model * net.d_head_at(n.layer) * net.n_heads * n.queries
+
+
+Q_ALONE = Step(
+    ("q",),
+    ("attn_in",),
+    ("q_alone",),
+    turned=("q",),
+    flops=_of_q,
+    parts=(
+        Step(("q_pre",), ("attn_in",), ("q_pre",), flops=_of_q),
+        Step(("q",), ("q_pre",), ("q_normed",), turned=("q",)),
+    ),
+)
+BORROWED = (Q_ALONE, replace(ATTENTION, reads=("q",)), HEAD_OUT, ATTN_OUT)
+"""Attention to the keys and values of an earlier layer."""
+
+
+def _of_own(net: Network, n: Extent) -> float:
+    return 2.0 * net.d_model * net.d_ple * n.queries
+
+
+def with_own_inputs(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The same with a layer's own embedding of the token behind the MLP."""
+    *before, last = steps
+    return (
+        *before,
+        replace(last, makes=("ple_in",)),
+        Step(("ple_gate",), ("ple_in",), ("ple_gate",), flops=_of_own),
+        Step(("ple",), how="token"),
+        Step(("ple_out",), ("ple_gate", "ple"), ("ple_out",), flops=_of_own),
+        Step(("resid_post",), ("ple_in", "ple_out"), ("add_scaled",), how="sum"),
+    )
+
+
+def sequential(mlp: tuple[Step, ...], mixer: tuple[Step, ...] = PLAIN, *, scaled: bool = False) -> tuple[Step, ...]:
+    """The MLP reads what attention, or the mixer in its place, wrote. scaled: a factor on what the layer gives."""
     return (
         *(RESID_PRE, ATTN_IN, *mixer),
         Step(("resid_mid",), ("resid_pre", *mixer[-1].makes), ("add",), how="sum"),
         *(Step(("mlp_in",), ("resid_mid",), ("mlp_in",)), *mlp),
-        Step(("resid_post",), ("resid_mid", "mlp_out"), ("add",), how="sum"),
+        Step(("resid_post",), ("resid_mid", "mlp_out"), ("add_scaled" if scaled else "add",), how="sum"),
     )
 
 

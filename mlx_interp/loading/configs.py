@@ -66,13 +66,16 @@ def _normalised(config: Mapping[str, Any], tensor_names: Collection[str], family
     if means and means.get("rope_parameters"):
         fields["rope_parameters"] = means["rope_parameters"]
         _refuse_words(fields["rope_parameters"])
-    flatten_rope(fields)
+    if family is None or not family.reads_rope:
+        flatten_rope(fields)
     scaling = fields.get("rope_scaling")
     if means and scaling and scaling.get("rope_type") not in READ_BY_MLX_LM:
         fields["rope_scaling"] = None
     for name, theirs in (family.read_as if family else {}).items():
         if name in fields:
             fields[theirs] = fields[name]
+    if family is not None:
+        fields |= family.adapted(fields)
     if family and family.pattern_of_types:
         _one_pattern(fields, family.pattern_of_types)
     elif SLIDING_PATTERN in fields and "sliding_window_pattern" not in fields:

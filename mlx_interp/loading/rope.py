@@ -35,8 +35,12 @@ def put_ropes_right(net: Network) -> str | None:
         return None
     kinds = config.get("layer_types") or []
     nested = "full_attention" in ropes
+    attending = [layer for layer in range(net.n_layers) if net.attends(layer)]
+    d_heads = {kinds[layer] if nested else "": net.d_head_at(layer) for layer in attending}
     meant = {
-        kind: _rope(net, config, settings, nested) for kind, settings in (ropes if nested else {"": ropes}).items()
+        kind: _rope(net, config, settings, nested, d_heads[kind])
+        for kind, settings in (ropes if nested else {"": ropes}).items()
+        if kind in d_heads
     }
     changed = set()
     for layer, block in enumerate(net.layers):
@@ -46,7 +50,7 @@ def put_ropes_right(net: Network) -> str | None:
         attention = getattr(block, net.family.attention)
         if net.family.unturned(net.decoder, layer):
             continue
-        if not _equal(attention.rope, meant[kind], net):
+        if not _equal(attention.rope, meant[kind], d_heads[kind]):
             if getattr(attention.rope, "traditional", False) or config.get("rope_traditional"):
                 raise UnsupportedModel(
                     f"RoPE of type {rope_type(ropes.get(kind, ropes))!r} where pairs of neighbours are turned "
@@ -57,13 +61,13 @@ def put_ropes_right(net: Network) -> str | None:
     return ", ".join(sorted(changed)) or None
 
 
-def _equal(theirs: nn.Module, ours: nn.Module, net: Network) -> bool:
+def _equal(theirs: nn.Module, ours: nn.Module, d_head: int) -> bool:
     """Whether two modules turn alike, up to the rounding of an angle."""
     if isinstance(ours, LengthRoPE):
         return False  # mlx-lm's know one length for a whole batch
     if getattr(theirs, "traditional", False):
         ours = _as_neighbours(ours)
-    x = mx.ones((1, 1, 1, net.d_head))
+    x = mx.ones((1, 1, 1, d_head))
     return all(
         float(mx.abs(theirs(x, offset=position) - ours(x, offset=position)).max()) < 1e-4 + 3e-6 * position
         for position in PROBED
@@ -82,7 +86,7 @@ def _as_neighbours(rope: nn.Module) -> Callable[..., mx.array]:
     return turned
 
 
-def _rope(net: Network, config: Settings, settings: Settings, nested: bool) -> nn.Module:
+def _rope(net: Network, config: Settings, settings: Settings, nested: bool, d_head: int) -> nn.Module:
     kind = rope_type(settings)
     if kind not in ROPE_SETTINGS:
         raise UnsupportedModel(
@@ -94,8 +98,10 @@ def _rope(net: Network, config: Settings, settings: Settings, nested: bool) -> n
             f"config key 'partial_rotary_factor' = {share!r} is not understood for {net.family.model_type}: "
             "its RoPE turns the whole head"
         )
-    dims = int(net.d_head * share)
+    dims = int(d_head * share)
     base = _number(settings, "rope_theta")
+    if kind == "proportional":
+        return FixedRoPE(_proportional(d_head, base, share, _number(settings, "factor", 1.0)))
     if kind == "longrope":
         return _long(settings, config, dims, base, rereads=net.family.rereads)
     if kind == "dynamic":
@@ -114,6 +120,13 @@ def _rope(net: Network, config: Settings, settings: Settings, nested: bool) -> n
 
 def _plain(dims: int, base: float) -> np.ndarray:
     return (1 / np.float32(base) ** (np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims))).astype(np.float32)
+
+
+def _proportional(d_head: int, base: float, share: float, factor: float) -> np.ndarray:
+    """A share of the planes of whole heads is turned, those that turn most; the others stand still."""
+    inverse = _plain(d_head, base) / np.float32(factor)
+    inverse[int(share * d_head // 2) :] = 0
+    return inverse
 
 
 def _llama3(inverse: np.ndarray, settings: Settings) -> np.ndarray:

@@ -14,7 +14,7 @@ from mlx_interp.sites import KINDS as KINDS_OF_SITES
 from mlx_interp.sites import Site
 
 TOKENS = [3, 5, 7, 11, 13, 17, 19]
-RECENT_SITES = MIXERS_SITES | {"attn_gate"}
+RECENT_SITES = MIXERS_SITES | {"attn_gate", "ple_in", "ple_gate", "ple", "ple_out"}
 SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable and name not in RECENT_SITES]
 """Sites that can be changed; a model may lack some (`sites_of`). Those of recent families have tests of their own."""
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]
@@ -35,9 +35,9 @@ def named(site: str, layer: int) -> str:
     return site if site == "final" else f"{site}.{layer}"
 
 
-def shape_of(model: Model, site: str, length: int = len(TOKENS)) -> tuple[int, ...]:
+def shape_of(model: Model, site: str, length: int = len(TOKENS), layer: int = 0) -> tuple[int, ...]:
     """What an intervention's array for one position of a site holds."""
-    n_heads, width = model.network.site_shape(Site(site, 0), length)
+    n_heads, width = model.network.site_shape(Site(site, layer), length)
     return (n_heads, width) if n_heads and site not in ("scores", "pattern") else (width,)
 
 
@@ -48,7 +48,7 @@ def random_array(rng: np.random.Generator, *shape: int) -> mx.array:
 def example(model: Model, kind: str, site: str, layer: int, positions: Any, seed: int = 0) -> Intervention:
     """One intervention with random arrays that fit the site."""
     rng = np.random.default_rng(seed)
-    where, value = named(site, layer), random_array(rng, *shape_of(model, site))
+    where, value = named(site, layer), random_array(rng, *shape_of(model, site, layer=layer))
     if kind == "patch":
         return Patch(where, value, positions)
     if kind == "add":

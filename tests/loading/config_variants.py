@@ -61,6 +61,22 @@ BOOKKEEPING = {
         "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
     },
 }
+GEMMA4 = {
+    "num_hidden_layers": 4,
+    "head_dim": 10,
+    "global_head_dim": 12,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 64,
+}
+LFM2 = {
+    "num_hidden_layers": 4,
+    "layer_types": ["conv", "full_attention"] * 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+    "block_multiple_of": 8,
+}
 QWEN3_5 = {
     "num_hidden_layers": 4,
     "head_dim": 8,
@@ -279,6 +295,25 @@ VARIANTS: dict[str, Variant] = {
     ),
     "qwen 3.5, written by an older transformers": Variant(
         "Qwen3_5Text", {**QWEN3_5, "full_attention_interval": 2}, {"full_attention_interval": 2}, ("layer_types",)
+    ),
+    "gemma 4, its language model alone": Variant("Gemma4Text", GEMMA4, {}, (), ()),
+    "gemma 4, as it was published": Variant(
+        "Gemma4Text",
+        {**GEMMA4, "final_logit_softcapping": 3.0, "use_double_wide_mlp": True},
+        {"global_head_dim": 12, "num_global_key_value_heads": None},
+        ("per_layer_config",),
+    ),
+    "gemma 4, dense": Variant(
+        "Gemma4Text",
+        {**GEMMA4, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0},
+        {"use_bidirectional_attention": "vision"},
+    ),
+    "lfm 2": Variant("Lfm2", LFM2, {"block_dim": 48, "block_norm_eps": 1e-5}, (), ("block_norm_eps",)),
+    "lfm 2, written by an older transformers": Variant(
+        "Lfm2",
+        {**LFM2, "block_multiple_of": 7, "tie_word_embeddings": True},
+        {"full_attn_idxs": [1, 3], "block_ff_dim": 80, "block_dim": 48, "rope_theta": 300.0, "tie_embedding": True},
+        ("layer_types", "rope_parameters", "intermediate_size", "tie_word_embeddings"),
     ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip

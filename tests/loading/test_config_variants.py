@@ -25,7 +25,12 @@ def reference(variant: Variant, folder: Path) -> np.ndarray:
     torch.manual_seed(0)
     sizes = GPT2 if variant.kind in ("GPT2", "GPTJ") else SIZES
     config = getattr(transformers, f"{variant.kind}Config")(**{**sizes, **variant.fields})
-    causal = {"GPT2": "GPT2LMHeadModel", "Gemma3Text": "Gemma3ForCausalLM", "Qwen3_5Text": "Qwen3_5ForCausalLM"}
+    causal = {
+        "GPT2": "GPT2LMHeadModel",
+        "Gemma3Text": "Gemma3ForCausalLM",
+        "Qwen3_5Text": "Qwen3_5ForCausalLM",
+        "Gemma4Text": "Gemma4ForCausalLM",
+    }
     model = getattr(transformers, causal.get(variant.kind, f"{variant.kind}ForCausalLM"))(config)
     with torch.no_grad():
         for parameter in model.parameters():

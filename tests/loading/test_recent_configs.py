@@ -15,6 +15,7 @@ from tests.loading.test_config_variants import TOKENS, assert_equal, logits_of, 
 
 INSIDE = {
     "qwen 3.5, its language model alone": ("qwen3_5", {"model.visual.blocks.0.norm.weight": 3, "mtp.norm.weight": 3}),
+    "gemma 4, its language model alone": ("gemma4", {"model.vision_tower.norm.weight": 3, "embed_audio.weight": 3}),
     "ministral 3": ("mistral3", {"vision_tower.norm.weight": 3, "multi_modal_projector.norm.weight": 3}),
 }
 """The type of the larger model, and tensors that belong to its other parts."""

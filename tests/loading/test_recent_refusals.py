@@ -18,6 +18,39 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {k: v for k, v in MINISTRAL3_ROPE.items() if k != "llama_4_scaling_beta"}},
         "no llama_4_scaling_beta",
     ),
+    "layers that borrow keys of none": ("gemma4_text", {"num_kv_shared_layers": 5}, "share keys of none before them"),
+    "values that are keys": ("gemma4_text", {"attention_k_eq_v": True}, "'attention_k_eq_v' = True"),
+    "experts beside the MLP": (
+        "gemma4_text",
+        {"enable_moe_block": True, "num_experts": 4},
+        "'enable_moe_block' = True",
+    ),
+    "heads of more than two sizes": (
+        "gemma4_text",
+        {"per_layer_config": {"2": {"head_dim": 12}, "5": {"head_dim": 16}}},
+        "a per_layer_config of other things",
+    ),
+    "fewer embeddings by layer than tokens": (
+        "gemma4_text",
+        {"vocab_size_per_layer_input": 90},
+        "90 embeddings by layer",
+    ),
+    "attention nowhere": (
+        "qwen3_5",
+        {"text_config": {**FAMILY_CONFIGS["qwen3_5"]["text_config"], "full_attention_interval": 9}},
+        "no layer with attention",
+    ),
+    "attention at another distance": (
+        "qwen3_5",
+        {"text_config": {**FAMILY_CONFIGS["qwen3_5"]["text_config"], "layer_types": ["full_attention"] * 4}},
+        "layer_types that differ",
+    ),
+    "two statements of where attention is": (
+        "lfm2",
+        {"full_attn_idxs": [1]},
+        "and other layer_types",
+    ),
+    "a head of its own": ("lfm2", {"tie_word_embeddings": False}, "'tie_word_embeddings' = False"),
     "another language model inside": (
         "mistral3",
         {"text_config": {**FAMILY_CONFIGS["llama"], "model_type": "mistral"}},

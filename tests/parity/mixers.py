@@ -1,4 +1,4 @@
-"""What transformers computes inside mixers that are no attention, recorded under the names of sites. Needs torch."""
+"""What transformers computes in layers of recent families that others lack, recorded as sites. Needs torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+SHIFTED = ("input_layernorm", "post_attention_layernorm", "model.norm", "q_norm", "k_norm")
 
-def as_stored(weights: dict[str, Any]) -> dict[str, Any]:
-    """mlx-lm's weights of Qwen 3.5 as transformers keeps them: norms less one, the convolution's axes turned."""
-    shifted = ("input_layernorm", "post_attention_layernorm", "model.norm", "q_norm", "k_norm")
+
+def as_stored(weights: dict[str, Any], shifted: tuple[str, ...] = ()) -> dict[str, Any]:
+    """mlx-lm's weights as transformers keeps them: some norms less one (Qwen 3.5's), convolutions' axes turned."""
     found = {}
     for name, value in weights.items():
         owner = name.rpartition(".")[0]
         value = value - 1 if owner.endswith(shifted) else value
-        found[name] = value.permute(0, 2, 1).contiguous() if owner.endswith("conv1d") else value
+        found[name] = value.permute(0, 2, 1).contiguous() if "conv" in owner and value.ndim == 3 else value
     return found
 
 
@@ -26,6 +27,9 @@ def recording_delta_nets(model: Any, mixers: dict[int, Any], seen: dict[str, Any
     under_way: list[int] = []
     handles = []
     for layer, mixer in mixers.items():
+        if not hasattr(mixer, "in_proj_z"):
+            handles += record_short_conv(mixer, layer, seen)
+            continue
         d_value = mixer.head_v_dim
 
         def gated(_: Any, __: Any, out: Any, layer: int = layer, d_value: int = d_value) -> None:
@@ -65,12 +69,44 @@ def recording_delta_nets(model: Any, mixers: dict[int, Any], seen: dict[str, Any
         )
         return mixed, last
 
-    if mixers:
+    if own is not None:
         module.torch_chunk_gated_delta_rule = recorded
     try:
         yield
     finally:
-        if mixers:
+        if own is not None:
             module.torch_chunk_gated_delta_rule = own
         for handle in handles:
             handle.remove()
+
+
+def record_own_inputs(layer: Any, index: int, seen: dict[str, Any]) -> list[Any]:
+    """What an MLP behind a norm gives, and what a layer adds from its own embedding of the token, by hooks."""
+
+    def output(name: str) -> Any:
+        return lambda _, __, out: seen.update({f"{name}.{index}": out})
+
+    handles = [layer.post_feedforward_layernorm.register_forward_hook(output("mlp_out"))]
+    if not layer.hidden_size_per_layer_input:
+        return handles
+    gate = layer.per_layer_input_gate
+    return [
+        *handles,
+        gate.register_forward_pre_hook(lambda _, args: seen.update({f"ple_in.{index}": args[0]})),
+        gate.register_forward_hook(output("ple_gate")),
+        layer.post_per_layer_input_norm.register_forward_hook(output("ple_out")),
+        layer.register_forward_pre_hook(lambda _, args: seen.update({f"ple.{index}": args[1]})),
+    ]
+
+
+def record_short_conv(mixer: Any, layer: int, seen: dict[str, Any]) -> list[Any]:
+    """What a convolution between two gates reads and gives, by hooks."""
+
+    def projected(_: Any, __: Any, out: Any) -> None:
+        gate, conv_gate, inner = out.chunk(3, dim=-1)
+        seen[f"conv_in.{layer}"], seen[f"conv_gate.{layer}"] = gate * inner, conv_gate
+
+    def gated(_: Any, args: Any) -> None:
+        seen[f"conv_out.{layer}"] = args[0] / seen[f"conv_gate.{layer}"]
+
+    return [mixer.in_proj.register_forward_hook(projected), mixer.out_proj.register_forward_pre_hook(gated)]

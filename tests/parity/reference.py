@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mlx.utils import tree_flatten
 
-from tests.parity.mixers import as_stored, recording_delta_nets
+from tests.parity.mixers import SHIFTED, as_stored, record_own_inputs, recording_delta_nets
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -86,6 +86,24 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 1.0},
         }
     },
+    ("gemma4_text", "one layer borrows, uneven share of a head turned"): {
+        "num_kv_shared_layers": 1,
+        "use_double_wide_mlp": False,
+        "tie_word_embeddings": False,
+        "final_logit_softcapping": None,
+        "layer_types": ["sliding_attention", "full_attention", *["sliding_attention"] * 3, "full_attention"],
+        "global_head_dim": 14,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 900.0, "partial_rotary_factor": 0.3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        },
+    },
+    ("lfm2", "no biases, four positions, MLP as wide as said"): {
+        "conv_bias": False,
+        "conv_L_cache": 4,
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["full_attention", "conv", "full_attention", "conv"],
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -136,6 +154,8 @@ class Names:
     """The same one: its halves are gate and up."""
     mixer: str | None = None
     """What some layers have in attention's place."""
+    scaled: bool = False
+    """A layer scales what it gives, and may add to it from its own embedding of the token."""
     gated: bool = False
     """Attention's query matrix gives each head's query and its gate."""
     router: str | None = None
@@ -196,6 +216,19 @@ NAMES = {
     "mixtral": Names(router="gate"),
     "olmoe": Names(router="gate"),
     "gpt_oss": Names(router="router"),
+    "gemma4_text": replace(SANDWICH, scaled=True),
+    "gemma4": replace(SANDWICH, scaled=True),
+    "lfm2": Names(
+        norm="embedding_norm",
+        before_attn="operator_norm",
+        before_mlp="ffn_norm",
+        out="self_attn.out_proj",
+        down="feed_forward.w2",
+        mlp="feed_forward",
+        gate="feed_forward.w1",
+        up="feed_forward.w3",
+        mixer="conv",
+    ),
     "qwen3_5": Names(mixer="linear_attn", gated=True),
     "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }
@@ -218,7 +251,9 @@ def reference(config: dict[str, Any], tokens: list[int], seed: int = 0) -> dict[
     for layer in range(model.config.num_hidden_layers if names.before_mlp else 0):
         pre, mid, post = (seen[f"{name}.{layer}"] for name in ("resid_pre", "resid_mid", "resid_post"))
         out = "mixer_out" if layer in mixers else "attn_out"
-        seen[f"{out}.{layer}"], seen[f"mlp_out.{layer}"] = mid - pre, post - mid  # what is added to the stream
+        seen[f"{out}.{layer}"] = mid - pre  # what is added to the stream
+        if not names.scaled:
+            seen[f"mlp_out.{layer}"] = post - mid
     arrays = {name: value[0].float().numpy() for name, value in seen.items()}
     for name, value in arrays.items():
         if name.startswith("z."):
@@ -284,8 +319,8 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
     if any(".gate_proj.weight" in name and value.ndim == 3 for name, value in weights.items()):
         weights = of_experts(family, weights)
-    if family == "qwen3_5_text":
-        weights = as_stored(weights)
+    if family in ("qwen3_5_text", "lfm2"):
+        weights = as_stored(weights, SHIFTED if family == "qwen3_5_text" else ())
     if family == "gptj":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
     if family == "gpt2":
@@ -416,6 +451,10 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
             record_output(layer.get_submodule(names.before_attn), f"attn_in.{index}")
         record_input(layer.get_submodule(names.mlp), f"mlp_in.{index}")
         matrices = {"q_pre": f"{names.attention}.q_proj", "k_pre": f"{names.attention}.k_proj"}
+        if names.scaled:
+            handles += record_own_inputs(layer, index, seen)
+        if attends and getattr(layer.get_submodule(names.attention), "is_kv_shared_layer", False):
+            del matrices["k_pre"]
         if names.qkv is not None:
             matrices = {"qkv": names.qkv}
         if not attends:
@@ -443,7 +482,8 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
 
     def recorded(attention: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         output, weights = eager(attention, query, key, value, *args, **kwargs)
-        for name, heads in (("q", query), ("k", key), ("v", value)):
+        borrows = getattr(attention, "is_kv_shared_layer", False)
+        for name, heads in (("q", query),) if borrows else (("q", query), ("k", key), ("v", value)):
             seen[f"{name}.{attention.layer_idx}"] = heads.transpose(1, 2)
         seen[f"pattern.{attention.layer_idx}"] = weights
         if names.gated:

@@ -55,6 +55,8 @@ def random_of(name: str) -> Model:
     config = {**FAMILY_CONFIGS[family], "vocab_size": known.d_vocab}
     if "text_config" in config:
         config["text_config"] = {**config["text_config"], "vocab_size": known.d_vocab}
+    if "vocab_size_per_layer_input" in config:
+        config["vocab_size_per_layer_input"] = known.d_vocab
     if "n_positions" in config:
         config |= {"n_positions": 256, "n_ctx": 256}
     model = Model(random_mlx_model(config), known.tokenizer, config=config, path=Path(RANDOM + name))
