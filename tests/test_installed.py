@@ -134,6 +134,8 @@ def test_the_wheel_has_one_top_level_name_and_the_studies_inside_it(wheel: Path)
     }
     assert inside == there
     assert "mlx_interp/py.typed" in names
+    templates = {path.name for path in (ROOT / "mlx_interp" / "pages" / "templates").iterdir()}
+    assert {name.rpartition("/")[2] for name in names if name.startswith("mlx_interp/pages/templates/")} == templates
     assert any(re.fullmatch(r"mlx_interp/embedded/checkpoints/tiny-llama/model.safetensors", name) for name in names)
 
 

@@ -128,3 +128,14 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
     assert "--idle 0: give minutes above 0" in capsys.readouterr().err
     assert main(["explore", "tiny-lama"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_the_way_to_end_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def pressed(running: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server, "_work", pressed)
+    assert main(["explore", "tiny-llama"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("open http://127.0.0.1:")
+    assert said.endswith("ended\n")

@@ -47,11 +47,17 @@ def test_tokens_tell_the_feature_where_the_pointer_or_the_focus_is(
     from selenium.webdriver.common.keys import Keys
 
     browser = opened(dashboard(found, title="features"))
-    hover(browser, ".example .token", 1)
-    assert f"{found[0].examples[0].values[1]:.3g}"[:4] in text_of(browser, "#tip")
-    focus(browser, ".example .token")
-    press(browser, Keys.END)
-    assert f"{found[0].examples[0].values[-1]:.3g}"[:4] in text_of(browser, "#tip")
+    example = found[0].examples[0]
+    tokens = browser.execute_script("return [...document.querySelectorAll('.example')[0].querySelectorAll('.token')]")
+    for index, keys in ((1, ""), (len(example.tokens) - 1, Keys.END), (0, Keys.HOME)):
+        if keys:
+            press(browser, keys)
+        else:
+            hover(browser, ".example .token", index)
+        assert text_of(browser, "#tip").startswith(f"“{example.tokens[index]}” ")
+        assert float(text_of(browser, "#tip").split()[-1]) == pytest.approx(example.values[index], abs=5e-3)
+        focus(browser, ".example .token")
+    assert len(tokens) == len(example.tokens)
 
 
 def test_features_are_found_by_number_or_name(opened: Opened, found: Sequence[FeaturePage]) -> None:
