@@ -116,6 +116,7 @@ def test_it_ends_when_nobody_asks_and_an_open_page_is_nobody() -> None:
             except (OSError, AssertionError):
                 break
             time.sleep(0.1)
+        assert time.monotonic() - started < 9  # it ended while it was asked whether it is alive
         found.thread.join(5)
         assert not found.thread.is_alive()
         assert found.error is None
