@@ -1,8 +1,8 @@
 """A model split over the processes of `mlx.launch`: started together, checked against each other.
 
 Every process runs the same program on the same prompts. Before anything is computed they compare versions and weights;
-after loading, what each of them has in the residual stream after every layer on a probe: fast links have corrupted long
-prompts (mlx issue 4342), and a difference stops all of them with rank and layer.
+after loading, what each of them has at every site on a probe: fast links have corrupted long prompts (mlx issue 4342),
+and a difference stops all of them with rank, layer and site.
 """
 
 from __future__ import annotations
@@ -57,20 +57,24 @@ def agree_on_memory(group: Group) -> None:
 
 
 def check_ranks(model: Model, group: Group, *, length: int = PROBE) -> None:
-    """Raises RanksDiffer where the residual stream of a probe is not bitwise the same on all processes.
+    """Raises RanksDiffer where a site of a probe is not bitwise the same on all processes, naming the first.
 
-    The probe is drawn from a fixed seed; a model of few positions gets a shorter one.
+    All sites, not the stream alone: what one process gets wrong and then works on comes to all of them alike. The probe
+    is drawn from a fixed seed; a model of few positions gets a shorter one.
     """
     limit = model.network.max_positions or length
     tokens = np.random.default_rng(0).integers(0, model.d_vocab, min(length, limit)).tolist()
-    out = model.run(tokens, capture="resid_post", logits="last")
-    sums = np.stack([checksum(out[f"resid_post.{layer}"]) for layer in range(model.n_layers)])
+    out = model.run(tokens, capture=model.sites, logits="last")
+    names = sorted(out, key=lambda name: int(name.rpartition(".")[2]) if "." in name else model.n_layers)
+    sums = np.stack([checksum(out[name]) for name in names])
     every = _every(group, sums.reshape(-1)).reshape(group.size(), *sums.shape)
     for rank in range(group.size()):
-        if differs := [layer for layer in range(model.n_layers) if (every[rank, layer] != every[0, layer]).any()]:
+        if differs := [
+            name for name, differ in zip(names, (every[rank] != every[0]).any(axis=1), strict=True) if differ
+        ]:
             raise RanksDiffer(
-                f"{model.name}: rank {rank} has another residual stream than rank 0 from layer {differs[0]} on: the "
-                "link between them changes what it carries, or their weights differ"
+                f"{model.name}: rank {rank} has another {differs[0]} than rank 0: the link between them changes what it "
+                "carries, or their weights differ"
             )
 
 
