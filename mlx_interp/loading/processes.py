@@ -69,12 +69,11 @@ def check_ranks(model: Model, group: Group, *, length: int = PROBE) -> None:
     sums = np.stack([checksum(out[name]) for name in names])
     every = _every(group, sums.reshape(-1)).reshape(group.size(), *sums.shape)
     for rank in range(group.size()):
-        if differs := [
-            name for name, differ in zip(names, (every[rank] != every[0]).any(axis=1), strict=True) if differ
-        ]:
+        differ = (every[rank] != every[0]).any(axis=1)
+        if differ.any():
             raise RanksDiffer(
-                f"{model.name}: rank {rank} has another {differs[0]} than rank 0: the link between them changes what it "
-                "carries, or their weights differ"
+                f"{model.name}: rank {rank} has another {names[int(differ.argmax())]} than rank 0: the link between them "
+                "changes what it carries, or their weights differ"
             )
 
 
