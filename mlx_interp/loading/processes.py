@@ -72,8 +72,8 @@ def check_ranks(model: Model, group: Group, *, length: int = PROBE) -> None:
         differ = (every[rank] != every[0]).any(axis=1)
         if differ.any():
             raise RanksDiffer(
-                f"{model.name}: rank {rank} has another {names[int(differ.argmax())]} than rank 0: the link between them "
-                "changes what it carries, or their weights differ"
+                f"{model.name}: rank {rank} has another {names[int(differ.argmax())]} than rank 0: the link between "
+                "them changes what it carries, or their weights differ"
             )
 
 
