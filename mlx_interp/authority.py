@@ -11,7 +11,8 @@ transformers is imported when the first config is read, since importing it takes
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields as fields_of
 from functools import cache
 from typing import Any
@@ -121,24 +122,33 @@ def standard(model_type: str, config: Config) -> dict[str, Any] | None:
     sizes = [key for key in SIZES if key in known and key not in given]
     made = _made(config_class(model_type), given, f" (without {', '.join(sizes)}, its defaults)" if sizes else "")
     made.allow_global_per_layer_attribute_access = True  # what layers have of their own is `per_layer_config`
-    return {key: getattr(made, key) for key in sorted(meant) if hasattr(made, key)}
+    with _quiet():
+        return {key: getattr(made, key) for key in sorted(meant) if hasattr(made, key)}
 
 
 def _made(found: Any, given: dict[str, Any], lacking: str) -> Any:
-    from transformers.utils import logging
-
-    loudness = logging.get_verbosity()
-    logging.set_verbosity_error()  # what it would warn of is computed or refused here
     try:
-        made = found(**given)
-        if hasattr(made, "rope_parameters"):
-            made.standardize_rope_params()  # once more, as its RoPE does: now with all attributes there
+        with _quiet():
+            made = found(**given)
+            if hasattr(made, "rope_parameters"):
+                made.standardize_rope_params()  # once more, as its RoPE does: now with all attributes there
         return made
     except Exception as error:  # validators raise what they like
         text = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"config.json: its values do not fit: transformers' {found.__name__} does not take it{lacking}: {text}"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without its warnings: what it would warn of is computed or refused here."""
+    from transformers.utils import logging
+
+    loudness = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
         logging.set_verbosity(loudness)
 
