@@ -21,14 +21,13 @@ def band(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     pairs = pairs_of(records, "back-patching") if of(records, chosen_cells.STAGE) else []
     diagonal = {number: source for number, (source, target) in enumerate(pairs) if source - target == 1}
     series = []
-    n = 0
     for position in dict.fromkeys(r["position"] for r in of(records, chosen_cells.STAGE)):
         for arm in chosen_cells.DECODED:
             mine = of(records, chosen_cells.STAGE, group="failure", position=position, arm=arm, length="raw")
             if mine:
-                n = max(n, len(mine))
                 hits = {r["item"]: _along(r, diagonal) for r in mine}
-                series.append(Series(f"{position} position, {arm}", share_by_layer(hits, mine, config.seed)))
+                label = f"{position} position, {arm}, n = {len(mine)}"
+                series.append(Series(label, share_by_layer(hits, mine, config.seed)))
     if series:
         yield line_with_band(
             list(range(len(diagonal))),
@@ -38,7 +37,7 @@ def band(records: Records, config: PatchingConfig) -> Iterator[Plot]:
             x_label="source layer (resid_post); target: the layer below",
             y_label="share of texts with the answer",
             limits=(0, 1.02),
-            caption=f"Share of {n} failures whose text of {config.new_tokens} greedy tokens names the answer when a "
+            caption=f"Share of failures whose text of {config.new_tokens} greedy tokens names the answer when a "
             "layer's state replaces that of the layer below; bands: 95 % intervals over bridges.",
         )
 
@@ -52,13 +51,13 @@ def _along(record: Record, diagonal: dict[int, int]) -> list[bool]:
 def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Fix rate of every cell, patched beside the control, at each position; one figure for each length."""
     for length in ("raw", "rescaled"):
-        panels, n = [], 0
+        panels = []
         for position in dict.fromkeys(position for position, _ in settings(records, "back-patching")):
             for arm in ("patched", "other prompt"):
                 found = grids(records, study="back-patching", arm=arm, position=position, length=length)
                 if found.cells:
-                    n = len(found.cells)
-                    panels.append(Panel(f"{position} position, {arm}", _matrix(records, found)))
+                    title = f"{position} position, {arm}, n = {len(found.cells)}"
+                    panels.append(Panel(title, _matrix(records, found)))
         if panels:
             layers = list(range(n_layers(records)))
             yield heat_map(
@@ -71,9 +70,9 @@ def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
                 x_ticks=layers,
                 y_ticks=["E", *layers],
                 columns=2,
-                caption=f"Share of {n} failures whose answer becomes the top prediction when resid_post of the "
-                f"source layer replaces that of the target layer (E: the embedding), {length}. "
-                "Right: another failure's states.",
+                caption="Share of failures (n above each panel) whose answer becomes the top prediction when "
+                f"resid_post of the source layer replaces that of the target (E: the embedding), {length}. "
+                "Right: another failure's states, where one of another bridge exists.",
             )
 
 

@@ -11,6 +11,7 @@ import pytest
 import mlx_interp as mi
 from experiments.exp9_back_patching import EXPERIMENT, Config, chosen_cells
 from experiments.exp9_back_patching.back_patching import measure
+from experiments.exp9_back_patching.back_patching_figures import heat_maps
 from experiments.exp9_back_patching.grids import grids
 from experiments.harness.runner import run
 from experiments.harness.state import Run
@@ -61,6 +62,18 @@ def test_a_run_leaves_tables_figures_and_records(finished: Path) -> None:
         *("projection_failure.png", "stages.png", "truth_failure.png"),
     }
     assert json.loads((finished / "run.json").read_text())["validation"]["passed"]
+
+
+@pytest.mark.slow
+def test_every_panel_says_how_many_failures_it_shows(finished: Path) -> None:
+    records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
+    own = [r for r in records if r.get("study") == "back-patching" and r["group"] == "failure" and r["length"] == "raw"]
+    plot = next(heat_maps(records, Config()))
+    titles = [axis.get_title() for axis in plot.figure.axes if " position, " in axis.get_title()]
+    assert len(titles) == 4
+    for title in titles:
+        position, arm, n = title.replace(" position", "").split(", ")
+        assert n == f"n = {sum(r['position'] == position and r['arm'] == arm for r in own)}"
 
 
 @pytest.mark.slow
