@@ -46,7 +46,8 @@ def relevance_model(model: Model, rules: Sequence[Rule] = DEFAULT_RULES) -> Mode
     """The same model, on the same weights, whose gradients are propagation coefficients; what it computes is unchanged.
 
     For edges: `edge_scores(relevance_model(model), pairs, method="attribution")`. Raises CircuitError for a rule that
-    there is not or none at all, UnsupportedModel where the MLP is no known product and activation (experts).
+    there is not or none at all, UnsupportedModel where the MLP is no known product and activation (experts), and
+    where other parts have no rule (gates of attention, mixers in its place, embeddings of each layer's own).
     """
     if unknown := [rule for rule in rules if rule not in RULES]:
         raise CircuitError(f"no rule {unknown[0]!r}: {nearest(unknown[0], RULES)}there are {', '.join(RULES)}")
@@ -58,6 +59,11 @@ def relevance_model(model: Model, rules: Sequence[Rule] = DEFAULT_RULES) -> Mode
         raise UnsupportedModel(
             f"the MLP of {net.family.model_type} {what}: relevance is propagated through MLPs of a known activation "
             "and product (architectures.Form); take node_scores, which needs gradients alone"
+        )
+    if net.family.mixer is not None or net.family.attn_gate or net.family.own_inputs is not None:
+        raise UnsupportedModel(
+            f"{net.family.model_type} has parts that no rule is for (mixers in attention's place, gates, embeddings of "
+            "each layer's own): take node_scores, which needs gradients alone"
         )
     found = copy(model)
     found.network = RelevanceNetwork(net.mlx_model, net.family, net.config, frozenset(rules))

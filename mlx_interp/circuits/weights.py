@@ -21,7 +21,7 @@ from typing import Any
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.frozen import bias, centred, divisor, gain
-from mlx_interp.errors import CircuitError
+from mlx_interp.errors import CircuitError, UnsupportedModel
 from mlx_interp.model import Model
 from mlx_interp.shapes import ShapesShown
 
@@ -60,9 +60,14 @@ class QKCircuit(ShapesShown):
 
 
 def head_weights(model: Model, layer: int) -> HeadWeights:
-    """Matrices of all heads of a layer. Raises CircuitError for a layer that the model does not have."""
+    """Matrices of all heads of a layer.
+
+    Raises CircuitError for a layer that the model does not have, UnsupportedModel for one whose heads are more than
+    two products of matrices: without attention, with values that are normed, gated, or another layer's.
+    """
     if not 0 <= layer < model.n_layers:
         raise CircuitError(f"no layer {layer}: {model.name} has layers 0 to {model.n_layers - 1}")
+    _check_attention(model, layer)
     net, d_model = model.network, model.d_model
     name = net.family.norms.before_attn
     before = None if name is None else getattr(net.layers[layer], name)
@@ -132,7 +137,7 @@ def _qk_normed(model: Model, layer: int, part: int, heads: mx.array) -> mx.array
     if not net.qk_norm or part == 2:
         return heads
     module = net.layers[layer][net.family.attention]
-    norm: Any = module.q_norm if part == 0 else module.k_norm
+    norm: Any = getattr(module, net.family.q_norm if part == 0 else net.family.k_norm)
     width = heads.shape[-2] * net.d_head if net.qk_norm == "all heads" else net.d_head
     of_channels = gain(norm, width).reshape(-1, net.d_head)  # (head or 1, d_head)
     # Nobody centres all heads as one vector: OLMo's norm of them is an RMS norm.
@@ -164,6 +169,18 @@ def _turned(
     rows = mx.concatenate([matrix, offset[None]])[:, None, None]
     turned = model.network.rotate(layer, rows, position, [last + 1] * rows.shape[0])[:, 0, 0]
     return turned[:-1], turned[-1]
+
+
+def _check_attention(model: Model, layer: int) -> None:
+    net = model.network
+    whole = f"layer {layer} of this {net.family.model_type} has no circuits of weights alone: "
+    if not net.attends(layer):
+        raise UnsupportedModel(f"{whole}it has no attention; take a layer that has")
+    if net.kv_source(layer) != layer:
+        raise UnsupportedModel(f"{whole}it attends to the keys and values of layer {net.kv_source(layer)}")
+    if net.family.v_norm is not None or net.family.attn_gate:
+        what = "values are normed" if net.family.v_norm is not None else "what heads mix passes a gate"
+        raise UnsupportedModel(f"{whole}{what}, so that what a head writes is not linear in what it reads")
 
 
 def _check_head(model: Model, head: int) -> None:

@@ -16,7 +16,11 @@ from mlx_interp.errors import CircuitError, UnsupportedModel
 from tests.tiny import tiny_model
 
 TOKENS = [3, 5, 8, 13, 21]
-KNOWN = sorted(name for name, family in FAMILIES.items() if family.form is not None)
+KNOWN = sorted(
+    name
+    for name, one in FAMILIES.items()
+    if one.form is not None and one.mixer is None and one.own_inputs is None and not one.attn_gate
+)
 WITHOUT_BIAS = ("gemma", "gemma3_text", "mistral", "olmo3", "phi3", "qwen3")
 
 
@@ -110,3 +114,6 @@ def test_rules_that_there_are_not_and_experts_are_refused(llama: Model) -> None:
         mi.circuits.relevance_scores(llama, pairs_of(llama), rules=())
     with pytest.raises(UnsupportedModel, match="the MLP of mixtral is made of experts"):
         relevance_model(tiny_model("mixtral"))
+    for family in ("lfm2", "qwen3_5", "gemma4_text"):
+        with pytest.raises(UnsupportedModel, match=f"{family}.* has parts that no rule is for"):
+            relevance_model(tiny_model(family))

@@ -9,16 +9,20 @@ import pytest
 
 from mlx_interp import Model, circuits
 from mlx_interp.architectures import FAMILIES
-from mlx_interp.errors import CircuitError
+from mlx_interp.errors import CircuitError, UnsupportedModel
 from tests.tiny import tiny_model
 
 TOKENS = [3, 5, 8, 13, 21]
 LAYER, HEAD = 1, 4
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES))
+BEYOND = {name for name, one in FAMILIES.items() if one.mixer is not None or one.v_norm is not None or one.attn_gate}
+"""Families whose heads, or some of whose layers, are more than products of matrices."""
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES.keys() - BEYOND))
 def model(request: pytest.FixtureRequest) -> Model:
-    """Every family, recent ones too."""
+    """Every family whose heads are products of matrices, recent ones too."""
     return tiny_model(request.param)
 
 
@@ -94,6 +98,20 @@ def test_rope_gives_each_distance_its_own_circuit_and_learned_positions_do_not(f
     model = tiny_model(family)
     at = [circuits.qk_circuit(model, 0, 2, distance=distance).matrix for distance in (0, 3)]
     assert mx.array_equal(*at) == (family == "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "what"),
+    [
+        ("lfm2", 1, "it has no attention; take a layer that has"),
+        ("qwen3_5", 1, "it has no attention"),
+        ("qwen3_5", 2, "what heads mix passes a gate"),
+        ("gemma4_text", 0, "values are normed"),
+    ],
+)
+def test_a_layer_that_is_more_than_products_of_matrices_is_refused_in_words(family: str, layer: int, what: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"layer {layer} of this {family}.* has no circuits.*: {what}"):
+        circuits.head_weights(tiny_model(family), layer)
 
 
 def test_a_layer_a_head_or_a_distance_that_there_is_not_is_refused(llama: Model) -> None:
