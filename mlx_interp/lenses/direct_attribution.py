@@ -19,7 +19,7 @@ from mlx_interp.behaviour.answers import continuation
 from mlx_interp.deferred import mx
 from mlx_interp.engine.frozen import bias, centred, divisor, gain
 from mlx_interp.engine.positions import resolve_positions
-from mlx_interp.errors import DataError
+from mlx_interp.errors import DataError, UnsupportedModel
 from mlx_interp.in_context.function_vectors import as_written
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt, Prompt
@@ -62,8 +62,10 @@ def direct_logit_attribution(
     """Direct logit attribution at one position, to an answer's logit or to its difference from a wrong answer's.
 
     answer, wrong: token ids, or texts whose first token counts, as it continues the prompt.
-    Raises DataError for a token outside the vocabulary, PositionError for a position that the prompt does not have.
+    Raises DataError for a token outside the vocabulary, PositionError for a position that the prompt does not have, and
+    UnsupportedModel where the stream is more than what embedding, heads and MLPs add (Gemma 4, mixers like LFM 2's).
     """
+    _check_sum(model)
     asked = model.prompts(prompt)[0]
     (position,) = resolve_positions(position, len(asked), "direct logit attribution") or [position]
     tokens = [_token(model, asked, one) for one in (answer, wrong) if one is not None]
@@ -81,6 +83,15 @@ def direct_logit_attribution(
     shares = LogitAttribution(embedding, of_heads, of_attn, of_mlp, constant)
     uncapped, said = _logits(model, out[last][0, position], tokens)
     return replace(shares, rounding=uncapped - shares.total, softcap=said - uncapped)
+
+
+def _check_sum(model: Model) -> None:
+    family = model.network.family
+    if family.mixer is not None or family.layer_scalar is not None or family.own_inputs is not None:
+        raise UnsupportedModel(
+            f"the stream of {family.model_type} is no sum of what its embedding, heads and MLPs write (a mixer without "
+            "heads, a factor on each layer, or embeddings of each layer's own): patch, e.g. mi.patching.head_patching"
+        )
 
 
 def _token(model: Model, prompt: Prompt, answer: int | str) -> int:

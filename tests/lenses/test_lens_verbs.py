@@ -8,7 +8,7 @@ import pytest
 
 import mlx_interp as mi
 from mlx_interp import Model, Patch, lenses
-from mlx_interp.errors import DataError, PositionError, SiteError
+from mlx_interp.errors import DataError, PositionError, SiteError, UnsupportedModel
 from mlx_interp.lenses.patchscopes import IDENTITY
 from mlx_interp.lenses.tuned import identity_lens
 from tests.tiny import tiny_model
@@ -110,6 +110,12 @@ def test_shares_of_a_logit_add_up_to_it_in_every_family(model: Model, position: 
         assert (abs(found.softcap) > bound) == capped
     assert one.heads.shape == (model.n_layers, model.n_heads)
     assert one.mlp.shape == one.attn.shape == (model.n_layers,)
+
+
+@pytest.mark.parametrize("family", ["gemma4_text", "lfm2", "qwen3_5"])
+def test_a_stream_that_is_no_sum_of_what_is_known_is_refused(family: str) -> None:
+    with pytest.raises(UnsupportedModel, match=f"the stream of {family} is no sum"):
+        lenses.direct_logit_attribution(tiny_model(family), TOKENS, 17)
 
 
 def test_a_head_s_share_is_its_output_through_the_frozen_norm_and_the_token_s_own_weights() -> None:
