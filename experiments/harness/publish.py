@@ -2,7 +2,7 @@
 
 Runs never touch published results; this does, one run folder at a time: the new one is copied beside the old, then
 takes its place in one step, so that a kill leaves the one or the other, whole. Published is what people read: the
-tables, run.json, each run's first five pictures and its pages; records, data files and figures for print stay with the
+tables, run.json, each run's first four pictures and its pages; records, data files and figures for print stay with the
 run. Tables over models, the index and the coverage table are made anew. Runs that are not complete, not validated or
 cut short by --limit are refused.
 """
@@ -38,7 +38,7 @@ from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_overviews
 from mlx_interp.studies import invocation
 
 VALIDATION = "validation"
-PICTURES = 5
+PICTURES = 4
 """How many of a run's pictures are published: a study's figures are in the order of their weight."""
 PAGES = (".html", ".md")
 """Endings of what is published of files/: what people read."""

@@ -144,23 +144,12 @@ def figure(found: Found) -> Plot:
     looks = {family: LINES[number % len(LINES)] for number, family in enumerate(families)}
     with matplotlib.rc_context(STYLE):
         drawn = matplotlib.figure.Figure(figsize=(9.6, 3.3), layout="constrained")
-        for number, (question, axis) in enumerate(zip(QUESTIONS, drawn.subplots(1, len(QUESTIONS)), strict=True)):
-            scale = 100 if question.percent else 1
-            for name, (model, row) in found.items():
-                estimate = row[number]
-                if estimate is None:
-                    continue
-                colour, _, marker = looks[str(model["family"])]
-                value, low, high = (scale * x for x in (estimate.value, estimate.low, estimate.high))
-                reach = np.abs(np.array([[low], [high]]) - value)
-                axis.errorbar([model["parameters"]], [value], reach, color=colour, marker=marker, capsize=2)
-                at = (model["parameters"], value)
-                axis.annotate(_short(name), at, (5, 4), textcoords="offset points", fontsize=6)
-            axis.set_xscale("log")
-            axis.margins(x=0.3, y=0.15)
-            if not question.percent:
-                axis.axhline(0, color="#888888", linewidth=0.8)
-            axis.set(xlabel="parameters", ylabel=question.axis, title=question.title)
+        axes = drawn.subplots(1, len(QUESTIONS), sharex=True)
+        for number, (question, axis) in enumerate(zip(QUESTIONS, axes, strict=True)):
+            shown = [(name, model, row[number]) for name, (model, row) in found.items() if row[number] is not None]
+            _panel(axis, question, shown, looks)
+        sizes = [model["parameters"] for model, _ in found.values()]
+        axes[0].set(xscale="log", xlim=(min(sizes) / 2, max(sizes) * 8))
         handles = [
             matplotlib.lines.Line2D([], [], color=colour, marker=marker, linestyle="", label=family)
             for family, (colour, _, marker) in looks.items()
@@ -168,6 +157,31 @@ def figure(found: Found) -> Plot:
         drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     names = ", ".join(found)
     return Plot("scale", drawn, f"{len(found)} models ({names}) by their parameters; bars: 95 % intervals.")
+
+
+def _panel(axis: Any, question: Question, shown: Sequence[tuple[str, Any, Estimate | None]], looks: Any) -> None:
+    """The models that were measured, each with its name beside it; names of near ones stand one above the other."""
+    scale = 100 if question.percent else 1
+    axis.set(xlabel="parameters", ylabel=question.axis, title=question.title)
+    axis.margins(y=0.2)
+    if not question.percent:
+        axis.axhline(0, color="#888888", linewidth=0.8)
+    if not shown:
+        axis.text(0.5, 0.5, "no model was run", transform=axis.transAxes, ha="center", color="#888888")
+        axis.set_yticks([])
+    lines: dict[int, int] = {}
+    for name, model, estimate in sorted(shown, key=lambda one: one[2].value if one[2] else 0.0):
+        assert estimate is not None
+        colour, _, marker = looks[str(model["family"])]
+        value, low, high = (scale * x for x in (estimate.value, estimate.low, estimate.high))
+        axis.errorbar(
+            [model["parameters"]], [value], np.abs(np.array([[low], [high]]) - value), color=colour, marker=marker
+        )
+        near = round(np.log2(model["parameters"]))
+        line = lines[near] = lines.get(near, -1) + 1
+        axis.annotate(
+            _short(name), (model["parameters"], value), (8, 3 + 5 * line), textcoords="offset points", fontsize=6
+        )
 
 
 def _short(name: str) -> str:

@@ -95,7 +95,7 @@ MISTAKES: list[tuple[Intervention, type[Exception], str]] = [
     (Scale("resid_post.1", 1j), ShapeError, "factor is one finite number"),  # type: ignore[arg-type]
     (Apply("resid_post.1", 3), ShapeError, "3 is no function"),  # type: ignore[arg-type]
     (Apply("resid_post.1", lambda x: x > 0), ShapeError, "returned mlx.core.bool"),
-    ("resid_post.1", ShapeError, "'resid_post.1' is no intervention; a list holds Patch"),  # type: ignore[list-item]
+    ("resid_post.1", ShapeError, "'resid_post.1' is no intervention; a list holds "),  # type: ignore[list-item]
     (Apply("resid_post.1", lambda x: x[0]), ShapeError, r"got \(1, 7, 30\) and returned \(7, 30\)"),
     (Apply("resid_post.1", lambda x: 3), ShapeError, "returned int"),
 ]

@@ -208,7 +208,7 @@ def test_the_first_pictures_are_published_and_the_table_says_where_the_others_ar
     table = (there / "table.md").read_text()
     assert re.findall(r"\]\((.*?)\)", table) == [f"figures/p{number}.png" for number in range(publish.PICTURES)]
     assert f"`figures/p{publish.PICTURES}.png` of the run shows:\n\nWhat picture {publish.PICTURES} shows." in table
-    assert "](figures/p6.png)" in (folder / "table.md").read_text()
+    assert f"](figures/p{publish.PICTURES + 1}.png)" in (folder / "table.md").read_text()
 
 
 def test_a_run_that_lacks_a_picture_is_said_and_the_published_one_stays(
