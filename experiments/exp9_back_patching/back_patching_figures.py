@@ -51,13 +51,10 @@ def _along(record: Record, diagonal: dict[int, int]) -> list[bool]:
 def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
     """Fix rate of every cell, patched beside the control, at each position; one figure for each length."""
     for length in ("raw", "rescaled"):
-        panels = []
-        for position in dict.fromkeys(position for position, _ in settings(records, "back-patching")):
-            for arm in ("patched", "other prompt"):
-                found = grids(records, study="back-patching", arm=arm, position=position, length=length)
-                if found.cells:
-                    title = f"{position} position, {arm}, n = {len(found.cells)}"
-                    panels.append(Panel(title, _matrix(records, found)))
+        panels = [
+            Panel(f"{position} position, {arm}, n = {len(found.cells)}", _matrix(records, found))
+            for position, arm, found in panels_of(records, length)
+        ]
         if panels:
             layers = list(range(n_layers(records)))
             yield heat_map(
@@ -74,6 +71,16 @@ def heat_maps(records: Records, config: PatchingConfig) -> Iterator[Plot]:
                 f"resid_post of the source layer replaces that of the target (E: the embedding), {length}. "
                 "Right: another failure's states, where one of another bridge exists.",
             )
+
+
+def panels_of(records: Records, length: str) -> list[tuple[str, str, Grids]]:
+    """Position, arm and grids of each panel of a heat map, those without failures left out."""
+    shown = [
+        (position, arm, grids(records, study="back-patching", arm=arm, position=position, length=length))
+        for position in dict.fromkeys(position for position, _ in settings(records, "back-patching"))
+        for arm in ("patched", "other prompt")
+    ]
+    return [one for one in shown if one[2].cells]
 
 
 def lens_curves(records: Records, config: PatchingConfig) -> Iterator[Plot]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from experiments.exp9_back_patching.back_patching import STAGE
-from experiments.exp9_back_patching.back_patching_figures import heat_maps
+from experiments.exp9_back_patching.back_patching_figures import heat_maps, panels_of
 from experiments.exp9_back_patching.grids import pairs_of
 from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
@@ -24,7 +24,7 @@ def pages(records: Records, config: PatchingConfig) -> Iterator[tuple[str, Page]
     for plot in heat_maps(records, config):
         assert plot.cells is not None
         length = plot.name.removeprefix("fix_rate_")
-        details = [_details(records, length, *panel.title.split(" position, ")) for panel in plot.cells.panels]
+        details = [_details(records, length, position, arm) for position, arm, _ in panels_of(records, length)]
         yield (
             plot.name,
             grid(

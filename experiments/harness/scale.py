@@ -1,7 +1,8 @@
 """One figure over all models: `python -m experiments scale`: two-hop gap, depth of refusal, function vectors by size.
 
 Made from run.json of the runs under results/ (or --from), nothing is measured: a model that was not run has a row that
-says so, and the command that runs it. Written to scale/ there: table.md, and scale.png and .pdf for print.
+says so, and the command that runs it. Written to scale/ there: table.md and scale.png; --save FILE is the figure for
+print, as its ending says (.pdf, .svg).
 """
 
 from __future__ import annotations
@@ -75,9 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--from", dest="source", type=Path, default=PUBLISHED, metavar="DIR", help="where runs lie")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also the figure alone, e.g. scale.pdf")
+    options = parser.parse_args(arguments)
     try:
-        for path in write_scale(parser.parse_args(arguments).source):
+        for path in write_scale(options.source):
             print(path)
+        if options.save is not None:
+            print(figure(measured(options.source)).save(options.save))
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,7 +96,7 @@ def write_scale(folder: Path) -> list[Path]:
         names = ", ".join(study for question in QUESTIONS for study in question.studies)
         raise DataError(f"{folder}: no complete run of {names} with these metrics; name the folder with --from")
     plot = figure(found)
-    save_plot(plot, folder / FOLDER)
+    save_plot(plot, folder / FOLDER, picture_only=True)
     text = [
         "# Over all models\n",
         f"![{plot.name}]({plot.name}.png)\n\n{caption_text(plot)}\n",

@@ -48,7 +48,7 @@ def listed(interventions: Any) -> list[Intervention]:
     if isinstance(interventions, Steers):
         return list(interventions.interventions())
     if not _holds_several(interventions):
-        kinds = ", ".join(kind.__name__ for kind in Intervention.__subclasses__())
+        kinds = ", ".join(sorted({kind.__name__ for kind in Intervention.__subclasses__()}))
         raise ShapeError(f"{shown(interventions)} is no intervention; a list holds {kinds}, a Direction, or such lists")
     return [one for item in interventions for one in listed(item)]
 

@@ -21,7 +21,7 @@ BOUND = 1e-4
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Clamp(Intervention):
+class Bound(Intervention):
     """Keeps every value of an activation between two numbers."""
 
     site: str
@@ -33,7 +33,7 @@ class Clamp(Intervention):
     numbers = ("low", "high")
 
     @classmethod
-    def changed(cls, edits: Sequence[Clamp], old: mx.array, value: mx.array | None) -> mx.array:
+    def changed(cls, edits: Sequence[Bound], old: mx.array, value: mx.array | None) -> mx.array:
         low, high = (column(edits, name, old.ndim) for name in cls.numbers)
         return mx.clip(old, low, high)
 
@@ -43,14 +43,14 @@ class Clamp(Intervention):
 
 
 def clamps(model: Model) -> list[list[Intervention]]:
-    """Clamps of every site, alone and two of different widths at one site."""
+    """Bounds at every site, alone and two of different widths at one site."""
     single: list[list[Intervention]] = [
-        [Clamp(site if site == "final" else f"{site}.{layer}", -0.2 * layer - 0.1, 0.3, POSITIONS[layer])]
+        [Bound(site if site == "final" else f"{site}.{layer}", -0.2 * layer - 0.1, 0.3, POSITIONS[layer])]
         for site in sites_of(model)
         for layer in range(model.n_layers)
     ]
-    widths: list[list[Intervention]] = [[Clamp("resid_post.1", -width, width, -1)] for width in (0.1, 0.4, 0.2)]
-    return [*single, [], [Clamp("z.1", -0.1, 0.1, -1, heads=2)], single[0] + single[4], *widths]
+    widths: list[list[Intervention]] = [[Bound("resid_post.1", -width, width, -1)] for width in (0.1, 0.4, 0.2)]
+    return [*single, [], [Bound("z.1", -0.1, 0.1, -1, heads=2)], single[0] + single[4], *widths]
 
 
 def alone(model: Model, tokens: list[int], variants: list[list[Intervention]]) -> mx.array:
@@ -59,7 +59,7 @@ def alone(model: Model, tokens: list[int], variants: list[list[Intervention]]) -
 
 def test_a_run_clamps_where_it_is_told_to_and_nowhere_else(llama: Model) -> None:
     clean = llama.run(TOKENS, capture="mlp_act.1")["mlp_act.1"]
-    edits: list[Intervention] = [Clamp("mlp_act.1", -0.1, 0.2, slice(2, 4)), Clamp("mlp_act.1", 0.0, 9.0, -1)]
+    edits: list[Intervention] = [Bound("mlp_act.1", -0.1, 0.2, slice(2, 4)), Bound("mlp_act.1", 0.0, 9.0, -1)]
     found = llama.run(TOKENS, interventions=edits, capture="mlp_act.1")["mlp_act.1"]
     expected = mx.array(clean)
     expected[:, 2:4] = mx.clip(clean[:, 2:4], -0.1, 0.2)
@@ -69,7 +69,7 @@ def test_a_run_clamps_where_it_is_told_to_and_nowhere_else(llama: Model) -> None
 
 
 def test_a_clamp_that_holds_everything_is_bitwise_the_identity(model: Model) -> None:
-    wide: list[Intervention] = [Clamp(site, -1e9, 1e9) for site in sites_of(model)]
+    wide: list[Intervention] = [Bound(site, -1e9, 1e9) for site in sites_of(model)]
     clean = model.run(TOKENS, logits="all").logits
     assert mx.array_equal(model.run(TOKENS, interventions=wide, logits="all").logits, clean)
 
@@ -80,14 +80,14 @@ def test_a_sweep_of_clamps_is_each_alone(model: Model) -> None:
 
 
 def test_prompts_swept_together_are_each_alone(llama: Model) -> None:
-    variants: list[list[Intervention]] = [[Clamp("resid_post.1", -0.5, 0.5, -1)], [Clamp("z", -0.1, 0.1)]]
+    variants: list[list[Intervention]] = [[Bound("resid_post.1", -0.5, 0.5, -1)], [Bound("z", -0.1, 0.1)]]
     swept = llama.sweep_prompts(OTHERS, variants)
     for row, tokens in enumerate(OTHERS):
         assert worst(swept[row], alone(llama, tokens, variants)) < BOUND
 
 
 def test_generation_under_a_clamp_is_recomputing_from_scratch(llama: Model) -> None:
-    edits: list[Intervention] = [Clamp("resid_post.1", -0.4, 0.4)]
+    edits: list[Intervention] = [Bound("resid_post.1", -0.4, 0.4)]
     texts = [
         llama.generate(TOKENS, interventions=edits, max_tokens=6)[0].tokens,
         llama.sweep_generate(TOKENS, [[], edits], max_tokens=6)[1].tokens,
@@ -103,7 +103,7 @@ def test_gradients_pass_where_it_does_not_clamp_and_stop_where_it_does(llama: Mo
     def metric(logits: mx.array) -> mx.array:
         return logits[:, 7] - logits[:, 9]
 
-    site, edit = "mlp_act.1", Clamp("mlp_act.1", -0.05, 0.05)
+    site, edit = "mlp_act.1", Bound("mlp_act.1", -0.05, 0.05)
     above = llama.gradients(TOKENS, metric, "mlp_out.1", interventions=[edit])["mlp_out.1"]
     clean = llama.run(TOKENS, capture=site)[site]
     inside = mx.abs(clean) < 0.05
@@ -123,13 +123,13 @@ def test_gradients_pass_where_it_does_not_clamp_and_stop_where_it_does(llama: Mo
 @pytest.mark.parametrize(
     ("edit", "error", "hint"),
     [
-        (Clamp("mlp_act.1", 1.0, -1.0), ShapeError, r"Clamp\(site='mlp_act.1', low=1.0.*low is above high"),
-        (Clamp("mlp_act.1", float("nan"), 1.0), ShapeError, "low is one finite number, not nan"),
-        (Clamp("mlp_act.1", 0.0, mx.ones(3)), ShapeError, r"high is one finite number, not an array \(3,\)"),  # type: ignore[arg-type]
-        (Clamp("mlp_ack.1", 0.0, 1.0), SiteError, "did you mean 'mlp_act'"),
-        (Clamp("head_out.1", 0.0, 1.0), SiteError, "head_out is read only"),
-        (Clamp("mlp_act.1", 0.0, 1.0, slice(50, None)), NeverFired, "touches nothing"),
-        (Clamp("mlp_act.1", 0.0, 1.0, heads=1), ShapeError, "has no heads"),
+        (Bound("mlp_act.1", 1.0, -1.0), ShapeError, r"Bound\(site='mlp_act.1', low=1.0.*low is above high"),
+        (Bound("mlp_act.1", float("nan"), 1.0), ShapeError, "low is one finite number, not nan"),
+        (Bound("mlp_act.1", 0.0, mx.ones(3)), ShapeError, r"high is one finite number, not an array \(3,\)"),  # type: ignore[arg-type]
+        (Bound("mlp_ack.1", 0.0, 1.0), SiteError, "did you mean 'mlp_act'"),
+        (Bound("head_out.1", 0.0, 1.0), SiteError, "head_out is read only"),
+        (Bound("mlp_act.1", 0.0, 1.0, slice(50, None)), NeverFired, "touches nothing"),
+        (Bound("mlp_act.1", 0.0, 1.0, heads=1), ShapeError, "has no heads"),
     ],
 )
 def test_its_mistakes_are_errors_like_those_of_the_others(edit: Any, error: type[Exception], hint: str) -> None:
@@ -141,7 +141,7 @@ def test_its_mistakes_are_errors_like_those_of_the_others(edit: Any, error: type
 
 
 def test_what_is_no_intervention_is_told_the_names_of_all_that_are(llama: Model) -> None:
-    with pytest.raises(ShapeError, match=r"a list holds Patch, Add, .*Clamp"):
+    with pytest.raises(ShapeError, match=r"a list holds Ablate, Add, .*Bound"):
         llama.run(TOKENS, interventions=["mlp_act.1"])  # type: ignore[list-item]
 
 

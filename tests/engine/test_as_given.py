@@ -88,7 +88,7 @@ def test_a_sweep_of_interventions_has_one_variant_for_each(llama: Model) -> None
 @pytest.mark.parametrize("wrong", ["resid_post.1", {"resid_post.1": VECTOR}, VECTOR, [VECTOR], 3, [[3]], None])
 def test_what_is_no_intervention_is_named_shortly(llama: Model, wrong: Any) -> None:
     for call in ("run", "sweep", "generate"):
-        with pytest.raises(ShapeError, match=r"is no intervention; a list holds Patch, Add") as raised:
+        with pytest.raises(ShapeError, match=r"is no intervention; a list holds Ablate, Add") as raised:
             CALLS[call](llama, wrong)
         assert len(str(raised.value)) < 200
 

@@ -22,7 +22,9 @@ def test_a_cell_of_back_patching_lists_its_queries_by_the_place_of_the_answer() 
             records.append({**common, "arm": arm, "rank": [first + cell for cell in range(len(pairs))]})
     made = dict(exp9_back_patching.EXPERIMENT.pages(records, exp9_back_patching.Config()))
     data = made["fix_rate_raw"].data
-    assert [panel["title"] for panel in data["panels"]] == ["last position, patched", "last position, other prompt"]
+    assert [panel["title"] for panel in data["panels"]] == [
+        f"last position, {arm}, n = 2" for arm in ("patched", "other prompt")
+    ]
     assert data["panels"][0]["values"][0][0] == 50.0  # of two failures one, layer 0 into the embedding
     cell = data["details"][0][0][0]
     text = data["strings"][cell["texts"][0][1]]

@@ -177,6 +177,7 @@ NAMES = {
         "ln_2",
         "attn.c_proj",
         "mlp.c_proj",
+        attention="attn",
         qkv="attn.c_attn",
         gate=None,
         up="mlp.c_fc",
