@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from experiments.exp20_instruments import capping, estimates, lens_changes, subspaces, wiring_by_weights
 from experiments.exp20_instruments.capping import CapConfig
 from experiments.exp20_instruments.estimates import EstimateConfig
-from experiments.exp20_instruments.hop_pairs import hop_pairs
+from experiments.exp20_instruments.hop_pairs import likely_pairs
 from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
 from experiments.exp20_instruments.wiring_by_weights import WeightConfig
@@ -67,7 +67,7 @@ def headline(records: Records, config: Config) -> str:
 
 def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     """Nodes and layers patched, at most a pass each; gradients; products of the Jacobian lens; steps of the search."""
-    model, config, pairs = run.model, run.config, hop_pairs(run)
+    model, config, pairs = run.model, run.config, likely_pairs(run)
     nodes = wiring(model.network).n_nodes
     variants = len(pairs) * nodes if "estimates" in config.parts else 0
     variants += len(pairs) * model.n_layers if "lenses" in config.parts else 0
@@ -104,5 +104,6 @@ EXPERIMENT = Experiment(
         "n_exchanges": 16,
         "search_steps": 10,
     },
+    main="weights",  # its items are layers: known without asking the model anything
     limits_items=False,
 )

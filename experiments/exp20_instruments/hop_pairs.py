@@ -52,6 +52,11 @@ def hop_pairs(run: Run[PairConfig], most: int = 0) -> list[Pair]:
     return found
 
 
+def likely_pairs(run: Run[PairConfig]) -> list[Pair]:
+    """As many pairs as are wanted, not asked of the model: what a plan counts with, and needs no weights for."""
+    return list(islice(_made(run.model, run.seed), run.config.at_most(run.config.n_pairs)))
+
+
 def asked_questions(model: Model) -> list[TwoHopQuery]:
     """Queries whose second hops are asked, each question once."""
     queries = load_world().two_hop_queries() if model.name in EMBEDDED else real_queries()

@@ -22,6 +22,7 @@ from mlx_interp.circuits.graph import from_json
 from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.sae import save
 from tests.circuits.test_features import random_sae
+from tests.pages.reading import page_data
 from tests.tiny import tiny_model
 
 FEW = ["--n-train", "4", "--n-test", "4", "--n-checked", "2", "--n-sampled", "10", "--n-traced", "4"]
@@ -55,11 +56,10 @@ def test_a_run_leaves_every_table_its_figures_and_the_circuits_as_data(finished:
     assert graph.edges
     assert {edge.source for edge in graph.edges} <= {node.name for node in graph.nodes}
     page = (finished / "files" / "circuits.html").read_text()
-    assert page.count("<svg") == 2
-    assert "<script" not in page
+    assert len(page_data(page)["graphs"]) == 2
     assert "| toxic | attention |               1 | control" in table  # by site, window and position
     assert "| toxic | MLPs      |               3 | clean" in table
-    assert "http" not in page
+    assert "Content-Security-Policy" in page  # nothing of it comes from elsewhere
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_every_panel_says_how_many_failures_it_shows(finished: Path) -> None:
     records = [json.loads(line) for line in (finished / "records.jsonl").read_text().splitlines()]
     own = [r for r in records if r.get("study") == "back-patching" and r["group"] == "failure" and r["length"] == "raw"]
     plot = next(heat_maps(records, Config()))
-    titles = [axis.get_title() for axis in plot.figure.axes if " position, " in axis.get_title()]
+    titles = [" ".join(axis.get_title().split()) for axis in plot.figure.axes if " position, " in axis.get_title()]
     assert len(titles) == 4
     for title in titles:
         position, arm, n = title.replace(" position", "").split(", ")

@@ -99,7 +99,7 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("RoPE left out", FORWARD)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    patch.setattr(Network, "rotate", lambda net, layer, x, *rest: x)
+    patch.setattr(Network, "rotate", lambda net, layer, x, *rest, **of: x)
 
 
 @fault("attention scale wrong", FORWARD)
