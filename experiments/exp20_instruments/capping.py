@@ -20,6 +20,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from mlx_interp.behaviour import refusal
+from mlx_interp.controls import random_like
 from mlx_interp.deferred import mx
 from mlx_interp.directions import projection_quantile
 from mlx_interp.embedded import load_world
@@ -77,16 +78,17 @@ def requests(run: Run[CapConfig]) -> list[Request]:
 @of_run(1)
 def caps(run: Run[CapConfig]) -> dict[str, list[list[Intervention]]]:
     """Interventions of every arm, the random one several times."""
-    model, rng = run.model, np.random.default_rng(run.seed)
+    model, trained = run.model, trained_refusal_direction(run.model.d_model)
     harmless = load_world().chat_prompts("refusal", language="en", split="train", harmful=False)
     prompts = [model.prompt(chat.text, chat=True) for chat in harmless[:64]]
-    drawn = [rng.standard_normal(model.d_model).astype(np.float32) for _ in range(N_RANDOM)]
+    drawn = [random_like(trained, seed=run.seed, key=(STAGE, number)) for number in range(N_RANDOM)]
 
     def cap(vector: np.ndarray) -> list[Intervention]:
-        bound = projection_quantile(model, prompts, mx.array(vector), SITE, quantile=run.config.cap_quantile)
-        return [Clamp(SITE, mx.array(vector), high=bound)]
+        direction = mx.array(vector.astype(np.float32))
+        bound = projection_quantile(model, prompts, direction, SITE, quantile=run.config.cap_quantile)
+        return [Clamp(SITE, direction, high=bound)]
 
-    return {NONE: [[]], TRAINED: [cap(trained_refusal_direction(model.d_model))], RANDOM: [cap(v) for v in drawn]}
+    return {NONE: [[]], TRAINED: [cap(trained)], RANDOM: [cap(v) for v in drawn]}
 
 
 def measure(run: Run[CapConfig], item: Request) -> Iterator[Capped]:

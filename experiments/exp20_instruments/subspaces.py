@@ -4,8 +4,8 @@ subject   the state of a question's last token that differs is exchanged with an
           layers; the base should be answered as the other question. All models.
 refusal   harmful and harmless requests of the embedded world, at the prompt's last token, in the layer and along the
           direction that its models were trained to refuse by: the learnt direction should be that one.
-Learnt on one half of the exchanges, measured on the other. Controls: a random subspace of equal size, no exchange, and
-the whole state, which is as much as any subspace can.
+Learnt on some exchanges, measured on others that share no prompt with them. Controls: a random subspace of equal size,
+no exchange, and the whole state, which is as much as any subspace can.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SubspaceConfig(PairConfig):
     """Fields of the search."""
 
     n_exchanges: int = 96
-    """Exchanges, half of them to learn from."""
+    """Exchanges, about half of them to learn from; those with prompts of both halves are left out."""
     size: int = 0
     """Dimensions of the subspace of the subject; 0: an eighth of the model's. The refusal's has one."""
     search_steps: int = 60
@@ -78,7 +78,7 @@ def variables(run: Run[SubspaceConfig]) -> list[Variable]:
 
 
 def measure(run: Run[SubspaceConfig], item: Variable) -> Iterator[Exchanged]:
-    """Learn on one half; exchange the other half in every subspace."""
+    """Learn on some exchanges; exchange others in every subspace."""
     model, config = run.model, run.config
     if item.key == SUBJECT:
         made = [_subject(pair) for pair in hop_pairs(run, config.at_most(config.n_exchanges))]
@@ -86,7 +86,7 @@ def measure(run: Run[SubspaceConfig], item: Variable) -> Iterator[Exchanged]:
     else:
         made = _refusals(model, config.at_most(config.n_exchanges), config.seed)
         site, size = f"resid_post.{REFUSAL_LAYER}", 1
-    train, test = made[::2], made[1::2]
+    train, test = halves(made)
     steps, batch = config.search_steps, config.search_batch
     learnt = distributed_alignment_search(
         model, train, site, size=size, steps=steps, batch=batch, rate=3e-2, seed=run.seed
@@ -108,6 +108,20 @@ def measure(run: Run[SubspaceConfig], item: Variable) -> Iterator[Exchanged]:
                 "hit": bool(hit),
                 "cosine": _cosine(basis, model) if item.key == REFUSAL and arm in (LEARNT, RANDOM) else None,
             }
+
+
+def halves(made: list[Exchange]) -> tuple[list[Exchange], list[Exchange]]:
+    """Exchanges to learn from and to be measured on: no prompt is in both, what has one in each is left out."""
+    sides: tuple[list[Exchange], list[Exchange]] = [], []
+    read: tuple[set[str], set[str]] = set(), set()
+    for number, one in enumerate(made):
+        texts = {one.base.text, one.source.text}
+        for side in (number % 2, 1 - number % 2):
+            if not texts & read[1 - side]:
+                sides[side].append(one)
+                read[side].update(texts)
+                break
+    return sides
 
 
 def _hits(model: Model, test: list[Exchange], site: str, basis: mx.array | None) -> np.ndarray:

@@ -113,6 +113,21 @@ def test_a_subject_is_exchanged_where_the_questions_differ_last(run: Run[Config]
         assert one.answer == pair.wrong[0]
 
 
+@pytest.mark.parametrize("variable", ["subject", "refusal"])
+def test_no_prompt_of_an_exchange_that_is_learnt_from_is_in_one_that_is_measured(
+    run: Run[Config], variable: str
+) -> None:
+    if variable == "subject":
+        made = [subspaces._subject(pair) for pair in hop_pairs(run, 24)]
+    else:
+        made = subspaces._refusals(run.model, 24, 0)
+    train, test = subspaces.halves(made)
+    assert min(len(train), len(test)) >= 4
+    texts = [{text for one in side for text in (one.base.text, one.source.text)} for side in (train, test)]
+    assert not texts[0] & texts[1]
+    assert all(one in made for one in train + test)
+
+
 def test_a_cap_along_the_trained_direction_stops_refusals_and_one_along_random_ones_does_not(run: Run[Config]) -> None:
     few = Run(run.model, Config(n_requests=2))
     rows = [(item, row) for item in capping.requests(few) for row in capping.measure(few, item)]
