@@ -70,16 +70,16 @@ class RunError(MlxInterpError):
     """A run folder that cannot be written, or that belongs to another configuration or process."""
 
 
+class RanksDiffer(RunError):
+    """Processes that share a run or a model and do not have the same: options, versions, weights, what they compute."""
+
+
 class PageError(MlxInterpError, ValueError):
     """A page that would be too large to open, or data that does not fit together on one."""
 
 
 class SharingError(MlxInterpError):
     """What is not shared: nothing to share, no such repository, no token, an upload that stopped."""
-
-
-class RanksDiffer(MlxInterpError):
-    """Processes that share a model and do not have the same: versions, weights, or what they compute."""
 
 
 class StoreError(MlxInterpError):

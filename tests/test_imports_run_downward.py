@@ -15,7 +15,7 @@ RANK = {
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
     ),
-    **dict.fromkeys(("engine", "continuations", "pages"), 2),
+    **dict.fromkeys(("engine", "continuations", "pages", "ranks"), 2),
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,
     **dict.fromkeys(("loading", "behaviour"), 5),

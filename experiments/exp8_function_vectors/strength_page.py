@@ -10,7 +10,7 @@ from experiments.exp8_function_vectors.layer_vectors import VectorConfig
 from experiments.exp8_function_vectors.strength_grid import GRID, heat
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
-from mlx_interp.pages import Details, Page, grid
+from mlx_interp.pages import Details, Page, heat_page
 
 Answers = Mapping[str, Sequence[bool]]
 """By task, whether each query is right."""
@@ -29,22 +29,8 @@ def pages(records: Records, config: VectorConfig) -> Iterator[tuple[str, Page]]:
             [[_detail(cells[panel.title, strength, layer]) for layer in layers] for strength in config.strengths]
             for panel in plot.cells.panels
         ]
-        yield (
-            plot.name,
-            grid(
-                plot.cells.panels,
-                details=details,
-                title=f"Function vectors: the {form} of a layer, added",
-                about=plot.caption,
-                x_label=plot.cells.x_label,
-                y_label=plot.cells.y_label,
-                value_label=plot.cells.value_label,
-                x_ticks=layers,
-                y_ticks=plot.cells.y_ticks,
-                limits=plot.cells.limits,
-                percent=True,
-            ),
-        )
+        title = f"Function vectors: the {form} of a layer, added"
+        yield plot.name, heat_page(plot, details=details, title=title, percent=True)
 
 
 def _detail(of_tasks: Answers) -> Details:

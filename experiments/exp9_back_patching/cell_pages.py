@@ -11,7 +11,7 @@ from experiments.exp9_back_patching.patching_config import PatchingConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.shared.two_hop.summaries import n_layers
-from mlx_interp.pages import Details, Page, grid
+from mlx_interp.pages import Details, Page, heat_page
 from mlx_interp.patching.back_patching import EMBEDDING
 from mlx_interp.reporting import Record
 
@@ -22,23 +22,9 @@ SHOWN = 8
 def pages(records: Records, config: PatchingConfig) -> Iterator[tuple[str, Page]]:
     """A page in the place of each heat map of fix rates, with its panels."""
     for plot in heat_maps(records, config):
-        assert plot.cells is not None
         length = plot.name.removeprefix("fix_rate_")
         details = [_details(records, length, position, arm) for position, arm, _ in panels_of(records, length)]
-        yield (
-            plot.name,
-            grid(
-                plot.cells.panels,
-                details=details,
-                title=f"Back-patching: failures fixed, {length} states",
-                about=plot.caption,
-                x_label=plot.cells.x_label,
-                y_label=plot.cells.y_label,
-                value_label=plot.cells.value_label,
-                x_ticks=plot.cells.x_ticks,
-                y_ticks=plot.cells.y_ticks,
-            ),
-        )
+        yield plot.name, heat_page(plot, details=details, title=f"Back-patching: failures fixed, {length} states")
 
 
 def _details(records: Records, length: str, position: str, arm: str) -> list[list[Details | None]]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from experiments.harness.bar import shown
 from experiments.harness.experiment import ConfigT, Experiment, Stage, limited
-from experiments.harness.ranks import Ranks, said
 from experiments.harness.schema import check_record
 from experiments.harness.state import Run
 from mlx_interp.errors import DataError, RunError
+from mlx_interp.ranks import Ranks, said
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.records import RecordFile, plain
 

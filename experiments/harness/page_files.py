@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.harness.experiment import ConfigT, Experiment, Records
 from experiments.harness.report import plots_of
 from mlx_interp.errors import PageError
-from mlx_interp.pages import Page, grid
+from mlx_interp.pages import Page, heat_page
 from mlx_interp.reporting.folders import RECORDS_FILE, read_run
 from mlx_interp.reporting.records import open_records
 from mlx_interp.reporting.tables import UNVALIDATED
@@ -39,17 +39,4 @@ def pages_of(experiment: Experiment[ConfigT], records: Records, config: ConfigT)
         yield name, page
     for plot in plots_of(experiment, records, config):
         if plot.cells is not None and plot.name not in own:
-            yield (
-                plot.name,
-                grid(
-                    plot.cells.panels,
-                    title=f"{experiment.name}: {plot.name.replace('_', ' ')}",
-                    about=plot.caption,
-                    x_label=plot.cells.x_label,
-                    y_label=plot.cells.y_label,
-                    value_label=plot.cells.value_label,
-                    x_ticks=plot.cells.x_ticks,
-                    y_ticks=plot.cells.y_ticks,
-                    limits=plot.cells.limits,
-                ),
-            )
+            yield plot.name, heat_page(plot, title=f"{experiment.name}: {plot.name.replace('_', ' ')}")

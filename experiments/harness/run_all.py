@@ -22,13 +22,13 @@ from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.identity import release_memory
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.pace import Pace
-from experiments.harness.ranks import launched
 from experiments.harness.runner import Gate, Load, pace_under, plan_of, run_model
 from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.loading.outline import outline
+from mlx_interp.ranks import launched
 from mlx_interp.reporting.folders import RUNS
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.studies import invocation

@@ -28,7 +28,6 @@ from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
 from experiments.harness.page_files import write_pages
-from experiments.harness.ranks import Ranks, launched, said
 from experiments.harness.report import plan_table, write_latex, write_report
 from experiments.harness.screen import closing, overviews_line
 from experiments.harness.state import Run
@@ -38,6 +37,7 @@ from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.outline import NeedsWeights, Outline, outline
 from mlx_interp.model import Model
+from mlx_interp.ranks import Ranks, launched, said
 from mlx_interp.reporting.folders import PUBLISHED, RECORDS_FILE, RunFolder, locked, make_room, open_folder, run_folder
 from mlx_interp.reporting.index import write_overviews
 from mlx_interp.reporting.records import open_records

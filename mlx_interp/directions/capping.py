@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlx_interp import sites
-from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.states import compared, states_of
 from mlx_interp.errors import DataError, DirectionError
@@ -48,16 +47,13 @@ def assistant_axis(
     above = states_of(model, default[0], where, responses_from=default[1])
     below = np.stack([states_of(model, texts, where, responses_from=at).mean(axis=0) for texts, at in roles.values()])
     floor, p_value = compared(model, above, below, f"{where} over replies", seed=seed)
-    return Direction(
-        vector=mx.array((above.mean(axis=0) - below.mean(axis=0)).astype(np.float32)),
-        site=where,
+    return Direction.of(
+        model,
+        above.mean(axis=0) - below.mean(axis=0),
+        where,
         position=-1,
         method=f"assistant axis: {len(above)} default replies less the mean of {len(roles)} roles",
         template=template,
-        model_id=model.model_id,
-        weights_hash=model.weights_hash,
-        quantization=model.quantization or "",
-        n_layers=model.n_layers,
         floor=floor,
         p_value=p_value,
     )

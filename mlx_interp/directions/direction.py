@@ -60,6 +60,34 @@ class Direction(ShapesShown):
     """P value of the test for a difference of the classes, for the family of sites it was found among; None in older
     files."""
 
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        vector: np.ndarray,
+        site: str,
+        *,
+        position: int,
+        method: str,
+        template: str,
+        floor: float,
+        p_value: float | None,
+    ) -> Direction:
+        """A direction (d_model,) of a model, with the facts by which a file is held against it."""
+        return cls(
+            vector=mx.array(vector.astype(np.float32)),
+            site=site,
+            position=position,
+            method=method,
+            template=template,
+            model_id=model.model_id,
+            weights_hash=model.weights_hash,
+            quantization=model.quantization or "",
+            n_layers=model.n_layers,
+            floor=floor,
+            p_value=p_value,
+        )
+
     @property
     def significant(self) -> bool | None:
         """Whether the classes differ by more than chance, at 5 %; None where that was not tested."""
@@ -113,18 +141,8 @@ def diff_of_means(
     floor, p_value = compared(model, above, below, f"{where} at position {position}", seed=seed)
     vector = above.mean(axis=0) - below.mean(axis=0)
     made = f"difference of means of {len(positive)} and {len(negative)} prompts"
-    return Direction(
-        vector=mx.array(vector.astype(np.float32)),
-        site=where,
-        position=position,
-        method=made,
-        template=template,
-        model_id=model.model_id,
-        weights_hash=model.weights_hash,
-        quantization=model.quantization or "",
-        n_layers=model.n_layers,
-        floor=floor,
-        p_value=p_value,
+    return Direction.of(
+        model, vector, where, position=position, method=made, template=template, floor=floor, p_value=p_value
     )
 
 

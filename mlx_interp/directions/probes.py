@@ -23,7 +23,6 @@ import numpy as np
 import scipy
 
 from mlx_interp import sites
-from mlx_interp.deferred import mx
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.states import compared, states_of
 from mlx_interp.errors import ConfigError, DataError, nearest
@@ -84,16 +83,13 @@ def probe(
     where = str(sites.parse_one(site, model.n_layers))
     floor, p_value = compared(model, above, below, where, seed=seed)
     vector = _towards(METHODS[method](above, below), above, below)
-    direction = Direction(
-        vector=mx.array(vector.astype(np.float32)),
-        site=where,
+    direction = Direction.of(
+        model,
+        vector,
+        where,
         position=position,
         method=f"{method} of {len(above)} and {len(below)} {'responses' if responses_from else 'prompts'}",
         template=template,
-        model_id=model.model_id,
-        weights_hash=model.weights_hash,
-        quantization=model.quantization or "",
-        n_layers=model.n_layers,
         floor=floor,
         p_value=p_value,
     )

@@ -16,7 +16,7 @@ from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
-from mlx_interp.loading.processes import agree, agree_on_memory, agree_on_versions, check_ranks, processes
+from mlx_interp.loading.processes import agree_on_memory, agree_on_versions, check_ranks, processes
 from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
@@ -49,7 +49,7 @@ def load(
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
-    group = processes(source.name) if shard else None
+    ranks = processes(source.name) if shard else None
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
     checkpoint = open_checkpoint(place_of(source))
@@ -63,12 +63,12 @@ def load(
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
-    if group is not None:
-        agree_on_versions(group)
-        agree(group, "checkpoint", own_hash)
+    if ranks is not None:
+        agree_on_versions(ranks)
+        ranks.agree("checkpoint", own_hash)
         from mlx_interp.engine.split import split  # its classes need MLX
 
-        split(network, group)
+        split(network, ranks.group)
     if check:
         check_finite(network, checkpoint.path if added is None else added.path)
     apply_profile(network, dtype=compute_in, dequantize=dequantize, name=source.name)
@@ -97,12 +97,12 @@ def load(
             RuntimeWarning,
             stacklevel=2,
         )
-    if group is not None:
-        agree_on_memory(group)
-        check_ranks(model, group)
+    if ranks is not None:
+        agree_on_memory(ranks)
+        check_ranks(model, ranks)
     if check:
         # A proof that one process remembers and another does not would leave the other waiting.
-        check_once(model) if group is None else model.self_check()
+        check_once(model) if ranks is None else model.self_check()
     return model
 
 

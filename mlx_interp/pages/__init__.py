@@ -7,7 +7,7 @@ numbers and texts, whoever measured them, and return a `Page` with `save`. Knows
 from mlx_interp.pages.attention_page import attention
 from mlx_interp.pages.feature_page import Example, FeaturePage, features
 from mlx_interp.pages.graph_page import CircuitGraph, GraphEdge, GraphNode, graph
-from mlx_interp.pages.grid_page import Details, grid
+from mlx_interp.pages.grid_page import Details, grid, heat_page
 from mlx_interp.pages.lens_page import lens
 from mlx_interp.pages.page import AsPage, Page
 from mlx_interp.pages.steering_page import Steered, steering
@@ -27,6 +27,7 @@ __all__ = [
     "features",
     "graph",
     "grid",
+    "heat_page",
     "lens",
     "steering",
     "texts",

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_interp.errors import PageError
 from mlx_interp.pages.page import Page, numbers, page, shares
-from mlx_interp.reporting.figures import Grid, Panel, panels_of, value_limits
+from mlx_interp.reporting.figures import Grid, Panel, Plot, panels_of, value_limits
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,32 @@ class Details:
     """By name, e.g. what the model wrote."""
     tokens: Sequence[tuple[str, float]] = ()
     """The likeliest tokens, best first, with their probabilities."""
+
+
+def heat_page(
+    plot: Plot,
+    *,
+    title: str,
+    details: Sequence[Sequence[Sequence[Details | None]]] = (),
+    percent: bool = False,
+) -> Page:
+    """Grid page of a heat map that was drawn (`Plot.cells`): its panels, labels and caption. Raises as `grid`."""
+    drawn = plot.cells
+    if drawn is None:
+        raise PageError(f"figure {plot.name!r} is no heat map: there are no cells to show")
+    return grid(
+        drawn.panels,
+        details=details,
+        title=title,
+        about=plot.caption,
+        x_label=drawn.x_label,
+        y_label=drawn.y_label,
+        value_label=drawn.value_label,
+        x_ticks=drawn.x_ticks,
+        y_ticks=drawn.y_ticks,
+        limits=drawn.limits,
+        percent=percent,
+    )
 
 
 def grid(

@@ -130,4 +130,5 @@ def _explained(repository: str, doing: str) -> Iterator[None]:
                 f"{doing} {repository}: the Hub refuses this token ({status}): `hf auth login` with one that may write"
             ) from error
         what = " ".join(str(error).split())[:300]
-        raise SharingError(f"{doing} {repository} stopped, nothing there was changed: {what}") from error
+        kept = "nothing there was changed" if doing == "uploading" else "files that arrived whole are kept"
+        raise SharingError(f"{doing} {repository} stopped, {kept}: {what}") from error

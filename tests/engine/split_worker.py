@@ -18,6 +18,7 @@ from mlx.utils import tree_flatten
 from mlx_interp.engine.split import gathered_per_token, split
 from mlx_interp.loading.processes import check_ranks
 from mlx_interp.model import Model
+from mlx_interp.ranks import launched
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 TOKENS, OTHER = [5, 9, 2, 31, 7, 8], [5, 9, 2, 40]
@@ -69,19 +70,19 @@ def share_kept(part: Model, whole: Model) -> float:
 
 
 def main(families: list[str]) -> None:
-    group = mx.distributed.init()
+    ranks = launched()
     lines: dict[str, Any] = {}
     for family in families or sorted(FAMILY_CONFIGS):
         whole, part = tiny_model(family), tiny_model(family)
-        split(part.mlx_model, group)
-        check_ranks(part, group)
+        split(part.mlx_model, ranks.group)
+        check_ranks(part, ranks)
         lines[family] = {
             **compared(whole, part),
             "kept": share_kept(part, whole),
             "same size": part.network.n_parameters == whole.network.n_parameters,
             "gathered": gathered_per_token(part.mlx_model),
         }
-    if group.rank() == 0:
+    if ranks.first:
         print("found", json.dumps(lines), flush=True)
 
 

@@ -1,8 +1,7 @@
-"""One run shared by several processes: `mlx.launch -n 2 python -m experiments run_all ...`.
+"""Processes that a launcher started together (`mlx.launch`): what they tell each other, through MLX's collectives.
 
-Work items are dealt out in rounds, one to each rank; after a round every rank has the records of all, and rank 0
-writes them in the order in which one process would have. So the files are those of a single process, a killed run
-resumes from rank 0's folder, and no file system need be shared: everything travels through MLX's collectives.
+A run of a study deals its items out to them, one to each rank in a round, and a model can be split over them
+(`loading/processes.py`). No file system need be shared.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlx_interp.deferred import mx
-from mlx_interp.errors import RunError
+from mlx_interp.errors import RanksDiffer, RunError
 
 LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Set in a process that a launcher started; without one no network is touched."""
@@ -48,11 +47,13 @@ class Ranks:
         return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
 
     def agree(self, name: str, value: Any) -> None:
-        """Raises RunError on every rank, naming those that differ from rank 0, where `value` is not the same on all."""
+        """Raises RanksDiffer on every rank, naming those that differ from rank 0, where `value` is not the same."""
         values = self.gather(value)
         others = [rank for rank, other in enumerate(values) if other != values[0]]
         if others:
-            raise RunError(f"rank {_list(others)} has another {name} than rank 0: {values[others[0]]}, not {values[0]}")
+            raise RanksDiffer(
+                f"rank {_list(others)} has another {name} than rank 0: {values[others[0]]}, not {values[0]}"
+            )
 
     def succeeded(self, error: str | None) -> None:
         """Raises RunError on every rank where one of them comes with an error, saying which and what."""
