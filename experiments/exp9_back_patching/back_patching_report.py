@@ -225,7 +225,10 @@ def _rates(title: str, records: Records, config: PatchingConfig, study: str, sco
             )
     columns: list[Column | str] = ["position", "length", "family", "n", Column("patched", "%")]
     columns += [Column(arm, "%") for arm in arms] + [Column("patched - other", "%")]
-    notes = ["95 % intervals over bridges. Controls use the same cells."]
+    notes = [
+        "95 % intervals over bridges. Controls use the same cells. Another prompt's state and the difference: over the "
+        "failures for which there is another bridge of the family to take it from."
+    ]
     if scores is _held_out:
         columns.append("cells")
         notes.append("Cells: source>target, as chosen on either half; E is the embedding.")
