@@ -24,6 +24,7 @@ from mlx_interp.circuits import Pair
 from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import REFUSAL_LAYER, ChatPrompt, trained_refusal_direction
+from mlx_interp.errors import DataError
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.patching import distributed_alignment_search, interchange_accuracy, random_subspace
@@ -36,6 +37,10 @@ LEARNT, RANDOM, WHOLE, NONE = "learnt", "random", "the whole state", "no exchang
 ARMS = (LEARNT, RANDOM, WHOLE, NONE)
 PLANTED = ("tiny-llama", "tiny-gemma2", "tiny-qwen2")
 """Models with a direction that they were trained to refuse along."""
+
+
+FEWEST_TO_DIVIDE = 24
+"""Exchanges that are divided at least: a handful often shares one prompt, and would all fall into one half."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,20 @@ def variables(run: Run[SubspaceConfig]) -> list[Variable]:
 def measure(run: Run[SubspaceConfig], item: Variable) -> Iterator[Exchanged]:
     """Learn on some exchanges; exchange others in every subspace."""
     model, config = run.model, run.config
+    wanted = config.at_most(config.n_exchanges)
+    looked_at = max(wanted, FEWEST_TO_DIVIDE)
     if item.key == SUBJECT:
-        made = [_subject(pair) for pair in hop_pairs(run, config.at_most(config.n_exchanges))]
+        made = [_subject(pair) for pair in hop_pairs(run, looked_at)]
         site, size = f"resid_post.{model.n_layers // 4}", config.size or model.d_model // 8
     else:
-        made = _refusals(model, config.at_most(config.n_exchanges), config.seed)
+        made = _refusals(model, looked_at, config.seed)
         site, size = f"resid_post.{REFUSAL_LAYER}", 1
-    train, test = halves(made)
+    train, test = (half[:wanted] for half in halves(made))
+    if not train or not test:
+        raise DataError(
+            f"{len(made)} exchanges of the {item.key} cannot be divided into two halves that share no prompt: "
+            "ask for more with --n-exchanges"
+        )
     steps, batch = config.search_steps, config.search_batch
     learnt = distributed_alignment_search(
         model, train, site, size=size, steps=steps, batch=batch, rate=3e-2, seed=run.seed

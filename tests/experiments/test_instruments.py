@@ -128,6 +128,24 @@ def test_no_prompt_of_an_exchange_that_is_learnt_from_is_in_one_that_is_measured
     assert all(one in made for one in train + test)
 
 
+def test_a_look_learns_from_some_exchanges_and_measures_others(run: Run[Config]) -> None:
+    """--limit 2: four pairs of questions often share one question, and fell all into one half."""
+    look = Run(run.model, Config(limit=2, n_exchanges=16, search_steps=2))
+    for item in subspaces.variables(look):
+        rows = list(subspaces.measure(look, item))
+        assert {row["arm"] for row in rows} == set(subspaces.ARMS)
+        assert len(rows) <= 4 * len(subspaces.ARMS)
+
+
+def test_exchanges_that_cannot_be_divided_are_an_error_that_names_the_option(
+    run: Run[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = subspaces._subject(hop_pairs(run)[0])
+    monkeypatch.setattr(subspaces, "_subject", lambda _: only)
+    with pytest.raises(DataError, match="--n-exchanges"):
+        list(subspaces.measure(run, subspaces.Variable(subspaces.SUBJECT)))
+
+
 def test_a_cap_along_the_trained_direction_stops_refusals_and_one_along_random_ones_does_not(run: Run[Config]) -> None:
     few = Run(run.model, Config(n_requests=2))
     rows = [(item, row) for item in capping.requests(few) for row in capping.measure(few, item)]
