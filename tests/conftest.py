@@ -12,7 +12,7 @@ from hypothesis import settings
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
 from mlx_interp.reporting import figures
-from tests.tiny import RECENT, tiny_model
+from tests.tiny import RECENT, each_family, tiny_model
 
 # The same examples in every run: a red test is red for everyone. HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -28,7 +28,7 @@ def _small_figures() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", params=sorted(FAMILIES.keys() - RECENT))
+@pytest.fixture(scope="session", params=each_family(FAMILIES.keys() - RECENT))
 def model(request: pytest.FixtureRequest) -> Model:
     """A small random model of each family in turn; the recent ones have tests of their own."""
     return tiny_model(request.param)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import MODEL_REMAPPING
 
@@ -315,6 +317,19 @@ FAMILY_CONFIGS["lfm2"] = {
 
 RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2"})
 """Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
+
+
+EVERYWHERE = frozenset(
+    {"cohere2", "gemma2", "gemma3_text", "gemma4_text", "gpt2", "gpt_neox", "gpt_oss", "llama"}
+    | {"lfm2", "olmo2", "qwen3_5", "qwen3_moe"}
+)
+"""Families that `make test` runs the engine's tests on: together they have all that a description can say. The others
+are marked slow."""
+
+
+def each_family(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test that runs on every family: those with nothing of their own are left to `make test-all`."""
+    return [pytest.param(one, marks=() if one in EVERYWHERE else pytest.mark.slow) for one in sorted(names)]
 
 
 class NumberTokenizer:

@@ -10,7 +10,7 @@ import pytest
 from mlx_interp import Model, circuits
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.errors import CircuitError, UnsupportedModel
-from tests.tiny import tiny_model
+from tests.tiny import each_family, tiny_model
 
 TOKENS = [3, 5, 8, 13, 21]
 LAYER, HEAD = 1, 4
@@ -20,7 +20,7 @@ BEYOND = {name for name, one in FAMILIES.items() if one.mixer is not None or one
 """Families whose heads, or some of whose layers, are more than products of matrices."""
 
 
-@pytest.fixture(scope="module", params=sorted(FAMILIES.keys() - BEYOND))
+@pytest.fixture(scope="module", params=each_family(FAMILIES.keys() - BEYOND))
 def model(request: pytest.FixtureRequest) -> Model:
     """Every family whose heads are products of matrices, recent ones too."""
     return tiny_model(request.param)

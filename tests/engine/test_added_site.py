@@ -14,7 +14,7 @@ from mlx_interp.engine.tables import GATED, UNGATED, parallel, sequential
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
 from tests.engine.examples import KINDS, POSITIONS, TOKENS, example, worst
-from tests.tiny import RECENT, tiny_model
+from tests.tiny import RECENT, each_family, tiny_model
 
 NEW = ("attn_in", "q_pre", "k_pre", "scores", "mlp_in", "mlp_gate", "mlp_up")
 """Sites between the parts of a step that is one where nobody asks for them."""
@@ -22,7 +22,7 @@ OTHERS = [[3, 5, 7, 11, 4], [3, 5, 7, 11, 13, 17, 19, 4]]
 BOUND = 1e-4
 
 
-@pytest.fixture(params=sorted(FAMILIES.keys() - RECENT))
+@pytest.fixture(params=each_family(FAMILIES.keys() - RECENT))
 def model(request: pytest.FixtureRequest) -> Model:
     """A small model of each family."""
     return tiny_model(request.param)

@@ -16,7 +16,7 @@ import pytest
 from mlx_interp import Patch
 from mlx_interp.errors import TooLarge
 from mlx_interp.model import Model
-from tests.tiny import FAMILY_CONFIGS, RECENT, tiny_model
+from tests.tiny import FAMILY_CONFIGS, RECENT, each_family, tiny_model
 
 SIZES = {
     "hidden_size": 64,
@@ -101,7 +101,7 @@ def packable(family: str) -> Model:
 
 
 @pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (4, 64), (8, 32), (8, 64)])
-@pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS.keys() - RECENT))
+@pytest.mark.parametrize("family", each_family(FAMILY_CONFIGS.keys() - RECENT))
 def test_quantised_weights_are_bitwise_mlx_lms_own_and_can_be_patched(family: str, bits: int, group_size: int) -> None:
     model = packable(family)
     nn.quantize(model.mlx_model, group_size=group_size, bits=bits)

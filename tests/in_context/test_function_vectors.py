@@ -35,7 +35,7 @@ from mlx_interp.in_context.function_vectors import (
     top_heads,
 )
 from mlx_interp.model import Model
-from tests.tiny import FAMILY_CONFIGS, RECENT, tiny_model
+from tests.tiny import FAMILY_CONFIGS, RECENT, each_family, tiny_model
 
 RNG = np.random.default_rng
 
@@ -53,7 +53,7 @@ def foreign() -> list[str]:
     return [y for other in load_world().tasks if other.name != "antonym" for _, y in other.pairs]
 
 
-@pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS.keys() - RECENT))
+@pytest.mark.parametrize("family", each_family(FAMILY_CONFIGS.keys() - RECENT))
 def test_shares_of_all_heads_add_up_to_what_attention_writes(family: str) -> None:
     """Post-norms, biases and residual multipliers included: heads have no share of the bias."""
     random = tiny_model(family)

@@ -13,7 +13,7 @@ from mlx_interp import Add, Model, lenses
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.errors import DataError
 from mlx_interp.lenses.jacobian import jacobian_cost, read_through
-from tests.tiny import tiny_model
+from tests.tiny import each_family, tiny_model
 
 PROMPTS = [[3, 5, 8, 13, 21, 34, 2], [7, 11, 6, 40, 9]]
 SKIP = 1
@@ -30,7 +30,7 @@ def by_differences(model: Model, tokens: list[int], layer: int, output: int, sou
     return float((moved[::2] - moved[1::2]).mean() / (2 * step))
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", each_family(FAMILIES))
 def test_its_matrices_are_what_small_changes_do_in_every_family(family: str) -> None:
     model = tiny_model(family)
     matrices = list(read_through(lenses.jacobian_lens(model, PROMPTS[1:], skip=SKIP)))
