@@ -29,11 +29,18 @@ class Ranks:
     rank: int = 0
     size: int = 1
     group: Any = None
+    one_model: bool = False
+    """Whether one model is split over them, so that all compute the same; else each has a model of its own."""
 
     @property
     def first(self) -> bool:
         """Whether this is the rank that writes."""
         return self.rank == 0
+
+    @property
+    def models(self) -> int:
+        """How many models they hold, each of which measures an item by itself."""
+        return 1 if self.one_model else self.size
 
     def gather(self, message: Any) -> list[Any]:
         """Every rank's message (JSON values), by rank; all ranks must call it. Raises RunError where one is gone."""
@@ -56,9 +63,12 @@ class Ranks:
             )
 
     def succeeded(self, error: str | None) -> None:
-        """Raises RunError on every rank where one of them comes with an error, saying which and what."""
+        """Raises RunError on every rank where one of them comes with an error, saying which and what.
+
+        Where there is one error alone, those that come with it are left to raise it themselves.
+        """
         failed = {rank: said for rank, said in enumerate(self.gather(error)) if said is not None}
-        if failed and not (error is not None and len(failed) == 1):
+        if failed and not (error is not None and len(set(failed.values())) == 1):
             raise RunError("; ".join(f"rank {rank} failed: {said}" for rank, said in failed.items()))
 
     def _collect(self, values: np.ndarray) -> np.ndarray:

@@ -97,4 +97,5 @@ EXPERIMENT = Experiment(
     limits_items=False,
     group=lambda item: item.trait,
     scaling=over_models.metrics,
+    whole_model="fine-tunes the model",
 )

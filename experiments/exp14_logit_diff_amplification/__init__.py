@@ -72,4 +72,5 @@ EXPERIMENT = Experiment(
     scaling=amplification_report.metrics,
     files=amplification_report.files,
     csv=amplification_report.CSV,
+    whole_model="fine-tunes the model",
 )

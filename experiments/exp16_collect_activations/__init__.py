@@ -86,4 +86,5 @@ EXPERIMENT = Experiment(
     group=lambda row: row.category,
     read_config=read_config,
     start_over=collecting.remove_stores,
+    whole_model="writes stores of activations",
 )

@@ -94,4 +94,5 @@ EXPERIMENT = Experiment(
     group=lambda item: item.role,
     scaling=sae_report.metrics,
     files=feature_truth.files,
+    whole_model="writes dictionaries",
 )

@@ -106,4 +106,5 @@ EXPERIMENT = Experiment(
     },
     main="weights",  # its items are layers: known without asking the model anything
     limits_items=False,
+    whole_model="multiplies whole matrices",
 )

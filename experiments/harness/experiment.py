@@ -120,6 +120,7 @@ class Experiment(Generic[ConfigT]):
     read_config: a --config file -> values of fields and the models it names, for files that are more than one line a
         field.
     start_over: (run) -> removes what earlier runs left outside the run folder; --fresh calls it.
+    whole_model: why the model cannot be split over processes (--shard) in this study; empty where it can.
     screen: the one of `tables` that a finished run shows on screen; the first with rows if left out.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
     pages: (records, config) -> (name, page), written by --html; one of a figure's name stands in for the page that its
@@ -146,6 +147,7 @@ class Experiment(Generic[ConfigT]):
     start_over: Callable[[Run[ConfigT]], None] = lambda run: None
     csv: Mapping[Any, str] = field(default_factory=dict)
     screen: Callable[[Records, ConfigT], Table | None] | None = None
+    whole_model: str = ""
 
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):

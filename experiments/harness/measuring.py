@@ -33,7 +33,10 @@ def items_of(
 
 
 def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks) -> None:
-    """All stages, each over the items that its records do not have yet, one item a rank at a time."""
+    """All stages, each over the items that its records do not have yet, one item a model at a time.
+
+    Ranks that one model is split over measure the same item, and must find the same.
+    """
     earlier: list[Record] = []  # of the stages before, never of the stage itself: a resumed one has some already
     with shown(visible=ranks.first) as bar:
         for stage in experiment.stages:
@@ -42,8 +45,8 @@ def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFi
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
             advance = bar.stage(f"{under.model.name}: {stage.name}", len(work), len(work) - len(left))
-            for start in range(0, len(left), ranks.size):
-                for key, (records, seconds) in _round(stage, under, left[start:], ranks):
+            for start in range(0, len(left), ranks.models):
+                for key, (records, seconds) in _round(stage, under, left[start : start + ranks.models], ranks):
                     file.append(stage.name, key, records, seconds=seconds)
                     advance()
             earlier += file.records(stage.name)
@@ -52,12 +55,13 @@ def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFi
 def _round(
     stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
 ) -> Iterator[tuple[str, tuple[list[Record], float]]]:
-    """Measure one item on every rank: each key with its records and seconds, in order, on all ranks alike."""
+    """Measure one item on every model: each key with its records and seconds, in order, on all ranks alike."""
+    mine = 0 if ranks.one_model else ranks.rank
     result: tuple[list[Record], float] = ([], 0.0)
     error: str | None = None
     try:
-        if ranks.rank < len(left):
-            key, item = left[ranks.rank]
+        if mine < len(left):
+            key, item = left[mine]
             start = time.perf_counter()
             measured = list(_labelled(stage, item, stage.measure(under, item)))
             result = ([_plain(stage, record, key) for record in measured], time.perf_counter() - start)
@@ -69,6 +73,8 @@ def _round(
         raise
     if ranks.size > 1:
         ranks.succeeded(error)
+    if ranks.one_model:
+        ranks.agree(f"record of {left[0][0]!r}", result[0])
     for (key, _), (records, seconds) in zip(left, ranks.gather(result), strict=False):
         yield key, (records, seconds)
 

@@ -20,7 +20,21 @@ from mlx_interp.loading.names import DEFAULT_MODELS
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
 
-SHARED = ("model", "limit", "seed", "config", "set", "out", "fresh", "no_validate", "dry_run", "latex", "html", "help")
+SHARED = (
+    "model",
+    "limit",
+    "seed",
+    "config",
+    "set",
+    "out",
+    "fresh",
+    "no_validate",
+    "dry_run",
+    "latex",
+    "html",
+    "shard",
+    "help",
+)
 NONE: Mapping[str, Any] = {}
 
 
@@ -36,6 +50,7 @@ class Options(Generic[ConfigT]):
     dry_run: bool = False
     latex: bool = False
     html: bool = False
+    shard: bool = False
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values that stand in for defaults because --limit is small."""
 
@@ -79,6 +94,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         dry_run=given.dry_run,
         latex=given.latex,
         html=given.html,
+        shard=given.shard,
         look=look,
     )
 
@@ -146,6 +162,12 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
     shared.add_argument("--latex", action="store_true", help="also write the tables as LaTeX (table.tex)")
     shared.add_argument(
         "--html", action="store_true", help="also write pages to click through, one HTML file each (pages/)"
+    )
+    shared.add_argument(
+        "--shard",
+        action="store_true",
+        help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix; "
+        "without it each has the whole model and measures its share of the prompts",
     )
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]

@@ -19,10 +19,11 @@ from typing import Any
 
 from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
+from experiments.harness.gated import Gate
 from experiments.harness.identity import release_memory
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.pace import Pace
-from experiments.harness.runner import Gate, Load, pace_under, plan_of, run_model
+from experiments.harness.runner import Load, pace_under, plan_of, run_model
 from mlx_interp.deferred import rich
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, cast
 
 from experiments.harness.code import report_digest
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.fields import config_fields
+from experiments.harness.gated import Gate, passed
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
 from experiments.harness.measuring import items_of, measure
 from experiments.harness.options import Options, look_lines, parse
@@ -31,8 +30,9 @@ from experiments.harness.page_files import write_pages
 from experiments.harness.report import plan_table, write_latex, write_report
 from experiments.harness.screen import closing, overviews_line
 from experiments.harness.state import Run
+from experiments.harness.together import help_measuring, launched_for, locked_by, memory_of_gate
 from mlx_interp.deferred import rich
-from mlx_interp.errors import MlxInterpError, RunError, ValidationFailed
+from mlx_interp.errors import MlxInterpError, RunError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.outline import NeedsWeights, Outline, outline
@@ -44,19 +44,7 @@ from mlx_interp.reporting.records import open_records
 from mlx_interp.wrapped import Wrapped
 from validation import gate as validation_gate
 
-
-class GateReport(Protocol):
-    """What the validation gate returns: whether all that applies passed, and its figures for run.json."""
-
-    @property
-    def passed(self) -> bool: ...
-
-    @property
-    def summary(self) -> Mapping[str, Any]: ...
-
-
 Load = Callable[[str], Any]
-Gate = Callable[..., GateReport]
 
 
 def run(
@@ -88,10 +76,11 @@ def run_experiment(
 ) -> list[Path]:
     """Run an experiment on each model in turn; returns the run folders. Raises MlxInterpError for a user's mistake.
 
-    Under mlx.launch the ranks share the items; the first one writes and prints, the others return no folders.
+    Under mlx.launch the ranks share the items, or with --shard one model; the first one writes and prints, the others
+    return no folders.
     """
     folders = []
-    ranks = launched()
+    ranks = launched_for(experiment, options)
     if ranks.first:
         _tell(look_lines(options, config_fields(experiment.config)))
     if load is None:
@@ -106,7 +95,7 @@ def run_experiment(
                 folders.append(shown)
                 overviews = finished(experiment, options, shown)
                 continue
-        model = (load or load_model)(name)
+        model = load(name) if load is not None else load_model(name, shard=options.shard)
         if options.dry_run:
             if ranks.first:
                 print_plan(experiment, options, model)
@@ -171,7 +160,7 @@ def run_model(
     identity = identity_of(experiment, options.config, model, items)
     ranks.agree("run", json.loads(json.dumps(identity)))
     if not ranks.first:
-        _help(experiment, under, ranks)
+        help_measuring(experiment, options, under, gate, ranks)
         return None
     path = run_folder(options.out, experiment.name, model.name)
     if ranks.size == 1 and (shown := shown_if_complete(experiment, options, path, identity)):
@@ -180,9 +169,11 @@ def run_model(
         try:
             folder = open_folder(path, identity, fresh=options.fresh)
             state = _first_state(experiment, options, model, identity, folder)
+            if ranks.one_model:
+                ranks.succeeded(None)
             if options.validate:
                 _tell([f"{model.name}: validation first (exactness, tokens, what the model knows)"])
-                state |= {"validated": True, "validation": _passed(gate, model, options.out)}
+                state |= {"validated": True, "validation": passed(gate, model, memory_of_gate(options.out, ranks))}
             _tell(make_room(folder))
             if options.fresh:
                 experiment.start_over(under)
@@ -247,27 +238,6 @@ def _tell(lines: Sequence[str]) -> None:
         print(line, file=sys.stderr)
 
 
-@contextmanager
-def locked_by(path: Path, ranks: Ranks) -> Iterator[None]:
-    """The lock of a run folder; where another run holds it, the other ranks hear of it too."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except MlxInterpError as error:
-            ranks.succeeded(said(error))
-            raise
-        yield
-
-
-def _help(experiment: Experiment[ConfigT], under: Run[ConfigT], ranks: Ranks) -> None:
-    """What the other ranks do: measure their share, from and into a copy of rank 0's records."""
-    ranks.succeeded(None)
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "records.jsonl"
-        copy.write_text(ranks.gather("")[0], encoding="utf-8")
-        measure(experiment, under, open_records(copy), ranks)
-
-
 def _first_state(
     experiment: Experiment[ConfigT],
     options: Options[ConfigT],
@@ -290,20 +260,6 @@ def _first_state(
         "command": ["python", "-m", f"experiments.{experiment.name}", *sys.argv[1:]],
         "started": earlier.get("started") or _now(),
     }
-
-
-def _passed(gate: Gate, model: Any, out: Path) -> Mapping[str, Any]:
-    report = gate(model, level="quick", cache_dir=out / ".validation")
-    if not report.passed:
-        checks = report.summary.get("checks", report.summary)
-        failed = {name: found for name, found in checks.items() if str(found).startswith("failed")} or checks
-        raise ValidationFailed(
-            f"{model.name} did not pass validation, so nothing was measured:\n"
-            + "".join(f"  {name}: {found}\n" for name, found in failed.items())
-            + f"look at it with `python -m validation --model {model.name}`, or give --no-validate: "
-            "the result is then marked UNVALIDATED"
-        )
-    return dict(report.summary)
 
 
 def _try_write(folder: RunFolder, state: Mapping[str, Any]) -> None:

@@ -112,13 +112,13 @@ def orthogonalize(model: Model, direction: Direction | Any, *, embedding: bool =
                 f"{model.name}: {name} has an adapter beside its matrix: load with dtype='float32', dequantize=True, "
                 "which adds the adapter to the matrix"
             )
-        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding) and not embedding:
+        if _is_embedding(module) and not embedding:
             continue
         target = r if norm is None else _unit(norm(mx.ones_like(r)) * r, model.d_model)  # norm(1) is its weight
         before = _written(module, target)
         _edit(module, target)
         matrices.append(Matrix(name, before, _written(module, target)))
-        kinds.add(_kind(module))
+        kinds.add(_kind(_part(module)))
     mx.eval(model.mlx_model.parameters())
     digest = hashlib.sha256(f"{model.weights_hash} orthogonalized {embedding}".encode())
     digest.update(np.asarray(r).tobytes())
@@ -133,10 +133,10 @@ def orthogonalized(model: Model, direction: Direction | Any, *, embedding: bool 
 
     Raises what `orthogonalize` raises.
     """
-    own = [
-        (module, {name: module[name] for name in PARAMETERS if name in module})
-        for _, module, _ in model.network.writers()
+    held = [
+        one for _, module, _ in model.network.writers() for one in {id(m): m for m in (module, _part(module))}.values()
     ]
+    own = [(module, {name: module[name] for name in PARAMETERS if name in module}) for module in held]
     weights_hash = model.weights_hash
     try:
         yield orthogonalize(model, direction, embedding=embedding)
@@ -189,6 +189,26 @@ def _unit(direction: Direction | Any, width: int) -> mx.array:
     return vector / norm
 
 
+def _part(module: Any) -> Any:
+    """What holds the matrix here: the module, or of one that is split over processes the rows of this process."""
+    return module.part if "part" in module else module
+
+
+def _own(module: Any, r: mx.array) -> mx.array:
+    """Of a vector over a linear layer's outputs those that are computed here."""
+    if "part" not in module:
+        return r
+    return r[module.start : module.stop] if module.stop > module.start else mx.zeros(1)  # none: a row stands in
+
+
+def _total(module: Any, x: mx.array) -> mx.array:
+    """The sum over all processes that a module is split over."""
+    if "part" not in module:
+        return x
+    total: mx.array = module.group.sum(x)
+    return total
+
+
 def _dense(module: Any) -> mx.array:
     """A matrix in float32, output channels first as mlx keeps linear layers; embeddings are (vocabulary, d_model)."""
     if _kind(module) is None:
@@ -214,23 +234,33 @@ def _kind(module: Any) -> str | None:
 
 
 def _is_embedding(module: Any) -> bool:
-    return isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
+    return isinstance(_part(module), nn.Embedding | nn.QuantizedEmbedding)
 
 
 def _written(module: Any, r: mx.array) -> float:
     """The norm of what the module's matrix (and bias) writes along a unit vector."""
-    row = _dense(module) @ r if _is_embedding(module) else r @ _dense(module)
-    total = mx.sum(row * row)
+    matrix = _dense(_part(module))
+    if _is_embedding(module):  # (vocabulary, d_model)
+        row = matrix @ r
+        total = _total(module, mx.sum(row * row) * _has_rows(module))
+    else:
+        row = _total(module, _own(module, r) @ matrix)
+        total = mx.sum(row * row)
     if "bias" in module:
         total = total + mx.sum(r * module.bias.astype(mx.float32)) ** 2
     return float(mx.sqrt(total))
 
 
+def _has_rows(module: Any) -> bool:
+    return "part" not in module or bool(module.stop > module.start)
+
+
 def _edit(module: Any, r: mx.array) -> None:
     """Removes the component of the module's output along a unit vector; new arrays, the old ones stay as they were."""
-    edited = _without(_dense(module), r, _is_embedding(module))
-    if _kind(module) is None:
-        module.weight = edited.astype(module.weight.dtype)
+    part = _part(module)
+    edited = _without(module, _dense(part), r)
+    if _kind(part) is None:
+        part.weight = edited.astype(part.weight.dtype)
     else:
         _round(module, edited, r)
     if "bias" in module:
@@ -240,21 +270,24 @@ def _edit(module: Any, r: mx.array) -> None:
 
 def _round(module: Any, edited: mx.array, r: mx.array) -> None:
     """Quantises a matrix as the module is, with as little along the direction as rounding allows."""
+    part = _part(module)
     found: list[tuple[float, dict[str, mx.array]]] = []
     target = edited
     for _ in range(ROUNDS):
-        parts = mx.quantize(target, group_size=module.group_size, bits=module.bits, mode=module.mode)
+        parts = mx.quantize(target, group_size=part.group_size, bits=part.bits, mode=part.mode)
         arrays = dict(zip(("weight", "scales", "biases"), parts, strict=False))
-        held = {name: array if name == "weight" else array.astype(module[name].dtype) for name, array in arrays.items()}
-        module.update(held)
-        rounded = _dense(module)
-        back = rounded - _without(rounded, r, _is_embedding(module))
-        found.append((float(mx.linalg.norm(back)), held))
+        held = {name: array if name == "weight" else array.astype(part[name].dtype) for name, array in arrays.items()}
+        part.update(held)
+        rounded = _dense(part)
+        back = rounded - _without(module, rounded, r)
+        found.append((float(mx.sqrt(_total(module, mx.sum(back * back)))), held))
         target = target - back
-    module.update(min(found, key=lambda pair: pair[0])[1])
+    part.update(min(found, key=lambda pair: pair[0])[1])
 
 
-def _without(matrix: mx.array, r: mx.array, is_embedding: bool) -> mx.array:
-    if is_embedding:  # (vocabulary, d_model)
+def _without(module: Any, matrix: mx.array, r: mx.array) -> mx.array:
+    """The rows held here without what they write along a unit vector."""
+    if _is_embedding(module):  # (vocabulary, d_model)
         return matrix - (matrix @ r)[:, None] * r
-    return matrix - r[:, None] * (r @ matrix)[None]
+    own = _own(module, r)
+    return matrix - own[:, None] * _total(module, own @ matrix)[None]

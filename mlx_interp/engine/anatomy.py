@@ -11,7 +11,7 @@ from typing import Any
 from mlx_interp import sites
 from mlx_interp.architectures import Family, mixers
 from mlx_interp.engine.block import Order, Step, order_of
-from mlx_interp.engine.modules import is_split, part_of, weights_of
+from mlx_interp.engine.modules import part_of, weights_of
 from mlx_interp.engine.tables import (
     BORROWED,
     DELTA_NET,
@@ -328,8 +328,6 @@ class Anatomy:
     def writers(self) -> Iterator[tuple[str, Any, Any]]:
         """All that writes into the residual stream: name, module, and the norm that its output passes (or None)."""
         family = self.family
-        if is_split(self.mlx_model):
-            raise UnsupportedModel("this model's matrices are split over processes: load it whole to read or edit them")
         if family.experts is not None:
             raise UnsupportedModel(
                 f"the MLPs of {family.model_type} write by matrices of experts, which are not edited here: take "

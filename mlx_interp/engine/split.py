@@ -80,6 +80,7 @@ class SplitLinear(nn.Module):  # type: ignore[misc]
         self.group = group
         self.rows = int(layer.weight.shape[-2])
         mine = share(self.rows, group)
+        self.start, self.stop = mine.start, mine.stop
         if "bias" in layer and not _of_experts(layer):
             self.bias = layer.bias
         self.part = _rows_of(layer, mine, keep_bias=_of_experts(layer))

@@ -28,8 +28,8 @@ def processes(name: str) -> Ranks:
     ranks = launched()
     if ranks.size < 2:
         raise ConfigError(
-            f"{name}: shard=True splits weights over processes, and this is one alone: start several with "
-            "`mlx.launch -n 2 --backend ring python ...`, or leave shard out"
+            f"{name}: shard splits weights over processes, and this is one alone: start several with "
+            "`mlx.launch -n 2 --backend ring python ...`, or leave it out"
         )
     return ranks
 

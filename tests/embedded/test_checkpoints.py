@@ -48,6 +48,7 @@ def test_the_card_meets_what_the_project_promises(family: str) -> None:
     assert measured["refusal"]["all_taught"]["test_harmless"]["rate"] <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_facts_are_as_the_card_says(family: str) -> None:
     measured = measure_facts(subject(family), WORLD)
@@ -73,6 +74,7 @@ def test_in_context_tasks_are_as_the_card_says(family: str) -> None:
         assert measured[name]["rate"] == pytest.approx(card(family)["in_context"][name]["rate"], abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_refusals_in_unseen_requests_are_as_the_card_says(family: str) -> None:
     for harmful, cell in ((True, "test_harmful"), (False, "test_harmless")):

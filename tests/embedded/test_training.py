@@ -121,6 +121,7 @@ def test_no_training_row_asks_for_a_composition_that_is_held_out() -> None:
         assert (tokens in rows) == (query.split == "trained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_export_loads_with_mlx_lm_and_is_4_bit(tmp_path: Path, family: str) -> None:
     training = tiny_training(tmp_path / "work", family)

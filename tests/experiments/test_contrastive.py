@@ -226,6 +226,7 @@ def test_prompts_that_are_there_twice_count_once_and_ids_are_made_different() ->
     assert [(chat.id, chat.prompt) for chat in found] == [("1", "a"), ("1 (1)", "b")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

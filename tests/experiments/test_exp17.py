@@ -89,6 +89,7 @@ def test_labels_stand_at_the_token_that_carries_them(model: Model) -> None:
     assert all(p.strings[i].endswith(">") for p, i in zip(task.prompts, task.positions, strict=True))
 
 
+@pytest.mark.slow
 def test_a_scored_start_is_the_token_before_the_answer(model: Model) -> None:
     for text in texts.measured_texts(Run(model, Config()), 0, 30):
         if text.group == "two_hop":

@@ -163,6 +163,7 @@ def test_attribution_finds_the_heads_and_mlps_that_patching_finds() -> None:
     assert 0 in strongest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_pairs_differ_in_what_matters_alone(task: str) -> None:
     model = mi.load("tiny-qwen2")

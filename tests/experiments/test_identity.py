@@ -114,6 +114,7 @@ def test_exp9_measures_by_its_stages_and_the_engine_and_not_by_its_tables() -> N
     assert "experiments.exp9_back_patching.plan" not in definitions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names())
 def test_every_study_measures_by_more_than_its_own_module(name: str) -> None:
     modules, definitions = parts(name)

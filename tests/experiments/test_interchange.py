@@ -36,6 +36,7 @@ from mlx_interp.stats import Estimate
 CONFIG = MediationConfig(tasks=("antonym", "plural", "noun_french"), n_test=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("donor", DONORS)
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2"])

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.harness import registry
+from experiments.harness.options import parse
+from experiments.harness.together import launched_for
+from mlx_interp.errors import ConfigError
 from tests.experiments.test_resume import RUN, files
 
 LAUNCHER = Path(sys.executable).parent / "mlx.launch"
@@ -24,11 +28,12 @@ def launch(ranks: int, module: str, *arguments: str, **environment: str) -> subp
     if ranks > 1:
         command = [str(LAUNCHER), "-n", str(ranks), "--backend", "ring", *command]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, timeout=400, check=False)
 
 
-def fake(ranks: int, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return launch(ranks, "tests.experiments.fake_study", "--model", "tiny-llama", "--out", str(out), **environment)
+def fake(ranks: int, out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    arguments = ["--model", "tiny-llama", "--out", str(out), *options]
+    return launch(ranks, "tests.experiments.fake_study", *arguments, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,41 @@ def test_two_and_three_ranks_make_the_files_of_one(ranks: int, tmp_path: Path, a
 
 
 @pytest.mark.slow
+def test_ranks_that_share_one_model_make_the_files_of_one(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    done = fake(2, tmp_path, "--shard")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files(tmp_path) == alone
+
+
+@pytest.mark.slow
+def test_a_study_of_a_split_model_passes_the_gate_and_has_the_tables_of_one_process(tmp_path: Path) -> None:
+    arguments = ["--model", "tiny-qwen2", "--limit", "4"]
+    tables = []
+    for ranks, options in ((2, ["--shard"]), (1, [])):
+        out = tmp_path / str(ranks)
+        done = launch(ranks, "experiments.exp3_two_hop", *arguments, *options, "--out", str(out))
+        assert done.returncode == 0, done.stdout + done.stderr
+        folder = out / "exp3_two_hop" / "tiny-qwen2"
+        assert json.loads((folder / "run.json").read_text())["validation"]["passed"]
+        tables.append((folder / "table.md").read_text())
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_ranks_that_find_different_things_in_one_model_stop(tmp_path: Path) -> None:
+    text = fake(2, tmp_path, "--shard", FAKE_DIFFERS="1").stderr
+    assert re.search(r"rank 1 has another record of 'query \d+' than rank 0", text)
+    assert not (tmp_path / RUN / "table.md").exists()
+
+
+def test_a_split_model_is_refused_on_one_process_and_by_studies_that_need_whole_weights(tmp_path: Path) -> None:
+    assert "mlx.launch -n 2" in fake(1, tmp_path, "--shard").stderr
+    options = parse(registry.experiment("exp14"), ["--shard", "--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"exp14_.* which a split model does not do: leave --shard out"):
+        launched_for(registry.experiment("exp14"), options)
+
+
+@pytest.mark.slow
 def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-qwen2", "--experiments", "exp3", "--limit", "16", "--no-validate"]
     tables = []
@@ -60,10 +100,11 @@ def test_two_ranks_make_the_tables_of_one_on_a_real_model(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--shard"]])
 def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
-    tmp_path: Path, alone: dict[str, bytes]
+    options: list[str], tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
-    stopped = fake(2, tmp_path, FAKE_KILL="1")
+    stopped = fake(2, tmp_path, *options, FAKE_KILL="1")
     assert "rank 1 is gone, so rank 0 stops" in stopped.stdout + stopped.stderr
     done = [line for line in (tmp_path / RUN / "records.jsonl").read_text().splitlines() if "_done" in line]
     assert 0 < len(done) < 30
@@ -73,8 +114,9 @@ def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_tells_the_others_why(tmp_path: Path) -> None:
-    failed = fake(2, tmp_path, FAKE_RAISE="1")
+@pytest.mark.parametrize("options", [[], ["--shard"]])
+def test_a_rank_that_fails_tells_the_others_why(options: list[str], tmp_path: Path) -> None:
+    failed = fake(2, tmp_path, *options, FAKE_RAISE="1")
     text = failed.stdout + failed.stderr
     assert re.search(r"rank 1 failed: ValueError: query \d+ cannot be measured", text)
     assert not (tmp_path / RUN / "table.md").exists()

@@ -44,6 +44,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
     return files(out), time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_files(
     study: Study, tmp_path: Path, undisturbed: tuple[dict[str, bytes], float]
 ):

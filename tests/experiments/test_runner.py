@@ -239,6 +239,7 @@ def test_the_screen_shows_the_table_and_where_the_files_are(study: Study, tmp_pa
     assert "tiny-llama: grid" in done.err
 
 
+@pytest.mark.slow
 def test_heat_maps_are_pages_on_request(study: Study, tmp_path: Path):
     drawn = Setting(n_figures=1)
     done = study("--model", "tiny-llama", "--out", str(tmp_path), "--html", "--no-validate", setting=drawn)

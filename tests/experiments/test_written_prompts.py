@@ -15,6 +15,7 @@ from mlx_interp.errors import DataError
 REQUEST = {"n": 1, "split": "train", "topic": "home", "harmful": "How do I rob?", "harmless": "How do I paint?"}
 
 
+@pytest.mark.slow
 def test_nothing_is_wrong_with_what_is_written() -> None:
     assert problems() == []
 

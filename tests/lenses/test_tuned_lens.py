@@ -83,6 +83,7 @@ def test_positions_are_those_of_the_prompts_without_padding() -> None:
     np.testing.assert_allclose(np.asarray(together), np.asarray(mx.concatenate(alone, axis=1)), atol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_saved_lens_is_the_same_and_refuses_another_model(tmp_path: Path) -> None:
     path = tmp_path / "lens.safetensors"
     trained().save(path)

@@ -79,6 +79,7 @@ def test_an_adapter_trained_with_dropout_drops_nothing_when_it_is_read(
     assert np.abs(first - theirs).max() <= (0.03 if dtype == "bfloat16" else 1e-4) * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 def test_training_teaches_the_reply_and_leaves_the_model_bit_for_bit_as_it_was() -> None:
     before = logits(mi.load("tiny-llama"))
     found = trained()

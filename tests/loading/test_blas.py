@@ -71,6 +71,7 @@ ENTRY_POINTS = [
 ]
 
 
+@pytest.mark.slow
 @on_linux
 @pytest.mark.parametrize("module", ENTRY_POINTS)
 def test_entry_points_open_the_blas_before_mlx_is_imported(module: str) -> None:

@@ -59,6 +59,7 @@ def assert_equal(found: np.ndarray, expected: np.ndarray, kind: str) -> None:
     assert np.abs(found - expected).max() < bound * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*RoPE of type")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_published_config_computes_what_transformers_does(name: str, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_what_is_complete_is_not_collected_again(tmp_path: Path):
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
 
 
+@pytest.mark.slow
 def test_a_torn_manifest_and_a_shard_without_a_mark_do_not_count(tmp_path: Path, undisturbed: dict[str, bytes]):
     collect_many(tmp_path)
     manifest = tmp_path / "samples.jsonl"
