@@ -10,6 +10,9 @@ import functools
 import json
 import os
 import signal
+import socket
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,9 @@ import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.errors import RanksDiffer, RunError
+
+GRACE = 5.0
+"""Seconds in which Python must have come to handle a signal."""
 
 LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Set in a process that a launcher started; without one no network is touched."""
@@ -102,14 +108,53 @@ def launched() -> Ranks:
     group = mx.distributed.init()
     ranks = Ranks(group.rank(), group.size(), group)
     if ranks.size > 1:
+        _listen(ranks.rank)
         signal.signal(signal.SIGTERM, functools.partial(_stop, ranks))
     return ranks
 
 
+_heard = threading.Event()
+"""Set once Python has come to handle a signal."""
+
+
 def _stop(ranks: Ranks, *_: Any) -> None:
     """The launcher ends all ranks when one has died, often before the network has noticed."""
+    _heard.set()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise ranks.gone("stopped by the launcher")
+
+
+def _interrupt(*given: Any) -> None:
+    _heard.set()
+    signal.default_int_handler(*given)
+
+
+@functools.cache
+def _listen(rank: int) -> None:
+    """A thread that ends this process where a signal cannot.
+
+    Inside an exchange MLX waits for the other rank, without end if that one is gone, and Python handles no signal
+    before it comes back; the launcher waits in turn for this process to end. The signal itself is heard at once.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, _interrupt)
+
+    def wait() -> None:
+        number = ours.recv(1)[0]
+        if not _heard.wait(GRACE):
+            why = "Ctrl-C" if number == signal.SIGINT else "stopped by the launcher"
+            print(
+                f"error: {why}: rank {rank} was waiting for another rank, which is gone or stopped; what was measured "
+                "is kept, and the same command goes on from there",
+                file=sys.stderr,
+                flush=True,
+            )
+            theirs.close()
+            os._exit(130 if number == signal.SIGINT else 1)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def said(error: BaseException) -> str:

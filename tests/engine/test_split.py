@@ -99,6 +99,18 @@ def test_a_link_that_changes_what_it_carries_is_found_with_rank_and_site() -> No
     assert re.search(r"rank 1 has another [a-z_]+\.\d+ than rank 0", done.stdout + done.stderr)
 
 
+def test_a_process_that_waits_for_one_that_is_gone_ends_and_says_so() -> None:
+    script = (
+        "import os, signal, mlx_interp as mi\n"
+        "model = mi.load('tiny-qwen2', shard=True)\n"
+        "for turn in range(10**6):\n"
+        "    if turn == 3 and os.environ['MLX_RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    model.run('The capital of France is')\n"
+    )
+    done = launched(2, "-c", script)
+    assert "rank 0 was waiting for another rank" in done.stderr or "rank 1 is gone" in done.stderr
+
+
 def test_one_process_alone_is_told_how_to_start_several() -> None:
     with pytest.raises(ConfigError, match=r"mlx\.launch -n 2"):
         mi.load("tiny-qwen2", shard=True)
