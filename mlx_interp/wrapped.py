@@ -67,6 +67,11 @@ class Wrapped:
         return self.network.d_head
 
     @property
+    def d_v(self) -> int:
+        """Size of what each head mixes: `d_head`, but for latent attention."""
+        return self.network.d_v
+
+    @property
     def d_mlp(self) -> int:
         return self.network.d_mlp
 

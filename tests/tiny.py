@@ -315,13 +315,42 @@ FAMILY_CONFIGS["lfm2"] = {
 }
 
 
-RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2"})
+# Queries and keys of 8 numbers without positions and 4 with, values of 7; the first layer's MLP is not made of experts.
+FAMILY_CONFIGS["deepseek_v2"] = {
+    **BASE,
+    "model_type": "deepseek_v2",
+    "num_key_value_heads": 6,
+    "q_lora_rank": None,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 7,
+    "n_routed_experts": 5,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 14,
+    "first_k_dense_replace": 1,
+    "routed_scaling_factor": 1.3,
+    "topk_method": "greedy",
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.7,
+    },
+}
+
+
+RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2", "deepseek_v2"})
 """Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
 
 
 EVERYWHERE = frozenset(
     {"cohere2", "gemma2", "gemma3_text", "gemma4_text", "gpt2", "gpt_neox", "gpt_oss", "llama"}
-    | {"lfm2", "olmo2", "qwen3_5", "qwen3_moe"}
+    | {"deepseek_v2", "lfm2", "olmo2", "qwen3_5", "qwen3_moe"}
 )
 """Families that `make test` runs the engine's tests on: together they have all that a description can say. The others
 are marked slow."""

@@ -3,7 +3,8 @@
 1. The router gives each expert a logit. Experts are chosen by it (or by the softmax of all logits, which has the same
    order), the largest ones.
 2. The chosen ones' weights are the softmax over them alone, or their part of the softmax over all experts.
-3. The MLP's output is the weighted sum of what the chosen experts give.
+3. The MLP's output is the weighted sum of what the chosen experts give, and of one MLP more that every token passes
+   where there are shared experts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ class Experts:
     """Weights are of the softmax over all experts; False: over the chosen ones."""
     renormalised: str | None = None
     """Config key that says whether the chosen ones' weights are made to sum to one."""
+    factor: str | None = None
+    """Config key of what all weights are multiplied by."""
+    bare_router: bool = False
+    """The router holds a matrix, and chooses by itself: its logits are that matrix's products."""
+    shared: str | None = None
+    """The MLP of the experts that every token takes."""
     largest_first: bool = False
     """How mlx-lm partitions: the largest at the beginning, of negated values; or at the end."""
 
@@ -50,7 +57,7 @@ class Experts:
         found = mx.take_along_axis(mx.softmax(router, axis=-1, precise=True), picked, axis=-1)
         if self.renormalised and getattr(args, self.renormalised):
             found = found / mx.sum(found, axis=-1, keepdims=True)
-        return found
+        return found * getattr(args, self.factor) if self.factor else found
 
 
 def spread(weights: mx.array, picked: mx.array, n_experts: int) -> mx.array:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from mlx_interp.architectures.activations import FORMS, Form
 from mlx_interp.architectures.experts import Experts
+from mlx_interp.architectures.latent import Latent
 from mlx_interp.architectures.mixers import Mixer
 from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mx
@@ -107,10 +108,13 @@ class Family:
     """What mlx-lm's layer calls a factor on all that it gives to the next one."""
     mixer: Mixer | None = None
     """What stands in attention's place in the layers of mlx-lm's model that have a part of its name."""
+    latent: Latent | None = None
+    """Keys and values are made of one vector a position."""
     attn_gate: bool = False
     """Heads' mixed values pass a gate before the output projection; each query's matrix gives it, behind the query."""
     experts: Experts | None = None
-    """The parts of an MLP that is made of experts; `sizes.d_mlp` is then the width of one."""
+    """The parts of an MLP that is made of experts; `sizes.d_mlp` is then the width of one. Layers that lack them have
+    one MLP, as `activation` says."""
     embed_scale: Callable[[Any], float] | None = None
     """What token embeddings are multiplied by, from the arguments of mlx-lm's model."""
     window: Callable[[Any, int], int | None] = lambda decoder, layer: None
@@ -153,9 +157,7 @@ class Family:
 
     @property
     def form(self) -> Form | None:
-        """The parts of its MLP; None where a function stands for all of them, or where it is made of experts."""
-        if self.experts is not None:
-            return None
+        """The parts of an MLP that is not made of experts; None where a function stands for all of them."""
         if isinstance(self.activation, str):
             return FORMS[self.activation]
         return self.activation if isinstance(self.activation, Form) else None

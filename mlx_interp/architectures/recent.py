@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_interp.architectures.activations import FORMS, GATE_UP, Form
+from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.architectures.kinds import COMMON, only, only_if_said, root_of_width
+from mlx_interp.architectures.latent import Latent
 from mlx_interp.architectures.mixers import DELTA_NET, SHORT_CONV
 from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mlx_lm, mx
@@ -190,3 +192,41 @@ LFM2 = Family(
     needs=frozenset({"block_ffn_dim_multiplier"}),
     objection=_other_layers,
 )
+
+
+def _other_latent(config: Config) -> str | None:
+    """mlx-lm's class needs YaRN's settings, and makes keys for every head."""
+    if "factor" not in (config.get("rope_scaling") or {}):
+        return "has no factor in its rope_scaling"
+    if config.get("num_key_value_heads") not in (None, config.get("num_attention_heads")):
+        return f"has keys for {config['num_key_value_heads']} of {config.get('num_attention_heads')} heads"
+    if config.get("first_k_dense_replace", 0) >= config.get("num_hidden_layers", 30):
+        return "has no layer with experts"
+    return None
+
+
+# fmt: off
+DEEPSEEK_V2 = Family(
+    model_type="deepseek_v2",
+    understands=COMMON - {"rope_traditional"} | {
+        *("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "head_dim"),
+        *("num_experts_per_tok", "n_routed_experts", "num_experts", "n_shared_experts", "moe_intermediate_size"),
+        *("first_k_dense_replace", "routed_scaling_factor", "attention_bias", "n_group", "topk_group"),
+        "output_router_logits",
+    },
+    sizes=Sizes(n_kv_heads="num_attention_heads", d_mlp="moe_intermediate_size"), tied=only(False),
+    latent=Latent(),
+    experts=Experts(
+        count="n_routed_experts", factor="routed_scaling_factor", bare_router=True, shared="shared_experts",
+        largest_first=True,
+    ),
+    refuses={"tie_word_embeddings": frozenset({True}), "norm_topk_prob": frozenset({True})},
+    needs=frozenset({"num_experts_per_tok", "n_shared_experts"}),
+    fixed={
+        "topk_method": frozenset({"greedy"}),
+        "scoring_func": frozenset({"softmax"}),
+        "moe_layer_freq": frozenset({1}),
+    },
+    objection=_other_latent,
+)
+# fmt: on

@@ -45,7 +45,7 @@ def check_saes(model: Model, saes: Sequence[SAE]) -> None:
         raise CircuitError(f"two autoencoders of one site ({', '.join(sites)}): their features would be counted twice")
     for sae in saes:
         name = sae.site.partition(".")[0]
-        width = {"mlp_act": model.d_mlp, "z": model.n_heads * model.d_head}.get(name, model.d_model)
+        width = {"mlp_act": model.d_mlp, "z": model.n_heads * model.d_v}.get(name, model.d_model)
         if sae.d_model != width:
             raise CircuitError(f"{sae}: its width is {sae.d_model}, {sae.site} of {model.name} is {width} wide")
         if sae.normalize != "none":

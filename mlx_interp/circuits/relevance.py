@@ -54,13 +54,13 @@ def relevance_model(model: Model, rules: Sequence[Rule] = DEFAULT_RULES) -> Mode
     if not rules:
         raise CircuitError("no rules: that is attribution patching, node_scores(..., method='attribution')")
     net = model.network
-    if net.family.form is None:
+    if net.family.form is None or net.family.experts is not None:
         what = "is made of experts" if net.family.experts is not None else "is described as one function"
         raise UnsupportedModel(
             f"the MLP of {net.family.model_type} {what}: relevance is propagated through MLPs of a known activation "
             "and product (architectures.Form); take node_scores, which needs gradients alone"
         )
-    if net.family.mixer is not None or net.family.attn_gate or net.family.own_inputs is not None:
+    if net.family.mixer is not None or net.family.attn_gate or net.family.own_inputs or net.family.latent:
         raise UnsupportedModel(
             f"{net.family.model_type} has parts that no rule is for (mixers in attention's place, gates, embeddings of "
             "each layer's own): take node_scores, which needs gradients alone"

@@ -178,6 +178,8 @@ def _check_attention(model: Model, layer: int) -> None:
         raise UnsupportedModel(f"{whole}it has no attention; take a layer that has")
     if net.kv_source(layer) != layer:
         raise UnsupportedModel(f"{whole}it attends to the keys and values of layer {net.kv_source(layer)}")
+    if net.family.latent is not None:
+        raise UnsupportedModel(f"{whole}keys and values are made of a latent, which is normed")
     if net.family.v_norm is not None or net.family.attn_gate:
         what = "values are normed" if net.family.v_norm is not None else "what heads mix passes a gate"
         raise UnsupportedModel(f"{whole}{what}, so that what a head writes is not linear in what it reads")

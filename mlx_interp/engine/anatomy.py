@@ -17,7 +17,9 @@ from mlx_interp.engine.tables import (
     DELTA_NET,
     EXPERTS,
     GATED,
+    LATENT,
     PLAIN,
+    SHARED_EXPERTS,
     SHORT_CONV,
     UNGATED,
     WHOLE,
@@ -29,6 +31,8 @@ from mlx_interp.engine.tables import (
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
+OF_EXPERTS = frozenset({"router", "choice", "expert_weights", "experts", "expert_out", "shared_out"})
+OF_ONE_MLP = frozenset({"mlp_gate", "mlp_up", "mlp_act"})
 MIXERS_SITES = frozenset(name for step in (*DELTA_NET, *SHORT_CONV) for name in (*step.makes, *step.inside))
 
 
@@ -76,7 +80,27 @@ class Anatomy:
 
     @cached_property
     def d_head(self) -> int:
+        if (latent := self.family.latent) is not None:
+            return int(getattr(self.args, latent.d_plain) + getattr(self.args, latent.d_turned))
         return int(getattr(self.args, "head_dim", None) or self.d_model // self.n_heads)
+
+    @cached_property
+    def d_v(self) -> int:
+        """Size of a head's values, and of what it mixes: `d_head`, but for latent attention."""
+        latent = self.family.latent
+        return self.d_head if latent is None else int(getattr(self.args, latent.d_value))
+
+    @cached_property
+    def d_latent(self) -> int:
+        """Size of what latent attention makes keys and values of; 0 without it."""
+        latent = self.family.latent
+        return 0 if latent is None else int(getattr(self.args, latent.rank))
+
+    @cached_property
+    def d_q_latent(self) -> int:
+        """The same of queries; 0 where one matrix makes them."""
+        latent = self.family.latent
+        return 0 if latent is None else int(getattr(self.args, latent.q_rank) or 0)
 
     @cached_property
     def d_mlp(self) -> int:
@@ -90,9 +114,14 @@ class Anatomy:
         name = self.family.head_dim
         return int(getattr(self._attention(layer), name)) if name else self.d_head
 
+    def d_v_at(self, layer: int) -> int:
+        """A layer's size of values."""
+        return self.d_v if self.family.latent is not None else self.d_head_at(layer)
+
     def d_mlp_at(self, layer: int) -> int:
-        """A layer's hidden width of the MLP."""
-        if self.family.sizes.d_mlp != "":
+        """A layer's hidden width of the MLP, or of one expert."""
+        alone = self.family.experts is not None and not self.of_experts(layer)
+        if self.family.sizes.d_mlp != "" and not alone:
             return self.d_mlp
         sizes = weights_of(self._mlp(layer)).items()
         return sum(size for name, size in sizes if name.partition(".")[0] == self.family.down) // self.d_model
@@ -123,6 +152,20 @@ class Anatomy:
         """Experts that a token takes."""
         experts = self.family.experts
         return 0 if experts is None else int(getattr(self.args, experts.chosen))
+
+    def of_experts(self, layer: int) -> bool:
+        """Whether a layer's MLP is made of experts."""
+        experts = self.family.experts
+        return experts is not None and experts.experts in self._mlp(layer)
+
+    @cached_property
+    def d_shared(self) -> int:
+        """Hidden width of the experts that every token takes, together; 0 where there are none."""
+        experts = self.family.experts
+        if experts is None or experts.shared is None:
+            return 0
+        mlp = next(self._mlp(layer) for layer in range(self.n_layers) if self.of_experts(layer))
+        return sum(weights_of(getattr(mlp, experts.shared)).values()) // (3 * self.d_model)
 
     @cached_property
     def d_vocab(self) -> int:
@@ -158,23 +201,34 @@ class Anatomy:
     @cached_property
     def tables(self) -> tuple[tuple[Step, ...], ...]:
         """The table of each layer's steps."""
-        form = self.family.form
-        mlp = WHOLE if form is None else GATED if form.gated else UNGATED
-        mlp = mlp if self.family.experts is None else EXPERTS
+        made: dict[tuple[int, int], tuple[Step, ...]] = {}
+        found = []
+        for layer in range(self.n_layers):
+            mixer, mlp = self._mixer_of(layer), self._mlp_of(layer)
+            if (key := (id(mixer), id(mlp))) not in made:
+                made[key] = self._table(mixer, mlp)
+            found.append(made[key])
+        return tuple(found)
+
+    def _table(self, mixer: tuple[Step, ...], mlp: tuple[Step, ...]) -> tuple[Step, ...]:
         if self.parallel:
-            return (parallel(mlp),) * self.n_layers
-        scaled = self.family.layer_scalar is not None and not self.d_ple
-        made: dict[int, tuple[Step, ...]] = {}
-        for mixer in (WITH_GATE if self.family.attn_gate else PLAIN, BORROWED, DELTA_NET, SHORT_CONV):
-            steps = sequential(mlp, mixer, scaled=scaled)
-            made[id(mixer)] = with_own_inputs(steps) if self.d_ple else steps
-        return tuple(made[id(self._mixer_of(layer))] for layer in range(self.n_layers))
+            return parallel(mlp)
+        steps = sequential(mlp, mixer, scaled=self.family.layer_scalar is not None and not self.d_ple)
+        return with_own_inputs(steps) if self.d_ple else steps
+
+    def _mlp_of(self, layer: int) -> tuple[Step, ...]:
+        if self.of_experts(layer):
+            return EXPERTS if self.family.experts is None or self.family.experts.shared is None else SHARED_EXPERTS
+        form = self.family.form
+        return WHOLE if form is None else GATED if form.gated else UNGATED
 
     def _mixer_of(self, layer: int) -> tuple[Step, ...]:
         if not self.attends(layer):
             return DELTA_NET if self.has_state else SHORT_CONV
         if self.kv_source(layer) != layer:
             return BORROWED
+        if self.family.latent is not None:
+            return LATENT
         return WITH_GATE if self.family.attn_gate else PLAIN
 
     def attends(self, layer: int) -> bool:
@@ -221,6 +275,8 @@ class Anatomy:
     def _size(self, axis: str, site: Site, length: int) -> int:
         if axis == "d_head":
             return self.d_head_at(site.layer)
+        if axis == "d_v":
+            return self.d_v_at(site.layer)
         if axis == "d_mlp":
             return self.d_mlp_at(site.layer)
         return length if axis == "key" else self._sizes[axis]
@@ -234,6 +290,7 @@ class Anatomy:
             "query": 0,
             "d_model": self.d_model,
             "d_ple": self.d_ple,
+            "d_latent": self.d_latent,
             "expert": self.n_experts,
             "slot": self.n_chosen,
         } | self._mixer_sizes
@@ -258,7 +315,7 @@ class Anatomy:
             others = self.layers_with(site.name)
             raise SiteError(
                 f"{named}no {site.name!r} in layer {site.layer} of this {self.family.model_type}: "
-                f"{self._other(site.layer)}; layers with it: write '{site.name}.{','.join(map(str, others))}'"
+                f"{self._other(site)}; layers with it: write '{site.name}.{','.join(map(str, others))}'"
             )
         raise SiteError(
             f"{named}{self.family.model_type} has no site {site.name!r}: {self._lacks(site.name)}; "
@@ -275,8 +332,11 @@ class Anatomy:
         having = set(self.layers_with(named[0].name))
         return [site for site in named if site.layer in having] or [self.has(named[0], owner)]
 
-    def _other(self, layer: int) -> str:
-        """What a layer has where others have something else, in words."""
+    def _other(self, site: Site) -> str:
+        """What a layer has in a site's place where others have the site, in words."""
+        layer = site.layer
+        if self.family.experts is not None and site.name in (*OF_EXPERTS, *OF_ONE_MLP):
+            return f"its MLP is {'made of experts' if self.of_experts(layer) else 'one, not made of experts'}"
         if (source := self.kv_source(layer)) != layer:
             return f"it attends to the keys and values of layer {source}"
         if self.attends(layer) or self.family.mixer is None:
@@ -291,9 +351,11 @@ class Anatomy:
             return "its attention has no gate"
         if name.startswith("ple"):
             return "its layers have no embeddings of their own"
-        if sites.KINDS[name].axes[0] in ("expert", "slot"):
-            return "its MLPs are not made of experts"
-        if self.family.experts is not None and name.startswith("mlp_"):
+        if name == "kv_latent":
+            return "each head's keys and values have matrices of their own"
+        if name in OF_EXPERTS:
+            return "none of its experts is every token's" if self.n_experts else "its MLPs are not made of experts"
+        if self.family.experts is not None and name in OF_ONE_MLP:
             return "its MLPs are made of experts, each with hidden activations of its own"
         if name == "resid_mid":
             return "its attention and its MLP both read the layer's input"

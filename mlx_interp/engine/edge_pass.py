@@ -81,11 +81,11 @@ class Wiring:
 
 def wiring(net: Network) -> Wiring:
     """Raises UnsupportedModel for layers whose parts are not the nodes and inputs that edges lead between."""
-    if not net.uniform or net.family.attn_gate or net.family.layer_scalar:
+    if not net.uniform or net.family.attn_gate or net.family.layer_scalar or net.family.latent:
         raise UnsupportedModel(
             f"edges lead between heads and MLPs that add to one stream; some layers of {net.family.model_type} have a "
-            "mixer without heads, keys of other layers, a gate, or scale the stream: take attribution or patching of "
-            "whole sites"
+            "mixer without heads, keys of other layers or of a latent, a gate, or scale the stream: take attribution "
+            "or patching of whole sites"
         )
     return Wiring(net.n_layers, net.n_heads, parallel=net.parallel)
 

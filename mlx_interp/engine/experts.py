@@ -16,13 +16,20 @@ class ExpertMLPs(Mixers):
 
     def router(self, layer: int, x: mx.array) -> mx.array:
         """What the MLP reads (..., d_model) -> a logit for each expert (..., expert)."""
-        logits: mx.array = getattr(self._mlp(layer), self._experts.router)(x)
+        router = getattr(self._mlp(layer), self._experts.router)
+        logits: mx.array = x @ router.weight.T if self._experts.bare_router else router(x)
         return logits
 
-    def expert_mlp(self, layer: int, x: mx.array, router: mx.array) -> mx.array:
-        """What the MLP reads, and the router's logits -> what it adds to the stream (..., d_model)."""
+    def shared_out(self, layer: int, x: mx.array) -> mx.array:
+        """What the MLP reads (..., d_model) -> what the experts give that every token takes (..., d_model)."""
+        assert self._experts.shared is not None
+        out: mx.array = getattr(self._mlp(layer), self._experts.shared)(x)
+        return out
+
+    def expert_mlp(self, layer: int, x: mx.array, router: mx.array, *shared: mx.array) -> mx.array:
+        """What the MLP reads, the router's logits, any `shared_out` -> what it adds to the stream (..., d_model)."""
         weights, picked = self._picked(router, self.choice(layer, router))
-        return self._mixed(layer, self.expert_out(layer, x, picked), weights)
+        return self._mixed(layer, self.expert_out(layer, x, picked), weights, *shared)
 
     def choice(self, layer: int, router: mx.array) -> mx.array:
         """Logits -> what experts are chosen by (..., expert)."""
@@ -43,16 +50,20 @@ class ExpertMLPs(Mixers):
         out: mx.array = getattr(self._mlp(layer), self._experts.experts)(flat, experts.reshape(len(flat), -1))
         return out.reshape(*experts.shape, -1)
 
-    def mixed_experts(self, layer: int, out: mx.array, weights: mx.array, experts: mx.array) -> mx.array:
+    def mixed_experts(
+        self, layer: int, out: mx.array, weights: mx.array, experts: mx.array, *shared: mx.array
+    ) -> mx.array:
         """What experts give, weighted by (..., expert) -> what the MLP adds to the stream (..., d_model)."""
-        return self._mixed(layer, out, mx.take_along_axis(weights, experts, axis=-1))
+        return self._mixed(layer, out, mx.take_along_axis(weights, experts, axis=-1), *shared)
 
     def _picked(self, router: mx.array, choice: mx.array) -> tuple[mx.array, mx.array]:
         picked = self._experts.picked(choice, self.n_chosen)
         return self._experts.weights(self.args, router, picked), picked
 
-    def _mixed(self, layer: int, out: mx.array, weights: mx.array) -> mx.array:
+    def _mixed(self, layer: int, out: mx.array, weights: mx.array, *shared: mx.array) -> mx.array:
         mixed = (out * weights[..., None]).sum(axis=-2).astype(out.dtype)
+        for one in shared:
+            mixed = mixed + one
         return self._after(layer, self.family.norms.after_mlp, mixed)
 
     @property

@@ -47,7 +47,8 @@ def default_budget() -> int:
 
 def bytes_per_position(network: Network) -> int:
     """Bytes that one position of one variant takes at the widest point of a layer (an upper estimate)."""
-    d_head = max(network.d_head_at(layer) for layer in range(network.n_layers) if network.attends(layer))
+    attending = [layer for layer in range(network.n_layers) if network.attends(layer)]
+    d_head = max(size for layer in attending for size in (network.d_head_at(layer), network.d_v_at(layer)))
     mixer = 3 * (network.n_heads + network.n_kv_heads) * d_head
     if network.recurrent:
         mixer = max(mixer, 5 * network.delta.d_conv if network.has_state else 6 * network.d_model)

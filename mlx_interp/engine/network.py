@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mlx_lm, mx, nn
-from mlx_interp.engine.experts import ExpertMLPs
+from mlx_interp.engine.latent import LatentAttention
 from mlx_interp.engine.modules import bias_of, part_of
 from mlx_interp.engine.rope import LengthRoPE
 from mlx_interp.errors import PromptError
@@ -23,7 +23,7 @@ Mask: TypeAlias = "mx.array | str | None"
 
 
 @dataclass(frozen=True)
-class Network(ExpertMLPs):
+class Network(LatentAttention):
     """mlx-lm's model of a described family, taken apart into the steps of its forward pass."""
 
     @cached_property
@@ -155,6 +155,9 @@ class Network(ExpertMLPs):
         if not self.turns(layer):
             return x
         rope = self._attention(layer).rope
+        plain = None
+        if self.d_plain:
+            plain, x = mx.split(x, [self.d_plain], axis=-1)
         rotated: mx.array = (
             rope(x, offset=offset, lengths=lengths) if isinstance(rope, LengthRoPE) else rope(x, offset=offset)
         )
@@ -164,7 +167,7 @@ class Network(ExpertMLPs):
             )
             by = self.family.query_scale(self.args, positions).astype(x.dtype)
             rotated = rotated * (by[:, None, :, None] if by.ndim == 2 else by[:, None])
-        return rotated
+        return mx.concatenate([plain, rotated], axis=-1) if plain is not None else rotated
 
     def turns(self, layer: int) -> bool:
         """Whether RoPE turns a layer's queries and keys."""
@@ -194,7 +197,7 @@ class Network(ExpertMLPs):
                 )
 
     def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
-        """Attention as the family computes it: (batch, head, pos, d_head) each -> z, of q's shape."""
+        """Attention as the family computes it: (batch, head, pos, d_head or d_v) each -> z."""
         says = self.family.wide_scores
         if says is True or (says and q.dtype == mx.float16):
             wide = q.astype(mx.float32)
@@ -235,7 +238,7 @@ class Network(ExpertMLPs):
         return getattr(self._attention(layer), name) if name else None
 
     def mix(self, pattern: mx.array, v: mx.array) -> mx.array:
-        """pattern (batch, head, query, key) and v (batch, kv head, key, d_head) -> z (batch, head, query, d_head)."""
+        """pattern (batch, head, query, key) and v (batch, kv head, key, d_v) -> z (batch, head, query, d_v)."""
         batch, n_heads, n_query, n_key = pattern.shape
         return _mix(pattern.reshape(batch, v.shape[1], n_heads // v.shape[1], n_query, n_key), v)
 

@@ -14,13 +14,17 @@ def check_parts(network: Network) -> None:
     try:
         decoder = network.decoder
         block = network.layers[next(layer for layer in range(network.n_layers) if network.attends(layer))]
-        attention, mlp = getattr(block, family.attention), getattr(block, family.mlp)
+        attention = getattr(block, family.attention)
         in_attention = _attention_parts(network)
         in_block = [n for n in (norms.before_attn, norms.after_attn, norms.before_mlp, norms.after_mlp) if n]
         if network.d_ple and (own := family.own_inputs) is not None:
             in_block += [own.gate, own.project, own.norm]
         parts = [(decoder, family.embed), (decoder, family.norm)]
-        parts += [(mlp, name) for name in _mlp_parts(family)]
+        parts += [
+            (getattr(each, family.mlp), name)
+            for layer, each in enumerate(network.layers)
+            for name in _mlp_parts(network, layer)
+        ]
         parts += [(decoder, family.positions)] if family.positions else []
         parts += [(attention, name) for name in in_attention] + [(block, name) for name in in_block]
         for owner, name in parts:
@@ -32,6 +36,8 @@ def check_parts(network: Network) -> None:
     _refuse_unnamed(family, "layer", block, {family.attention, family.mlp, *in_block})
     _refuse_unnamed(family, "attention", attention, set(in_attention))
     for layer, other in enumerate(network.layers):
+        if network.of_experts(layer):
+            _refuse_unnamed(family, "MLP", getattr(other, family.mlp), set(_mlp_parts(network, layer)))
         if not network.attends(layer) and (mixer := family.mixer) is not None:
             _refuse_unnamed(family, "layer", other, {mixer.name, family.mlp, *in_block})
             _refuse_unnamed(family, "mixer", other[mixer.name], set(mixer.parts))
@@ -39,7 +45,10 @@ def check_parts(network: Network) -> None:
 
 def _attention_parts(network: Network) -> list[str]:
     family = network.family
-    names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
+    if (latent := family.latent) is not None:
+        names = [*(latent.q_parts if network.d_q_latent else ["q_proj"]), latent.down, latent.norm, latent.up]
+    else:
+        names = ["q_proj", "k_proj", "v_proj"] if family.qkv == "separate" else [family.qkv_name]
     names += [family.q_norm, family.k_norm] if network.qk_norm else []
     names += ["rope"] if family.rope else []
     names += [family.scale] if family.scale else []
@@ -47,8 +56,11 @@ def _attention_parts(network: Network) -> list[str]:
     return [*names, family.out]
 
 
-def _mlp_parts(family: Family) -> list[str]:
-    return [family.down] if family.experts is None else [family.experts.router, family.experts.experts]
+def _mlp_parts(network: Network, layer: int) -> list[str]:
+    experts = network.family.experts
+    if experts is None or not network.of_experts(layer):
+        return [network.family.down]
+    return [experts.router, experts.experts, *([experts.shared] if experts.shared else [])]
 
 
 def _refuse_unnamed(family: Family, where: str, owner: nn.Module, named: set[str]) -> None:

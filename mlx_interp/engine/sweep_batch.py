@@ -248,14 +248,14 @@ class Sweep:
             group.ends = self.layout.ends.tolist()
 
     def _attend(self, layer: int, index: int, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """(row, query, head, d_head), (row, pos, kv head, d_head) twice -> z (row, query, head, d_head)."""
+        """(row, query, head, d_head), (row, pos, kv head, d_head or d_v) -> z (row, query, head, d_v)."""
         group, net, source = self.groups[index], self.network, self.network.kv_source(layer)
         n_rows, n_query, n_heads, d_head = q.shape
         if n_rows == 0:  # a capture counts the rows of every group, those that have none yet as well
             for name in ("scores", "pattern"):
                 self._edge_site(name, layer, index, mx.zeros((0, n_heads, n_query, self.layout.length), dtype=q.dtype))
-            return q
-        n_kv, start, n_own = k.shape[2], group.start, k.shape[1]
+            return mx.zeros((0, n_query, n_heads, v.shape[-1]), dtype=q.dtype)
+        n_kv, start, n_own, d_v = k.shape[2], group.start, k.shape[1], v.shape[-1]
         repeats = n_heads // n_kv
         # (row, kv head, repeat * query, d_head): the heads that share keys are more rows of one product.
         q5 = (q * net.scale(layer)).reshape(n_rows, n_query, n_kv, repeats, d_head).transpose(0, 2, 3, 1, 4)
@@ -276,8 +276,9 @@ class Sweep:
         if start:
             shared = weights[..., :start].transpose(1, 0, 2, 3).reshape(n_kv, -1, start)
             mixed = shared @ self.clean.v[source][0, :, :start]
-            z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_head).transpose(1, 0, 2, 3)
-        return z.reshape(n_rows, n_kv, repeats, n_query, d_head).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+            z = z + mixed.reshape(n_kv, n_rows, repeats * n_query, d_v).transpose(1, 0, 2, 3)
+        z = z.reshape(n_rows, n_kv, repeats, n_query, d_v).transpose(0, 3, 1, 2, 4)
+        return z.reshape(n_rows, n_query, n_heads, d_v)
 
     def _mask(self, layer: int, index: int, queries: Sequence[int], n_rows: int) -> mx.array | None:
         """Bool mask that broadcasts to (row, kv head, repeat, query, key); None where everything is allowed."""

@@ -88,5 +88,5 @@ def _with_clean(clean: mx.array, own: mx.array, n_rows: int) -> mx.array:
 
 
 def _bytes_of_cache(net: Network, n_slots: int) -> int:
-    d_heads = [net.d_head_at(layer) for layer in range(net.n_layers) if net.attends(layer)]
-    return 2 * sum(d_heads) * net.n_kv_heads * n_slots * net.dtype.size
+    d_heads = [net.d_head_at(layer) + net.d_v_at(layer) for layer in range(net.n_layers) if net.attends(layer)]
+    return sum(d_heads) * net.n_kv_heads * n_slots * net.dtype.size

@@ -135,7 +135,7 @@ class _Prompts:
         """Multiplications of a layer on so many columns."""
         net = self.net
         each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
-        pair = 2 * net.n_heads * net.d_head + ELEMENTWISE * net.n_heads
+        pair = net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads
         return length * each + length**2 * pair
 
     def joined(self, members: Sequence[int]) -> tuple[Layout, EditPlan, list[int]]:

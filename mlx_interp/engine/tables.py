@@ -51,14 +51,14 @@ ATTENTION = Step(
     ("q", "k", "v"),
     how="attention",
     inside=("scores", "pattern"),
-    flops=lambda net, n: 4.0 * net.n_heads * net.d_head_at(n.layer) * n.pairs,
+    flops=lambda net, n: 2.0 * net.n_heads * (net.d_head_at(n.layer) + net.d_v_at(n.layer)) * n.pairs,
 )
 HEAD_OUT = Step(("head_out",), ("z",), ("head_out",), aside=True)
 ATTN_OUT = Step(
     ("attn_out",),
     ("z",),
     ("attn_out",),
-    flops=lambda net, n: 2.0 * net.n_heads * net.d_head_at(n.layer) * net.d_model * n.queries,
+    flops=lambda net, n: 2.0 * net.n_heads * net.d_v_at(n.layer) * net.d_model * n.queries,
 )
 
 
@@ -113,6 +113,23 @@ EXPERTS = (
     ),
 )
 """An MLP of which a token computes a few experts."""
+SHARED = Step(
+    ("shared_out",),
+    ("mlp_in",),
+    ("shared_out",),
+    flops=lambda net, n: 6.0 * net.d_model * net.d_shared * n.queries,
+)
+
+
+def _with_shared(step: Step) -> Step:
+    *parts, last = step.parts
+    return replace(
+        step, reads=(*step.reads, "shared_out"), parts=(*parts, replace(last, reads=(*last.reads, "shared_out")))
+    )
+
+
+SHARED_EXPERTS = (EXPERTS[0], SHARED, _with_shared(EXPERTS[1]))
+"""The same beside experts that every token takes."""
 
 
 PLAIN = (QKV, ATTENTION, HEAD_OUT, ATTN_OUT)
@@ -190,6 +207,30 @@ Q_ALONE = Step(
 )
 BORROWED = (Q_ALONE, replace(ATTENTION, reads=("q",)), HEAD_OUT, ATTN_OUT)
 """Attention to the keys and values of an earlier layer."""
+
+
+def _of_latent(net: Network, n: Extent) -> float:
+    latent, q = net.d_latent + net.d_head - net.d_plain, net.n_heads * net.d_head
+    inner = net.d_q_latent
+    return 2.0 * (
+        net.d_model * latent * n.positions + (net.d_model * q if not inner else inner * (net.d_model + q)) * n.queries
+    )
+
+
+LATENT = (
+    Step(("q_pre", "kv_latent", "k_shared"), ("attn_in",), ("latent_in",), flops=_of_latent),
+    Step(
+        ("k_pre", "v"),
+        ("kv_latent", "k_shared"),
+        ("latent_kv",),
+        flops=lambda net, n: 2.0 * net.d_latent * net.n_heads * (net.d_plain + net.d_v) * n.positions,
+    ),
+    *QKV.parts[1:],
+    ATTENTION,
+    HEAD_OUT,
+    ATTN_OUT,
+)
+"""Attention whose keys and values are made of one vector a position (`latent.py`)."""
 
 
 def _of_own(net: Network, n: Extent) -> float:

@@ -105,7 +105,7 @@ def indirect_effects(
     where = list(positions)
     variants: list[list[Intervention]] = [[]]
     for layer, head in heads:
-        value = mx.broadcast_to(means[layer, head], (len(where), model.d_head))
+        value = mx.broadcast_to(means[layer, head], (len(where), model.d_v))
         variants.append([Patch(f"z.{layer}", value, positions=where, heads=head)])
     found = np.asarray(model.sweep(prompt.prompt, variants, metric=answer_probability(prompt.first_tokens)))
     return np.asarray((found[1:] - found[0]).reshape(model.n_layers, model.n_heads))

@@ -86,6 +86,7 @@ MODELS: dict[str, KnownModel] = {
         _community("qwen-3-30b-a3b", "Qwen3-30B-A3B-4bit", 48, 30.5),
         KnownModel("command-r7b", "CohereForAI/c4ai-command-r7b-12-2024", 32, 8.03),
         KnownModel("gpt-j-6b", "EleutherAI/gpt-j-6b", 28, 6.05),  # base models
+        KnownModel("deepseek-v2-lite", "deepseek-ai/DeepSeek-V2-Lite-Chat", 27, 15.7),
         KnownModel("olmo-3-7b", "allenai/Olmo-3-1025-7B", 32, 7.3),
         # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
         KnownModel("gemma-2-2b-base", "google/gemma-2-2b", 26, 2.6),
@@ -107,6 +108,7 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("olmo-2-7b-base", "allenai/OLMo-2-1124-7B", 32, 7.3),
         KnownModel("smollm3-3b-base", "HuggingFaceTB/SmolLM3-3B-Base", 36, 3.08),
         KnownModel("olmoe-1b-7b-base", "allenai/OLMoE-1B-7B-0924", 16, 6.92),
+        KnownModel("deepseek-v2-lite-base", "deepseek-ai/DeepSeek-V2-Lite", 27, 15.7),
         KnownModel("smollm2-135m-base", "HuggingFaceTB/SmolLM2-135M", 30, 0.135),
     )
 }

@@ -36,7 +36,7 @@ def put_ropes_right(net: Network) -> str | None:
     kinds = config.get("layer_types") or []
     nested = "full_attention" in ropes
     attending = [layer for layer in range(net.n_layers) if net.attends(layer)]
-    d_heads = {kinds[layer] if nested else "": net.d_head_at(layer) for layer in attending}
+    d_heads = {kinds[layer] if nested else "": net.d_head_at(layer) - net.d_plain for layer in attending}
     meant = {
         kind: _rope(net, config, settings, nested, d_heads[kind])
         for kind, settings in (ropes if nested else {"": ropes}).items()
@@ -50,22 +50,23 @@ def put_ropes_right(net: Network) -> str | None:
         attention = getattr(block, net.family.attention)
         if net.family.unturned(net.decoder, layer):
             continue
-        if not _equal(attention.rope, meant[kind], d_heads[kind]):
-            if getattr(attention.rope, "traditional", False) or config.get("rope_traditional"):
+        neighbours = getattr(attention.rope, "traditional", net.family.latent is not None)
+        if not _equal(attention.rope, meant[kind], d_heads[kind], neighbours=neighbours):
+            if neighbours or config.get("rope_traditional"):
                 raise UnsupportedModel(
                     f"RoPE of type {rope_type(ropes.get(kind, ropes))!r} where pairs of neighbours are turned "
-                    "('rope_traditional'): they are turned by plain RoPE alone"
+                    "('rope_traditional'): mlx-lm's class turns them by another RoPE alone"
                 )
             attention.rope = meant[kind]
             changed.add(rope_type(ropes[kind] if nested else ropes))
     return ", ".join(sorted(changed)) or None
 
 
-def _equal(theirs: nn.Module, ours: nn.Module, d_head: int) -> bool:
+def _equal(theirs: nn.Module, ours: nn.Module, d_head: int, *, neighbours: bool) -> bool:
     """Whether two modules turn alike, up to the rounding of an angle."""
     if isinstance(ours, LengthRoPE):
         return False  # mlx-lm's know one length for a whole batch
-    if getattr(theirs, "traditional", False):
+    if neighbours:
         ours = _as_neighbours(ours)
     x = mx.ones((1, 1, 1, d_head))
     return all(

@@ -149,7 +149,7 @@ def loss(
     name = str(sites.parse_one(sae.site, model.n_layers))
     centre = mx.array(np.asarray(mean, dtype=np.float32))
     if name.startswith("z."):
-        centre = centre.reshape(model.n_heads, model.d_head)
+        centre = centre.reshape(model.n_heads, model.d_v)
     order = sorted(range(len(prompts)), key=lambda i: (first_position(model, prompts[i]), len(prompts[i])))
     found: dict[int, tuple[float, ...]] = {}
     for chosen in _runs(model, prompts, order, per_run):

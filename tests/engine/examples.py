@@ -14,7 +14,7 @@ from mlx_interp.sites import KINDS as KINDS_OF_SITES
 from mlx_interp.sites import Site
 
 TOKENS = [3, 5, 7, 11, 13, 17, 19]
-RECENT_SITES = MIXERS_SITES | {"attn_gate", "ple_in", "ple_gate", "ple", "ple_out"}
+RECENT_SITES = MIXERS_SITES | {"attn_gate", "ple_in", "ple_gate", "ple", "ple_out", "kv_latent", "shared_out"}
 SITES = [name for name, kind in KINDS_OF_SITES.items() if kind.writable and name not in RECENT_SITES]
 """Sites that can be changed; a model may lack some (`sites_of`). Those of recent families have tests of their own."""
 POSITIONS: list[Any] = [0, 3, -1, [2, 5], slice(1, 4), None]

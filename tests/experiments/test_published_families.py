@@ -24,6 +24,7 @@ BILLIONS = {
     "mixtral": 46.7,
     "olmoe": 6.92,
     "gpt_oss": 20.9,
+    "deepseek_v2": 15.7,
 }
 """Parameters that the models' cards name, in 10^9."""
 

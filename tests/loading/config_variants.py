@@ -77,6 +77,26 @@ LFM2 = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
     "block_multiple_of": 8,
 }
+DEEPSEEK_V2 = {
+    "num_key_value_heads": 6,
+    "q_lora_rank": None,
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 10,
+    "n_routed_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 0.7,
+        "mscale_all_dim": 0.9,
+    },
+}
 QWEN3_5 = {
     "num_hidden_layers": 4,
     "head_dim": 8,
@@ -314,6 +334,18 @@ VARIANTS: dict[str, Variant] = {
         {**LFM2, "block_multiple_of": 7, "tie_word_embeddings": True},
         {"full_attn_idxs": [1, 3], "block_ff_dim": 80, "block_dim": 48, "rope_theta": 300.0, "tie_embedding": True},
         ("layer_types", "rope_parameters", "intermediate_size", "tie_word_embeddings"),
+    ),
+    "deepseek v2": Variant("DeepseekV2", DEEPSEEK_V2),
+    "deepseek v2 lite, as it was published": Variant(
+        "DeepseekV2",
+        {**DEEPSEEK_V2, "routed_scaling_factor": 1.7, "n_shared_experts": 1},
+        {
+            "rope_theta": 1e4, "rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.9},
+            "scoring_func": "softmax", "moe_layer_freq": 1, "norm_topk_prob": False, "n_group": 1, "topk_group": 1,
+            "aux_loss_alpha": 0.001, "seq_aux": True, "ep_size": 1,
+        },
+        ("rope_parameters", "head_dim"),
+        ("aux_loss_alpha", "ep_size", "seq_aux"),
     ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip

@@ -51,6 +51,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "and other layer_types",
     ),
     "a head of its own": ("lfm2", {"tie_word_embeddings": False}, "'tie_word_embeddings' = False"),
+    "experts by groups": (
+        "deepseek_v2",
+        {"topk_method": "group_limited_greedy", "n_group": 5, "topk_group": 2},
+        "'topk_method' = 'group_limited_greedy'",
+    ),
+    "weights that sum to one": ("deepseek_v2", {"norm_topk_prob": True}, "'norm_topk_prob' = True"),
+    "rope without yarn": ("deepseek_v2", {"rope_scaling": None}, "no factor in its rope_scaling"),
+    "keys of fewer heads": ("deepseek_v2", {"num_key_value_heads": 3}, "keys for 3 of 6 heads"),
+    "experts in no layer": ("deepseek_v2", {"first_k_dense_replace": 3}, "no layer with experts"),
     "another language model inside": (
         "mistral3",
         {"text_config": {**FAMILY_CONFIGS["llama"], "model_type": "mistral"}},

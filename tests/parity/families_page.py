@@ -23,6 +23,18 @@ COLUMNS = [name for name in KINDS if name not in ("head_out", "choice", "experts
 """Sites that transformers computes under some name; the others follow from them."""
 OF_MIXERS = [name for name in COLUMNS if name in MIXERS_SITES]
 LACKS = "-"
+LATENT = """## What `q`, `k`, `v`, `z` are in latent attention
+
+DeepSeek V2 makes keys and values of all heads of one vector a position, `kv_latent` (after its norm). A head's `k`
+begins with what a matrix makes of it, which has no positions, and ends with a part that is the same in all heads,
+turned by RoPE; its `q` has the same two parts; `v` is all of the latent. So `q` and `k` are wider than `v` and `z`
+(`model.d_head` and `model.d_v`: 192 and 128 in V2 Lite), and `q_pre`, `k_pre` differ from `q`, `k` in the turned part
+alone. A change of `kv_latent` at a position changes what all heads read there, keys and values, but not where it is:
+the shared part does not come from it. Nothing else is another than in the sites' usual meaning: `scores` are q times
+k, scaled; `pattern` times `v` is `z`. The keys and values that are cached here are those of the heads, as in mlx-lm,
+not the latent. The MLP's output is `expert_out` weighted by `expert_weights`, and `shared_out`; the first layers have
+one MLP, without experts.
+"""
 
 HEAD = """# Families and their sites
 
@@ -58,7 +70,7 @@ def page(by_family: dict[str, dict[str, float]]) -> str:
     tables = [*(table(group, by_family) for group in groups), of_mixers, table(OF_MIXERS, with_mixers)]
     published = ["| family (mlx-lm's module) | first published checkpoint |", "|---|---|"]
     published += [f"| `{name}` | {PUBLISHED[name][0] if name in PUBLISHED else ''} |" for name in by_family]
-    return "\n".join([HEAD, *tables, "## Checkpoints", "", *published, ""])
+    return "\n".join([HEAD, *tables, "## Checkpoints", "", *published, "", LATENT])
 
 
 def table(columns: list[str], by_family: dict[str, dict[str, float]]) -> str:

@@ -99,6 +99,28 @@ def record_own_inputs(layer: Any, index: int, seen: dict[str, Any]) -> list[Any]
     ]
 
 
+def record_latent(attention: Any, index: int, seen: dict[str, Any]) -> list[Any]:
+    """What keys and values are made of, and keys before RoPE: each head's own part, then what all share; by hooks."""
+    import torch
+
+    rank, d_plain = attention.kv_lora_rank, attention.qk_nope_head_dim
+
+    def compressed(_: Any, __: Any, out: Any) -> None:
+        seen[f"kv_latent.{index}"] = out
+
+    def shared(_: Any, __: Any, out: Any) -> None:
+        under_way[0] = out[..., rank:]
+
+    def made(_: Any, __: Any, out: Any) -> None:
+        heads = out.reshape(*under_way[0].shape[:-1], attention.num_heads, -1)[..., :d_plain]
+        turned = under_way[0][..., None, :].expand(*heads.shape[:-1], -1)
+        seen[f"k_pre.{index}"] = torch.cat([heads, turned], dim=-1)
+
+    under_way: list[Any] = [None]
+    hooks = {"kv_a_layernorm": compressed, "kv_a_proj_with_mqa": shared, "kv_b_proj": made}
+    return [attention.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()]
+
+
 def record_short_conv(mixer: Any, layer: int, seen: dict[str, Any]) -> list[Any]:
     """What a convolution between two gates reads and gives, by hooks."""
 

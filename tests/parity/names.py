@@ -33,6 +33,8 @@ class Names:
     """A layer scales what it gives, and may add to it from its own embedding of the token."""
     gated: bool = False
     """Attention's query matrix gives each head's query and its gate."""
+    latent: bool = False
+    """Keys and values are made of one vector a position."""
     router: str | None = None
     """The router of an MLP that is made of experts; these are beside it."""
 
@@ -92,6 +94,7 @@ NAMES = {
     "mixtral": Names(router="gate"),
     "olmoe": Names(router="gate"),
     "gpt_oss": Names(router="router"),
+    "deepseek_v2": Names(latent=True, router="gate"),
     "gemma4_text": replace(SANDWICH, scaled=True),
     "gemma4": replace(SANDWICH, scaled=True),
     "lfm2": Names(

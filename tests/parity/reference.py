@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mlx.utils import tree_flatten
 
-from tests.parity.mixers import SHIFTED, as_stored, record_own_inputs, recording_delta_nets
+from tests.parity.mixers import SHIFTED, as_stored, record_latent, record_own_inputs, recording_delta_nets
 from tests.parity.names import NAMES, Names
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
 
@@ -26,7 +26,7 @@ HEADS = {"full": {"num_key_value_heads": 6}, "grouped": {}, "multi-query": {"num
 """Attention with as many key heads as query heads, fewer, one."""
 
 
-FULL = ("gpt2", "gpt_neox", "gptj")
+FULL = ("deepseek_v2", "gpt2", "gpt_neox", "gptj")
 """Families that have nothing else."""
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -105,6 +105,15 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention", "conv", "full_attention", "conv"],
     },
+    ("deepseek_v2", "queries of a latent, biases, experts everywhere"): {
+        "q_lora_rank": 13,
+        "attention_bias": True,
+        "first_k_dense_replace": 0,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "routed_scaling_factor": 1.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    },
     ("gemma2", "odd soft-caps"): {"attn_logit_softcapping": 0.7, "final_logit_softcapping": 0.9},
 }
 """Configurations that are unusual but legal."""
@@ -168,7 +177,7 @@ def opened(name: str, value: np.ndarray, model: Any, names: Names) -> Iterable[t
     if kind == "q_pre" and names.gated:
         q, gate = np.split(value.reshape(len(value), n_heads, -1), 2, axis=-1)
         return [(name, q), (f"attn_gate.{layer}", gate)]
-    if kind in ("q_pre", "k_pre"):
+    if kind in ("q_pre", "k_pre") and value.ndim == 2:
         heads = n_heads if kind == "q_pre" else (getattr(model.config, "num_key_value_heads", None) or n_heads)
         return [(name, value.reshape(len(value), heads, -1))]
     if kind != "qkv":
@@ -293,10 +302,15 @@ def record_experts(mlp: Any, router: str, layer: int, seen: dict[str, Any]) -> l
         seen[f"expert_weights.{layer}"] = torch.zeros_like(logits).scatter(1, numbers, weights.to(logits.dtype))[None]
         in_order = numbers.sort(dim=-1).values
         one = torch.ones_like(weights[:, :1])
-        given = [mlp.experts(args[0], in_order[:, slot : slot + 1], one) for slot in range(numbers.shape[1])]
+        x = args[0].reshape(len(numbers), -1)
+        given = [mlp.experts(x, in_order[:, slot : slot + 1], one) for slot in range(numbers.shape[1])]
         seen[f"expert_out.{layer}"] = torch.stack(given, dim=1)[None]
 
-    return [mlp.get_submodule(router).register_forward_hook(hook)]
+    handles = [mlp.get_submodule(router).register_forward_hook(hook)]
+    if hasattr(mlp, "shared_experts"):
+        output = lambda _, __, out: seen.update({f"shared_out.{layer}": out})  # noqa: E731
+        handles.append(mlp.shared_experts.register_forward_hook(output))
+    return handles
 
 
 def record_attention(attention: Any, layer: int, seen: dict[str, Any]) -> None:
@@ -356,13 +370,18 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
             matrices = {"qkv": names.qkv}
         if not attends:
             matrices = {}
-        if names.router is not None:
+        if names.latent:
+            handles += record_latent(layer.get_submodule(names.attention), index, seen)
+            of_queries = "q_b_proj" if model.config.q_lora_rank is not None else "q_proj"
+            matrices = {"q_pre": f"{names.attention}.{of_queries}"}
+        routed = names.router is not None and hasattr(layer.get_submodule(names.mlp), names.router)
+        if routed and names.router is not None:
             handles += record_experts(layer.get_submodule(names.mlp), names.router, index, seen)
         elif names.gate == names.up:
             matrices |= {"gate_up": names.up}
         else:
             matrices |= {"mlp_up": names.up} | ({"mlp_gate": names.gate} if names.gate is not None else {})
-        if names.router is None:
+        if not routed:
             record_input(layer.get_submodule(names.down), f"mlp_act.{index}")
         for site, matrix in matrices.items():
             record_output(layer.get_submodule(matrix), f"{site}.{index}")
