@@ -37,8 +37,8 @@ def normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict
             f"config.json: a {family.model_type} keeps its language model under "
             f"{family.text_config!r}, which is {type(inner).__name__} here"
         )
-    named = {"model_type": family.text_model_type, "tie_word_embeddings": config.get("tie_word_embeddings")}
-    text = _normalised({**named, **inner}, tensor_names, family)
+    tied = {key: config[key] for key in ("tie_word_embeddings",) if config.get(key) is not None}
+    text = _normalised({"model_type": family.text_model_type, **tied, **inner}, tensor_names, family)
     return {**config, family.text_config: text, "vocab_size": text["vocab_size"]}
 
 

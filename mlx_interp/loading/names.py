@@ -29,8 +29,11 @@ class KnownModel:
 
     @property
     def bits(self) -> float:
-        """Bits per weight of `hub_id`: 4-bit words with a float16 scale and bias per 64 of them are 4.5."""
-        return 4.5 if self.hub_id.endswith("-4bit") else 16
+        """Bits per weight of `hub_id`: 4-bit words with a float16 scale and bias per 64 of them are 4.5.
+
+        MXFP4 has experts in 4-bit words with an 8-bit scale per 32, and all else in 8 bits.
+        """
+        return 4.5 if self.hub_id.endswith("-4bit") else 4.6 if self.hub_id.endswith("-MXFP4-Q8") else 16
 
     def gigabytes(self, bits: float | None = None) -> float:
         """Memory of the weights, in 10^9 bytes, at `bits` per weight (default: as stored)."""
@@ -87,6 +90,13 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("command-r7b", "CohereForAI/c4ai-command-r7b-12-2024", 32, 8.03),
         KnownModel("gpt-j-6b", "EleutherAI/gpt-j-6b", 28, 6.05),  # base models
         KnownModel("deepseek-v2-lite", "deepseek-ai/DeepSeek-V2-Lite-Chat", 27, 15.7),
+        _community("gpt-oss-20b", "gpt-oss-20b-MXFP4-Q8", 24, 20.9),
+        KnownModel("ministral-3-3b", "mistralai/Ministral-3-3B-Instruct-2512-BF16", 26, 3.43),
+        KnownModel("qwen-3.5-0.8b", "Qwen/Qwen3.5-0.8B", 24, 0.75),
+        KnownModel("qwen-3.5-4b", "Qwen/Qwen3.5-4B", 32, 4.2),
+        KnownModel("gemma-4-e2b", "google/gemma-4-E2B-it", 35, 4.63),
+        KnownModel("gemma-4-e4b", "google/gemma-4-E4B-it", 42, 7.46),
+        KnownModel("lfm2.5-1.2b", "LiquidAI/LFM2.5-1.2B-Instruct", 16, 1.17),
         KnownModel("olmo-3-7b", "allenai/Olmo-3-1025-7B", 32, 7.3),
         # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
         KnownModel("gemma-2-2b-base", "google/gemma-2-2b", 26, 2.6),
@@ -108,6 +118,12 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("olmo-2-7b-base", "allenai/OLMo-2-1124-7B", 32, 7.3),
         KnownModel("smollm3-3b-base", "HuggingFaceTB/SmolLM3-3B-Base", 36, 3.08),
         KnownModel("olmoe-1b-7b-base", "allenai/OLMoE-1B-7B-0924", 16, 6.92),
+        KnownModel("ministral-3-3b-base", "mistralai/Ministral-3-3B-Base-2512", 26, 3.43),
+        KnownModel("qwen-3.5-0.8b-base", "Qwen/Qwen3.5-0.8B-Base", 24, 0.75),
+        KnownModel("qwen-3.5-4b-base", "Qwen/Qwen3.5-4B-Base", 32, 4.2),
+        KnownModel("gemma-4-e2b-base", "google/gemma-4-E2B", 35, 4.63),
+        KnownModel("gemma-4-e4b-base", "google/gemma-4-E4B", 42, 7.46),
+        KnownModel("lfm2.5-1.2b-base", "LiquidAI/LFM2.5-1.2B-Base", 16, 1.17),
         KnownModel("deepseek-v2-lite-base", "deepseek-ai/DeepSeek-V2-Lite", 27, 15.7),
         KnownModel("smollm2-135m-base", "HuggingFaceTB/SmolLM2-135M", 30, 0.135),
     )

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mlx_interp.deferred import mx
+from mlx_interp.architectures import FAMILIES
+from mlx_interp.deferred import mx, nn
 from mlx_interp.errors import CheckpointError, MlxInterpError
 from mlx_interp.loading.checkpoint import Checkpoint, read_config_alone, weight_files
 from mlx_interp.loading.fingerprint import weights_hash
@@ -64,6 +65,7 @@ def outline(name: str | Path) -> Outline:
         network = unloaded(checkpoint.config)
     except LOAD_FAULTS as error:
         raise CheckpointError(f"{checkpoint.path}: config.json cannot be used: {shortened(error)}") from error
+    _drop_tied_head(network, checkpoint.config)
     if on_cpu():
         network.set_dtype(mx.float32)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.get("eos_token_id"))
@@ -77,6 +79,15 @@ def outline(name: str | Path) -> Outline:
         quantization=checkpoint.quantization,
         weights_hash=weights_hash(checkpoint.path, checkpoint.files) if checkpoint.files else "",
     )
+
+
+def _drop_tied_head(network: nn.Module, config: dict[str, Any]) -> None:
+    """Takes out an unembedding that the embedding stands for: some of mlx-lm's classes do so when weights come."""
+    family = FAMILIES[config["model_type"]]
+    text = config if family.text_config is None else config[family.text_config]
+    owner = getattr(network, family.root) if family.root else network
+    if text.get("tie_word_embeddings") and family.head in owner:
+        owner.pop(family.head)
 
 
 def _place(source: Source) -> Path:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from mlx_interp.deferred import mx, nn, trees
+from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import ConfigError
 
@@ -69,9 +69,10 @@ def apply_profile(model: nn.Module, *, dtype: mx.Dtype | None, dequantize: Dequa
 
 
 def quantized_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every quantised linear layer and embedding, with its path."""
+    """Every quantised linear layer, embedding and matrix of experts, with its path."""
+    kinds = nn.QuantizedLinear | nn.QuantizedEmbedding | mlx_lm.models.switch_layers.QuantizedSwitchLinear
     for path, module in model.named_modules():
-        if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
+        if isinstance(module, kinds):
             yield path, module
 
 
@@ -88,16 +89,23 @@ def dequantize_layers(model: nn.Module, dtype: mx.Dtype | None) -> None:
         weight = mx.dequantize(
             module.weight, scales, biases, group_size=module.group_size, bits=module.bits, mode=module.mode
         )
-        rows, columns = weight.shape
-        if isinstance(module, nn.QuantizedEmbedding):
-            dense: Any = nn.Embedding(rows, columns)
-        else:
-            dense = nn.Linear(columns, rows, bias="bias" in module)
-            if "bias" in module:
-                dense.bias = module.bias
+        dense = _dense_like(module, *weight.shape)
+        if "bias" in module:
+            dense.bias = module.bias
         dense.weight = weight
         mx.eval(dense.weight)
         model.update_modules(trees.tree_unflatten([(path, dense)]))
+
+
+def _dense_like(module: nn.Module, *shape: int) -> nn.Module:
+    """A dense layer of the same kind, for a weight of this shape."""
+    *experts, rows, columns = shape
+    if isinstance(module, nn.QuantizedEmbedding):
+        return nn.Embedding(rows, columns)
+    if experts:
+        made: nn.Module = mlx_lm.models.switch_layers.SwitchLinear(columns, rows, experts[0], bias=False)
+        return made
+    return nn.Linear(columns, rows, bias=False)
 
 
 def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: bool) -> int:

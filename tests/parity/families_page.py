@@ -69,7 +69,7 @@ def page(by_family: dict[str, dict[str, float]]) -> str:
     of_mixers = "Sites of layers with another mixer than attention; all other families lack them.\n"
     tables = [*(table(group, by_family) for group in groups), of_mixers, table(OF_MIXERS, with_mixers)]
     published = ["| family (mlx-lm's module) | first published checkpoint |", "|---|---|"]
-    published += [f"| `{name}` | {PUBLISHED[name][0] if name in PUBLISHED else ''} |" for name in by_family]
+    published += [f"| `{name}` | {PUBLISHED[name].hub_id if name in PUBLISHED else ''} |" for name in by_family]
     return "\n".join([HEAD, *tables, "## Checkpoints", "", *published, "", LATENT])
 
 
