@@ -2,7 +2,7 @@
 
 Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_direction`, `persona_vectors`,
 `prompt_difference`, `assistant_axis`; applied by `steer`, `ablate`, `orthogonalize`, or as interventions
-(`Direction.added`, `Clamp`).
+(`Direction.added`, `Clamp`). `expert_differences` steers by the experts that tokens take.
 """
 
 from mlx_interp.directions.capping import assistant_axis, projection_quantile
@@ -10,6 +10,7 @@ from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.control_vector import ControlVector, load_control_vector, save_control_vector
 from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
 from mlx_interp.directions.direction_test import DifferenceTest, difference_test
+from mlx_interp.directions.expert_steering import ExpertDifferences, expert_differences
 from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.directions.persona import PersonaVectors, persona_vectors
 from mlx_interp.directions.probes import Probe, probe
@@ -28,6 +29,7 @@ __all__ = [
     "ControlVector",
     "DifferenceTest",
     "Direction",
+    "ExpertDifferences",
     "PersonaVectors",
     "Probe",
     "PromptDifference",
@@ -40,6 +42,7 @@ __all__ = [
     "diff_of_means",
     "difference_of_means",
     "difference_test",
+    "expert_differences",
     "fit_state_classifier",
     "load_control_vector",
     "load_direction",

@@ -1,6 +1,7 @@
 """Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
 
-`logit_lens`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`; `top_tokens`
+`logit_lens`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`,
+`activation_difference` (of a model and its fine-tune); `top_tokens`
 reads any of their logits, `decoded_lens` shows the tokens of all layers and positions, `attention_patterns` where each
 head looks.
 """
@@ -11,15 +12,18 @@ from mlx_interp.lenses.decoded import DecodedLens, decoded_lens
 from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_attribution
 from mlx_interp.lenses.jacobian import jacobian_cost, jacobian_lens
 from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
+from mlx_interp.lenses.model_difference import ActivationDifference, activation_difference
 from mlx_interp.lenses.patchscopes import patchscope, token_identity
 from mlx_interp.lenses.trajectories import prediction_depth
 from mlx_interp.lenses.tuned import TunedLens, load_lens, train_tuned_lens
 
 __all__ = [
+    "ActivationDifference",
     "AttentionPatterns",
     "DecodedLens",
     "LogitAttribution",
     "TunedLens",
+    "activation_difference",
     "affine_lens",
     "affine_map",
     "attention_patterns",
