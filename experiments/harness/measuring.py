@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from experiments.harness.bar import shown
 from experiments.harness.experiment import ConfigT, Experiment, Stage, limited
@@ -17,6 +17,9 @@ from mlx_interp.errors import DataError, RunError
 from mlx_interp.ranks import Ranks, said
 from mlx_interp.reporting import Record
 from mlx_interp.reporting.records import RecordFile, plain
+
+Measured: TypeAlias = tuple[list[Record], float]
+"""Records of an item, and the seconds that they took."""
 
 
 def items_of(
@@ -32,7 +35,17 @@ def items_of(
     return _checked(stage, items)
 
 
-def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks) -> None:
+class Pool(Protocol):
+    """Workers that measure items elsewhere, each on a model of its own."""
+
+    def measured(self, stage: str, left: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Measured]]:
+        """What they find: every key of a stage with its records and seconds, in order."""
+        ...
+
+
+def measure(
+    experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFile, ranks: Ranks, pool: Pool | None = None
+) -> None:
     """All stages, each over the items that its records do not have yet, one item a model at a time.
 
     Ranks that one model is split over measure the same item, and must find the same.
@@ -45,26 +58,37 @@ def measure(experiment: Experiment[ConfigT], under: Run[ConfigT], file: RecordFi
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
             advance = bar.stage(f"{under.model.name}: {stage.name}", len(work), len(work) - len(left))
-            for start in range(0, len(left), ranks.models):
-                for key, (records, seconds) in _round(stage, under, left[start : start + ranks.models], ranks):
-                    file.append(stage.name, key, records, seconds=seconds)
-                    advance()
+            found = pool.measured(stage.name, left) if pool is not None else _rounds(stage, under, left, ranks)
+            for key, (records, seconds) in found:
+                file.append(stage.name, key, records, seconds=seconds)
+                advance()
             earlier += file.records(stage.name)
+
+
+def measure_one(stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], key: str, item: Any) -> Measured:
+    """The records of one item, or of a batch of them, and the seconds that they took."""
+    start = time.perf_counter()
+    measured = list(_labelled(stage, item, stage.measure(under, item)))
+    return [_plain(stage, record, key) for record in measured], time.perf_counter() - start
+
+
+def _rounds(
+    stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
+) -> Iterator[tuple[str, Measured]]:
+    for start in range(0, len(left), ranks.models):
+        yield from _round(stage, under, left[start : start + ranks.models], ranks)
 
 
 def _round(
     stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
-) -> Iterator[tuple[str, tuple[list[Record], float]]]:
+) -> Iterator[tuple[str, Measured]]:
     """Measure one item on every model: each key with its records and seconds, in order, on all ranks alike."""
     mine = 0 if ranks.one_model else ranks.rank
-    result: tuple[list[Record], float] = ([], 0.0)
+    result: Measured = ([], 0.0)
     error: str | None = None
     try:
         if mine < len(left):
-            key, item = left[mine]
-            start = time.perf_counter()
-            measured = list(_labelled(stage, item, stage.measure(under, item)))
-            result = ([_plain(stage, record, key) for record in measured], time.perf_counter() - start)
+            result = measure_one(stage, under, *left[mine])
     except Exception as failure:
         if ranks.size == 1:
             raise

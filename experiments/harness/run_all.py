@@ -2,8 +2,8 @@
 
 Each model is loaded once and goes through all experiments; what fails is reported at the end, and all else is
 measured. Run again, the same command goes on where it stopped. Tables and figures over all models lie in
-runs/<experiment>/. Several processes or machines share the work under MLX's launcher:
-`mlx.launch -n 2 --env OMP_NUM_THREADS=4 python -m experiments run_all ...`.
+runs/<experiment>/. Several processes or machines share the work under MLX's launcher,
+`mlx.launch -n 2 --env OMP_NUM_THREADS=4 python -m experiments run_all ...`, or as workers of a Ray cluster, `--on ray`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.gated import Gate
 from experiments.harness.identity import release_memory
+from experiments.harness.on_ray import workers
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.pace import Pace
 from experiments.harness.runner import Load, pace_under, plan_of, run_model
@@ -71,8 +72,11 @@ def run_experiment_suite(
     dry_run: bool = False,
     load: Load | None = None,
     gate: Gate | None = None,
+    ray_workers: int | None = None,
 ) -> list[Cell]:
     """Runs experiments (all if none are named) on one model, loaded once; a failing one does not stop the rest.
+
+    ray_workers: measure by so many workers of a Ray cluster; 0 is one for each of its machines.
 
     Raises UnknownModel and ConfigError before anything is loaded, for names that do not exist.
     """
@@ -89,7 +93,7 @@ def run_experiment_suite(
     cells = [
         _planned(experiment, options[experiment.name], model)
         if dry_run
-        else _run(experiment, options[experiment.name], model, gate or validation_gate)
+        else _run(experiment, options[experiment.name], model, gate or validation_gate, ray_workers)
         for experiment in chosen
     ]
     del model
@@ -97,11 +101,14 @@ def run_experiment_suite(
     return cells
 
 
-def _run(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, gate: Gate) -> Cell:
+def _run(
+    experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, gate: Gate, ray_workers: int | None
+) -> Cell:
     started = time.monotonic()
     try:
-        if run_model(experiment, options, model, gate, launched()) is not None:
-            write_overviews(options.out, experiment.name)
+        with workers(experiment, options.config, options.models[0], model.weights_hash, ray_workers) as pool:
+            if run_model(experiment, options, model, gate, launched(), pool) is not None:
+                write_overviews(options.out, experiment.name)
     except MlxInterpError as error:
         return Cell(model.name, experiment.name, " ".join(str(error).split()), time.monotonic() - started)
     except Exception as error:  # a fault of ours in one cell must not cost the others
@@ -137,6 +144,12 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--fresh", action="store_true", help="do not resume: start over, earlier runs kept aside")
     options.add_argument("--no-validate", action="store_true", help="skip the gate; results are marked UNVALIDATED")
+    options.add_argument(
+        "--on", choices=("here", "ray"), default="here", help="ray: workers of a Ray cluster measure (docs/sharding.md)"
+    )
+    options.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="of Ray (default: one a machine, two on a single one)"
+    )
     options.add_argument("--dry-run", action="store_true", help="print what would be done, its time and memory")
     return options
 
@@ -162,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fresh=options.fresh,
                 validate=not options.no_validate,
                 dry_run=options.dry_run,
+                ray_workers=options.workers if options.on == "ray" else None,
             )
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)

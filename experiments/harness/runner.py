@@ -23,7 +23,7 @@ from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.fields import config_fields
 from experiments.harness.gated import Gate, passed
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
-from experiments.harness.measuring import items_of, measure
+from experiments.harness.measuring import Pool, items_of, measure
 from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
 from experiments.harness.page_files import write_pages
@@ -151,9 +151,17 @@ def plan_of(experiment: Experiment[ConfigT], options: Options[ConfigT], model: A
 
 
 def run_model(
-    experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, gate: Gate, ranks: Ranks | None = None
+    experiment: Experiment[ConfigT],
+    options: Options[ConfigT],
+    model: Any,
+    gate: Gate,
+    ranks: Ranks | None = None,
+    pool: Pool | None = None,
 ) -> Path | None:
-    """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure."""
+    """Run an experiment on one loaded model; returns its run folder, or None on a rank that only helps to measure.
+
+    pool: workers that measure in this process's stead.
+    """
     ranks = ranks or launched()
     under = Run(model, options.config)
     items = items_of(experiment, experiment.main_stage, under)
@@ -188,7 +196,7 @@ def run_model(
         ranks.gather(file.path.read_text(encoding="utf-8") if ranks.size > 1 and file.path.exists() else "")
         status = "failed"
         try:
-            measure(experiment, under, file, ranks)
+            measure(experiment, under, file, ranks, pool)
             write_report(experiment, options.config, folder, file, state)
             status = "complete"
         except KeyboardInterrupt:

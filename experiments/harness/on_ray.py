@@ -1,0 +1,125 @@
+"""Workers of a Ray cluster: each loads the model and measures items; a dead one is started anew and loses nothing.
+
+The process that was started by hand keeps the run folder, gates the model and writes; no file system need be shared. A
+cluster that runs already is used (`ray start`), else one is started on this machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.harness import registry
+from experiments.harness.experiment import ConfigT, Experiment, ExperimentConfig
+from experiments.harness.measuring import Measured, measure_one
+from experiments.harness.state import Run
+from mlx_interp.errors import ConfigError, RanksDiffer, RunError
+from mlx_interp.loading.load import load
+
+RETRIES = 3
+"""How often an item whose worker died is measured again before the run stops."""
+
+
+class Worker:
+    """A process with a model of its own; Ray starts it."""
+
+    def __init__(self, experiment: str, config: ExperimentConfig, model: str, weights_hash: str) -> None:
+        self.experiment = registry.experiment(experiment)
+        self.run = Run(load(model), config)
+        if self.run.model.weights_hash != weights_hash:
+            raise RanksDiffer(f"{model} has other weights on a worker than where the run was started")
+
+    def process(self) -> int:
+        """The number of its process."""
+        return os.getpid()
+
+    def measure(self, stage: str, key: str, item: Any) -> Measured:
+        """The records of one item."""
+        return measure_one(next(one for one in self.experiment.stages if one.name == stage), self.run, key, item)
+
+
+class RayPool:
+    """Workers of one study on one model, started when the first item is to be measured."""
+
+    def __init__(self, arguments: tuple[Any, ...], n_workers: int) -> None:
+        self.arguments = arguments
+        self.n_workers = n_workers
+        self.actors: list[Any] = []
+
+    def start(self) -> None:
+        """Start the workers; each loads the model."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=_running(), include_dashboard=False, log_to_driver=False)
+        every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        machines = sum(node["Alive"] for node in every)
+        remote = ray.remote(Worker).options(
+            num_cpus=1, max_restarts=-1, max_task_retries=RETRIES, scheduling_strategy="SPREAD"
+        )
+        n_workers = self.n_workers or max(machines, 2)
+        self.actors = [remote.remote(*self.arguments) for _ in range(n_workers)]
+
+    def processes(self) -> list[int]:
+        """The workers' process numbers."""
+        import ray
+
+        return [int(ray.get(actor.process.remote())) for actor in self.actors]
+
+    def measured(self, stage: str, left: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Measured]]:
+        """Every key with its records and seconds, in order.
+
+        Raises RunError with what a worker said, or for an item that ended its worker again and again.
+        """
+        if not left:
+            return
+        import ray
+        from ray.util import ActorPool
+
+        if not self.actors:
+            self.start()
+        found = ActorPool(self.actors).map(lambda actor, work: actor.measure.remote(stage, *work), list(left))
+        for key, _ in left:
+            try:
+                yield key, next(found)
+            except ray.exceptions.RayTaskError as error:
+                raise RunError(f"{key}: a worker failed: {type(error.cause).__name__}: {error.cause}") from error
+            except ray.exceptions.RayActorError as error:
+                raise RunError(
+                    f"{key}: its worker died {RETRIES + 1} times or could not start; what was measured is kept: {error}"
+                ) from error
+
+    def stop(self) -> None:
+        """End the workers."""
+        if self.actors:
+            import ray
+
+            for actor in self.actors:
+                ray.kill(actor)
+
+
+def _running() -> str | None:
+    """The address by which Ray finds a cluster that runs already; None starts one here."""
+    return os.environ.get("RAY_ADDRESS")
+
+
+@contextmanager
+def workers(
+    experiment: Experiment[ConfigT], config: ConfigT, model: str, weights_hash: str, n_workers: int | None
+) -> Iterator[RayPool | None]:
+    """The workers of a run, ended after it; None where it is to be measured here. Raises ConfigError without Ray."""
+    if n_workers is None:
+        yield None
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--on ray needs Ray: pip install '.[ray]'")
+    if n_workers < 0:
+        raise ConfigError(f"--workers {n_workers}: give 1 or more, or 0 for one a machine")
+    pool = RayPool((experiment.name, config, model, weights_hash), n_workers)
+    try:
+        yield pool
+    finally:
+        pool.stop()
