@@ -138,14 +138,24 @@ def split(model: nn.Module, group: Group) -> None:
 
 
 def gathered_per_token(model: nn.Module) -> int:
-    """Numbers that all processes exchange for one token: outputs gathered, embeddings summed."""
-    total = 0
-    for _, module in model.named_modules():
-        if isinstance(module, SplitLinear):
-            total += module.rows
-        elif isinstance(module, SplitEmbedding):
-            total += int(module.part.weight.shape[-1]) * (32 // module.part.bits if "scales" in module.part else 1)
-    return total
+    """Numbers that all processes exchange for one token: outputs gathered, embeddings summed.
+
+    Of a model that is not split: what they would exchange if it were. Of experts' matrices one expert counts.
+    """
+    return sum(exchanged_per_token(model).values())
+
+
+def exchanged_per_token(model: nn.Module) -> dict[str, int]:
+    """Numbers exchanged for one token, by the layer whose outputs they are: one exchange each, but for experts."""
+    rows = {f"{path}.part": module.rows for path, module in model.named_modules() if hasattr(module, "rows")}
+    return {
+        path: _width(layer) if _embeds(layer) else rows.get(path, int(layer.weight.shape[-2]))
+        for path, layer in _splittable(model)
+    }
+
+
+def _width(embedding: nn.Module) -> int:
+    return int(embedding.weight.shape[-1]) * (32 // embedding.bits if "scales" in embedding else 1)
 
 
 def _splittable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -17,7 +17,9 @@ from experiments.harness import on_ray, run_all
 from experiments.harness.on_ray import RayPool
 from mlx_interp.errors import ConfigError, RunError
 
-with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'")
+with_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install '.[ray]'"
+)
 LIMIT = 4
 MODEL, STUDY = "tiny-qwen2", "exp3"
 
