@@ -5,6 +5,7 @@ Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_dire
 (`Direction.added`, `Clamp`). `expert_differences` steers by the experts that tokens take.
 """
 
+from mlx_interp.directions.ablation_search import AblationSearch, AblationTrial, ablation_effect, search_ablation
 from mlx_interp.directions.capping import assistant_axis, projection_quantile
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.control_vector import ControlVector, load_control_vector, save_control_vector
@@ -25,6 +26,8 @@ difference_of_means = diff_of_means
 """By its long name."""
 
 __all__ = [
+    "AblationSearch",
+    "AblationTrial",
     "Contrast",
     "ControlVector",
     "DifferenceTest",
@@ -36,6 +39,7 @@ __all__ = [
     "StateClassifier",
     "SteeredTexts",
     "ablate",
+    "ablation_effect",
     "added_at_strength",
     "assistant_axis",
     "contrast",
@@ -57,6 +61,7 @@ __all__ = [
     "save_checkpoint",
     "save_control_vector",
     "save_direction",
+    "search_ablation",
     "states_of",
     "steer",
     "steered_texts",

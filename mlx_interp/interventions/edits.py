@@ -93,14 +93,17 @@ class Ablate(Intervention):
     direction: (d_model,), or (d_head,) at sites with heads; normalised here, computed in float32. Without one it is
     zero ablation: `Ablate("z.2", heads=[1])` sets the activation to 0. `Ablate(direction)` acts at the direction's own
     site. Mean ablation needs prompts to take the mean of: `mi.mean_ablation`.
+    fraction: of the component, 1 for all of it; .5 leaves half, 2 turns it round. For zero ablation take `Scale`.
     """
 
     site: str | SteeringVector
     direction: ArrayLike | SteeringVector | Literal["zero"] = ZERO
     positions: Positions = None
     heads: Heads = None
+    fraction: float = 1.0
 
     array = "direction"
+    numbers = ("fraction",)
 
     def __post_init__(self) -> None:
         if isinstance(self.site, SteeringVector):
@@ -118,6 +121,8 @@ class Ablate(Intervention):
                 f"{self}: a mean is one over prompts; give mi.mean_ablation(model, {self.site!r}, prompts), or the "
                 "mean itself as the value of a Patch"
             )
+        if not self.has_array and self.fraction != 1:
+            raise ShapeError(f"{self}: zero ablation has no fraction; Scale({self.site!r}, .5) halves an activation")
 
     def prepared(self, value: mx.array, nonzero: Callable[[mx.array], None]) -> mx.array:
         """The direction at length 1, in float32."""
@@ -128,7 +133,7 @@ class Ablate(Intervention):
         if value is None:
             return mx.zeros_like(old)
         wide = old.astype(mx.float32)
-        return wide - mx.sum(wide * value, axis=-1, keepdims=True) * value
+        return wide - column(edits, "fraction", old.ndim) * mx.sum(wide * value, axis=-1, keepdims=True) * value
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -82,7 +82,7 @@ def outline(name: str | Path) -> Outline:
 
 
 def _drop_tied_head(network: nn.Module, config: dict[str, Any]) -> None:
-    """Takes out an unembedding that the embedding stands for: some of mlx-lm's classes do so when weights come."""
+    """Drops an unembedding that the embedding stands for: some of mlx-lm's classes do so when weights come."""
     family = FAMILIES[config["model_type"]]
     text = config if family.text_config is None else config[family.text_config]
     owner = getattr(network, family.root) if family.root else network
