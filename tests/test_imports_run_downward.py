@@ -24,7 +24,7 @@ RANK = {
     "methods": 8,  # old names of the rooms before it
     **dict.fromkeys(("embedded", "store"), 8),
     "sae": 9,
-    **dict.fromkeys(("circuits", "explore", "sharing"), 10),
+    **dict.fromkeys(("circuits", "explore", "providers", "sharing"), 10),
     "validation": 11,
     "experiments": 12,
 }
