@@ -7,6 +7,7 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            lenses        the Jacobian lens beside logit lens, tuned lens and least squares, against real patching.
            subspaces     subspaces learnt by distributed alignment search, on exchanges that are held out.
            capping       requests answered under a cap along refusal's direction (models with a planted one).
+           ablation      refusal ablated by a search over layers' fractions, beside plain ablation (chat models).
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
            layer; random subspaces of equal size; random directions.
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from experiments.exp20_instruments import capping, estimates, lens_changes, subspaces, wiring_by_weights
+from experiments.exp20_instruments import capping, estimates, lens_changes, searched, subspaces, wiring_by_weights
 from experiments.exp20_instruments.capping import CapConfig
 from experiments.exp20_instruments.estimates import EstimateConfig
 from experiments.exp20_instruments.hop_pairs import likely_pairs
 from experiments.exp20_instruments.lens_changes import LensConfig
+from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
 from experiments.exp20_instruments.wiring_by_weights import WeightConfig
 from experiments.harness.experiment import Experiment, Plan, Records, RecordT, Stage
@@ -30,14 +32,14 @@ from experiments.harness.frame import of
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
-Part = Literal["estimates", "weights", "lenses", "subspaces", "capping"]
+Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation"]
 PARTS: tuple[Part, ...] = get_args(Part)
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
 
 
 @dataclass(frozen=True)
-class Config(EstimateConfig, WeightConfig, LensConfig, SubspaceConfig, CapConfig):
+class Config(EstimateConfig, WeightConfig, LensConfig, SubspaceConfig, CapConfig, AblationConfig):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
 
@@ -76,8 +78,10 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     each = {"ig-inputs": config.steps, "ig-activations": config.steps * (2 * model.n_layers + 1)}
     slopes = sum(each.get(estimator, 1) for estimator in config.estimators) * (1 + BACKWARD) * 2 * len(pairs)
     repeated = config.n_repeated if "weights" in config.parts else 0
+    tried = 2 * config.ablation_trials if "ablation" in config.parts else 0
+    replies = tried * config.at_most(config.n_asked) * (2 + config.reply_tokens / 16)
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
-    passes = float(variants + repeated + products + searched + (slopes if "estimates" in config.parts else 0))
+    passes = float(variants + repeated + products + searched + replies + (slopes if "estimates" in config.parts else 0))
     return Plan(2 * len(pairs) + repeated, variants, passes, memory)
 
 
@@ -90,8 +94,11 @@ EXPERIMENT = Experiment(
         stage("lenses", lens_changes.pairs_asked, lens_changes.measure, lens_changes.Changed),
         stage("subspaces", subspaces.variables, subspaces.measure, subspaces.Exchanged),
         stage("capping", capping.requests, capping.measure, capping.Capped),
+        stage("ablation", searched.arms, searched.measure, searched.Ablated),
     ],
-    tables=[estimates.table, wiring_by_weights.table, lens_changes.table, subspaces.table, capping.table],
+    tables=[
+        *(estimates.table, wiring_by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table)
+    ],
     headline=headline,
     plan=plan,
     look={
@@ -103,6 +110,7 @@ EXPERIMENT = Experiment(
         "lens_steps": 20,
         "n_exchanges": 16,
         "search_steps": 10,
+        "ablation_trials": 8,
     },
     main="weights",  # its items are layers: known without asking the model anything
     limits_items=False,

@@ -31,7 +31,7 @@ from mlx_interp.model import Model
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt
 
-PLAIN = (1.0, 0.75, 0.5, 0.25)
+PLAIN = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2)
 """Fractions of the plain trials."""
 STRONGEST = 1.5
 NOTHING = 1e-5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_interp import Ablate, Model, directions
-from mlx_interp.directions.ablation_search import AblationTrial, Profile, edits_of
+from mlx_interp.directions.ablation_search import PLAIN, AblationTrial, Profile, edits_of
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import trained_refusal_direction
 from mlx_interp.errors import DataError, DirectionError, ShapeError
@@ -81,7 +81,7 @@ def test_edits_are_each_layer_s_own_or_one_layer_s_direction(llama: Model) -> No
 def test_a_layer_where_the_prompts_do_not_differ_yet_is_left_alone(llama: Model) -> None:
     table = np.random.default_rng(1).normal(size=(3, llama.d_model))
     table[0] *= 1e-7
-    found = directions.search_ablation(llama, table, [[1]], [[2]], trials=4, shows=lambda _: True, max_tokens=1)
+    found = directions.search_ablation(llama, table, [[1]], [[2]], trials=6, shows=lambda _: True, max_tokens=1)
     assert {edit.site for edit in found.interventions(found.trials[0])} == {
         f"{site}.{layer}" for site in ("attn_out", "mlp_out") for layer in (1, 2)
     }
@@ -114,7 +114,7 @@ def test_the_planted_direction_is_taken_out_on_held_out_requests_at_no_more_dive
 
 def test_the_same_seed_tries_the_same_and_the_best_stays_within_the_budget(search: directions.AblationSearch) -> None:
     assert len(search.trials) == TRIALS
-    assert [trial.plain for trial in search.trials[:4]] == [True] * 4
+    assert [trial.plain for trial in search.trials[: len(PLAIN) + 1]] == [True] * len(PLAIN) + [False]
     within = [trial for trial in search.trials if trial.kl <= search.kl_budget]
     assert search.best in within
     assert search.best.rate == min(trial.rate for trial in within)
@@ -134,12 +134,12 @@ def test_mistakes_are_named(llama: Model) -> None:
         directions.search_ablation(llama, ones[:, :5], [[1]], [[2]])
     with pytest.raises(DirectionError, match="have no length in any layer"):
         directions.search_ablation(llama, ones * 0, [[1]], [[2]])
-    with pytest.raises(DataError, match="4 trials or more"):
+    with pytest.raises(DataError, match="6 trials or more"):
         directions.search_ablation(llama, ones, [[1]], [[2]], trials=3)
     with pytest.raises(DataError, match="nothing to ablate"):
         directions.search_ablation(llama, ones, [[1]], [[2]], shows=lambda _: False, max_tokens=1)
     strict = directions.search_ablation(
-        llama, ones, [[1]], [[2]], trials=4, kl_budget=-1.0, shows=lambda _: True, max_tokens=1
+        llama, ones, [[1]], [[2]], trials=6, kl_budget=-1.0, shows=lambda _: True, max_tokens=1
     )
-    with pytest.raises(DirectionError, match="none of 4 trials stays within -1 nats"):
+    with pytest.raises(DirectionError, match="none of 6 trials stays within -1 nats"):
         _ = strict.best

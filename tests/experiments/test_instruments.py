@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlx_interp as mi  # isort: split
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from experiments.exp20_instruments import Config, capping, estimates, lens_changes, subspaces, wiring_by_weights
+from experiments.exp20_instruments import (
+    Config,
+    capping,
+    estimates,
+    lens_changes,
+    searched,
+    subspaces,
+    wiring_by_weights,
+)
 from experiments.exp20_instruments.hop_pairs import hop_pairs
 from experiments.harness.state import Run
+from experiments.shared.traits.sets import SPLITS
 from mlx_interp import Patch
 from mlx_interp.circuits import log_odds, node_effects, wiring
 from mlx_interp.errors import DataError
@@ -157,3 +168,30 @@ def test_a_cap_along_the_trained_direction_stops_refusals_and_one_along_random_o
     assert rate[capping.NONE, True] == rate[capping.RANDOM, True] == 1
     assert rate[capping.TRAINED, True] < 0.5
     assert rate[capping.NONE, False] == 0
+
+
+def test_a_search_s_choice_is_measured_on_requests_that_it_did_not_look_at(run: Run[Config]) -> None:
+    few = Run(run.model, Config(limit=4, ablation_trials=20, kl_budget=1.0, reply_tokens=6))
+    asked = {split: {prompt.text for kind in searched._asked(few, split)[1:] for prompt in kind} for split in SPLITS}
+    assert not asked["choose"] & asked["test"]
+    assert not asked["train"] & (asked["choose"] | asked["test"])
+    rows = {arm.key: list(searched.measure(few, arm)) for arm in searched.arms(few)}
+    assert {row["request"] for mine in rows.values() for row in mine} == asked["test"]
+    rate = {arm: np.mean([row["refused"] for row in mine if row["harmful"]]) for arm, mine in rows.items()}
+    assert rate[searched.NONE] == rate[searched.RANDOM] == 1
+    assert rate[searched.SEARCHED] < 0.5
+    assert all(row["kl"] == pytest.approx(0) for row in rows[searched.NONE] if not row["harmful"])
+    table = searched.table([{"stage": searched.STAGE, **row} for mine in rows.values() for row in mine], few.config)
+    assert table is not None
+    assert [row[0] for row in table.rows] == list(searched.ARMS)
+
+
+def test_a_model_that_refuses_nothing_has_the_unedited_row_alone(
+    run: Run[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Run(run.model, Config(limit=4, ablation_trials=8, reply_tokens=1))
+    asks = [replace(one, hit=lambda _: False) for one in searched._asked(few, "choose")[0]]
+    found = searched._asked
+    monkeypatch.setattr(searched, "_asked", lambda run, split: (asks, *found(run, split)[1:]))
+    rows = {arm.key: list(searched.measure(few, arm)) for arm in searched.arms(few)}
+    assert [arm for arm, mine in rows.items() if mine] == [searched.NONE]
