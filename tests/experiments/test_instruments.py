@@ -170,6 +170,7 @@ def test_a_cap_along_the_trained_direction_stops_refusals_and_one_along_random_o
     assert rate[capping.NONE, False] == 0
 
 
+@pytest.mark.slow
 def test_a_search_s_choice_is_measured_on_requests_that_it_did_not_look_at(run: Run[Config]) -> None:
     few = Run(run.model, Config(limit=4, ablation_trials=20, kl_budget=1.0, reply_tokens=6))
     asked = {split: {prompt.text for kind in searched._asked(few, split)[1:] for prompt in kind} for split in SPLITS}
