@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -82,7 +82,7 @@ class Plot:
     name: str
     figure: matplotlib.figure.Figure
     caption: str = ""
-    cells: Cells | None = None
+    cells: Cells | None = field(default=None, repr=False)
     """Of a heat map; None of other figures."""
 
     def save(self, path: Path | str) -> Path:

@@ -119,6 +119,7 @@ def test_a_heat_map_needs_an_array_and_nothing_else(tmp_path: Path) -> None:
         assert np.allclose(drawn(heat_map(given)).get_array(), values)
     plot = heat_map(values)
     assert plot._repr_png_().startswith(b"\x89PNG")
+    assert "array(" not in repr(plot)  # a heat map's numbers are in the picture
     for ending, start in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
         assert plot.save(tmp_path / "made" / f"grid{ending}").read_bytes().startswith(start)
     with pytest.raises(RunError, match=r"grid\.txt: a figure is written as \.png, \.pdf or \.svg"):
