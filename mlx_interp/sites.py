@@ -61,12 +61,21 @@ KINDS: dict[str, SiteKind] = {
         ),
         SiteKind("write", ("value_head",), "how much of a value is written, of what the state lacks of it: 0 to 1"),
         SiteKind(
+            "time_step",
+            ("value_head",),
+            "a state space's time step: how much of a value is written, and how much is forgotten before",
+        ),
+        SiteKind(
             "state",
             ("value_head", "d_state"),
             "its state after a position wrote, (d_value, d_key) row by row: all later positions read it",
             stepwise=True,
         ),
-        SiteKind("mixed", ("value_head", "d_value"), "what queries read in the state"),
+        SiteKind(
+            "mixed",
+            ("value_head", "d_value"),
+            "what queries read in the state; of a state space with a share of the value",
+        ),
         SiteKind("mixer_gate", ("value_head", "d_value"), "the gate on it, before the non-linearity"),
         SiteKind("mixer_out", ("d_model",), "what a mixer that is no attention adds to the residual stream"),
         SiteKind("kv_latent", ("d_latent",), "the vector of which latent attention makes all heads' keys and values"),

@@ -344,13 +344,43 @@ FAMILY_CONFIGS["deepseek_v2"] = {
 }
 
 
-RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2", "deepseek_v2"})
+# Two of four layers are state spaces: four heads of values, one of keys; no layer has positions.
+FAMILY_CONFIGS["granitemoehybrid"] = {
+    **{key: value for key, value in BASE.items() if key != "num_hidden_layers"},
+    "model_type": "granitemoehybrid",
+    "num_hidden_layers": 4,
+    "hidden_size": 48,
+    "attention_bias": True,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+    "position_embedding_type": "nope",
+    "num_local_experts": 0,
+    "shared_intermediate_size": 44,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 24,
+    "mamba_d_state": 7,
+    "mamba_n_groups": 1,
+    "mamba_d_conv": 3,
+    "mamba_expand": 2,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": True,
+    "time_step_limit": [0.0, 100.0],
+    "embedding_multiplier": 1.7,
+    "attention_multiplier": 0.31,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.3,
+    "tie_word_embeddings": True,
+}
+
+
+RECENT = frozenset({"ministral3", "mistral3", "qwen3_5", "gemma4_text", "gemma4", "lfm2", "deepseek_v2"}) | {
+    "granitemoehybrid"
+}
 """Families whose sweeps, prefixes and caches tests/engine/test_recent_families.py compares."""
 
 
 EVERYWHERE = frozenset(
     {"cohere2", "gemma2", "gemma3_text", "gemma4_text", "gpt2", "gpt_neox", "gpt_oss", "llama"}
-    | {"deepseek_v2", "lfm2", "olmo2", "qwen3_5", "qwen3_moe"}
+    | {"lfm2", "olmo2", "qwen3_5", "qwen3_moe"}
 )
 """Families that `make test` runs the engine's tests on: together they have all that a description can say. The others
 are marked slow."""
@@ -396,6 +426,8 @@ def random_mlx_model(config: dict[str, Any], seed: int = 0, spread: float = 0.5)
         if value.ndim == 1:
             less_one = config["model_type"].startswith("gemma") and not config["model_type"].startswith("gemma4")
             near = 0.0 if name.endswith("bias") or less_one else 1.0
+            if config["model_type"] == "granitemoehybrid" and name.endswith(("A_log", "dt_bias")):
+                near = -1.0  # a state that remembers more than a position
             weights.append((name, mx.array(rng.normal(near, 0.2, value.shape).astype(np.float32))))
         else:
             scale = spread if "embed" in name else spread * 3 / value.shape[-1] ** 0.5

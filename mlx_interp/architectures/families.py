@@ -12,6 +12,7 @@ from typing import Any
 from mlx_interp.architectures.activations import Form, gelu_tanh
 from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
+from mlx_interp.architectures.hybrids import GRANITE4, LFM2, QWEN3_5
 from mlx_interp.architectures.kinds import (
     COMMON,
     GELU_TANH,
@@ -23,7 +24,7 @@ from mlx_interp.architectures.kinds import (
     only_if_said,
     root_of_width,
 )
-from mlx_interp.architectures.recent import DEEPSEEK_V2, GEMMA4, GEMMA4_TEXT, LFM2, MINISTRAL3, MISTRAL3, QWEN3_5
+from mlx_interp.architectures.recent import DEEPSEEK_V2, GEMMA4, GEMMA4_TEXT, MINISTRAL3, MISTRAL3
 from mlx_interp.deferred import mx
 
 LLAMA = Family(
@@ -344,6 +345,6 @@ FAMILIES: dict[str, Family] = {
     for family in (
         *(LLAMA, QWEN2, GEMMA2, MISTRAL, QWEN3, GEMMA, PHI3, GRANITE, GEMMA3_TEXT, GEMMA3, GPT2, PYTHIA, PHI),
         *(OLMO2, OLMO3, SMOLLM3, COHERE, COHERE2, GPTJ, QWEN3_MOE, MIXTRAL, OLMOE, GPT_OSS),
-        *(MINISTRAL3, MISTRAL3, QWEN3_5, GEMMA4_TEXT, GEMMA4, LFM2, DEEPSEEK_V2),
+        *(MINISTRAL3, MISTRAL3, QWEN3_5, GEMMA4_TEXT, GEMMA4, LFM2, DEEPSEEK_V2, GRANITE4),
     )
 }

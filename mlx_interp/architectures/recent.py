@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlx_interp.architectures.activations import FORMS, GATE_UP, Form
+from mlx_interp.architectures.activations import GATE_UP, Form
 from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.architectures.kinds import COMMON, only, only_if_said, root_of_width
 from mlx_interp.architectures.latent import Latent
-from mlx_interp.architectures.mixers import DELTA_NET, SHORT_CONV
 from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mlx_lm, mx
 
@@ -60,39 +59,6 @@ MISTRAL3 = replace(
     text_config="text_config",
     text_type="ministral3",
     objection=_other_text,
-)
-
-
-LINEAR = frozenset(f"linear_{name}" for name in ("conv_kernel_dim", "key_head_dim", "value_head_dim", "num_key_heads"))
-
-
-def _uneven_attention(config: Config) -> str | None:
-    """mlx-lm knows one layer with attention in every `full_attention_interval`."""
-    n_layers, interval = int(config.get("num_hidden_layers", 32)), int(config.get("full_attention_interval") or 4)
-    if interval > n_layers:
-        return f"has no layer with attention: full_attention_interval {interval} with {n_layers} layers"
-    kinds = ["linear_attention" if (layer + 1) % interval else "full_attention" for layer in range(n_layers)]
-    if config.get("layer_types") not in (None, kinds):
-        return f"has layer_types that differ from its full_attention_interval of {interval}"
-    return None
-
-
-# Vision and text here too. Most layers hold a state instead of keys and values; the others gate what heads give.
-QWEN3_5 = Family(
-    model_type="qwen3_5",
-    root="language_model",
-    text_config="text_config",
-    understands=COMMON - {"rope_traditional"}
-    | LINEAR
-    | {"linear_num_value_heads", "head_dim", "attention_bias", "layer_types", "full_attention_interval"}
-    | {"partial_rotary_factor"},
-    tied=only_if_said,
-    qk_norm=True,
-    mixer=DELTA_NET,
-    attn_gate=True,
-    reads_rope=True,
-    pattern_of_types="full_attention_interval",
-    objection=_uneven_attention,
 )
 
 
@@ -156,42 +122,6 @@ GEMMA4_TEXT = Family(
 )
 
 GEMMA4 = replace(GEMMA4_TEXT, model_type="gemma4", root="language_model", text_config="text_config")
-
-
-def _other_layers(config: Config) -> str | None:
-    """mlx-lm takes `full_attn_idxs` before `layer_types`, transformers the other way round."""
-    kinds, attending = config.get("layer_types") or (), config.get("full_attn_idxs")
-    if others := set(kinds) - {"conv", "full_attention"}:
-        return f"has layers of {', '.join(sorted(others))}"
-    if kinds and "full_attention" not in kinds:
-        return "has no layer with attention"
-    if kinds and attending is not None and attending != [i for i, kind in enumerate(kinds) if kind != "conv"]:
-        return f"has full_attn_idxs {attending} and other layer_types"
-    return None
-
-
-LFM2 = Family(
-    model_type="lfm2",
-    understands=COMMON - {"rms_norm_eps", "rope_traditional"}
-    | {"norm_eps", "conv_bias", "conv_L_cache", "layer_types", "full_attn_idxs", "block_dim", "block_ff_dim"}
-    | {"block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"},
-    sizes=Sizes(d_mlp=""),
-    norm="embedding_norm",
-    tied=only(True),
-    norms=Norms(before_attn="operator_norm", before_mlp="ffn_norm"),
-    mlp="feed_forward",
-    qk_norm=True,
-    q_norm="q_layernorm",
-    k_norm="k_layernorm",
-    out="out_proj",
-    down="w2",
-    activation=Form(("w1", "w3"), FORMS["swiglu"].combine),
-    mixer=SHORT_CONV,
-    adapted=lambda config: {"block_dim": config["hidden_size"]} if "hidden_size" in config else {},
-    refuses=dict.fromkeys(("tie_word_embeddings", "tie_embedding"), frozenset({False})),
-    needs=frozenset({"block_ffn_dim_multiplier"}),
-    objection=_other_layers,
-)
 
 
 def _other_latent(config: Config) -> str | None:

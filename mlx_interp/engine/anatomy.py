@@ -18,6 +18,7 @@ from mlx_interp.engine.tables import (
     EXPERTS,
     GATED,
     LATENT,
+    MAMBA2,
     PLAIN,
     SHARED_EXPERTS,
     SHORT_CONV,
@@ -31,9 +32,10 @@ from mlx_interp.engine.tables import (
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
+OF_MIXERS = {mixers.DELTA_NET: DELTA_NET, mixers.MAMBA2: MAMBA2, mixers.SHORT_CONV: SHORT_CONV}
 OF_EXPERTS = frozenset({"router", "choice", "expert_weights", "experts", "expert_out", "shared_out"})
 OF_ONE_MLP = frozenset({"mlp_gate", "mlp_up", "mlp_act"})
-MIXERS_SITES = frozenset(name for step in (*DELTA_NET, *SHORT_CONV) for name in (*step.makes, *step.inside))
+MIXERS_SITES = frozenset(name for step in (*DELTA_NET, *MAMBA2, *SHORT_CONV) for name in (*step.makes, *step.inside))
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class Anatomy:
 
     def _mixer_of(self, layer: int) -> tuple[Step, ...]:
         if not self.attends(layer):
-            return DELTA_NET if self.has_state else SHORT_CONV
+            return OF_MIXERS[self.family.mixer]  # type: ignore[index]
         if self.kv_source(layer) != layer:
             return BORROWED
         if self.family.latent is not None:
@@ -244,7 +246,7 @@ class Anatomy:
     @property
     def has_state(self) -> bool:
         """Whether what is no attention holds a state."""
-        return self.family.mixer is mixers.DELTA_NET
+        return self.family.mixer is not None and self.family.mixer.sizes is not None
 
     @cached_property
     def uniform(self) -> bool:

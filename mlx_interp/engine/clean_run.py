@@ -100,7 +100,7 @@ class _Columns:
 
     def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
         self.clean.recurrence[layer] = tuple(inputs)
-        mixed, state = net.recurred(layer, inputs) if visit is None else net.visited(inputs, None, visit)
+        mixed, state = net.recurred(layer, inputs) if visit is None else net.visited(layer, inputs, None, visit)
         if self.cached:
             self.clean.k[layer], self.clean.v[layer] = self.clean.conv[layer][:, inputs[0].shape[1] :], state
         return mixed

@@ -70,10 +70,3 @@ class ExpertMLPs(Mixers):
     def _experts(self) -> Experts:
         assert self.family.experts is not None
         return self.family.experts
-
-    def _after(self, layer: int, norm: str | None, x: mx.array) -> mx.array:
-        if norm is not None:
-            x = getattr(self.layers[layer], norm)(x)
-        if self.family.residual_scale:
-            x = x * getattr(self.args, self.family.residual_scale)
-        return x

@@ -86,7 +86,7 @@ class Prompts:
         if visit is None:
             mixed, state = net.recurred(layer, inputs, None, real)
         else:
-            mixed, state = net.visited(inputs, None, visit, real)
+            mixed, state = net.visited(layer, inputs, None, visit, real)
         if self.keep is not None:
             self.keep(layer, self.last_inputs.pop(layer), state)
         return mixed

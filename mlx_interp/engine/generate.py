@@ -88,7 +88,9 @@ class Cache:
 
     def recurred(self, net: Network, layer: int, inputs: Sequence[mx.array], visit: Visit | None) -> mx.array:
         mixed, self.v[layer] = (
-            net.recurred(layer, inputs, self.v[layer]) if visit is None else net.visited(inputs, self.v[layer], visit)
+            net.recurred(layer, inputs, self.v[layer])
+            if visit is None
+            else net.visited(layer, inputs, self.v[layer], visit)
         )
         return mixed
 

@@ -51,7 +51,7 @@ def bytes_per_position(network: Network) -> int:
     d_head = max(size for layer in attending for size in (network.d_head_at(layer), network.d_v_at(layer)))
     mixer = 3 * (network.n_heads + network.n_kv_heads) * d_head
     if network.recurrent:
-        mixer = max(mixer, 5 * network.delta.d_conv if network.has_state else 6 * network.d_model)
+        mixer = max(mixer, 5 * network.state_sizes.d_conv if network.has_state else 6 * network.d_model)
     d_mlp = max(network.d_mlp_at(0), network.d_mlp_at(network.n_layers - 1))  # layers with borrowed keys have more
     widest = 6 * network.d_model + 4 * d_mlp + network.n_layers * network.d_ple + mixer
     return widest * max(network.dtype.size, 4)
@@ -66,7 +66,7 @@ def bytes_per_variant(network: Network, length: int, n_active: int, with_logits:
 
 def bytes_of_state(network: Network) -> int:
     """Bytes of a row's state in a layer that has one, while a position changes it."""
-    return 3 * network.delta.n_heads * network.delta.d_state * 4 if network.has_state else 0
+    return 3 * network.state_sizes.n_heads * network.state_sizes.d_state * 4 if network.has_state else 0
 
 
 def bytes_of_site(network: Network, site: Site, n_rows: int, n_pos: int) -> int:

@@ -1,5 +1,5 @@
 """Mixers that are no attention, step by step, as mlx-lm's modules compute them: Gated DeltaNet (Yang et al. 2024),
-and a short convolution between two gates (LFM2), which is its second step alone.
+Mamba 2, whose state has another rule (`spaces.py`), and a short convolution between two gates (LFM2): step 2 alone.
 
 1. One matrix gives queries, keys and values, others a gate, a decay and a strength of writing for each head.
 2. A convolution over a few positions mixes queries, keys and values with those before them, channel by channel.
@@ -16,29 +16,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from mlx_interp.architectures.mixers import DeltaSizes
+from mlx_interp.architectures import mixers
 from mlx_interp.deferred import mlx_lm, mx, nn
-from mlx_interp.engine.anatomy import Anatomy
+from mlx_interp.engine.spaces import Rule, StateSpaces, read_by_queries, reading
 
 Visit: TypeAlias = "Callable[[int, mx.array], mx.array]"
 """(place of a position, state after it wrote) -> the state that goes on; state: (row, value head, d_value, d_key)."""
 
 
 @dataclass(frozen=True)
-class Mixers(Anatomy):
+class Mixers(StateSpaces):
     """The steps of layers without attention."""
-
-    @cached_property
-    def delta(self) -> DeltaSizes:
-        args = self.args
-        return DeltaSizes(
-            n_key_heads=args.linear_num_key_heads,
-            n_heads=args.linear_num_value_heads,
-            d_key=args.linear_key_head_dim,
-            d_value=args.linear_value_head_dim,
-        )
 
     @property
     def _mixer_sizes(self) -> dict[str, int]:
@@ -46,7 +36,7 @@ class Mixers(Anatomy):
             return {}
         if not self.has_state:
             return {"d_conv": self.d_model}
-        d = self.delta
+        d = self.state_sizes
         return {
             "key_head": d.n_key_heads,
             "value_head": d.n_heads,
@@ -59,7 +49,7 @@ class Mixers(Anatomy):
     def delta_in(self, layer: int, x: mx.array) -> tuple[mx.array, ...]:
         """What the mixer reads (..., d_model) -> `conv_in`, `mixer_gate`, `decay` and `write`."""
         mixer = self._mixer(layer)
-        gate = mixer.in_proj_z(x).reshape(*x.shape[:-1], self.delta.n_heads, self.delta.d_value)
+        gate = mixer.in_proj_z(x).reshape(*x.shape[:-1], self.state_sizes.n_heads, self.state_sizes.d_value)
         decay = mlx_lm.models.gated_delta.compute_g(mixer.A_log, mixer.in_proj_a(x), mixer.dt_bias)
         return mixer.in_proj_qkv(x), gate, decay, mx.sigmoid(mixer.in_proj_b(x))
 
@@ -91,7 +81,7 @@ class Mixers(Anatomy):
 
     def delta_heads(self, layer: int, convolved: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """What the convolution gave (..., d_conv) -> queries, keys (..., key head, d_key), values."""
-        d, rows = self.delta, convolved.shape[:-1]
+        d, rows = self.state_sizes, convolved.shape[:-1]
         ends = [d.n_key_heads * d.d_key, 2 * d.n_key_heads * d.d_key]
         q, k, v = mx.split(nn.silu(convolved), ends, axis=-1)
         q, k = (a.reshape(*rows, d.n_key_heads, d.d_key) for a in (q, k))
@@ -101,14 +91,16 @@ class Mixers(Anatomy):
     def recurred(
         self, layer: int, inputs: Sequence[mx.array], state: mx.array | None = None, real: mx.array | None = None
     ) -> tuple[mx.array, mx.array]:
-        """Queries, keys, values, decays, strengths (row, pos, ...) -> `mixed`, and the last state: as mlx-lm does.
+        """What changes and reads the state (row, pos, ...) -> `mixed`, and the last state: as mlx-lm does.
 
         state: before the first position; None at a text's beginning. real: bool (row, pos); others leave no trace.
         """
+        if self.family.mixer is mixers.MAMBA2:
+            return self.scanned(layer, inputs, state, real)
         q, k, v, decay, write = inputs
         state = self.no_state(q.shape[0]) if state is None else state
         delta = mlx_lm.models.gated_delta
-        on_gpu = mx.default_device() == mx.gpu and mx.metal.is_available() and self.delta.d_key % 32 == 0
+        on_gpu = mx.default_device() == mx.gpu and mx.metal.is_available() and self.state_sizes.d_key % 32 == 0
         rule = delta.gated_delta_kernel if on_gpu else delta.gated_delta_ops
         mixed, state = rule(q, k, v, decay, write, state, real)
         return mixed, state
@@ -117,7 +109,7 @@ class Mixers(Anatomy):
         """The state before a text; without numbers where there is none."""
         if not self.has_state:
             return mx.zeros((n_rows, 0), dtype=mx.float32)
-        d = self.delta
+        d = self.state_sizes
         return mx.zeros((n_rows, d.n_heads, d.d_value, d.d_key), dtype=mx.float32)
 
     def delta_out(self, layer: int, mixed: mx.array, gate: mx.array) -> mx.array:
@@ -128,12 +120,27 @@ class Mixers(Anatomy):
         return out
 
     def visited(
-        self, inputs: Sequence[mx.array], state: mx.array | None, visit: Visit, real: mx.array | None = None
+        self,
+        layer: int,
+        inputs: Sequence[mx.array],
+        state: mx.array | None,
+        visit: Visit,
+        real: mx.array | None = None,
     ) -> tuple[mx.array, mx.array]:
-        """As `recurred`, with the state shown to somebody after each position."""
+        """As `recurred`, with the state shown to somebody after each position; what changes nothing changes no bit."""
+        shown, shown_last = self._stepped(layer, inputs, state, visit, real)
+        if self.family.mixer is not mixers.MAMBA2:  # its steps are mlx-lm's own
+            return shown, shown_last
+        mixed, last = self.recurred(layer, inputs, state, real)
+        plain, plain_last = self._stepped(layer, inputs, state, lambda place, held: held, real)
+        return mixed + (shown - plain), last + (shown_last - plain_last)
+
+    def _stepped(
+        self, layer: int, inputs: Sequence[mx.array], state: mx.array | None, visit: Visit, real: mx.array | None
+    ) -> tuple[mx.array, mx.array]:
+        """The recurrence position by position."""
         n_rows, n_pos = inputs[0].shape[:2]
-        rule = mlx_lm.models.gated_delta._gated_delta_step_ops
-        scan = Scan(self.no_state(n_rows) if state is None else state, rule)
+        scan = Scan(self.no_state(n_rows) if state is None else state, self.rule(layer, exact=True))
         wide = self.wide(inputs)
         for place in range(n_pos):
             before = scan.state
@@ -142,15 +149,17 @@ class Mixers(Anatomy):
                 scan.state = mx.where(real[:, place, None, None, None], scan.state, before)
         return mx.stack(scan.read, axis=1), scan.state
 
+    def rule(self, layer: int, *, exact: bool = False) -> Rule:
+        """How a position changes a layer's state. exact: to the last bit as mlx-lm's, where that has such a step."""
+        if self.family.mixer is mixers.MAMBA2:
+            return self.space(layer)
+        return Rule(mlx_lm.models.gated_delta._gated_delta_step_ops if exact else delta_rule, read_by_queries)
+
     def wide(self, inputs: Sequence[mx.array]) -> list[mx.array]:
         """The same with a query and a key for each head of values."""
         q, k, *others = inputs
-        repeats = self.delta.n_heads // self.delta.n_key_heads
+        repeats = self.state_sizes.n_heads // self.state_sizes.n_key_heads
         return [*(mx.repeat(a, repeats, axis=-2) if repeats > 1 else a for a in (q, k)), *others]
-
-    def _mixer(self, layer: int) -> Any:
-        assert self.family.mixer is not None
-        return getattr(self.layers[layer], self.family.mixer.name)
 
 
 def delta_rule(
@@ -163,28 +172,23 @@ def delta_rule(
     return reading(q, state), state
 
 
-def reading(q: mx.array, state: mx.array) -> mx.array:
-    """What queries read in a state."""
-    return (state * q[..., None, :]).sum(axis=-1).astype(q.dtype)
-
-
 @dataclass
 class Scan:
     """A recurrence under way: the state of some rows, which may become more, and what was read of it.
 
-    rule: as `delta_rule`. mlx-lm's own is compiled by the system's compiler at its first use, for each layout of arrays
-    anew: it is taken where a run must be mlx-lm's to the last bit.
+    rule: mlx-lm's delta rule is compiled by the system's compiler at its first use, for each layout of arrays anew: it
+    is taken where a run must be mlx-lm's to the last bit.
     """
 
     state: mx.array
-    rule: Callable[..., tuple[mx.array, mx.array]] = delta_rule
+    rule: Rule
     read: list[mx.array] = field(default_factory=list)
 
     def step(self, inputs: Sequence[mx.array], visit: Callable[[mx.array], mx.array] | None = None) -> mx.array:
         """One position (row, ...) of all rows; returns what queries read (row, value head, d_value)."""
-        mixed, held = self.rule(*inputs, self.state)
+        mixed, held = self.rule.step(*inputs, self.state)
         self.state = held if visit is None else visit(held)
         if self.state is not held:
-            mixed = reading(inputs[0], self.state)
+            mixed = self.rule.read(inputs, self.state)
         self.read.append(mixed)
         return mixed

@@ -200,11 +200,11 @@ class Sweep:
         if clean is None:  # as above: no clean state is ever taken, and its row of the scan may hold anything
             clean = tuple(mx.zeros((1, *a[0].shape[1:]), dtype=a[0].dtype) for a in values)
         touched = bool(self.plan.at(site)) or site in self.captures
-        mixed, states = scan_groups(self.network, clean, rows, visit if touched else None)
+        mixed, states = scan_groups(self.network, layer, clean, rows, visit if touched else None)
         if self.keep:
             self.kept_v[layer] = states
         if site in self.captures:
-            d = self.network.delta
+            d = self.network.state_sizes
             for index, (group, shown) in enumerate(zip(self.groups, seen, strict=True)):
                 none = mx.zeros((0, group.length - group.start, d.n_heads, d.d_state))
                 self.captured[site].append((index, mx.concatenate(shown, axis=1) if shown else none))

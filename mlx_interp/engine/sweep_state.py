@@ -31,14 +31,14 @@ class Rows:
 
 
 def scan_groups(
-    net: Mixers, clean: Sequence[mx.array], groups: Sequence[Rows], visit: Visit | None
+    net: Mixers, layer: int, clean: Sequence[mx.array], groups: Sequence[Rows], visit: Visit | None
 ) -> tuple[list[mx.array], list[mx.array]]:
     """`mixed` (row, pos, value head, d_value) and the last state of each group, which are ordered by their start.
 
-    clean: the clean run's queries, keys, values, decays, strengths at every position, (1, pos, ...) each.
+    clean: the clean run's queries, keys, values, and all else that changes the state, (1, pos, ...) each.
     """
     running = [Rows(group.start, net.wide(group.inputs)) if group.n else None for group in groups]
-    first, scan = net.wide(clean), Scan(net.no_state(1))
+    first, scan = net.wide(clean), Scan(net.no_state(1), net.rule(layer))
     place: dict[int, slice] = {}
     for position in range(clean[0].shape[1] if any(running) else 0):
         for index, group in enumerate(running):
@@ -73,4 +73,4 @@ def _read(net: Mixers, group: Rows, running: Rows | None) -> mx.array:
     if running is not None:
         return mx.stack(running.read, axis=1)
     n_pos = group.inputs[0].shape[1]
-    return mx.zeros((0, n_pos, net.delta.n_heads, net.delta.d_value), dtype=group.inputs[0].dtype)
+    return mx.zeros((0, n_pos, net.state_sizes.n_heads, net.state_sizes.d_value), dtype=group.inputs[0].dtype)

@@ -139,7 +139,7 @@ WITH_GATE = (QKV_GATE, ATTENTION, *(replace(step, reads=("z", "attn_gate")) for 
 
 
 def _of_delta_in(net: Network, n: Extent) -> float:
-    d = net.delta
+    d = net.state_sizes
     return 2.0 * net.d_model * (d.d_conv + d.n_heads * (d.d_value + 2)) * n.positions
 
 
@@ -149,7 +149,7 @@ DELTA_NET = (
         ("convolved",),
         ("conv_in",),
         how="convolution",
-        flops=lambda net, n: 2.0 * (net.reach + 1) * net.delta.d_conv * n.positions,
+        flops=lambda net, n: 2.0 * (net.reach + 1) * net.state_sizes.d_conv * n.positions,
     ),
     Step(("lin_q", "lin_k", "lin_v"), ("convolved",), ("delta_heads",)),
     Step(
@@ -157,16 +157,34 @@ DELTA_NET = (
         ("lin_q", "lin_k", "lin_v", "decay", "write"),
         how="recurrence",
         inside=("state",),
-        flops=lambda net, n: 7.0 * net.delta.n_heads * net.delta.d_state * n.positions,
+        flops=lambda net, n: 7.0 * net.state_sizes.n_heads * net.state_sizes.d_state * n.positions,
     ),
     Step(
         ("mixer_out",),
         ("mixed", "mixer_gate"),
         ("delta_out",),
-        flops=lambda net, n: 2.0 * net.delta.n_heads * net.delta.d_value * net.d_model * n.queries,
+        flops=lambda net, n: 2.0 * net.state_sizes.n_heads * net.state_sizes.d_value * net.d_model * n.queries,
     ),
 )
 """Gated DeltaNet in attention's place (`mixers.py`)."""
+MAMBA2 = (
+    Step(
+        ("conv_in", "mixer_gate", "time_step"),
+        ("attn_in",),
+        ("ssm_in",),
+        flops=lambda net, n: (
+            2.0
+            * net.d_model
+            * (net.state_sizes.d_conv + net.state_sizes.n_heads * (net.state_sizes.d_value + 1))
+            * n.positions
+        ),
+    ),
+    DELTA_NET[1],
+    Step(("lin_q", "lin_k", "lin_v"), ("convolved",), ("ssm_heads",)),
+    replace(DELTA_NET[3], reads=("lin_q", "lin_k", "lin_v", "time_step")),
+    replace(DELTA_NET[4], functions=("ssm_out",)),
+)
+"""Mamba 2 in attention's place (`spaces.py`)."""
 SHORT_CONV = (
     Step(
         ("conv_in", "conv_gate"),

@@ -84,7 +84,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     """config.json, in a folder that has a tokenizer as well."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
-    config = read_json(path / "config.json", missing="a checkpoint folder has one beside its weights")
+    config = untagged(read_json(path / "config.json", missing="a checkpoint folder has one beside its weights"))
     if config.get("model_file"):
         raise CheckpointError(
             f"{path}: config.json asks to run {config['model_file']!r}: code that comes with a checkpoint is never run"
@@ -93,7 +93,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no tokenizer: one of {', '.join(TOKENIZER_FILES)} must be there")
     if (path / "tokenizer.json").is_file():
         read_json(path / "tokenizer.json")
-    return config
+    return dict(config)
 
 
 def _as_read(path: Path, config: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -131,6 +131,15 @@ def read_json(path: Path, *, missing: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def untagged(value: Any) -> Any:
+    """A config's value with the numbers that JSON has no form for: transformers 5 writes {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
+            return float(value["__float__"])
+        return {key: untagged(one) for key, one in value.items()}
+    return [untagged(one) for one in value] if isinstance(value, list) else value
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:

@@ -96,6 +96,7 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("qwen-3.5-4b", "Qwen/Qwen3.5-4B", 32, 4.2),
         KnownModel("gemma-4-e2b", "google/gemma-4-E2B-it", 35, 4.63),
         KnownModel("gemma-4-e4b", "google/gemma-4-E4B-it", 42, 7.46),
+        KnownModel("granite-4-h-micro", "ibm-granite/granite-4.0-h-micro", 40, 3.19),
         KnownModel("lfm2.5-1.2b", "LiquidAI/LFM2.5-1.2B-Instruct", 16, 1.17),
         KnownModel("olmo-3-7b", "allenai/Olmo-3-1025-7B", 32, 7.3),
         # Base models of what is instructed above, as their makers publish them: bfloat16, some gated.
@@ -123,6 +124,7 @@ MODELS: dict[str, KnownModel] = {
         KnownModel("qwen-3.5-4b-base", "Qwen/Qwen3.5-4B-Base", 32, 4.2),
         KnownModel("gemma-4-e2b-base", "google/gemma-4-E2B", 35, 4.63),
         KnownModel("gemma-4-e4b-base", "google/gemma-4-E4B", 42, 7.46),
+        KnownModel("granite-4-h-micro-base", "ibm-granite/granite-4.0-h-micro-base", 40, 3.19),
         KnownModel("lfm2.5-1.2b-base", "LiquidAI/LFM2.5-1.2B-Base", 16, 1.17),
         KnownModel("deepseek-v2-lite-base", "deepseek-ai/DeepSeek-V2-Lite", 27, 15.7),
         KnownModel("smollm2-135m-base", "HuggingFaceTB/SmolLM2-135M", 30, 0.135),

@@ -27,7 +27,7 @@ def test_the_state_is_the_delta_rule_by_hand(model: Model) -> None:
     names = ("lin_q", "lin_k", "lin_v", "decay", "write", "state", "mixed")
     out = model.run(TOKENS, capture=[f"{name}.1" for name in names])
     q, k, v, decay, write, states, mixed = (np.asarray(out[f"{name}.1"])[0].astype(np.float64) for name in names)
-    d = model.network.delta
+    d = model.network.state_sizes
     for head in range(d.n_heads):
         state = np.zeros((d.d_value, d.d_key))
         key_head = head * d.n_key_heads // d.n_heads
@@ -71,8 +71,8 @@ def test_a_sweep_without_the_clean_runs_state_is_seen(model: Model, monkeypatch:
     assert worst(model.sweep(TOKENS, variants), expected) < 1e-4
     scan = sweep_state.scan_groups
 
-    def forgetful(net, clean, groups, visit):  # type: ignore[no-untyped-def]
-        return scan(net, [mx.zeros_like(a) for a in clean], groups, visit)
+    def forgetful(net, layer, clean, groups, visit):  # type: ignore[no-untyped-def]
+        return scan(net, layer, [mx.zeros_like(a) for a in clean], groups, visit)
 
     monkeypatch.setattr(sweep_batch, "scan_groups", forgetful)
     assert worst(model.sweep(TOKENS, variants), expected) > 1e-2

@@ -97,6 +97,21 @@ DEEPSEEK_V2 = {
         "mscale_all_dim": 0.9,
     },
 }
+GRANITE4 = {
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 72,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 24,
+    "mamba_d_state": 7,
+    "embedding_multiplier": 1.7,
+    "attention_multiplier": 0.31,
+    "residual_multiplier": 0.6,
+    "logits_scaling": 2.3,
+    "position_embedding_type": "nope",
+    "tie_word_embeddings": True,
+}
 QWEN3_5 = {
     "num_hidden_layers": 4,
     "head_dim": 8,
@@ -346,6 +361,25 @@ VARIANTS: dict[str, Variant] = {
         },
         ("rope_parameters", "head_dim"),
         ("aux_loss_alpha", "ep_size", "seq_aux"),
+    ),
+    "granite 4, as transformers 5 writes it": Variant("GraniteMoeHybrid", GRANITE4),
+    "granite 4 h micro, as it was published": Variant(
+        "GraniteMoeHybrid",
+        {**GRANITE4, "mamba_d_head": "auto"},
+        {
+            "layer_types": GRANITE4["layer_types"],
+            "mamba_d_head": "auto",
+            "normalization_function": "rmsnorm",
+            "init_method": "mup",
+            **old(1e4),
+        },
+        ("rope_parameters", "time_step_limit"),
+        ("init_method", "normalization_function"),
+    ),
+    "granite 4 micro, attention alone": Variant(
+        "GraniteMoeHybrid",
+        {**GRANITE4, "layer_types": ["attention"] * 4, "position_embedding_type": "rope"},
+        {"layer_types": ["attention"] * 4},
     ),
     "gpt 2": Variant("GPT2", GPT2, {"n_ctx": 64, "task_specific_params": {"text-generation": {"max_length": 50}}}),
 }  # fmt: skip

@@ -58,6 +58,7 @@ PUBLISHED: dict[str, Published] = {
     "gemma4": Published("google/gemma-4-E2B", 4.63),
     "lfm2": Published("LiquidAI/LFM2-1.2B", 1.17),
     "deepseek_v2": Published("deepseek-ai/DeepSeek-V2-Lite", 15.7),
+    "granitemoehybrid": Published("ibm-granite/granite-4.0-h-micro-base", 3.19),
 }
 
 

@@ -60,6 +60,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "rope without yarn": ("deepseek_v2", {"rope_scaling": None}, "no factor in its rope_scaling"),
     "keys of fewer heads": ("deepseek_v2", {"num_key_value_heads": 3}, "keys for 3 of 6 heads"),
     "experts in no layer": ("deepseek_v2", {"first_k_dense_replace": 3}, "no layer with experts"),
+    "experts beside an MLP": ("granitemoehybrid", {"num_local_experts": 4}, "has 4 experts beside its MLP"),
+    "norms by groups of a state space": ("granitemoehybrid", {"mamba_n_groups": 2}, "'mamba_n_groups' = 2"),
+    "no attention anywhere": ("granitemoehybrid", {"layer_types": ["mamba"] * 4}, "no layer with attention"),
     "another language model inside": (
         "mistral3",
         {"text_config": {**FAMILY_CONFIGS["llama"], "model_type": "mistral"}},

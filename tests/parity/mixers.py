@@ -28,7 +28,8 @@ def recording_delta_nets(model: Any, mixers: dict[int, Any], seen: dict[str, Any
     handles = []
     for layer, mixer in mixers.items():
         if not hasattr(mixer, "in_proj_z"):
-            handles += record_short_conv(mixer, layer, seen)
+            record = record_state_space if hasattr(mixer, "A_log") else record_short_conv
+            handles += record(mixer, layer, seen)
             continue
         d_value = mixer.head_v_dim
 
@@ -42,6 +43,12 @@ def recording_delta_nets(model: Any, mixers: dict[int, Any], seen: dict[str, Any
                 lambda _, __, out, layer=layer: seen.update({f"conv_in.{layer}": out})
             )
         )
+    if hasattr(module, "mamba2_chunk_scan"):
+        with recording_scans(module, mixers, seen):
+            yield
+        for handle in handles:
+            handle.remove()
+        return
     own = getattr(module, "torch_chunk_gated_delta_rule", None)
 
     def recorded(query: Any, key: Any, value: Any, g: Any, beta: Any, **rest: Any) -> Any:
@@ -78,6 +85,60 @@ def recording_delta_nets(model: Any, mixers: dict[int, Any], seen: dict[str, Any
             module.torch_chunk_gated_delta_rule = own
         for handle in handles:
             handle.remove()
+
+
+def with_fused_mlps(weights: dict[str, Any]) -> dict[str, Any]:
+    """Gate and up of an MLP in one matrix, as Granite 4 has them."""
+    import torch
+
+    found = {}
+    for name, value in weights.items():
+        if ".mlp.gate_proj." in name:
+            both = torch.cat([value, weights[name.replace("gate_proj", "up_proj")]])
+            found[name.replace("mlp.gate_proj", "shared_mlp.input_linear")] = both
+        elif ".mlp.up_proj." not in name:
+            found[name.replace("mlp.down_proj", "shared_mlp.output_linear")] = value
+    return found
+
+
+def record_state_space(mixer: Any, layer: int, seen: dict[str, Any]) -> list[Any]:
+    """What a state space's first matrix gives, by a hook."""
+    import torch
+
+    def projected(_: Any, __: Any, out: Any) -> None:
+        gate, conv_in, step = out.split([mixer.intermediate_size, mixer.conv_dim, mixer.num_heads], dim=-1)
+        seen[f"conv_in.{layer}"] = conv_in
+        seen[f"mixer_gate.{layer}"] = gate.reshape(*gate.shape[:-1], mixer.num_heads, -1)
+        low, high = mixer.time_step_limit
+        seen[f"time_step.{layer}"] = torch.nn.functional.softplus(step + mixer.dt_bias).clamp(low, high)
+
+    return [mixer.in_proj.register_forward_hook(projected)]
+
+
+@contextmanager
+def recording_scans(module: Any, mixers: dict[int, Any], seen: dict[str, Any]) -> Iterator[None]:
+    """Records state spaces where the scan is called, which gets them in the order of the layers."""
+    own, waiting = module.mamba2_chunk_scan, sorted(mixers)
+
+    def recorded(x: Any, dt: Any, pace: Any, k: Any, q: Any, **rest: Any) -> Any:
+        import torch
+
+        layer, states = waiting.pop(0), []
+        for end in range(1, x.shape[1] + 1):
+            parts = [a[:, :end] for a in (x, dt, k, q)]
+            _, state = own(parts[0], parts[1], pace, *parts[2:], **{**rest, "return_final_states": True})
+            states.append(state.flatten(-2))
+        made = own(x, dt, pace, k, q, **rest)
+        mixed = made[0] if isinstance(made, tuple) else made
+        given = {"lin_q": q, "lin_k": k, "lin_v": x, "state": torch.stack(states, dim=1), "mixed": mixed}
+        seen.update({f"{name}.{layer}": value for name, value in given.items()})
+        return made
+
+    module.mamba2_chunk_scan = recorded
+    try:
+        yield
+    finally:
+        module.mamba2_chunk_scan = own
 
 
 def record_own_inputs(layer: Any, index: int, seen: dict[str, Any]) -> list[Any]:

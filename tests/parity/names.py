@@ -108,6 +108,13 @@ NAMES = {
         up="feed_forward.w3",
         mixer="conv",
     ),
+    "granitemoehybrid": Names(
+        mlp="shared_mlp",
+        gate="shared_mlp.input_linear",
+        up="shared_mlp.input_linear",
+        down="shared_mlp.output_linear",
+        mixer="mamba",
+    ),
     "qwen3_5": Names(mixer="linear_attn", gated=True),
     "phi3": Names(qkv="self_attn.qkv_proj", gate="mlp.gate_up_proj", up="mlp.gate_up_proj"),
 }

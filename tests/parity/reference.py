@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from mlx.utils import tree_flatten
 
-from tests.parity.mixers import SHIFTED, as_stored, record_latent, record_own_inputs, recording_delta_nets
+from tests.parity.mixers import (
+    SHIFTED,
+    as_stored,
+    record_latent,
+    record_own_inputs,
+    recording_delta_nets,
+    with_fused_mlps,
+)
 from tests.parity.names import NAMES, Names
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
 
@@ -104,6 +111,18 @@ SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
         "conv_L_cache": 4,
         "block_auto_adjust_ff_dim": False,
         "layer_types": ["full_attention", "conv", "full_attention", "conv"],
+    },
+    ("granitemoehybrid", "rope, no biases, four positions, time steps cut, untied head"): {
+        "position_embedding_type": "rope",
+        "attention_bias": False,
+        "mamba_conv_bias": False,
+        "mamba_proj_bias": False,
+        "mamba_d_conv": 4,
+        "mamba_n_heads": 6,
+        "mamba_d_head": 16,
+        "time_step_limit": [0.2, 0.5],
+        "layer_types": ["attention", "mamba", "mamba", "attention"],
+        "tie_word_embeddings": False,
     },
     ("deepseek_v2", "queries of a latent, biases, experts everywhere"): {
         "q_lora_rank": 13,
@@ -225,7 +244,9 @@ def transformers_model(config: dict[str, Any], seed: int) -> Any:
         weights["lm_head.weight"] = weights.pop("gpt_neox.embed_out.weight")
     if any(".gate_proj.weight" in name and value.ndim == 3 for name, value in weights.items()):
         weights = of_experts(family, weights)
-    if family in ("qwen3_5_text", "lfm2"):
+    if family == "granitemoehybrid":
+        weights = with_fused_mlps(weights)
+    if family in ("qwen3_5_text", "lfm2", "granitemoehybrid"):
         weights = as_stored(weights, SHIFTED if family == "qwen3_5_text" else ())
     if family == "gptj":
         weights = {name.replace("model.", "transformer.", 1): value for name, value in weights.items()}
@@ -353,7 +374,7 @@ def recording(model: Any, names: Names, seen: dict[str, Any]) -> Any:
         else:
             record_input(layer.get_submodule(names.before_mlp), f"resid_mid.{index}")
         record_output(layer, f"resid_post.{index}")
-        attends = names.mixer is None or not hasattr(layer, names.mixer)
+        attends = names.mixer is None or getattr(layer, names.mixer, None) is None
         if attends and not names.gated:
             record_input(layer.get_submodule(names.out), f"z.{index}")
         if names.before_attn is None:
