@@ -60,6 +60,25 @@ class Experts:
         return found * getattr(args, self.factor) if self.factor else found
 
 
+def experts_in_full(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """gpt-oss's experts as transformers stores them unpacked: gate and up column by column, inputs first."""
+    if not any(name.endswith(".experts.gate_up_proj") for name in weights):
+        return weights
+    found: dict[str, mx.array] = {}
+    for name, array in weights.items():
+        base, _, last = name.rpartition(".")
+        part, kind = ("bias", last.removesuffix("_bias")) if last.endswith("_bias") else ("weight", last)
+        if not base.endswith(".experts"):
+            found[name] = array
+            continue
+        rows = array if part == "bias" else array.swapaxes(-1, -2)
+        if kind == "down_proj":
+            found[f"{base}.down_proj.{part}"] = rows
+        else:
+            found |= {f"{base}.gate_proj.{part}": rows[:, ::2], f"{base}.up_proj.{part}": rows[:, 1::2]}
+    return found
+
+
 def spread(weights: mx.array, picked: mx.array, n_experts: int) -> mx.array:
     """Weights by slot -> by expert (..., n_experts), 0 where one was not picked."""
     nothing = mx.zeros((*weights.shape[:-1], n_experts), dtype=weights.dtype)

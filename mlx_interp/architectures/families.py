@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_interp.architectures.activations import Form, gelu_tanh
-from mlx_interp.architectures.experts import Experts
+from mlx_interp.architectures.experts import Experts, experts_in_full
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.architectures.hybrids import GRANITE4, LFM2, QWEN3_5
 from mlx_interp.architectures.kinds import (
@@ -334,6 +334,7 @@ GPT_OSS = Family(
     tied=only(False), scale="sm_scale", sinks="sinks",
     window=kind_of_window("window_size"),
     experts=Experts("router", "experts", count="num_local_experts", softmax_first=False),
+    as_stored=experts_in_full,
     refuses={"tie_word_embeddings": frozenset({True})},
     fixed={"attention_bias": frozenset({True}), "swiglu_alpha": frozenset({1.702}), "swiglu_limit": frozenset({7.0})},
     objection=both_kinds,

@@ -19,6 +19,7 @@ from mlx_interp.deferred import mx
 
 Config = Mapping[str, Any]
 Activation: TypeAlias = "Callable[[Any, mx.array], mx.array]"
+Stored: TypeAlias = "Callable[[dict[str, mx.array]], dict[str, mx.array]]"
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class Family:
     """transformers reads a text anew where generation crosses the length that LongRoPE was made from."""
     dropped_prefix: str = ""
     """How tensors' names begin in newer checkpoints; mlx-lm's class reads them without, as the oldest ones are."""
+    as_stored: Stored | None = None
+    """Tensors as transformers stores them -> as mlx-lm's class takes them, where it has no eye for that."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Config keys that mlx-lm's class leaves out although they mean something: what it does instead."""
     refuses: Mapping[str, frozenset[Any]] = field(default_factory=dict)

@@ -80,14 +80,16 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
     unread = () if family is not None and family.reads_rope else ("rope_parameters",)
     for key in (*ignored_keys(config), *unread):
         config.pop(key, None)
-    if family is None or not family.dropped_prefix:
+    if family is None or not (family.dropped_prefix or family.as_stored):
         return model_class, arguments
-    prefix, head = family.dropped_prefix, f"{family.head}.weight"
+    prefix, head, as_stored = family.dropped_prefix, f"{family.head}.weight", family.as_stored
 
     class Model(model_class):  # type: ignore[misc, valid-type]
         def sanitize(self, weights: dict[str, mx.array]) -> Any:
+            if as_stored is not None:
+                weights = as_stored(weights)
             named = {name.removeprefix(prefix): array for name, array in weights.items()}
-            return super().sanitize({name: array for name, array in named.items() if name != head})
+            return super().sanitize({name: array for name, array in named.items() if not prefix or name != head})
 
     return Model, arguments
 

@@ -97,6 +97,14 @@ DEEPSEEK_V2 = {
         "mscale_all_dim": 0.9,
     },
 }
+GPT_OSS: dict[str, Any] = {
+    "head_dim": 8,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "max_position_embeddings": 64,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
 GRANITE4 = {
     "num_hidden_layers": 4,
     "layer_types": ["mamba", "attention", "mamba", "mamba"],
@@ -300,6 +308,37 @@ VARIANTS: dict[str, Variant] = {
     ),
     "mixtral": Variant("Mixtral", {"num_local_experts": 5}, {**old(1e6), "sliding_window": None}, NEW),
     "olmoe": Variant("Olmoe", {"num_experts": 5, "num_experts_per_tok": 2}, {**old(1e4), "clip_qkv": None}, NEW),
+    "qwen3 moe, transformers 5": Variant(
+        "Qwen3Moe",
+        {
+            "head_dim": 10, "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 20,
+            "norm_topk_prob": False, "rope_parameters": {"rope_type": "default", "rope_theta": 345.0},
+        },
+    ),
+    "mixtral, transformers 5": Variant(
+        "Mixtral", {"num_local_experts": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 345.0}}
+    ),
+    "olmoe, transformers 5": Variant(
+        "Olmoe",
+        {
+            "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True, "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 345.0},
+        },
+    ),
+    "gpt-oss, transformers 5": Variant("GptOss", GPT_OSS),
+    "gpt-oss, as it was published": Variant(
+        "GptOss",
+        {**GPT_OSS, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+        {
+            **old(150000, **{**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}),
+            "swiglu_limit": 7.0,
+            "experts_per_token": 2,
+            "initial_context_length": 16,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+        ("rope_parameters",),
+        ("experts_per_token", "initial_context_length"),
+    ),
     "ministral 3": Variant(
         "Ministral3",
         {"head_dim": 10, "max_position_embeddings": 64, "tie_word_embeddings": True, "rope_parameters": MINISTRAL3},
