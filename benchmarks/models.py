@@ -7,11 +7,20 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx_lm.models import gemma2, llama, qwen2
+from mlx_lm.models import gemma2, lfm2, llama, qwen2, qwen3_5, qwen3_moe
 
 from mlx_interp import Model
 
-CLASSES: dict[str, Any] = {"llama": llama, "gemma2": gemma2, "qwen2": qwen2}
+CLASSES: dict[str, Any] = {
+    "llama": llama,
+    "gemma2": gemma2,
+    "qwen2": qwen2,
+    "qwen3_moe": qwen3_moe,
+    "qwen3_5": qwen3_5,
+    "lfm2": lfm2,
+}
+RECENT = ("qwen3_moe", "qwen3_5", "lfm2")
+"""Experts, and layers that hold a state or reach a few positions: three of four in the last two."""
 
 SIZES = {
     "num_hidden_layers": 12,
@@ -26,6 +35,42 @@ SIZES = {
 OWN: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": False},
+    "qwen3_moe": {
+        "head_dim": 64,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+    },
+    "qwen3_5": {
+        "head_dim": 64,
+        "linear_num_key_heads": 8,
+        "linear_num_value_heads": 8,
+        "linear_key_head_dim": 64,
+        "linear_value_head_dim": 64,
+        "linear_conv_kernel_dim": 4,
+        "full_attention_interval": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+    },
+    "lfm2": {
+        "block_dim": 512,
+        "block_ff_dim": 2048,
+        "block_multiple_of": 1,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_auto_adjust_ff_dim": False,
+        "conv_bias": False,
+        "conv_L_cache": 3,
+        "norm_eps": 1e-5,
+        "layer_types": ["conv", "conv", "conv", "full_attention"] * 3,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+    },
     "gemma2": {
         "head_dim": 64,
         "query_pre_attn_scalar": 64,
@@ -44,7 +89,10 @@ class TokenIds:
 
 
 def benchmark_config(family: str) -> dict[str, Any]:
-    return {"model_type": family, **SIZES, **OWN[family]}
+    config = {"model_type": family, **SIZES, **OWN[family]}
+    if family == "qwen3_5":  # its language model is inside of a larger one
+        return {"model_type": family, "vocab_size": SIZES["vocab_size"], "text_config": config}
+    return config
 
 
 def benchmark_model(family: str) -> Model:

@@ -21,7 +21,7 @@ from typing import Any
 import mlx.core as mx
 from rich.console import Console
 
-from benchmarks.models import benchmark_model, benchmark_tokens
+from benchmarks.models import CLASSES, benchmark_model, benchmark_tokens
 from benchmarks.others import contestants
 from benchmarks.timing import Ratio, ratios
 from mlx_interp import Intervention, Model, Patch
@@ -43,12 +43,12 @@ def grid(model: Model, tokens: list[int], position: int) -> Variants:
 
 
 def heads(model: Model, tokens: list[int], position: int) -> Variants:
-    """Every head's z replaced by a random vector."""
+    """Every head's z replaced by a random vector, in the layers that have attention."""
     values = mx.random.normal((model.n_layers, model.n_heads, model.d_head), key=mx.random.key(1))
     mx.eval(values)
     return [
         [Patch(f"z.{layer}", values[layer, head], position, heads=head)]
-        for layer in range(model.n_layers)
+        for layer in model.network.layers_with("z")
         for head in range(model.n_heads)
     ]
 
@@ -69,9 +69,10 @@ def measure(family: str, n_tokens: int, rounds: int) -> dict[str, Any]:
     model, tokens = benchmark_model(family), benchmark_tokens(n_tokens)
     batch = mx.array([tokens])
     sweeps = {
-        (kind, where): make(model, tokens, position)
-        for kind, make in (("66 pairs", grid), ("96 heads", heads))
+        (f"{len(variants)} {kind}", where): variants
+        for kind, make in (("pairs", grid), ("heads", heads))
         for where, position in (("last", n_tokens - 1), ("middle", n_tokens // 2))
+        for variants in [make(model, tokens, position)]
     }
     timed: dict[str, Any] = {
         "run": lambda: model.run(tokens, logits="all"),
@@ -190,7 +191,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--family", nargs="+", default=["llama", "gemma2", "qwen2"], choices=["llama", "gemma2", "qwen2"])
+    made.add_argument("--family", nargs="+", default=["llama", "gemma2", "qwen2"], choices=list(CLASSES))
     made.add_argument("--tokens", nargs="+", type=int, default=[16, 64], metavar="N", help="lengths of the prompt")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="repetitions; the median is printed")
     made.add_argument("--smoke", action="store_true", help="one family, one length, one round")
