@@ -19,7 +19,7 @@ TOKENS = [3, 5, 8, 13, 21]
 KNOWN = sorted(
     name
     for name, one in FAMILIES.items()
-    if one.form is not None and one.mixer is None and one.own_inputs is None and not one.attn_gate
+    if one.form is not None and not (one.experts or one.latent or one.mixer or one.own_inputs or one.attn_gate)
 )
 WITHOUT_BIAS = ("gemma", "gemma3_text", "mistral", "olmo3", "phi3", "qwen3")
 

@@ -16,7 +16,7 @@ TOKENS = [3, 5, 8, 13, 21]
 LAYER, HEAD = 1, 4
 
 
-BEYOND = {name for name, one in FAMILIES.items() if one.mixer is not None or one.v_norm is not None or one.attn_gate}
+BEYOND = {name for name, one in FAMILIES.items() if one.mixer or one.v_norm or one.attn_gate or one.latent}
 """Families whose heads, or some of whose layers, are more than products of matrices."""
 
 
