@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import mlx_interp  # noqa: F401  isort: skip
+import matplotlib
 import pytest
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
 from mlx_interp.reporting import figures
+from tests.reporting.canvas import beyond_canvas
 from tests.tiny import RECENT, each_family, tiny_model
 
 # The same examples in every run: a red test is red for everyone. HYPOTHESIS_PROFILE=default looks for new ones.
@@ -20,11 +23,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _small_figures() -> Iterator[None]:
-    """Figures of few dots and no PDF: drawing took a third of a study's test. Tests of the files turn both on."""
+def _figures() -> Iterator[None]:
+    """Figures of few dots and no PDF: drawing took a third of a study's test. Tests of the files turn both on.
+
+    Whatever a test draws lies whole on its canvas.
+    """
+    drawn = figures._drawn
+
+    def checked(figure: Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
+        with matplotlib.rc_context(figures.STYLE):
+            cut = beyond_canvas(figure)
+        assert not cut, cut
+        return drawn(figure, ending, metadata)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "DPI", 40)
         patch.setattr(figures, "VECTOR", False)
+        patch.setattr(figures, "_drawn", checked)
         yield
 
 

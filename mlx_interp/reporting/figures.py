@@ -171,7 +171,8 @@ def heat_map(
             figure.supxlabel(x_label, fontsize=9)
             figure.supylabel(y_label, fontsize=9)
         figure.suptitle(title, fontsize=10)
-        figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=value_label, shrink=0.85, aspect=25)
+        label = "\n".join(textwrap.wrap(value_label, max(int(14 * 0.85 * size[1]), 12)))
+        figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=label, shrink=0.85, aspect=25)
     return Plot(name, figure, caption, Cells(panels, x_label, y_label, value_label, x_ticks, y_ticks, limits))
 
 
@@ -206,11 +207,21 @@ def line_with_band(
         axis.set(xlabel=x_label, ylabel=y_label, ylim=limits)
         axis.set_title(title, fontsize=10)
         if len(series) > 4:  # inside the axes so many names would hide the lines
-            figure.set_figheight(3.8)
-            figure.legend(loc="outside lower center", ncols=3)
+            _legend_below(figure, len(series))
         elif len(series) > 1:
             axis.legend()
     return Plot(name, figure, caption)
+
+
+def _legend_below(figure: matplotlib.figure.Figure, n: int) -> None:
+    """The names of n lines under the axes, in as many columns as the figure is wide enough for."""
+    renderer = matplotlib.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    for columns in (3, 2, 1):
+        legend = figure.legend(loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            figure.set_figheight(3.4 + 0.2 * -(-n // columns))
+            return
+        legend.remove()
 
 
 def box_plot(

@@ -25,6 +25,7 @@ from mlx_interp.reporting.figures import (
     save_plot,
 )
 from mlx_interp.stats import Estimate
+from tests.reporting.canvas import beyond_canvas
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +155,20 @@ def test_lines_of_plain_numbers_need_no_estimates() -> None:
     assert [line.get_label() for line in lines] == ["clean", "patched"]
     assert np.array_equal(lines[1].get_ydata(), [0.0, 0.5, 1.0])
     assert np.isnan(lines[0].get_ydata()[2])
+
+
+def test_names_of_many_lines_and_of_a_scale_lie_whole_on_the_canvas(tmp_path: Path) -> None:
+    names = [f"another query's answer, at position {n}, as the lens reads it" for n in range(5)]
+    lines = line_with_band(range(3), {name: [0.1, 0.2, 0.3] for name in names}, name="lines")
+    assert beyond_canvas(lines.figure) == []
+    label = "gain of the right answer's probability when one head's output is replaced (fraction)"
+    assert beyond_canvas(heat_map(np.eye(3), value_label=label).figure) == []
+    lines.save(tmp_path / "lines.png")
+
+
+def test_what_is_cut_off_is_named_and_fails_whatever_draws_it(tmp_path: Path) -> None:
+    cut = line_with_band([0, 1], {"a line": [0.0, 1.0]}, name="cut")
+    cut.figure.text(0.9, 0.5, "a note that is far too long")
+    assert [found.split("'")[1] for found in beyond_canvas(cut.figure)] == ["a note that is far too long"]
+    with pytest.raises(AssertionError, match="a note that is far too long"):
+        cut.save(tmp_path / "cut.png")
