@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlx_interp import architectures
 from mlx_interp.architectures import FAMILIES, family_of
 from mlx_interp.errors import UnsupportedModel
 from tests.tiny import FAMILY_CONFIGS
+
+
+def test_a_family_is_described_in_twenty_lines_at_most() -> None:
+    lines = {}
+    for path in Path(architectures.__file__).parent.glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+                made = ast.unparse(node.value)
+                if made.startswith(("Family(", "replace(")) and "model_type=" in made:
+                    assert node.end_lineno is not None
+                    lines[ast.unparse(node.targets[0])] = node.end_lineno - node.lineno + 1
+    assert len(lines) >= len(FAMILIES)
+    assert {name: n for name, n in lines.items() if n > 20} == {}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -17,6 +17,7 @@ from mlx_interp.architectures.kinds import (
     COMMON,
     GELU_TANH,
     NO_RMS,
+    NORMS_AROUND,
     ROTARY,
     both_kinds,
     kind_of_window,
@@ -48,11 +49,7 @@ GEMMA2 = Family(
         *("sliding_window", "sliding_window_size", "layer_types", "hidden_act", "use_bidirectional_attention"),
     },
     tied=only(True),
-    norms=Norms(
-        after_attn="post_attention_layernorm",
-        before_mlp="pre_feedforward_layernorm",
-        after_mlp="post_feedforward_layernorm",
-    ),
+    norms=NORMS_AROUND,
     activation="geglu_tanh",
     embed_scale=root_of_width,
     softcap_scores="attn_logit_softcapping",
@@ -163,6 +160,7 @@ def _other_width(mlp: str, model: str) -> Callable[[Config], str | None]:
     return objection
 
 
+# fmt: off
 GPT2 = Family(
     model_type="gpt2",
     understands=frozenset(
@@ -170,18 +168,9 @@ GPT2 = Family(
         num_attention_heads num_hidden_layers""".split()
     ),
     sizes=Sizes("n_layer", "n_head", "num_key_value_heads", "n_embd", None),
-    embed="wte",
-    positions="wpe",
-    rope=False,
-    layers="h",
-    norm="ln_f",
-    tied=only(True),
+    embed="wte", positions="wpe", rope=False, layers="h", norm="ln_f", tied=only(True),
     norms=Norms(before_attn="ln_1", before_mlp="ln_2"),
-    attention="attn",
-    qkv="fused",
-    qkv_name="c_attn",
-    out="c_proj",
-    down="c_proj",
+    attention="attn", qkv="fused", qkv_name="c_attn", out="c_proj", down="c_proj",
     activation="gelu_tanh",
     read_as={"n_positions": "n_ctx"},
     dropped_prefix="transformer.",
@@ -190,7 +179,6 @@ GPT2 = Family(
     objection=_other_width("n_inner", "n_embd"),
 )
 
-# fmt: off
 PYTHIA = Family(
     model_type="gpt_neox",
     understands=NO_RMS | {"use_parallel_residual", *ROTARY},

@@ -54,29 +54,24 @@ def _other_layers(config: Config) -> str | None:
     return None
 
 
+# fmt: off
 LFM2 = Family(
     model_type="lfm2",
-    understands=COMMON - {"rms_norm_eps", "rope_traditional"}
-    | {"norm_eps", "conv_bias", "conv_L_cache", "layer_types", "full_attn_idxs", "block_dim", "block_ff_dim"}
-    | {"block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"},
-    sizes=Sizes(d_mlp=""),
-    norm="embedding_norm",
-    tied=only(True),
+    understands=COMMON - {"rms_norm_eps", "rope_traditional"} | {
+        *("norm_eps", "conv_bias", "conv_L_cache", "layer_types", "full_attn_idxs", "block_dim", "block_ff_dim"),
+        *("block_multiple_of", "block_ffn_dim_multiplier", "block_auto_adjust_ff_dim"),
+    },
+    sizes=Sizes(d_mlp=""), norm="embedding_norm", tied=only(True),
     norms=Norms(before_attn="operator_norm", before_mlp="ffn_norm"),
-    mlp="feed_forward",
-    qk_norm=True,
-    q_norm="q_layernorm",
-    k_norm="k_layernorm",
-    out="out_proj",
-    down="w2",
-    activation=Form(("w1", "w3"), FORMS["swiglu"].combine),
+    qk_norm=True, q_norm="q_layernorm", k_norm="k_layernorm", out="out_proj",
+    mlp="feed_forward", down="w2", activation=Form(("w1", "w3"), FORMS["swiglu"].combine),
     mixer=SHORT_CONV,
     adapted=lambda config: {"block_dim": config["hidden_size"]} if "hidden_size" in config else {},
     refuses=dict.fromkeys(("tie_word_embeddings", "tie_embedding"), frozenset({False})),
     needs=frozenset({"block_ffn_dim_multiplier"}),
     objection=_other_layers,
 )
-
+# fmt: on
 
 MAMBA_KINDS = {"linear_attention": "mamba", "full_attention": "attention"}
 """What transformers 5 calls layers, and what mlx-lm does."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mlx_interp.architectures.family import Config
+from mlx_interp.architectures.family import Config, Norms
 
 COMMON = frozenset(
     """hidden_size num_hidden_layers intermediate_size num_attention_heads num_key_value_heads rms_norm_eps vocab_size
@@ -16,6 +16,12 @@ COMMON = frozenset(
 """RoPE's settings are read, and put right where mlx-lm's class is not told of them, by `loading/rope.py`."""
 NO_RMS = COMMON - {"rms_norm_eps", "rope_traditional"} | {"layer_norm_eps"}
 ROTARY = ("partial_rotary_factor", "rotary_emb_base", "rotary_pct")
+NORMS_AROUND = Norms(
+    after_attn="post_attention_layernorm",
+    before_mlp="pre_feedforward_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
+"""Before and after attention and MLP, as the Gemmas from the second on have them."""
 GELU_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 """transformers' names of GELU's tanh approximation."""
 

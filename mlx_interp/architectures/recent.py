@@ -7,8 +7,8 @@ from typing import Any
 
 from mlx_interp.architectures.activations import GATE_UP, Form
 from mlx_interp.architectures.experts import Experts
-from mlx_interp.architectures.family import Config, Family, Norms, Sizes
-from mlx_interp.architectures.kinds import COMMON, only, only_if_said, root_of_width
+from mlx_interp.architectures.family import Config, Family, Sizes
+from mlx_interp.architectures.kinds import COMMON, NORMS_AROUND, only, only_if_said, root_of_width
 from mlx_interp.architectures.latent import Latent
 from mlx_interp.architectures.own_inputs import OwnInputs
 from mlx_interp.deferred import mlx_lm, mx
@@ -88,38 +88,27 @@ def _uneven_heads(config: Config) -> str | None:
     return None
 
 
+# fmt: off
 GEMMA4_TEXT = Family(
     model_type="gemma4_text",
-    understands=COMMON - {"rope_traditional"}
-    | {"head_dim", "global_head_dim", "num_global_key_value_heads", "per_layer_config", "num_kv_shared_layers"}
-    | {"sliding_window", "layer_types", "use_double_wide_mlp", "partial_rotary_factor", "final_logit_softcapping"}
-    | {"hidden_size_per_layer_input", "vocab_size_per_layer_input"},
-    sizes=Sizes(d_mlp=""),
-    norms=Norms(
-        after_attn="post_attention_layernorm",
-        before_mlp="pre_feedforward_layernorm",
-        after_mlp="post_feedforward_layernorm",
-    ),
-    qk_norm=True,
-    v_norm="v_norm",
-    head_dim="head_dim",
+    understands=COMMON - {"rope_traditional"} | {
+        *("head_dim", "global_head_dim", "num_global_key_value_heads", "per_layer_config", "num_kv_shared_layers"),
+        *("sliding_window", "layer_types", "use_double_wide_mlp", "partial_rotary_factor", "final_logit_softcapping"),
+        *("hidden_size_per_layer_input", "vocab_size_per_layer_input"),
+    },
+    sizes=Sizes(d_mlp=""), norms=NORMS_AROUND, qk_norm=True, v_norm="v_norm", head_dim="head_dim", reads_rope=True,
     kv_source=lambda decoder, layer: int(decoder.previous_kvs[layer]),
     window=lambda decoder, layer: int(decoder.window_size) if decoder.layers[layer].self_attn.is_sliding else None,
     activation=Form(GATE_UP, lambda gate, up: mlx_lm.models.gemma4_text.geglu(gate, up)),
-    embed_scale=root_of_width,
+    embed_scale=root_of_width, layer_scalar="layer_scalar", softcap_logits="final_logit_softcapping",
     own_inputs=OwnInputs(),
-    layer_scalar="layer_scalar",
-    softcap_logits="final_logit_softcapping",
-    reads_rope=True,
     adapted=lambda config: {"global_head_dim": own["head_dim"]} if (own := _full_heads(config)) else {},
-    refuses={
-        "attention_k_eq_v": frozenset({True}),
-        "enable_moe_block": frozenset({True}),
-        "use_bidirectional_attention": frozenset({"all"}),
-    },
+    refuses=dict.fromkeys(("attention_k_eq_v", "enable_moe_block"), frozenset({True}))
+    | {"use_bidirectional_attention": frozenset({"all"})},
     fixed={"hidden_activation": frozenset({"gelu_pytorch_tanh"})},
     objection=_uneven_heads,
 )
+# fmt: on
 
 GEMMA4 = replace(GEMMA4_TEXT, model_type="gemma4", root="language_model", text_config="text_config")
 
@@ -135,6 +124,9 @@ def _other_latent(config: Config) -> str | None:
     return None
 
 
+MADE_AS = {"topk_method": "greedy", "scoring_func": "softmax", "moe_layer_freq": 1}
+"""What V2 Lite's config says of its routers, and the class computes."""
+
 # fmt: off
 DEEPSEEK_V2 = Family(
     model_type="deepseek_v2",
@@ -146,17 +138,11 @@ DEEPSEEK_V2 = Family(
     },
     sizes=Sizes(n_kv_heads="num_attention_heads", d_mlp="moe_intermediate_size"), tied=only(False),
     latent=Latent(),
-    experts=Experts(
-        count="n_routed_experts", factor="routed_scaling_factor", bare_router=True, shared="shared_experts",
-        largest_first=True,
-    ),
+    experts=Experts(count="n_routed_experts", factor="routed_scaling_factor", bare_router=True,
+                    shared="shared_experts", largest_first=True),
     refuses={"tie_word_embeddings": frozenset({True}), "norm_topk_prob": frozenset({True})},
     needs=frozenset({"num_experts_per_tok", "n_shared_experts"}),
-    fixed={
-        "topk_method": frozenset({"greedy"}),
-        "scoring_func": frozenset({"softmax"}),
-        "moe_layer_freq": frozenset({1}),
-    },
+    fixed={key: frozenset({value}) for key, value in MADE_AS.items()},
     objection=_other_latent,
 )
 # fmt: on
