@@ -30,6 +30,7 @@ from mlx_interp.interventions import Ablate
 from mlx_interp.model import Model
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 
 PLAIN = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2)
 """Fractions of the plain trials."""
@@ -71,8 +72,8 @@ class AblationTrial:
     """Mean KL divergence of the next token from the plain model's on the other prompts, nats."""
 
 
-@dataclass(frozen=True)
-class AblationSearch:
+@dataclass(frozen=True, eq=False, repr=False)
+class AblationSearch(ShapesShown):
     """All trials of a search, with the directions that they ablate."""
 
     directions: np.ndarray

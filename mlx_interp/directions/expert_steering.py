@@ -22,10 +22,11 @@ from mlx_interp.errors import DataError, UnsupportedModel
 from mlx_interp.interventions import Route
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 
 
-@dataclass(frozen=True)
-class ExpertDifferences:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExpertDifferences(ShapesShown):
     """How often two kinds of text take each expert."""
 
     rates: np.ndarray

@@ -24,6 +24,7 @@ from mlx_interp.directions.states import refuse_equal
 from mlx_interp.errors import DataError, PositionError, ShapeError, SiteError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+from mlx_interp.shapes import ShapesShown
 
 SAME = 1e-5
 """Two models whose activations differ by less, beside their length, are the same up to rounding."""
@@ -33,8 +34,8 @@ AT_ONCE = 256
 """Texts whose activations of both models are held at once."""
 
 
-@dataclass(frozen=True)
-class ActivationDifference:
+@dataclass(frozen=True, eq=False, repr=False)
+class ActivationDifference(ShapesShown):
     """Mean differences of two models' activations at one site, position by position."""
 
     model: Model

@@ -78,4 +78,4 @@ def test_the_table_is_consistent() -> None:
     for name, model in MODELS.items():
         assert name == name.lower()
         assert re.fullmatch(r"[\w-]+/[\w.-]+", model.hub_id)
-        assert 0.1 < model.gigabytes() < 30
+        assert 0.1 < model.gigabytes() < 40
