@@ -1,4 +1,4 @@
-"""A model split over processes: memory of each, what they exchange, and time, measured; larger ones computed.
+"""A model split over processes: what each keeps, what they exchange, and time, measured; larger ones computed.
 
     python -m benchmarks.split_model            two processes beside one, five rounds; then the computed table
     python -m benchmarks.split_model --smoke    one round
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -111,7 +110,7 @@ def computed() -> Table:
 
 
 def worker(rounds: int, peers: bool) -> None:
-    """One process: median seconds of a pass, its peak memory, its share of the weights; rank 0 prints."""
+    """One process: median seconds of a pass, and its share of the weights; rank 0 prints."""
     ranks = launched()
     model = benchmark_model("llama")
     whole = sum(array.nbytes for _, array in tree_flatten(model.mlx_model.parameters()))
@@ -131,7 +130,6 @@ def worker(rounds: int, peers: bool) -> None:
         "range": [min(seconds), max(seconds)],
         "kept": kept / whole,
         "bytes": 4 * gathered_per_token(model.mlx_model),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     }
     if ranks.first:
         print("found", json.dumps(found), flush=True)

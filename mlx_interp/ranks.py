@@ -24,6 +24,9 @@ from mlx_interp.errors import RanksDiffer, RunError
 GRACE = 5.0
 """Seconds in which Python must have come to handle a signal."""
 
+LONGEST = 200
+"""Letters of a value in a message."""
+
 LAUNCHED = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 """Set in a process that a launcher started; without one no network is touched."""
 
@@ -61,11 +64,15 @@ class Ranks:
 
     def agree(self, name: str, value: Any) -> None:
         """Raises RanksDiffer on every rank, naming those that differ from rank 0, where `value` is not the same."""
-        values = self.gather(value)
+        self.compare(name, self.gather(value))
+
+    def compare(self, name: str, values: list[Any]) -> None:
+        """As `agree`, of every rank's value, gathered already."""
         others = [rank for rank, other in enumerate(values) if other != values[0]]
         if others:
             raise RanksDiffer(
-                f"rank {_list(others)} has another {name} than rank 0: {values[others[0]]}, not {values[0]}"
+                f"rank {_list(others)} has another {name} than rank 0: {_shortly(values[others[0]])}, not "
+                f"{_shortly(values[0])}"
             )
 
     def succeeded(self, error: str | None) -> None:
@@ -142,7 +149,9 @@ def _listen(rank: int) -> None:
     signal.signal(signal.SIGINT, _interrupt)
 
     def wait() -> None:
-        number = ours.recv(1)[0]
+        number = 0
+        while number not in (signal.SIGINT, signal.SIGTERM):  # the descriptor hears every signal that Python handles
+            number = ours.recv(1)[0]
         if not _heard.wait(GRACE):
             why = "Ctrl-C" if number == signal.SIGINT else "stopped by the launcher"
             print(
@@ -160,6 +169,12 @@ def _listen(rank: int) -> None:
 def said(error: BaseException) -> str:
     """An error in one line, for the other ranks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _shortly(value: Any) -> str:
+    """A value in a message: of a study's records the beginning is enough."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
 
 
 def _list(ranks: list[int]) -> str:

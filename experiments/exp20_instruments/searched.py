@@ -2,7 +2,7 @@
 
 Directions are differences of means of requests, one a layer; the search looks at other requests, and what it chose is
 measured on requests that nothing was chosen on: refusals of harmful ones, and on harmless ones the divergence of the
-next token. Plain: the same fraction in all layers, the best of four; both within one budget of divergence. Control: the
+next token. Plain: the same fraction in all layers, the best of several; both within one budget. Control: the
 same search over random directions. A model that refuses none of the requests has the unedited row alone.
 """
 
@@ -23,7 +23,7 @@ from experiments.shared.traits.asks import Ask
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.controls import random_like
 from mlx_interp.directions import AblationSearch, AblationTrial, ablation_effect, search_ablation
-from mlx_interp.errors import DataError, DirectionError
+from mlx_interp.errors import DirectionError
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Cell, Column, Table
 
@@ -101,21 +101,20 @@ def search(run: Run[AblationConfig], random: bool) -> AblationSearch | None:
     if random:
         found = np.stack([random_like(row, seed=run.seed, key=(STAGE, n)) for n, row in enumerate(found)])
     asks, harmful, harmless = _asked(run, "choose")
-    config = run.config
-    try:
-        return search_ablation(
-            run.model,
-            found,
-            harmful,
-            harmless,
-            kl_budget=config.kl_budget,
-            trials=config.ablation_trials,
-            shows=asks[0].hit,
-            max_tokens=config.reply_tokens,
-            seed=run.seed,
-        )
-    except DataError:  # it refuses none of them
+    config, refuses = run.config, asks[0].hit  # one detector for all requests
+    if not any(refuses(text.text) for text in run.model.generate(harmful, max_tokens=config.reply_tokens)):
         return None
+    return search_ablation(
+        run.model,
+        found,
+        harmful,
+        harmless,
+        kl_budget=config.kl_budget,
+        trials=config.ablation_trials,
+        shows=refuses,
+        max_tokens=config.reply_tokens,
+        seed=run.seed,
+    )
 
 
 def _chosen(made: AblationSearch, arm: str) -> AblationTrial | None:

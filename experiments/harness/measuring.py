@@ -97,9 +97,10 @@ def _round(
         raise
     if ranks.size > 1:
         ranks.succeeded(error)
+    every = ranks.gather(result)
     if ranks.one_model:
-        ranks.agree(f"record of {left[0][0]!r}", result[0])
-    for (key, _), (records, seconds) in zip(left, ranks.gather(result), strict=False):
+        ranks.compare(f"record of {left[0][0]!r}", [records for records, _ in every])
+    for (key, _), (records, seconds) in zip(left, every, strict=False):
         yield key, (records, seconds)
 
 

@@ -18,6 +18,7 @@ from experiments.harness.measuring import Measured, measure_one
 from experiments.harness.state import Run
 from mlx_interp.errors import ConfigError, RanksDiffer, RunError
 from mlx_interp.loading.load import load
+from mlx_interp.ranks import launched
 
 RETRIES = 3
 """How often an item whose worker died is measured again before the run stops."""
@@ -54,7 +55,7 @@ class RayPool:
         import ray
 
         if not ray.is_initialized():
-            ray.init(address=_running(), include_dashboard=False, log_to_driver=False)
+            ray.init(include_dashboard=False, log_to_driver=False)
         every: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         machines = sum(node["Alive"] for node in every)
         remote = ray.remote(Worker).options(
@@ -101,21 +102,20 @@ class RayPool:
                 ray.kill(actor)
 
 
-def _running() -> str | None:
-    """The address by which Ray finds a cluster that runs already; None starts one here."""
-    return os.environ.get("RAY_ADDRESS")
-
-
 @contextmanager
 def workers(
     experiment: Experiment[ConfigT], config: ConfigT, model: str, weights_hash: str, n_workers: int | None
 ) -> Iterator[RayPool | None]:
-    """The workers of a run, ended after it; None where it is to be measured here. Raises ConfigError without Ray."""
+    """The workers of a run, ended after it; None where it is to be measured here. Raises ConfigError without Ray,
+    or under mlx.launch, which shares the work out itself.
+    """
     if n_workers is None:
         yield None
         return
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("--on ray needs Ray: pip install '.[ray]'")
+    if launched().size > 1:
+        raise ConfigError("--on ray under mlx.launch: take one of the two, both share the work out")
     if n_workers < 0:
         raise ConfigError(f"--workers {n_workers}: give 1 or more, or 0 for one a machine")
     pool = RayPool((experiment.name, config, model, weights_hash), n_workers)

@@ -24,6 +24,7 @@ import numpy as np
 
 from mlx_interp.behaviour.detectors import refusal
 from mlx_interp.deferred import mx
+from mlx_interp.directions.candidates import divergence, log_probs_of
 from mlx_interp.engine.sweep import Progress
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.interventions import Ablate
@@ -229,16 +230,14 @@ def _changed(profile: Profile, n_layers: int, rng: np.random.Generator) -> Profi
 
 def _divergences(model: Model, edits: Sequence[Ablate], prompts: Sequence[AnyPrompt]) -> list[float]:
     """KL divergence of the next token's distribution from the plain model's, nats, prompt by prompt."""
-    before, after = _log_probs(model, (), prompts), _log_probs(model, edits, prompts)
-    found: list[float] = (np.exp(before) * (before - after)).sum(axis=-1).tolist()
-    return found
+    before, after = _logits(model, (), prompts), _logits(model, edits, prompts)
+    return [float(one) for one in np.asarray(divergence(log_probs_of(before), after))]
 
 
-def _log_probs(model: Model, edits: Sequence[Ablate], prompts: Sequence[AnyPrompt]) -> np.ndarray:
-    """(n_prompts, d_vocab), float64: of the next token."""
+def _logits(model: Model, edits: Sequence[Ablate], prompts: Sequence[AnyPrompt]) -> mx.array:
+    """Logits (n_prompts, d_vocab) of the next token."""
     rows = []
     for out in model.batches(prompts, logits="last", interventions=list(edits)):
         assert out.logits is not None
-        logits = np.asarray(out.logits.astype(mx.float32)).astype(np.float64).reshape(len(out.lengths), -1)
-        rows.append(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
-    return np.concatenate(rows)
+        rows.append(out.logits.reshape(len(out.lengths), -1))
+    return mx.concatenate(rows)

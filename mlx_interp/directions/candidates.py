@@ -101,7 +101,7 @@ def score_harmful(model: Model, candidates: Candidates, prompts: Sequence[AnyPro
 def score_harmless(model: Model, candidates: Candidates, prompts: Sequence[AnyPrompt]) -> list[PromptScores]:
     """The induce score and the KL of every candidate on each harmless prompt."""
     plain = model.sweep_prompts(prompts, [[]])[:, 0]
-    metrics = [partial(_kl_and_odds, log_probs=row, odds=candidates.metric) for row in _log_probs(plain)]
+    metrics = [partial(_kl_and_odds, log_probs=row, odds=candidates.metric) for row in log_probs_of(plain)]
     scores = np.asarray(model.sweep_prompts(prompts, [*candidates.removed, *candidates.added], metric=metrics))
     n = len(candidates.removed)
     odds = np.asarray(candidates.metric(plain))
@@ -113,11 +113,16 @@ def score_harmless(model: Model, candidates: Candidates, prompts: Sequence[AnyPr
 
 def _kl_and_odds(logits: mx.array, log_probs: mx.array, odds: Callable[[mx.array], mx.array]) -> mx.array:
     """Logits (batch, d_vocab) -> (batch, 2): KL of the plain model's log-probabilities from theirs, and log-odds."""
-    kl = mx.sum(mx.exp(log_probs) * (log_probs - _log_probs(logits)), axis=-1)
-    return mx.stack([kl, odds(logits)], axis=-1)
+    return mx.stack([divergence(log_probs, logits), odds(logits)], axis=-1)
 
 
-def _log_probs(logits: mx.array) -> mx.array:
+def divergence(log_probs: mx.array, logits: mx.array) -> mx.array:
+    """KL divergence, in nats: log-probabilities (..., d_vocab) from what logits (..., d_vocab) say -> (...)."""
+    return mx.sum(mx.exp(log_probs) * (log_probs - log_probs_of(logits)), axis=-1)
+
+
+def log_probs_of(logits: mx.array) -> mx.array:
+    """Log-probabilities of logits (..., d_vocab), float32."""
     wide = logits.astype(mx.float32)
     return wide - mx.logsumexp(wide, axis=-1, keepdims=True)
 

@@ -133,9 +133,7 @@ def orthogonalized(model: Model, direction: Direction | Any, *, embedding: bool 
 
     Raises what `orthogonalize` raises.
     """
-    held = [
-        one for _, module, _ in model.network.writers() for one in {id(m): m for m in (module, _part(module))}.values()
-    ]
+    held = [one for _, module, _ in model.network.writers() for one in (module, _part(module))]  # often one twice
     own = [(module, {name: module[name] for name in PARAMETERS if name in module}) for module in held]
     weights_hash = model.weights_hash
     try:

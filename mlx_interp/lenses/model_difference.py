@@ -28,8 +28,6 @@ from mlx_interp.shapes import ShapesShown
 
 SAME = 1e-5
 """Two models whose activations differ by less, beside their length, are the same up to rounding."""
-
-
 AT_ONCE = 256
 """Texts whose activations of both models are held at once."""
 

@@ -88,14 +88,14 @@ def test_a_layer_where_the_prompts_do_not_differ_yet_is_left_alone(llama: Model)
 
 
 def test_divergences_are_those_of_single_runs(llama: Model) -> None:
-    edits = [Ablate("attn_out.1", mx.ones((llama.d_model,)), fraction=0.5)]
+    edits = [Ablate(f"resid_post.{layer}", mx.sin(mx.arange(llama.d_model)), fraction=1.5) for layer in range(3)]
     prompts = [[3, 5, 7, 11], [2, 9], [4, 4, 17]]
     found = directions.ablation_effect(llama, edits, prompts[:1], prompts, shows=lambda _: False, max_tokens=1)[1]
     for prompt, divergence in zip(prompts, found, strict=True):
         raw = [np.asarray(llama.run(prompt, interventions=one).logits[0], dtype=np.float64) for one in ([], edits)]
         p, q = (np.exp(logits) / np.exp(logits).sum() for logits in raw)
-        assert divergence == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-4)
-    assert min(found) > 0
+        assert divergence == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-3)
+    assert min(found) > 1e-2
 
 
 def test_the_planted_direction_is_taken_out_on_held_out_requests_at_no_more_divergence_than_plainly(

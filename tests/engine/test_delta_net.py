@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_interp import Ablate, Add, Apply, Knockout, Patch, Scale
-from mlx_interp.engine import sweep_batch, sweep_state
+from mlx_interp import Ablate, Apply, Knockout, Patch, Scale
 from mlx_interp.engine.edge_pass import wiring
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.model import Model
@@ -63,19 +62,6 @@ def test_a_state_that_is_patched_with_nothing_forgets(model: Model) -> None:
     assert worst(forgets["mixed.0"][0, 4:], by_decay["mixed.0"][0, 4:]) < 1e-5
     patched = model.run(TOKENS, interventions=Patch("state.3", random_array(np.random.default_rng(0), 4, 63), -1))
     assert worst(patched.logits, model.run(TOKENS).logits) > 1e-3
-
-
-def test_a_sweep_without_the_clean_runs_state_is_seen(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = [[Add(f"resid_pre.{layer}", mx.ones((model.d_model,)), 2.0, 4)] for layer in LINEAR]
-    expected = mx.concatenate([model.run(TOKENS, interventions=one).logits for one in variants])
-    assert worst(model.sweep(TOKENS, variants), expected) < 1e-4
-    scan = sweep_state.scan_groups
-
-    def forgetful(net, layer, clean, groups, visit):  # type: ignore[no-untyped-def]
-        return scan(net, layer, [mx.zeros_like(a) for a in clean], groups, visit)
-
-    monkeypatch.setattr(sweep_batch, "scan_groups", forgetful)
-    assert worst(model.sweep(TOKENS, variants), expected) > 1e-2
 
 
 def test_a_site_that_a_layer_lacks_is_an_error_that_names_those_with_it(model: Model) -> None:

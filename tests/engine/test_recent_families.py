@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_interp import Add, Intervention, Knockout, Patch, Scale
+from mlx_interp.engine import sweep_batch, sweep_state
 from mlx_interp.model import Model
 from mlx_interp.sites import KINDS
 from tests.engine.examples import TOKENS, example, worst
@@ -114,3 +115,21 @@ def test_gradients_equal_finite_differences(model: Model) -> None:
 
 def difference(logits: mx.array) -> mx.array:
     return logits[:, 7] - logits[:, 9]
+
+
+@pytest.mark.parametrize(("family", "seen"), [("qwen3_5", 1e-2), ("granitemoehybrid", 1e-3)])
+def test_a_sweep_without_the_clean_runs_state_is_seen(
+    family: str, seen: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(family)
+    layers = [layer for layer in range(model.n_layers) if not model.network.attends(layer)]
+    variants = [[Add(f"resid_pre.{layer}", mx.ones((model.d_model,)), 2.0, 4)] for layer in layers]
+    expected = mx.concatenate([model.run(TOKENS, interventions=one).logits for one in variants])
+    assert worst(model.sweep(TOKENS, variants), expected) < BOUND
+    scan = sweep_state.scan_groups
+
+    def forgetful(net, layer, clean, groups, visit):  # type: ignore[no-untyped-def]
+        return scan(net, layer, [mx.zeros_like(a) for a in clean], groups, visit)
+
+    monkeypatch.setattr(sweep_batch, "scan_groups", forgetful)
+    assert worst(model.sweep(TOKENS, variants), expected) > seen

@@ -6,8 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_interp import Add, Patch, Scale
-from mlx_interp.engine import sweep_batch, sweep_state
+from mlx_interp import Patch, Scale
 from mlx_interp.errors import SiteError
 from mlx_interp.model import Model
 from tests.engine.examples import TOKENS, worst
@@ -51,19 +50,6 @@ def test_a_change_is_in_all_later_positions_of_the_same_layer(model: Model) -> N
     out = model.run(TOKENS, interventions=nothing, capture=["mixed.0", "lin_v.0"])
     share = model.network.layers[0].mamba.D[:, None]
     assert mx.allclose(out["mixed.0"][0, 3], out["lin_v.0"][0, 3] * share, atol=1e-5)
-
-
-def test_a_sweep_without_the_clean_runs_state_is_seen(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    variants = [[Add(f"resid_pre.{layer}", mx.ones((model.d_model,)), 2.0, 4)] for layer in LAYERS]
-    expected = mx.concatenate([model.run(TOKENS, interventions=one).logits for one in variants])
-    assert worst(model.sweep(TOKENS, variants), expected) < 1e-4
-    scan = sweep_state.scan_groups
-
-    def forgetful(net, layer, clean, groups, visit):  # type: ignore[no-untyped-def]
-        return scan(net, layer, [mx.zeros_like(a) for a in clean], groups, visit)
-
-    monkeypatch.setattr(sweep_batch, "scan_groups", forgetful)
-    assert worst(model.sweep(TOKENS, variants), expected) > 1e-3
 
 
 def test_what_it_lacks_is_an_error_that_says_what_it_has(model: Model) -> None:

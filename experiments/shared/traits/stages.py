@@ -16,7 +16,7 @@ from mlx_interp.behaviour.answers import last_logits, question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import random_like, shuffled_labels
 from mlx_interp.deferred import mx
-from mlx_interp.directions.candidates import DEEPEST
+from mlx_interp.directions.candidates import DEEPEST, divergence, log_probs_of
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.steering import finite_under
@@ -344,19 +344,13 @@ def measure_side_effects(run: Run[TraitConfig], item: Item) -> Iterator[SideEffe
             "unit": fact.prompt,
             "known": known.first_token,
             "right": int(mx.argmax(q)) in ask.first_tokens,
-            "kl": max(0.0, divergence(p, q)),
+            "kl": max(0.0, float(divergence(log_probs_of(p), q))),
         }
 
 
 def added_at(trait: str) -> int | None:
     """The last prompt token, or None for every position."""
     return None if trait in EVERYWHERE else -1
-
-
-def divergence(p: mx.array, q: mx.array) -> float:
-    """KL(p || q) of two rows of logits, in nats."""
-    log_p, log_q = (x.astype(mx.float32) - mx.logsumexp(x.astype(mx.float32)) for x in (p, q))
-    return float(mx.sum(mx.exp(log_p) * (log_p - log_q)))
 
 
 def asked(run: Run[TraitConfig], item: Item) -> Ask:
