@@ -84,6 +84,7 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.sae $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.startup $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.split_model $(filter --smoke,$(ARGS))
+	@$(BIN)/python -m benchmarks.earlier $(filter --smoke,$(ARGS))
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mlx_interp.errors import SiteError, nearest
 
@@ -139,14 +140,20 @@ class Site:
 
 def parse(selector: str, n_layers: int) -> list[Site]:
     """The sites that a selector names, in layer order. Raises SiteError, with the nearest names, for anything else."""
+    return list(_parsed(_text(selector), n_layers))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(selector: str, n_layers: int) -> tuple[Site, ...]:
+    """Kept: a sweep's thousand variants name the same few sites again and again."""
     name, layers = _split(selector)
     if name not in KINDS:
         raise SiteError(f"no site {selector!r}: {nearest(name, [*KINDS, *ALIASES])}sites are {', '.join(KINDS)}")
     if not KINDS[name].layered:
         if layers not in ("", "all"):
             raise SiteError(f"site {name!r} has no layers: write {name!r} instead of {selector!r}")
-        return [Site(name, -1)]
-    return [Site(name, layer) for layer in parse_layers(layers, n_layers, context=selector)]
+        return (Site(name, -1),)
+    return tuple(Site(name, layer) for layer in parse_layers(layers, n_layers, context=selector))
 
 
 def parse_one(selector: str, n_layers: int) -> Site:
@@ -159,7 +166,7 @@ def parse_one(selector: str, n_layers: int) -> Site:
 
 def names_layers(selector: str) -> bool:
     """Whether a selector says which layers: "pattern" and "pattern.all" name those that have the site."""
-    return _split(selector)[1] not in ("", "all")
+    return _split(_text(selector))[1] not in ("", "all")
 
 
 def parse_all(selectors: str | Iterable[str], n_layers: int) -> list[Site]:
@@ -178,9 +185,13 @@ def parse_layers(text: str, n_layers: int, *, context: str = "") -> list[int]:
     return sorted(layers)
 
 
+def _text(selector: object) -> str:
+    if isinstance(selector, str):
+        return selector
+    raise SiteError(f"a site is a string such as 'resid_post.7', not {selector!r}")
+
+
 def _split(selector: str) -> tuple[str, str]:
-    if not isinstance(selector, str):
-        raise SiteError(f"a site is a string such as 'resid_post.7', not {selector!r}")
     if selector == "all":
         return "resid_pre", ""
     name, _, layers = selector.partition(".")

@@ -310,15 +310,16 @@ class Anatomy:
 
     def has(self, site: Site, owner: object = None) -> Site:
         """The site. Raises SiteError, naming who asks, where the model, or this layer of it, has none of that name."""
-        named = f"{owner}: " if owner else ""
         if site.name in self.sites:
             if not site.kind.layered or site.name in self.order(site.layer).sites:
                 return site
             others = self.layers_with(site.name)
+            named = f"{owner}: " if owner else ""
             raise SiteError(
                 f"{named}no {site.name!r} in layer {site.layer} of this {self.family.model_type}: "
                 f"{self._other(site)}; layers with it: write '{site.name}.{','.join(map(str, others))}'"
             )
+        named = f"{owner}: " if owner else ""
         raise SiteError(
             f"{named}{self.family.model_type} has no site {site.name!r}: {self._lacks(site.name)}; "
             f"it has {', '.join(self.sites)}"

@@ -87,9 +87,12 @@ def batches(
     rows = sorted(range(len(entries)), key=lambda row: (entries[row].start, entries[row].layer, entries[row].join))
     batch: list[int] = []
     used = 0
+    by_active: dict[int, int] = {}
     for row in rows:
         active = length if captures else length - entries[row].start
-        needed = bytes_per_variant(net, length, active, with_logits) + extra
+        if active not in by_active:
+            by_active[active] = bytes_per_variant(net, length, active, with_logits) + extra
+        needed = by_active[active]
         if batch and used + needed > budget:
             yield batch
             batch, used = [], 0

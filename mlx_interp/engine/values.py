@@ -45,7 +45,8 @@ def listed(interventions: Any) -> list[Intervention]:
     """
     if isinstance(interventions, Intervention):
         return [interventions]
-    if isinstance(interventions, Steers):
+    # A check against a protocol costs more than the rest of a variant's plan: lists, the common case, need none.
+    if type(interventions) not in (list, tuple) and isinstance(interventions, Steers):
         return list(interventions.interventions())
     if not _holds_several(interventions):
         kinds = ", ".join(sorted({kind.__name__ for kind in Intervention.__subclasses__()}))
