@@ -85,6 +85,7 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.startup $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.split_model $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.earlier $(filter --smoke,$(ARGS))
+	@$(BIN)/python -m benchmarks.memory $(filter --smoke,$(ARGS))
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done

@@ -27,7 +27,7 @@ from mlx_interp.loading.load import load, place_of
 from mlx_interp.loading.names import resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS
-from mlx_interp.loading.profile import gigabytes
+from mlx_interp.loading.profile import add_memory_option, gigabytes
 from mlx_interp.loading.speed import Speed
 from mlx_interp.studies import COMMAND, hand_over, run_study, run_tool, studies_folder
 
@@ -92,7 +92,9 @@ def parser() -> argparse.ArgumentParser:
     gguf = commands.add_parser("convert", help="write a GGUF file as a folder that mlx-lm and this package load")
     gguf.add_argument("file", metavar="FILE", type=Path, help="a GGUF file")
     gguf.add_argument("out", metavar="OUT", type=Path, help="the folder to write; it must not be there yet")
-    steering_chat.add_options(commands.add_parser("steer", help="answers with and without a direction, side by side"))
+    steer = commands.add_parser("steer", help="answers with and without a direction, side by side")
+    steering_chat.add_options(steer)
+    add_memory_option(steer)
     page = commands.add_parser("explore", help="a local page: type a prompt, see lens and patterns, patch, steer")
     page.add_argument("model", metavar="MODEL", help="as above: a short name, a folder, a GGUF file ...")
     page.add_argument(
@@ -100,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     )
     page.add_argument("--port", type=int, default=0, metavar="N", help="a port of this machine (default: a free one)")
     page.add_argument("--idle", type=float, default=30, metavar="MINUTES", help="ends after so long (default: 30)")
+    add_memory_option(page)
     cache = commands.add_parser("cache", help="list what is kept of data sets and their activations, or remove it")
     cache.add_argument("--only", metavar="TEXT", default="", help="only lines that hold this text")
     cache.add_argument("--clear", action="store_true", help="remove the listed files; what needs them makes them anew")
@@ -122,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "models":
             print_models(console)
         elif options.command == "steer":
-            steering_chat.chat(console, load(options.model), options)
+            steering_chat.chat(console, load(options.model, memory=options.memory), options)
         elif options.command == "explore":
             explore(console, options)
         elif options.command == "convert":
@@ -148,7 +151,7 @@ def explore(console: Console, options: argparse.Namespace) -> None:
 
     if not options.idle > 0:
         raise ConfigError(f"--idle {options.idle:g}: give minutes above 0")
-    model = load(options.model)
+    model = load(options.model, memory=options.memory)
     directions = {path: load_direction(path, model) for path in options.direction}
 
     def started(address: str) -> None:

@@ -15,7 +15,7 @@ from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
 from mlx_interp.reporting import figures
 from tests.reporting.canvas import beyond_canvas
-from tests.tiny import RECENT, each_family, tiny_model
+from tests.tiny import PACKED, RECENT, each_family, packed_model, tiny_model
 
 # The same examples in every run: a red test is red for everyone. HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None)
@@ -43,10 +43,13 @@ def _figures() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session", params=each_family(FAMILIES.keys() - RECENT))
+@pytest.fixture(
+    scope="session", params=[*each_family(FAMILIES.keys() - RECENT), *(f"{family}, packed" for family in PACKED)]
+)
 def model(request: pytest.FixtureRequest) -> Model:
-    """A small random model of each family in turn; the recent ones have tests of their own."""
-    return tiny_model(request.param)
+    """A small random model of each family in turn, two in little memory too; recent ones have tests of their own."""
+    family, _, packed = request.param.partition(", ")
+    return packed_model(family) if packed else tiny_model(family)
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import MODEL_REMAPPING
 
+from mlx_interp.loading.profile import pack_layers, quantized_modules
 from mlx_interp.model import Model
 
 BASE = {
@@ -441,3 +443,23 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> Model:
     """A wrapped random model of a family, with a tokenizer of numbers."""
     config = {**FAMILY_CONFIGS[family], **overrides}
     return Model(random_mlx_model(config, seed), NumberTokenizer(), config=config, path=Path(f"random-{family}"))
+
+
+PACKED: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_size": 64, "head_dim": 32, "intermediate_size": 96},
+    "qwen3_moe": {"hidden_size": 64, "head_dim": 32, "moe_intermediate_size": 32},
+}
+"""Sizes of which quantised groups can be made."""
+
+
+def packed_model(family: str) -> Model:
+    """A wrapped random model whose quantised matrices are dequantised when a product needs them."""
+    model = tiny_model(family, **PACKED[family])
+    nn.quantize(
+        model.mlx_model,
+        group_size=32,
+        bits=5,
+        class_predicate=lambda path, module: hasattr(module, "to_quantized") and not path.endswith("mlp.gate"),
+    )
+    pack_layers(model.mlx_model, mx.float32, [path for path, _ in quantized_modules(model.mlx_model)])
+    return model

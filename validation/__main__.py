@@ -16,6 +16,7 @@ from rich.table import Table as ScreenTable
 import mlx_interp
 from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.loading.profile import add_memory_option
 from mlx_interp.reporting import Table
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.folders import RUNS, writable
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     parsed.add_argument(
         "--level", choices=LEVELS, default="standard", help="quick (seconds) gates every run; full looks at every layer"
     )
+    add_memory_option(parsed)
     parsed.add_argument("--json", metavar="FILE", type=Path, help="also write the findings as JSON")
     parsed.add_argument(
         "--out", metavar="DIR", type=Path, default=RUNS, help="for reports, in DIR/validation (default: runs)"
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _looked_at(name: str, options: argparse.Namespace, console: Console) -> Report:
     """A model's report, shown and written."""
-    model = mlx_interp.load(name)
+    model = mlx_interp.load(name, memory=options.memory)
     with console.status(f"{name}: starting") as status:
         report = validate(model, options.level, functools.partial(_progress, status, name))
     show(report, console)

@@ -10,6 +10,8 @@
    back (about a third of it in 4 bits and groups of 64), so what came back is subtracted and the matrix rounded anew, a
    few times; the best is kept. How much every matrix still writes is measured and reported, never assumed.
 
+   With `memory="low"` words stay and the edit, an outer product, is kept beside them: as exact as on dense weights.
+
 A tied embedding unembeds as well, so that editing it changes the logits' last step too; `embedding=False` leaves it.
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_interp.deferred import mlx_lm, mx, nn
+from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.directions.direction import Direction
 from mlx_interp.engine.modules import is_split
 from mlx_interp.errors import CheckpointError, ShapeError
@@ -135,18 +137,22 @@ def orthogonalized(model: Model, direction: Direction | Any, *, embedding: bool 
     """
     held = [one for _, module, _ in model.network.writers() for one in (module, _part(module))]  # often one twice
     own = [(module, {name: module[name] for name in PARAMETERS if name in module}) for module in held]
+    removed = [(module, module.removed) for module in held if _is_packed(module)]
     weights_hash = model.weights_hash
     try:
         yield orthogonalize(model, direction, embedding=embedding)
     finally:
         for module, arrays in own:
             module.update(arrays)
+        for module, before in removed:
+            module.removed = before
         model.weights_hash = weights_hash
 
 
 def save_checkpoint(model: Model, folder: Path | str) -> Path:
-    """Writes a model as it is held now, edited or not, as a checkpoint folder that `load` reads.
+    """Writes a model as it computes now, edited or not, as a checkpoint folder that `load` reads.
 
+    What is dequantised, on loading or when needed, is written so.
     Raises CheckpointError if the folder is there already, or cannot be written.
     """
     folder = Path(folder)
@@ -158,7 +164,7 @@ def save_checkpoint(model: Model, folder: Path | str) -> Path:
             f"{folder}: {model.name} is split over processes, each of which has a part: load it whole"
         )
     config = dict(model.config)
-    if not any(isinstance(m, nn.QuantizedLinear | nn.QuantizedEmbedding) for _, m in model.mlx_model.named_modules()):
+    if not any(_kind(module) for _, module in model.mlx_model.named_modules()):
         config.pop("quantization", None)
         config.pop("quantization_config", None)
     try:
@@ -167,13 +173,25 @@ def save_checkpoint(model: Model, folder: Path | str) -> Path:
         for file in model.path.iterdir():
             if file.is_file() and file.name.startswith(BESIDE_WEIGHTS):
                 shutil.copy2(file, part / file.name)
-        mlx_lm.utils.save_model(part, model.mlx_model)
+        with _dense_layers(model):
+            mlx_lm.utils.save_model(part, model.mlx_model)
         mlx_lm.utils.save_config(config, part / "config.json")
         part.rename(folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     return folder
+
+
+@contextmanager
+def _dense_layers(model: Model) -> Iterator[None]:
+    """Dense layers inside the block where some are dequantised when needed."""
+    packed = [(path, module) for path, module in model.mlx_model.named_modules() if _is_packed(module)]
+    try:
+        model.mlx_model.update_modules(trees.tree_unflatten([(path, module.dense()) for path, module in packed]))
+        yield
+    finally:
+        model.mlx_model.update_modules(trees.tree_unflatten(packed))
 
 
 def _unit(direction: Direction | Any, width: int) -> mx.array:
@@ -224,9 +242,15 @@ def _dense(module: Any) -> mx.array:
     ).astype(mx.float32)
 
 
+def _is_packed(module: Any) -> bool:
+    """Whether a matrix is quantised where it is not in use, and computed with as a dense one."""
+    from mlx_interp.engine.packed import Packed  # its classes need MLX
+
+    return isinstance(module, Packed)
+
+
 def _kind(module: Any) -> str | None:
-    quantised = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
-    if not quantised:
+    if _is_packed(module) or not isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
         return None
     return f"{module.bits}-bit, group {module.group_size}" if module.mode == "affine" else str(module.mode)
 
@@ -237,16 +261,25 @@ def _is_embedding(module: Any) -> bool:
 
 def _written(module: Any, r: mx.array) -> float:
     """The norm of what the module's matrix (and bias) writes along a unit vector."""
-    matrix = _dense(_part(module))
-    if _is_embedding(module):  # (vocabulary, d_model)
-        row = matrix @ r
+    row = _along(module, r)
+    if _is_embedding(module):
         total = _total(module, mx.sum(row * row) * _has_rows(module))
     else:
-        row = _total(module, _own(module, r) @ matrix)
+        row = _total(module, row)
         total = mx.sum(row * row)
     if "bias" in module:
         total = total + mx.sum(r * module.bias.astype(mx.float32)) ** 2
     return float(mx.sqrt(total))
+
+
+def _along(module: Any, r: mx.array) -> mx.array:
+    """What the rows held here write along a unit vector: by token for an embedding, else by input."""
+    part = _part(module)
+    if _is_packed(part):
+        found: mx.array = part.product(r) if _is_embedding(module) else part.transposed_product(_own(module, r))
+        return found
+    matrix = _dense(part)
+    return matrix @ r if _is_embedding(module) else _own(module, r) @ matrix  # embeddings are (vocabulary, d_model)
 
 
 def _has_rows(module: Any) -> bool:
@@ -256,11 +289,13 @@ def _has_rows(module: Any) -> bool:
 def _edit(module: Any, r: mx.array) -> None:
     """Removes the component of the module's output along a unit vector; new arrays, the old ones stay as they were."""
     part = _part(module)
-    edited = _without(module, _dense(part), r)
-    if _kind(part) is None:
-        part.weight = edited.astype(part.weight.dtype)
+    if _is_packed(part):
+        row = _along(module, r)
+        part.remove(*((row, r) if _is_embedding(module) else (_own(module, r), _total(module, row))))
+    elif _kind(part) is None:
+        part.weight = _without(module, _dense(part), r).astype(part.weight.dtype)
     else:
-        _round(module, edited, r)
+        _round(module, _without(module, _dense(part), r), r)
     if "bias" in module:
         bias = module.bias.astype(mx.float32)
         module.bias = (bias - mx.sum(bias * r) * r).astype(module.bias.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_interp.deferred import mx, nn
+from mlx_interp.deferred import mlx_lm, mx, nn
 
 
 def part_of(owner: Any, path: str) -> Any:
@@ -18,7 +18,8 @@ def part_of(owner: Any, path: str) -> Any:
 
 def size_of(module: nn.Module) -> int:
     """Weights of a module itself, as if none were packed."""
-    packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+    experts = mlx_lm.models.switch_layers.QuantizedSwitchLinear
+    packed = isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding | experts)
     arrays = {name: array for name, array in module.items() if isinstance(array, mx.array)}
     return sum(
         array.size * (32 // module.bits if packed and name == "weight" else 1)
@@ -40,6 +41,17 @@ def weights_of(model: nn.Module) -> dict[str, int]:
 def is_split(model: nn.Module) -> bool:
     """Whether a model's weights are shared out over processes (`engine/split.py`)."""
     return any(hasattr(module, "rows") for _, module in model.named_modules())
+
+
+def dense_like(module: nn.Module, *shape: int) -> nn.Module:
+    """A dense layer of a quantised one's kind, for a weight of this shape."""
+    *experts, rows, columns = shape
+    if isinstance(module, nn.QuantizedEmbedding):
+        return nn.Embedding(rows, columns)
+    if experts:
+        made: nn.Module = mlx_lm.models.switch_layers.SwitchLinear(columns, rows, experts[0], bias=False)
+        return made
+    return nn.Linear(columns, rows, bias=False)
 
 
 def bias_of(module: Any) -> mx.array | None:

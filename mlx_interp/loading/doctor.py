@@ -55,7 +55,7 @@ class Need:
         return ignored_keys(dict(self.config)) if self.config is not None else ()
 
     def fits(self) -> str:
-        """ "yes", "slowly" (on CPU with layers kept quantised), "no", or "?" when the size is not known."""
+        """ "yes", "slowly" (on CPU with `memory="low"`), "no", or "?" when the size is not known."""
         room = free_memory() * SHARE_OF_FREE_MEMORY
         if self.stored_bytes is None:
             return "?"

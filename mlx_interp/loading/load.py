@@ -17,7 +17,7 @@ from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
 from mlx_interp.loading.processes import agree_on_memory, agree_on_versions, check_ranks, processes
-from mlx_interp.loading.profile import Dequantize, apply_profile, parse_dtype
+from mlx_interp.loading.profile import Dequantize, Memory, apply_profile, check_options, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
 from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer, refuse_two_heads
@@ -30,6 +30,7 @@ def load(
     adapter: str | Path | None = None,
     dtype: str | mx.Dtype | None = None,
     dequantize: Dequantize = "auto",
+    memory: Memory = "auto",
     check: bool = True,
     shard: bool = False,
 ) -> Model:
@@ -39,13 +40,16 @@ def load(
     adapter: a folder with a LoRA adapter in mlx-lm's layout; the model is then called `name+folder`, and files made on
         one do not fit the other. An adapter of another model is refused with both shapes.
     dtype: "float32", "float16" or "bfloat16"; None is float32 on CPU and the stored one on Metal and CUDA.
-    dequantize: "auto" dequantises quantised layers on CPU, where they are slow, when they fit the memory.
+    dequantize: "auto" dequantises quantised layers on CPU, where they are slow; True does everywhere, False nowhere.
+    memory: "low" keeps quantised, on CPU, what is not in use: the same numbers in less memory and more time
+        (`docs/memory.md`). "auto" is that where the dequantised weights do not fit.
     check: compare a download with its published hashes, look for non-finite weights, and let the model prove itself on
         a probe (`Model.self_check`); a proof is remembered by weights, dtype, device, package versions and engine.
     shard: split the weights over the processes of `mlx.launch`; every process then runs the same program and has every
         site whole (`docs/sharding.md`). Not with an adapter.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
+    check_options(dequantize, memory)
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
@@ -58,7 +62,8 @@ def load(
         check_published_hashes(checkpoint.files)
     refuse_two_heads(checkpoint)
     network, config = load_network(checkpoint)
-    changed = put_ropes_right(Network(network, family, config))
+    net = Network(network, family, config)
+    changed = put_ropes_right(net)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
@@ -71,7 +76,7 @@ def load(
         split(network, ranks.group)
     if check:
         check_finite(network, checkpoint.path if added is None else added.path)
-    apply_profile(network, dtype=compute_in, dequantize=dequantize, name=source.name)
+    apply_profile(net, dtype=compute_in, dequantize=dequantize, memory=memory, name=source.name)
     if added is not None:
         fold_in(network)
     mx.eval(network.parameters())

@@ -20,7 +20,7 @@ from mlx_interp.loading.hub import cached_folder, snapshot
 from mlx_interp.loading.load import place_of
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
-from mlx_interp.loading.profile import on_cpu
+from mlx_interp.loading.profile import Memory, on_cpu
 from mlx_interp.loading.weights import LOAD_FAULTS, load_tokenizer, shortened, unloaded
 from mlx_interp.model import Model
 
@@ -35,14 +35,26 @@ class NeedsWeights(MlxInterpError):
 class Outline(Model):
     """A model without weights; `weights_hash` is empty where there are none to hash."""
 
+    profile: Memory = "auto"
+    """How it would be loaded."""
+
     @property
     def weight_bytes(self) -> int:
-        """Bytes that the weights will take when loaded: on CPU as float32, dequantised; elsewhere as stored."""
-        if on_cpu() or not self.quantization:
-            return self.n_parameters * (4 if on_cpu() else 2)
+        """Bytes that the weights will take when loaded.
+
+        On CPU as float32, dequantised, but for what stays quantised there (`profile`); elsewhere as stored.
+        """
         settings = self.config.get("quantization") or self.config.get("quantization_config") or {}
         bits = settings.get("bits", 4) + 32 / settings.get("group_size", 64)  # a float16 scale and bias a group
-        return int(self.n_parameters * bits / 8)
+        if not self.quantization:
+            return self.n_parameters * (4 if on_cpu() else 2)
+        kept = self.n_parameters if not on_cpu() or self.profile == "low" else self._rows_alone
+        return int(kept * bits / 8 + (self.n_parameters - kept) * 4)
+
+    @property
+    def _rows_alone(self) -> int:
+        """Weights of an embedding that nothing but rows is taken of."""
+        return 0 if self.network.tied else self.d_vocab * self.d_model
 
 
 def _refused(name: str) -> Callable[..., NoReturn]:
@@ -57,7 +69,7 @@ for _name, _method in list(vars(Model).items()):
         setattr(Outline, _name, _refused(_name))
 
 
-def outline(name: str | Path) -> Outline:
+def outline(name: str | Path, *, memory: Memory = "auto") -> Outline:
     """The outline of a model by any name that `load` takes. Raises what `load` raises for a config it refuses."""
     source = resolve(name)
     checkpoint = _description(_place(source))
@@ -69,7 +81,7 @@ def outline(name: str | Path) -> Outline:
     if on_cpu():
         network.set_dtype(mx.float32)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.get("eos_token_id"))
-    return Outline(
+    made = Outline(
         network,
         tokenizer,
         config=checkpoint.config,
@@ -79,6 +91,8 @@ def outline(name: str | Path) -> Outline:
         quantization=checkpoint.quantization,
         weights_hash=weights_hash(checkpoint.path, checkpoint.files) if checkpoint.files else "",
     )
+    made.profile = memory
+    return made
 
 
 def _drop_tied_head(network: nn.Module, config: dict[str, Any]) -> None:

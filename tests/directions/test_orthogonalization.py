@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -141,17 +142,18 @@ def test_an_edited_model_is_another_model_for_direction_files(tmp_path: Path) ->
         load_direction(tmp_path / "d.safetensors", model)
 
 
-@pytest.mark.parametrize("dequantize", [False, True])
-def test_an_edited_checkpoint_loads_again_as_it_was_saved(tmp_path: Path, dequantize: bool) -> None:
-    model = mi.load("tiny-gemma2", dequantize=dequantize)
+@pytest.mark.parametrize("how", [{"dequantize": False}, {"dequantize": True}, {"memory": "low"}], ids=str)
+def test_an_edited_checkpoint_loads_again_as_it_was_saved(tmp_path: Path, how: dict[str, Any]) -> None:
+    model = mi.load("tiny-gemma2", **how)
     orthogonalize(model, direction_of(model))
     folder = save_checkpoint(model, tmp_path / "edited")
-    again = mi.load(folder, dequantize=dequantize)
+    again = mi.load(folder, dequantize=how.get("dequantize", "auto"))
     assert again.weights_hash != mi.load("tiny-gemma2").weights_hash
     assert not {"README.md", "card.json"} & {file.name for file in folder.iterdir()}
     prompt = "The capital of France is"
     assert mx.array_equal(again.run(prompt).logits, model.run(prompt).logits)
-    assert (again.quantization is None) == dequantize
+    assert (again.quantization is None) == (how != {"dequantize": False})
+    assert mx.array_equal(again.run(prompt).logits, model.run(prompt).logits)  # saving leaves the model as it was
     with pytest.raises(CheckpointError, match="is there already"):
         save_checkpoint(model, folder)
 
@@ -205,7 +207,9 @@ def test_every_width_and_group_of_affine_weights_is_edited(bits: int, group: int
 
 def test_a_report_says_how_the_checkpoint_keeps_what_was_dequantised_on_loading(tmp_path: Path) -> None:
     direction = np.arange(1.0, 129.0)
-    for dequantize, held in ((True, "dequantised from 4-bit, group 64"), (False, "4-bit, group 64")):
-        model = mi.load("tiny-llama", dequantize=dequantize)
+    dense, kept = "dequantised from 4-bit, group 64", "4-bit, group 64"
+    ways: list[tuple[dict[str, Any], str]] = [({"dequantize": True}, dense), ({"dequantize": False}, kept)]
+    for how, held in (*ways, ({"memory": "low"}, dense)):
+        model = mi.load("tiny-llama", **how)
         with orthogonalized(model, direction) as report:
             assert f"matrices ({held}): " in str(report)

@@ -82,21 +82,10 @@ def test_half_precision_is_computed_in_float32_unless_asked(
     assert mi.load(folder, dtype=dtype).mlx_model.model.norm.weight.dtype == expected
 
 
-@on_cpu
-def test_layers_stay_quantised_with_a_warning_when_memory_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write_checkpoint(tmp_path, bits=4)
-    monkeypatch.setattr(profile, "free_memory", lambda: 1_000_000)
-    with pytest.warns(UserWarning, match="stay quantised, which is slow on CPU: dequantised they need"):
-        model = mi.load(folder)
-    assert list(profile.quantized_modules(model.mlx_model))
-
-
 def test_asking_for_more_memory_than_there_is_says_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_checkpoint(tmp_path, bits=4)
     monkeypatch.setattr(profile, "free_memory", lambda: 1_000_000)
-    with pytest.raises(ConfigError, match=r"needs .* GB .* dequantize='auto' keeps the layers quantised"):
+    with pytest.raises(ConfigError, match=r"needs .* GB .* memory='low' dequantises what is in use alone"):
         mi.load(folder, dequantize=True)
     monkeypatch.setattr(profile, "free_memory", lambda: 1000)
     with pytest.raises(ConfigError, match="take a smaller model"):
@@ -107,12 +96,13 @@ def test_weight_bytes_are_those_of_the_loaded_arrays(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, bits=4)
     for dense in (False, True):
         lazy = load_model(folder, lazy=True)[0]
-        planned = profile.weight_bytes(lazy, mx.float32, dense=dense)
+        paths = [path for path, _ in profile.quantized_modules(lazy)] if dense else []
+        planned = profile.weight_bytes(lazy, mx.float32, dense=paths)
         network = mi.load(folder, dtype="float32", dequantize=dense).mlx_model
-        assert planned == profile.weight_bytes(network, None, dense=False)
+        assert planned == profile.weight_bytes(network, None, dense=())
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float8"}, {"dequantize": "maybe"}])
+@pytest.mark.parametrize("options", [{"dtype": "float8"}, {"dequantize": "maybe"}, {"memory": "none"}])
 def test_a_wrong_option_is_named(tmp_path: Path, options: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"float8|maybe"):
+    with pytest.raises(ConfigError, match=r"float8|maybe|no memory profile 'none'.*give 'auto' or 'low'"):
         mi.load(write_checkpoint(tmp_path), **options)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ sum with the bias is rounded, once, so that dequantised float32 weights equal th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -107,16 +107,30 @@ def readable(kind: Kind) -> bool:
     return True
 
 
+PART = 2**22
+"""Weights that are unpacked at a time: taking them apart needs several times their memory."""
+
+
+def row_blocks(kind: Kind, blocks: Bytes) -> Iterator[tuple[slice, Bytes]]:
+    """Rows (rows, bytes of a row) in parts of some `PART` weights."""
+    n_weights, n_bytes = GGML_QUANT_SIZES[kind]
+    step = max(1, PART // (blocks.shape[1] // n_bytes * n_weights))
+    for start in range(0, len(blocks), step):
+        yield slice(start, start + step), blocks[start : start + step]
+
+
 def triple(kind: Kind, blocks: Bytes) -> dict[str, mx.array]:
     """weight, scales and biases of an affine type, from (rows, bytes of a row), as MLX's quantised layers hold them."""
     bits, parts = AFFINE[kind]
-    rows = len(blocks)
-    q, scales, biases = parts(blocks.reshape(-1, GGML_QUANT_SIZES[kind][1]))
-    return {
-        "weight": mx.array(packed(q, bits).reshape(rows, -1)),
-        "scales": mx.array(scales.reshape(rows, -1)),
-        "biases": mx.array(biases.reshape(rows, -1)),
-    }
+    rows, (n_weights, n_bytes) = len(blocks), GGML_QUANT_SIZES[kind]
+    columns = blocks.shape[1] // n_bytes * n_weights
+    weight = np.empty((rows, columns * bits // 32), "<u4")
+    scales, biases = (np.empty((rows, columns // GROUP), np.float32) for _ in range(2))
+    for some, raw in row_blocks(kind, blocks):
+        q, scale, bias = parts(raw.reshape(-1, n_bytes))
+        weight[some] = packed(q, bits).reshape(len(raw), -1)
+        scales[some], biases[some] = scale.reshape(len(raw), -1), bias.reshape(len(raw), -1)
+    return {"weight": mx.array(weight), "scales": mx.array(scales), "biases": mx.array(biases)}
 
 
 def packed(q: Bytes, bits: int) -> Words:
@@ -136,4 +150,8 @@ def packed(q: Bytes, bits: int) -> Words:
 
 def dense(kind: Kind, blocks: Bytes) -> Floats:
     """Weights in float32, (rows, columns), as the `gguf` package dequantises them."""
-    return np.asarray(dequantize(np.ascontiguousarray(blocks), kind), dtype=np.float32)
+    n_weights, n_bytes = GGML_QUANT_SIZES[kind]
+    found = np.empty((len(blocks), blocks.shape[1] // n_bytes * n_weights), np.float32)
+    for some, raw in row_blocks(kind, blocks):
+        found[some] = dequantize(np.ascontiguousarray(raw), kind)
+    return found
