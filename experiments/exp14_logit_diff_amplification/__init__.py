@@ -73,4 +73,5 @@ EXPERIMENT = Experiment(
     files=amplification_report.files,
     csv=amplification_report.CSV,
     whole_model="fine-tunes the model",
+    alone="measures one fine-tuned model in all its stages",
 )

@@ -87,4 +87,5 @@ EXPERIMENT = Experiment(
     read_config=read_config,
     start_over=collecting.remove_stores,
     whole_model="writes stores of activations",
+    alone="writes and times stores of activations",
 )

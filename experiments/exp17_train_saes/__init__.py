@@ -95,4 +95,5 @@ EXPERIMENT = Experiment(
     scaling=sae_report.metrics,
     files=feature_truth.files,
     whole_model="writes dictionaries",
+    alone="trains dictionaries that its later stages look at",
 )

@@ -36,7 +36,7 @@ RUNNING = (
         for name in ("runner", "measuring", "options", "fields", "report", "page_files", "identity", "experiment")
     ),
     *(f"{HARNESS}.{name}" for name in ("code", "pace", "coverage", "publish", "registry", "state", "schema")),
-    *(f"{HARNESS}.{name}" for name in ("gated", "together", "on_ray")),
+    *(f"{HARNESS}.{name}" for name in ("gated", "together", "on_ray", "local_pool", "worker")),
     *("mlx_interp.reporting", "mlx_interp.pages", "mlx_interp.errors", "mlx_interp.progress", "mlx_interp.ranks"),
     *(f"mlx_interp.loading.{name}" for name in ("names", "hub", "checkpoint", "safetensors_header", "cache_folder")),
     *(f"mlx_interp.loading.{name}" for name in ("fingerprint", "proofs", "doctor", "speed", "load", "blas")),

@@ -121,6 +121,7 @@ class Experiment(Generic[ConfigT]):
         field.
     start_over: (run) -> removes what earlier runs left outside the run folder; --fresh calls it.
     whole_model: why the model cannot be split over processes (--shard) in this study; empty where it can.
+    alone: why one process must measure it (no --workers); empty where items may be measured anywhere, in any order.
     screen: the one of `tables` that a finished run shows on screen; the first with rows if left out.
     csv: by table function, the name of a CSV file in files/ with that table's numbers.
     pages: (records, config) -> (name, page), written by --html; one of a figure's name stands in for the page that its
@@ -148,6 +149,7 @@ class Experiment(Generic[ConfigT]):
     csv: Mapping[Any, str] = field(default_factory=dict)
     screen: Callable[[Records, ConfigT], Table | None] | None = None
     whole_model: str = ""
+    alone: str = ""
 
     def __post_init__(self) -> None:
         if self.config is ExperimentConfig or not issubclass(self.config, ExperimentConfig):

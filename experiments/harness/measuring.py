@@ -38,7 +38,14 @@ def items_of(
 class Pool(Protocol):
     """Workers that measure items elsewhere, each on a model of its own."""
 
-    def measured(self, stage: str, left: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Measured]]:
+    @property
+    def peak(self) -> Mapping[str, int]:
+        """Bytes at the peak of the largest of them, by who counts; empty where that is not known."""
+        ...
+
+    def measured(
+        self, stage: Stage[Any, Any, Any], under: Run[Any], left: Sequence[tuple[str, Any]]
+    ) -> Iterator[tuple[str, Measured]]:
         """What they find: every key of a stage with its records and seconds, in order."""
         ...
 
@@ -58,7 +65,7 @@ def measure(
             _check_known(stage, work, file)
             left = [(key, item) for key, item in work.items() if (stage.name, key) not in file.done]
             advance = bar.stage(f"{under.model.name}: {stage.name}", len(work), len(work) - len(left))
-            found = pool.measured(stage.name, left) if pool is not None else _rounds(stage, under, left, ranks)
+            found = pool.measured(stage, under, left) if pool is not None else _rounds(stage, under, left, ranks)
             for key, (records, seconds) in found:
                 file.append(stage.name, key, records, seconds=seconds)
                 advance()

@@ -7,39 +7,19 @@ cluster that runs already is used (`ray start`), else one is started on this mac
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from experiments.harness import registry
-from experiments.harness.experiment import ConfigT, Experiment, ExperimentConfig
-from experiments.harness.measuring import Measured, measure_one
+from experiments.harness.experiment import ConfigT, Experiment, Stage
+from experiments.harness.measuring import Measured
 from experiments.harness.state import Run
-from mlx_interp.errors import ConfigError, RanksDiffer, RunError
-from mlx_interp.loading.load import load
+from experiments.harness.worker import Worker
+from mlx_interp.errors import ConfigError, RunError
 from mlx_interp.ranks import launched
 
 RETRIES = 3
 """How often an item whose worker died is measured again before the run stops."""
-
-
-class Worker:
-    """A process with a model of its own; Ray starts it."""
-
-    def __init__(self, experiment: str, config: ExperimentConfig, model: str, weights_hash: str) -> None:
-        self.experiment = registry.experiment(experiment)
-        self.run = Run(load(model), config)
-        if self.run.model.weights_hash != weights_hash:
-            raise RanksDiffer(f"{model} has other weights on a worker than where the run was started")
-
-    def process(self) -> int:
-        """The number of its process."""
-        return os.getpid()
-
-    def measure(self, stage: str, key: str, item: Any) -> Measured:
-        """The records of one item."""
-        return measure_one(next(one for one in self.experiment.stages if one.name == stage), self.run, key, item)
 
 
 class RayPool:
@@ -70,7 +50,14 @@ class RayPool:
 
         return [int(ray.get(actor.process.remote())) for actor in self.actors]
 
-    def measured(self, stage: str, left: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Measured]]:
+    @property
+    def peak(self) -> Mapping[str, int]:
+        """Nothing: what a worker on another machine takes is no peak of this one."""
+        return {}
+
+    def measured(
+        self, stage: Stage[Any, Any, Any], under: Run[Any], left: Sequence[tuple[str, Any]]
+    ) -> Iterator[tuple[str, Measured]]:
         """Every key with its records and seconds, in order.
 
         Raises RunError with what a worker said, or for an item that ended its worker again and again.
@@ -82,7 +69,7 @@ class RayPool:
 
         if not self.actors:
             self.start()
-        found = ActorPool(self.actors).map(lambda actor, work: actor.measure.remote(stage, *work), list(left))
+        found = ActorPool(self.actors).map(lambda actor, work: actor.measure.remote(stage.name, *work), list(left))
         for key, _ in left:
             try:
                 yield key, next(found)
@@ -116,6 +103,8 @@ def workers(
         raise ConfigError("--on ray needs Ray: pip install '.[ray]'")
     if launched().size > 1:
         raise ConfigError("--on ray under mlx.launch: take one of the two, both share the work out")
+    if experiment.alone:
+        raise ConfigError(f"--on ray: {experiment.name} {experiment.alone}, so one process measures it")
     if n_workers < 0:
         raise ConfigError(f"--workers {n_workers}: give 1 or more, or 0 for one a machine")
     pool = RayPool((experiment.name, config, model, weights_hash), n_workers)

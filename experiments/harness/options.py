@@ -33,6 +33,7 @@ SHARED = (
     "latex",
     "html",
     "shard",
+    "workers",
     "help",
 )
 NONE: Mapping[str, Any] = {}
@@ -51,6 +52,7 @@ class Options(Generic[ConfigT]):
     latex: bool = False
     html: bool = False
     shard: bool = False
+    workers: str = "auto"
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values that stand in for defaults because --limit is small."""
 
@@ -95,6 +97,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         latex=given.latex,
         html=given.html,
         shard=given.shard,
+        workers=given.workers,
         look=look,
     )
 
@@ -168,6 +171,13 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         action="store_true",
         help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix; "
         "without it each has the whole model and measures its share of the prompts",
+    )
+    shared.add_argument(
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="processes on this machine that measure, each with a model of its own; auto: as many as there are idle "
+        "cores and memory for, once that saves time; 1 on a GPU (default: auto)",
     )
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]

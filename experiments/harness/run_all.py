@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.gated import Gate
 from experiments.harness.identity import release_memory
+from experiments.harness.local_pool import workers_here
+from experiments.harness.measuring import Pool
 from experiments.harness.on_ray import workers
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.pace import Pace
 from experiments.harness.runner import Load, pace_under, plan_of, run_model
 from mlx_interp.deferred import rich
-from mlx_interp.errors import MlxInterpError
+from mlx_interp.errors import ConfigError, MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.loading.outline import outline
@@ -73,16 +76,19 @@ def run_experiment_suite(
     load: Load | None = None,
     gate: Gate | None = None,
     ray_workers: int | None = None,
+    workers: str = "auto",
 ) -> list[Cell]:
     """Runs experiments (all if none are named) on one model, loaded once; a failing one does not stop the rest.
 
-    ray_workers: measure by so many workers of a Ray cluster; 0 is one for each of its machines.
+    ray_workers: measure by so many workers of a Ray cluster; 0 is one for each of its machines. workers: processes on
+    this machine that measure, a number or "auto".
 
     Raises UnknownModel and ConfigError before anything is loaded, for names that do not exist.
     """
     chosen = [registry.experiment(name) for name in experiments or registry.names()]
     resolve(model_name)
     arguments = [f"--seed={seed}", f"--out={out}", *([f"--limit={limit}"] if limit is not None else [])]
+    arguments += [f"--workers={workers}"] if load is None else ["--workers=1"]  # by a name they can load it too
     arguments += [flag for flag, on in (("--fresh", fresh), ("--no-validate", not validate)) if on]
     options = {experiment.name: parse(experiment, ["--model", model_name, *arguments]) for experiment in chosen}
     try:
@@ -106,7 +112,7 @@ def _run(
 ) -> Cell:
     started = time.monotonic()
     try:
-        with workers(experiment, options.config, options.models[0], model.weights_hash, ray_workers) as pool:
+        with _pool(experiment, options, model, ray_workers) as pool:
             if run_model(experiment, options, model, gate, launched(), pool) is not None:
                 write_overviews(options.out, experiment.name)
     except MlxInterpError as error:
@@ -115,6 +121,18 @@ def _run(
         traceback.print_exc()
         return Cell(model.name, experiment.name, f"{type(error).__name__}: {error}", time.monotonic() - started)
     return Cell(model.name, experiment.name, "done", time.monotonic() - started)
+
+
+def _pool(
+    experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, ray_workers: int | None
+) -> AbstractContextManager[Pool | None]:
+    """Who measures beside this process: workers of Ray, workers here, or nobody."""
+    name = options.models[0]
+    if ray_workers is not None:
+        return workers(experiment, options.config, name, model.weights_hash, ray_workers)
+    if launched().size > 1:
+        return nullcontext()
+    return workers_here(experiment, options.config, name, model, options.workers)
 
 
 def _planned(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Cell:
@@ -148,7 +166,11 @@ def parser() -> argparse.ArgumentParser:
         "--on", choices=("here", "ray"), default="here", help="ray: workers of a Ray cluster measure (docs/sharding.md)"
     )
     options.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="of Ray (default: one a machine, two on a single one)"
+        "--workers",
+        default="auto",
+        metavar="N",
+        help="processes that measure, each with a model of its own; auto: here as many as cores are idle and memory "
+        "holds once that saves time, with Ray one a machine, two on a single one (default: auto)",
     )
     options.add_argument("--dry-run", action="store_true", help="print what would be done, its time and memory")
     return options
@@ -175,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fresh=options.fresh,
                 validate=not options.no_validate,
                 dry_run=options.dry_run,
-                ray_workers=options.workers if options.on == "ray" else None,
+                ray_workers=ray_workers(options.workers) if options.on == "ray" else None,
+                workers=options.workers,
             )
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -186,6 +209,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if launched().first:
         rich.console.Console().print(cell_table(cells))
     return 1 if any(cell.failed for cell in cells) else 0
+
+
+def ray_workers(asked: str) -> int:
+    """Workers of Ray, 0 for one a machine. Raises ConfigError."""
+    if asked != "auto" and not asked.isdecimal():
+        raise ConfigError(f"--workers {asked}: give a number of processes from 1 on, or auto")
+    return 0 if asked == "auto" else int(asked)
 
 
 def cell_table(cells: Sequence[Cell]) -> rich.table.Table:

@@ -23,6 +23,7 @@ from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.fields import config_fields
 from experiments.harness.gated import Gate, passed
 from experiments.harness.identity import identity_of, model_facts, peak_memory, release_memory, versions
+from experiments.harness.local_pool import workers_here
 from experiments.harness.measuring import Pool, items_of, measure
 from experiments.harness.options import Options, look_lines, parse
 from experiments.harness.pace import Pace, pace_of
@@ -99,7 +100,7 @@ def run_experiment(
         if options.dry_run:
             if ranks.first:
                 print_plan(experiment, options, model)
-        elif (path := run_model(experiment, options, model, gate or validation_gate, ranks)) is not None:
+        elif (path := _measured(experiment, options, model, gate or validation_gate, ranks, name, load)) is not None:
             folders.append(path)
             overviews = finished(experiment, options, path)
         del model
@@ -107,6 +108,22 @@ def run_experiment(
     if folders:
         print(overviews_line(overviews))
     return folders
+
+
+def _measured(
+    experiment: Experiment[ConfigT],
+    options: Options[ConfigT],
+    model: Any,
+    gate: Gate,
+    ranks: Ranks,
+    name: str,
+    load: Load | None,
+) -> Path | None:
+    """`run_model` with workers beside this process, where they can load the model by its name."""
+    if load is not None or ranks.size > 1:
+        return run_model(experiment, options, model, gate, ranks)
+    with workers_here(experiment, options.config, name, model, options.workers) as pool:
+        return run_model(experiment, options, model, gate, ranks, pool)
 
 
 def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: Path) -> list[Path]:
@@ -204,13 +221,20 @@ def run_model(
             raise
         finally:
             state |= {"status": status, "measuring_seconds": round(sum(file.done.values()), 3)}
-            state["peak_memory_bytes"] = peak_memory(folder.earlier.get("peak_memory_bytes", {}))
+            state["peak_memory_bytes"] = _peak(pool, folder)
             if status == "complete":
                 state["finished"] = folder.earlier.get("finished") or _now()
                 folder.write_run(state)
             else:
                 _try_write(folder, state)
     return path
+
+
+def _peak(pool: Pool | None, folder: RunFolder) -> dict[str, int]:
+    """Bytes at the peak of the largest process that measured, this session or an earlier one."""
+    known = peak_memory(folder.earlier.get("peak_memory_bytes", {}))
+    workers = pool.peak if pool is not None else {}
+    return {name: max(size, workers.get(name, 0)) for name, size in known.items()}
 
 
 def shown_if_complete(

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from experiments.harness import on_ray, run_all
+from experiments.harness import on_ray, registry, run_all
 from experiments.harness.on_ray import RayPool
+from experiments.harness.state import Run
 from mlx_interp.errors import ConfigError, RunError
 
 with_ray = pytest.mark.skipif(
@@ -72,7 +73,7 @@ def test_two_workers_one_of_them_killed_make_the_records_of_one_process(
 def test_what_a_worker_says_is_the_error(cluster: None) -> None:
     pool = RayPool((STUDY, None, MODEL, "other weights"), 1)
     with pytest.raises(RunError, match="other weights on a worker"):
-        list(pool.measured("lens", [("a query", None)]))
+        list(pool.measured(registry.experiment(STUDY).stages[0], Run(None, None), [("a query", None)]))  # type: ignore[type-var,arg-type]
     pool.stop()
 
 
@@ -80,11 +81,11 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(on_ray.importlib.util, "find_spec", lambda name: None)
     with (
         pytest.raises(ConfigError, match=r"pip install '\.\[ray\]'"),
-        on_ray.workers(on_ray.registry.experiment(STUDY), None, MODEL, "", 2),  # type: ignore[type-var]
+        on_ray.workers(registry.experiment(STUDY), None, MODEL, "", 2),  # type: ignore[type-var]
     ):
         pass
 
 
 def test_nothing_of_ray_is_asked_for_where_all_is_measured_here() -> None:
-    with on_ray.workers(on_ray.registry.experiment(STUDY), None, MODEL, "", None) as pool:  # type: ignore[type-var]
+    with on_ray.workers(registry.experiment(STUDY), None, MODEL, "", None) as pool:  # type: ignore[type-var]
         assert pool is None
