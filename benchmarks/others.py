@@ -53,9 +53,11 @@ def transformers_llama(model: Model) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    settings = {key: value for key, value in model.config.items() if key != "model_type"}
+    settings = {key: value for key, value in model.config.items() if key not in ("model_type", "quantization")}
     network = LlamaForCausalLM(LlamaConfig(**settings)).eval()
     weights = {name: torch.from_numpy(np.array(value)) for name, value in tree_flatten(model.mlx_model.parameters())}
+    if network.config.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     network.load_state_dict(weights, strict=True)
     return network.requires_grad_(False)
 

@@ -1,6 +1,7 @@
 """What a sweep costs, in plain forward passes (mlx-lm's own) of the same process.
 
     python -m benchmarks.sweep                       all families, 16 and 64 tokens, other libraries where installed
+    python -m benchmarks.sweep --model smollm2-135m --tokens 8    a real model: all 435 pairs, all 270 heads
     python -m benchmarks.sweep --smoke               one family, quickly: is the sweep right, does the benchmark run?
 
 The grid is back-patching over all pairs of layers (66), the heads are every head's z replaced alone (96). "bound" is
@@ -14,6 +15,8 @@ import argparse
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from rich.console import Console
 from benchmarks.models import CLASSES, benchmark_model, benchmark_tokens
 from benchmarks.others import contestants
 from benchmarks.timing import Ratio, ratios
-from mlx_interp import Intervention, Model, Patch
+from mlx_interp import Intervention, Model, Patch, load
 from mlx_interp.patching.back_patching import back_patching_pairs, patches, states_at
 from mlx_interp.reporting import Table
 
@@ -34,6 +37,7 @@ SAMPLE = 11
 """Every so-manieth variant is run alone, for the comparison and for the time of the naive loop."""
 
 Variants = list[list[Intervention]]
+Clock = Callable[[], float]
 
 
 def grid(model: Model, tokens: list[int], position: int) -> Variants:
@@ -64,9 +68,9 @@ def worst_error(model: Model, tokens: list[int], variants: Variants) -> float:
     return max(errors)
 
 
-def measure(family: str, n_tokens: int, rounds: int) -> dict[str, Any]:
-    """All ratios of one family and length."""
-    model, tokens = benchmark_model(family), benchmark_tokens(n_tokens)
+def measure(model: Model, family: str, n_tokens: int, rounds: int, clock: Clock) -> dict[str, Any]:
+    """All ratios of one model and length."""
+    tokens = benchmark_tokens(n_tokens)
     batch = mx.array([tokens])
     sweeps = {
         (f"{len(variants)} {kind}", where): variants
@@ -82,7 +86,7 @@ def measure(family: str, n_tokens: int, rounds: int) -> dict[str, Any]:
         timed[f"{kind}, {where}"] = lambda variants=variants: model.sweep(tokens, variants)
         sample = variants[::SAMPLE]
         timed[f"naive {kind}, {where}"] = lambda sample=sample: [model.run(tokens, interventions=v) for v in sample]
-    seconds, found = ratios(lambda: mx.eval(model.mlx_model(batch)), timed, rounds)
+    seconds, found = ratios(lambda: mx.eval(model.mlx_model(batch)), timed, rounds, clock)
     rows = []
     for (kind, where), variants in sweeps.items():
         scale = len(variants) / len(variants[::SAMPLE])
@@ -165,16 +169,18 @@ def other_table(n_tokens: int, rounds: int) -> Table:
 def main() -> int:
     options = parser().parse_args()
     rounds = 1 if options.smoke else options.rounds
-    families = ["llama"] if options.smoke else options.family
+    families = ["llama"] if options.smoke else [options.model] if options.model else options.family
+    clock = time.process_time if options.processor_time else time.perf_counter
     lengths = [16] if options.smoke else options.tokens
     console = Console()
     results = []
     for family in families:
+        model = load(family) if options.model and not options.smoke else benchmark_model(family)
         for n_tokens in lengths:
             with console.status(f"{family}, {n_tokens} tokens"):
-                results.append(measure(family, n_tokens, rounds))
+                results.append(measure(model, family, n_tokens, rounds, clock))
     tables = [sweep_table(results), run_table(results)]
-    if not options.smoke:
+    if not (options.smoke or options.model):
         with console.status("other libraries"):
             tables += [other_table(n_tokens, max(1, rounds // 2)) for n_tokens in lengths]
     for table in tables:
@@ -192,6 +198,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--family", nargs="+", default=["llama", "gemma2", "qwen2"], choices=list(CLASSES))
+    made.add_argument("--model", metavar="NAME", help="a real model in place of random ones")
+    made.add_argument("--processor-time", action="store_true", help="for a machine that others keep busy: one thread")
     made.add_argument("--tokens", nargs="+", type=int, default=[16, 64], metavar="N", help="lengths of the prompt")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="repetitions; the median is printed")
     made.add_argument("--smoke", action="store_true", help="one family, one length, one round")

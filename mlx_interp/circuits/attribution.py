@@ -28,9 +28,11 @@ from mlx_interp.circuits.pairs import Metric, Pair, by_length, log_odds, tokens_
 from mlx_interp.deferred import mx
 from mlx_interp.engine.edge_pass import probed, wiring, written
 from mlx_interp.engine.memory import bytes_per_position, default_budget
+from mlx_interp.engine.shared_start import embedded, later_activations, later_slopes, later_tokens, shared_start
 from mlx_interp.errors import CircuitError, MlxInterpError
 from mlx_interp.interventions import Intervention, Patch
 from mlx_interp.model import Model
+from mlx_interp.sites import parse_one
 
 Method = Literal["attribution", "clean-corrupted", "ig-inputs", "ig-activations"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -141,19 +143,27 @@ def _changes(model: Model, part: Sequence[Pair]) -> dict[str, mx.array]:
 
 
 def _node_cells(model: Model, part: Sequence[Pair], metric: Metric, shares: Sequence[float]) -> Floats:
-    """(pair, node, pos): gradients averaged over interpolated embeddings, times the change."""
-    sites, changes = node_sites(model), _changes(model, part)
-    prompts = [pair.clean for pair in part for _ in shares]
-    edits: list[Intervention] = []
-    if list(shares) != [1.0]:
-        ends = [
-            model.run([getattr(pair, side) for pair in part], capture=EMBEDDING, logits="none")[EMBEDDING]
-            for side in ("counterfactual", "clean")
-        ]
-        edits = [Patch(EMBEDDING, _interpolated(ends[0], ends[1], shares))]
-    slopes = _slopes(model, prompts, metric([pair for pair in part for _ in shares]), sites, edits)
-    means = {site: x.reshape(len(part), len(shares), *x.shape[1:]).mean(1) for site, x in slopes.items()}
-    return _cells(model, {site: (changes[site] * means[site]) for site in sites})
+    """(pair, node, pos): gradients averaged over interpolated embeddings, times the change.
+
+    What a pair's prompts begin with in common does not change: nothing is differentiated there, and it runs once.
+    """
+    net, sites = model.network, [parse_one(site, model.n_layers) for site in node_sites(model)]
+    clean, other = ([getattr(pair, side).tokens for pair in part] for side in ("clean", "counterfactual"))
+    start = shared_start(net, clean, other)
+    here, there = later_tokens(start, clean), later_tokens(start, other)
+    others = later_activations(net, start, there, sites)
+    way = _interpolated(embedded(net, start, there), embedded(net, start, here), shares)
+    n = len(shares)
+    measure = metric([pair for pair in part for _ in shares])
+    with metric_errors():
+        found = later_slopes(net, start.repeated(n), mx.repeat(here, n, axis=0), way, measure, sites)
+    require_slope(np.concatenate([np.asarray(slope).ravel() for slope in found.slopes.values()]))
+    at_clean = found.activations if shares == [1.0] else later_activations(net, start, here, sites)
+    effects = {
+        str(site): (others[site] - at_clean[site]) * slope.reshape(len(part), n, *slope.shape[1:]).mean(1)
+        for site, slope in found.slopes.items()
+    }
+    return np.pad(_cells(model, effects), ((0, 0), (0, 0), (start.n, 0)))
 
 
 def _own_paths(model: Model, part: Sequence[Pair], metric: Metric, steps: int) -> Floats:

@@ -56,9 +56,9 @@ def replacements(model: Model, pairs: Sequence[Pair], baseline: Baseline = "coun
     return [means[pair.group, pair.length] for pair in pairs]
 
 
-def patch(node: Node, values: Values, position: int | None = None) -> Intervention:
-    """One node's output replaced, at one position or all."""
-    at: Any = slice(None) if position is None else position
+def patch(node: Node, values: Values, position: int | Sequence[int] | None = None) -> Intervention:
+    """One node's output replaced, at one position, all from one on, or all."""
+    at: Any = position if isinstance(position, int) else slice(position[0] if position else None, None)
     if node.kind == HEAD:
         site = f"z.{node.layer}"
         return Patch(site, values[site][at, node.head], position, heads=node.head)
@@ -93,7 +93,10 @@ def node_effects(
     found = np.full((len(pairs), len(cells)), np.nan)
     for row, (pair, values) in enumerate(zip(pairs, replacements(model, pairs, baseline), strict=True)):
         there = [i for i, (_, position) in enumerate(cells) if position is None or position < pair.length]
-        variants = [[], *([patch(known[cells[i][0]], values, cells[i][1])] for i in there)]
+        # Before the prompts differ, what is written in is what is there.
+        everywhere = range(pair.differs_from, pair.length) if baseline == "counterfactual" else None
+        places = [(cells[i][0], everywhere if cells[i][1] is None else cells[i][1]) for i in there]
+        variants = [[], *([patch(known[number], values, at)] for number, at in places)]
         measured = sweep_metric(model, pair, variants, metric)
         found[row, there] = measured[1:] - measured[0]
     return found

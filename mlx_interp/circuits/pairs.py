@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from mlx_interp.deferred import mx
+from mlx_interp.engine.prefix_tree import n_shared
 from mlx_interp.errors import CircuitError
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
@@ -49,6 +50,11 @@ class Pair:
     @property
     def length(self) -> int:
         return len(self.clean)
+
+    @property
+    def differs_from(self) -> int:
+        """The first position at which the prompts differ, before which nothing changes; the last one if none does."""
+        return min(n_shared(self.clean.tokens, self.counterfactual.tokens), self.length - 1)
 
 
 def screened(model: Model, pairs: Sequence[Pair]) -> list[Pair]:

@@ -44,17 +44,35 @@ def gradients(
     lengths = [len(tokens) for tokens in prompts]
     n_pos = max(lengths)
     padded = mx.array([[*tokens, *[0] * (n_pos - len(tokens))] for tokens in prompts])
-    zeros = {str(site): mx.zeros(_held_shape(net, site, len(prompts), n_pos)) for site in wanted}
 
-    def measure(probes: dict[str, mx.array]) -> tuple[mx.array, mx.array, dict[str, mx.array]]:
-        added = {site: probes[str(site)] for site in wanted}
+    def through(probes: dict[Site, mx.array]) -> tuple[mx.array, dict[Site, mx.array]]:
         held = frozenset(wanted) if of is None else frozenset(wanted) | {of}
-        run = Pass(net, plan, lengths, held, probes=added)
+        run = Pass(net, plan, lengths, held, probes=probes)
         values = forward(run, padded, logits) if of is None else _reached(run, padded, of)
         assert values is not None
+        return values, run.captured
+
+    return slopes_of(net, through, metric, wanted, (len(prompts), n_pos))
+
+
+def slopes_of(
+    net: Network,
+    through: Callable[[dict[Site, mx.array]], tuple[mx.array, dict[Site, mx.array]]],
+    metric: Callable[[mx.array], mx.array],
+    wanted: Sequence[Site],
+    shape: tuple[int, ...],
+) -> Slopes:
+    """A metric of what a pass gives, differentiated by what is added at sites.
+
+    through: what is added -> what the metric gets, and the activations of the pass. shape: (row, pos) of it.
+    """
+    zeros = {str(site): mx.zeros(_held_shape(net, site, *shape)) for site in wanted}
+
+    def measure(probes: dict[str, mx.array]) -> tuple[mx.array, mx.array, dict[str, mx.array]]:
+        values, captured = through({site: probes[str(site)] for site in wanted})
         measured = metric(values)
         _check_metric(measured, values)
-        return measured.astype(mx.float32).sum(), measured, {str(site): run.captured[site] for site in wanted}
+        return measured.astype(mx.float32).sum(), measured, {str(site): captured[site] for site in wanted}
 
     (_, measured, activations), slopes = mx.value_and_grad(measure)(zeros)
     mx.eval(measured, activations, slopes)

@@ -24,6 +24,7 @@ from mlx_interp.deferred import mx
 from mlx_interp.engine.apply_edits import apply_edits, blocked_mask
 from mlx_interp.engine.block import SEEN, Order, Step, block
 from mlx_interp.engine.clean_run import Clean, Entry
+from mlx_interp.engine.host import on_host
 from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.network import Network, softmax_beside
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
@@ -96,6 +97,7 @@ class Sweep:
 
     def __post_init__(self) -> None:
         """Shares the plan's edits out to the groups, with rows counted within each."""
+        self.network = on_host(self.network)
         place = {row: (index, i) for index, group in enumerate(self.groups) for i, row in enumerate(group.rows)}
         self.edits, self.blocked = defaultdict(list), defaultdict(list)
         for site, edits in self.plan.edits.items():
