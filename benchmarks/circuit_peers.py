@@ -36,7 +36,7 @@ NAMES = "John Mary Tom James Dan Sarah Anna Mark Paul Kate Jack Lucy Peter Susan
 PARTS = ("attribution", "ablation")
 BOUND = 1e-4
 """Largest difference, over the largest number compared."""
-TIMED = 30
+TIMED = 90
 """Of the heads, one in so many is run by TransformerLens, and its time scaled to all."""
 
 

@@ -21,7 +21,7 @@ from benchmarks.lens_peers import installed
 from benchmarks.models import benchmark_model, benchmark_tokens
 from benchmarks.timing import ratios
 from mlx_interp import Model
-from mlx_interp.patching.back_patching import back_patching_pairs, patches, states_at
+from mlx_interp.patching.back_patching import back_patching_grid, back_patching_pairs
 from mlx_interp.reporting import Table
 
 BOUND = 1e-6
@@ -52,12 +52,9 @@ def bench_grid(model: Model, tokens: list[int]) -> Callable[[], mx.array]:
 
 def own_grid(model: Model, tokens: list[int]) -> Callable[[], mx.array]:
     """The same in one sweep, states included."""
-    last = len(tokens) - 1
 
     def run() -> mx.array:
-        states = states_at(model, tokens, last)
-        pairs = back_patching_pairs(model.n_layers, embedding=False)
-        logits = model.sweep(tokens, patches(states, states, pairs, last, "raw"))
+        logits = back_patching_grid(model, tokens, pairs=back_patching_pairs(model.n_layers, embedding=False))
         mx.eval(logits)
         return logits
 

@@ -17,6 +17,7 @@ from mlx_interp.engine.cost import Cost, sweep_cost
 from mlx_interp.engine.forward import Logits, Pass, forward
 from mlx_interp.engine.generate import collect, decode
 from mlx_interp.engine.gradients import gradients
+from mlx_interp.engine.kept_run import KeptRun, keep_run
 from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, rows_that_fit
 from mlx_interp.engine.plan import plan_edits
 from mlx_interp.engine.sampling import check_sampling, sampler
@@ -132,6 +133,7 @@ class Model(Wrapped):
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
+        kept: KeptRun | None = None,
     ) -> mx.array: ...
 
     @overload
@@ -145,6 +147,7 @@ class Model(Wrapped):
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
+        kept: KeptRun | None = None,
     ) -> Activations: ...
 
     def sweep(
@@ -157,6 +160,7 @@ class Model(Wrapped):
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
+        kept: KeptRun | None = None,
     ) -> mx.array | Activations:
         """Sweep of counterfactuals of one prompt: what `run` returns for each alone, at a fraction of the cost.
 
@@ -165,6 +169,7 @@ class Model(Wrapped):
         `capture`: Activations whose rows are variants and whose `logits` are that array.
         memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
         progress: True for a progress bar, or a function called with (variants done, variants in all) after each batch.
+        kept: this prompt's run from `keep`, which a sweep that edits the residual stream alone need not repeat.
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
         only = self._prompt(prompt)
@@ -185,6 +190,7 @@ class Model(Wrapped):
                 metric=metric,
                 budget=memory,
                 progress=report,
+                kept=kept,
             )
         values = plain(result.values)
         if not capture:
@@ -195,6 +201,15 @@ class Model(Wrapped):
         captured = {site: readable(site, x, lengths) for site, x in result.captured.items()}
         mx.eval(captured)
         return Activations(values, lengths, self.n_layers, captured)
+
+    def keep(self, prompt: AnyPrompt) -> KeptRun:
+        """A prompt's run, kept for sweeps whose values are its own states: `.states(position)`, `sweep(kept=...)`.
+
+        states: (n_layers + 1, d_model), resid_post of every layer and in the last row what enters layer 0.
+        """
+        only = self._prompt(prompt)
+        self._check_lengths([len(only)])
+        return keep_run(self.network, only.tokens)
 
     def sweep_prompts(
         self,

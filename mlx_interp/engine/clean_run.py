@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mlx_interp.deferred import mx
 from mlx_interp.engine.block import SEEN, Order, Step, block
 from mlx_interp.engine.forward import HEADS_FIRST, Pass
+from mlx_interp.engine.host import on_host
 from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
@@ -161,7 +162,7 @@ def run_clean(
     deepest = max(entry.layer for entry in entries)
     through = whole or cached or captures or any(entry.start for entry in entries)
     run = _CleanRun(
-        net,
+        net if cached else on_host(net),
         EditPlan(),
         [layout.length],
         captures,

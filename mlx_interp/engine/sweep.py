@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.clean_run import Clean, Entry, entries_of, run_clean
+from mlx_interp.engine.kept_run import KeptRun
 from mlx_interp.engine.memory import bytes_per_variant, default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
@@ -40,6 +41,7 @@ def sweep(
     metric: Metric | None = None,
     budget: int | None = None,
     progress: Progress | None = None,
+    kept: KeptRun | None = None,
 ) -> SweepResult:
     """See `Model.sweep`."""
     length, n_layers = len(tokens), net.n_layers
@@ -47,7 +49,10 @@ def sweep(
     entries = entries_of(plan, len(variants), net, length)
     whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
     layout = alone(tokens)
-    clean = run_clean(net, layout, plan, entries, captures, whole)
+    if kept is not None and not whole and kept.serves(tokens, plan):
+        clean = kept.clean
+    else:
+        clean = run_clean(net, layout, plan, entries, captures, whole)
     values: list[mx.array] = []
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
     order: list[int] = []

@@ -85,11 +85,12 @@ def back_patching_grid(
     prompt to take the states from (cross-prompt patching), by default the same prompt and position. length: "raw", or
     "rescaled" to the norm that is replaced. metric: as in `Model.sweep`; (n_pairs, ...).
     """
-    replaced = states_at(model, prompt, position)
-    taken_from = prompt if source is None else source
-    states = states_at(model, taken_from, position if source_position is None else source_position)
+    kept = model.keep(prompt)
+    replaced, at = kept.states(position), position if source_position is None else source_position
+    states = kept.states(at) if source is None else states_at(model, source, at)
     chosen = back_patching_pairs(model.n_layers) if pairs is None else pairs
-    return model.sweep(prompt, patches(states, replaced, chosen, position, length), metric=metric, progress=progress)
+    variants = patches(states, replaced, chosen, position, length)
+    return model.sweep(prompt, variants, metric=metric, progress=progress, kept=kept)
 
 
 def _length(states: mx.array) -> mx.array:
