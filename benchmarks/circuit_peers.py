@@ -142,8 +142,8 @@ def main() -> int:
     options = parser().parse_args()
     try:
         model = benchmark_model("llama") if options.smoke else mi.load(options.model)
-    except MlxInterpError as error:
-        print(f"skipped: {error}")
+    except MlxInterpError as missing:
+        print(f"skipped: {missing}")
         return 0
     make, rounds = (random_pairs, 1) if options.smoke else (demo_pairs, options.rounds)
     kinds = {kind: make(model, late=kind == "late") for kind in ("late", "early")}
