@@ -23,6 +23,7 @@ from experiments.harness.state import Run
 from mlx_interp.deferred import mx
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import ConfigError, RunError
+from mlx_interp.loading.profile import Memory
 
 START_SECONDS = 10.0
 """About what a worker takes to start: libraries, weights, self-check."""
@@ -170,16 +171,19 @@ def _open(pipe: IO[bytes] | None) -> IO[bytes]:
 
 @contextmanager
 def workers_here(
-    experiment: Experiment[ConfigT], config: ConfigT, model: str, loaded: Any, asked: str
+    experiment: Experiment[ConfigT], config: ConfigT, model: str, loaded: Any, asked: str, memory: Memory = "auto"
 ) -> Iterator[LocalPool | None]:
-    """The workers of a run on this machine, ended after it; None where one process measures. Raises ConfigError."""
-    n = n_workers(asked, loaded)
+    """The workers of a run on this machine, ended after it; None where one process measures. Raises ConfigError.
+
+    memory: "low" has none unless they are asked for: each holds the model once more.
+    """
+    n = 1 if memory == "low" and asked == "auto" else n_workers(asked, loaded)
     if asked != "auto" and n > 1 and experiment.alone:
         raise ConfigError(f"--workers {asked}: {experiment.name} {experiment.alone}, so one process measures it")
     if n == 1 or experiment.alone or experiment.name not in registry.names():
         yield None
         return
-    pool = LocalPool((experiment.name, config, model, loaded.weights_hash), n, eager=asked != "auto")
+    pool = LocalPool((experiment.name, config, model, loaded.weights_hash, memory), n, eager=asked != "auto")
     try:
         yield pool
     finally:

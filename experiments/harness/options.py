@@ -17,6 +17,7 @@ from experiments.harness.fields import ConfigField, as_text, config_fields, from
 from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.loading.profile import Memory, add_memory_option
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
 
@@ -34,6 +35,7 @@ SHARED = (
     "html",
     "shard",
     "workers",
+    "memory",
     "help",
 )
 NONE: Mapping[str, Any] = {}
@@ -53,6 +55,7 @@ class Options(Generic[ConfigT]):
     html: bool = False
     shard: bool = False
     workers: str = "auto"
+    memory: Memory = "auto"
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Values that stand in for defaults because --limit is small."""
 
@@ -98,6 +101,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         html=given.html,
         shard=given.shard,
         workers=given.workers,
+        memory=given.memory,
         look=look,
     )
 
@@ -179,6 +183,7 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         help="processes on this machine that measure, each with a model of its own; auto: as many as there are idle "
         "cores and memory for, once that saves time; 1 on a GPU (default: auto)",
     )
+    add_memory_option(shared)
     shared.add_argument("-h", "--help", action="help", help="show this text and exit")
     own = [field for name, field in fields.items() if name not in ("seed", "limit")]
     if own:

@@ -90,13 +90,13 @@ def run_experiment(
     for name in options.models:
         if load is None and ranks.size == 1:
             if options.dry_run:
-                print_plan(experiment, options, outline(name))
+                print_plan(experiment, options, outline(name, memory=options.memory))
                 continue
             if shown := shown_without_weights(experiment, options, outline(name)):
                 folders.append(shown)
                 overviews = finished(experiment, options, shown)
                 continue
-        model = load(name) if load is not None else load_model(name, shard=options.shard)
+        model = load(name) if load is not None else load_model(name, shard=options.shard, memory=options.memory)
         if options.dry_run:
             if ranks.first:
                 print_plan(experiment, options, model)
@@ -122,7 +122,7 @@ def _measured(
     """`run_model` with workers beside this process, where they can load the model by its name."""
     if load is not None or ranks.size > 1:
         return run_model(experiment, options, model, gate, ranks)
-    with workers_here(experiment, options.config, name, model, options.workers) as pool:
+    with workers_here(experiment, options.config, name, model, options.workers, options.memory) as pool:
         return run_model(experiment, options, model, gate, ranks, pool)
 
 

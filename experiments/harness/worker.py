@@ -21,14 +21,17 @@ from experiments.harness.measuring import Measured, measure_one
 from experiments.harness.state import Run
 from mlx_interp.errors import RanksDiffer
 from mlx_interp.loading.load import load
+from mlx_interp.loading.profile import Memory
 
 
 class Worker:
     """A study on a model, loaded here."""
 
-    def __init__(self, experiment: str, config: ExperimentConfig, model: str, weights_hash: str) -> None:
+    def __init__(
+        self, experiment: str, config: ExperimentConfig, model: str, weights_hash: str, memory: Memory = "auto"
+    ) -> None:
         self.experiment = registry.experiment(experiment)
-        self.run = Run(load(model), config)
+        self.run = Run(load(model, memory=memory), config)
         if self.run.model.weights_hash != weights_hash:
             raise RanksDiffer(f"{model} has other weights on a worker than where the run was started")
 

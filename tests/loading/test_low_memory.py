@@ -6,6 +6,7 @@ are held so.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +20,11 @@ import pytest
 from mlx_lm.tuner.lora import LoRALinear
 
 import mlx_interp as mi
+from experiments.harness import registry
+from experiments.harness.options import parse
+from experiments.harness.runner import run_experiment
 from mlx_interp import Ablate, Add, Patch
+from mlx_interp.__main__ import main, parser
 from mlx_interp.circuits import relevance_model
 from mlx_interp.directions.orthogonalization import orthogonalized
 from mlx_interp.engine import packed
@@ -207,6 +212,33 @@ def test_elsewhere_than_on_cpu_a_checkpoint_runs_as_it_is_stored(
 def test_two_options_that_contradict_each_other_are_refused(dequantize: bool) -> None:
     with pytest.raises(ConfigError, match=f"dequantize={dequantize} contradicts it, leave one of them out"):
         mi.load("tiny-llama", memory="low", dequantize=dequantize)
+
+
+def test_commands_that_load_a_model_take_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(registry.experiment("exp14"), ["--memory", "low", "--out", str(tmp_path)]).memory == "low"
+    assert parser().parse_args(["explore", "tiny-llama", "--memory", "low"]).memory == "low"
+    with pytest.raises(SystemExit):
+        main(["explore", "tiny-llama", "--memory", "none"])
+    assert "choose from" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="invalid choice: 'none'"):
+        parse(registry.experiment("exp14"), ["--memory", "none"])
+
+
+@pytest.mark.slow
+def test_a_run_is_the_same_run_in_both_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment = registry.experiment("exp3")
+    given = ["--model", "tiny-qwen2", "--limit", "2", "--no-validate", "--out", str(tmp_path)]
+
+    def records(*more: str) -> str:
+        (folder,) = run_experiment(experiment, parse(experiment, [*given, *more]))
+        return re.sub(r'"seconds": [\d.e-]+', "", (folder / "records.jsonl").read_text())
+
+    measured = records("--memory", "low")
+    capsys.readouterr()
+    assert records() == measured
+    assert "earlier" not in capsys.readouterr().err  # shown, not measured
+    assert records("--fresh") == measured  # measured anew, on dequantised weights
+    assert "earlier" in capsys.readouterr().err
 
 
 def test_a_plan_names_the_memory_of_the_profile(tmp_path: Path) -> None:
