@@ -4,11 +4,11 @@
     python -m benchmarks.memory --model qwen.gguf --rounds 3         any name that `load` takes, repeatable
     python -m benchmarks.memory --smoke                              an embedded model, one round (CI)
 
-A process loads the model and runs a forward of 16 tokens and a sweep of 66 pairs of layers at the last token and in the
-middle (position 8). *peak* is the resident memory of that process at its highest (Linux's VmHWM), after loading and at
-the end; *MLX* what MLX's allocator had at its highest. Seconds are those of the processor, the least of two after one
-that is not counted; ratios are of the two processes of a round, one after the other. The benchmark exits with status 1
-where logits of the two profiles differ by more than 1e-5 of their size.
+A process loads the model, runs a forward of 16 tokens and a sweep of 66 pairs of layers at the last token and in the
+middle (position 8), and writes 8 tokens. *peak* is the resident memory of that process at its highest (Linux's VmHWM),
+after loading and at the end; *MLX* what MLX's allocator had at its highest. Seconds are those of the processor, the
+least of two after one that is not counted; ratios are of the two processes of a round, one after the other. The
+benchmark exits with status 1 where logits of the two profiles differ by more than 1e-5 of their size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mlx_interp import Patch
 from mlx_interp.loading.profile import MEMORY
 from mlx_interp.reporting import Table
 
-N_TOKENS, N_PAIRS = 16, 66
+N_TOKENS, N_PAIRS, N_WRITTEN = 16, 66, 8
 POSITIONS = {"last": N_TOKENS - 1, "middle": N_TOKENS // 2}
 BOUND = 1e-5
 
@@ -56,6 +56,7 @@ def measured(name: str, memory: str, out: Path) -> dict[str, Any]:
     for place, at in POSITIONS.items():
         variants = [[Patch(f"resid_post.{t}", states[f"resid_post.{s}"][0, at], at)] for s, t in pairs]
         computed[f"sweep, {place}"] = lambda variants=variants: model.sweep(tokens, variants)  # type: ignore[misc]
+    computed["written"] = lambda: mx.array(model.generate(tokens, max_tokens=N_WRITTEN)[0].tokens)
     logits: dict[str, Any] = {what: np.asarray(compute()) for what, compute in computed.items()}
     for what, compute in computed.items():
         found[what] = min(_seconds(compute) for _ in range(2))
@@ -105,7 +106,7 @@ def rows_of(name: str, rounds: int) -> tuple[list[list[Any]], list[Any], float]:
         [short, memory, *(round(max(one[key] for one in found[memory]) / 1e6) for key in SIZES)] for memory in MEMORY
     ]
     times: list[Any] = [short]
-    for key in ("load", "forward", *(f"sweep, {place}" for place in POSITIONS)):
+    for key in ("load", "forward", *(f"sweep, {place}" for place in POSITIONS), "written"):
         pairs = zip(*(found[memory] for memory in MEMORY), strict=True)
         shares = [low[key] / auto[key] for auto, low in pairs]
         times.append(str(Ratio(statistics.median(shares), min(shares), max(shares))))
@@ -138,7 +139,14 @@ def main() -> int:
     console = Console(width=200)
     heads = ["model", "memory", "weights held", "peak of loading", "peak with runs", "MLX's own peak"]
     console.print(Table("Memory of two profiles (MB)", heads, sizes).markdown(), soft_wrap=True)
-    heads = ["model", "loading", "forward", *(f"66 pairs, {place}" for place in POSITIONS), "difference of logits"]
+    heads = [
+        "model",
+        "loading",
+        "forward",
+        *(f"66 pairs, {place}" for place in POSITIONS),
+        f"{N_WRITTEN} tokens written",
+    ]
+    heads.append("difference of logits")
     title = "Seconds with memory='low', in those without: median (range)"
     console.print(Table(title, heads, times).markdown(), soft_wrap=True)
     return int(worst > BOUND)
