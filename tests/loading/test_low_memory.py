@@ -21,8 +21,10 @@ from mlx_lm.tuner.lora import LoRALinear
 
 import mlx_interp as mi
 from experiments.harness import registry
+from experiments.harness.local_pool import workers_here
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
+from experiments.harness.worker import Worker
 from mlx_interp import Ablate, Add, Patch
 from mlx_interp.__main__ import main, parser
 from mlx_interp.circuits import relevance_model
@@ -222,6 +224,16 @@ def test_commands_that_load_a_model_take_the_option(tmp_path: Path, capsys: pyte
     assert "choose from" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="invalid choice: 'none'"):
         parse(registry.experiment("exp14"), ["--memory", "none"])
+
+
+def test_workers_hold_the_model_as_asked_and_none_are_started_unasked() -> None:
+    study, model = registry.experiment("exp3"), both("tiny-llama")[1]
+    with workers_here(study, study.config(), "tiny-llama", model, "auto", "low") as pool:
+        assert pool is None
+    with workers_here(study, study.config(), "tiny-llama", model, "2", "low") as pool:
+        assert pool is not None
+        held = Worker(*pool.arguments).run.model
+    assert held.weight_bytes == model.weight_bytes
 
 
 @pytest.mark.slow
