@@ -8,9 +8,9 @@
 
 The earlier build is checked out into build/earlier/COMMIT (once). Each build has a process of its own, started anew for
 every case; they take turns, one computing while the other waits, so that a drift of the machine's speed hits both. A
-ratio is this build's time over the earlier one's, paired round by round. Both must return the same: exit status 1 where
-they differ by more than 1e-4, or where this build is slower than --bound in the median. A command is timed whole: the
-seconds that processors spent on it, each time with a new folder for {out}.
+ratio is this build's time over the earlier one's (processor time on a CPU), round by round. Both must return the same:
+exit status 1 where they differ by more than 1e-4, or where this build is slower than --bound in the median. A command
+is timed whole: the seconds that processors spent on it, each time with a new folder for {out}.
 """
 
 from __future__ import annotations
