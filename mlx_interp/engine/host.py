@@ -15,6 +15,10 @@ import numpy as np
 from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
 
+WORTH = 2**16
+"""Numbers from which on NumPy is taken: before, waiting for the array costs more than MLX's exponential."""
+MADE = "made_on_host"
+
 
 @dataclass(frozen=True)
 class HostNetwork(Network):
@@ -23,7 +27,7 @@ class HostNetwork(Network):
     def combined(self, layer: int, *gate_up: mx.array) -> mx.array:
         form = self.family.form
         assert form is not None
-        if form.host is None:
+        if form.host is None or gate_up[0].size < WORTH:
             return super().combined(layer, *gate_up)
         return mx.array(form.host(*(np.asarray(x) for x in gate_up)))
 
@@ -34,4 +38,8 @@ def on_host(net: Network) -> Network:
     slow = sys.platform == "linux" and mx.default_device() == mx.Device(mx.cpu)
     if not slow or type(net) is not Network or form is None or form.host is None or net.dtype != mx.float32:
         return net
-    return HostNetwork(*(getattr(net, field.name) for field in fields(net)))
+    held = vars(net)  # beside its cached properties: small sweeps would notice one made anew
+    if MADE not in held:
+        held[MADE] = HostNetwork(*(getattr(net, field.name) for field in fields(net)))
+    made: HostNetwork = held[MADE]
+    return made

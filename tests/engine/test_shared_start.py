@@ -6,9 +6,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_interp import Ablate
 from mlx_interp.circuits import Pair, log_odds, node_effects, node_scores, nodes, wiring
 from mlx_interp.circuits.attribution import node_sites
 from mlx_interp.circuits.exact import patch, replacements
+from mlx_interp.engine import host
 from mlx_interp.engine.host import HostNetwork, on_host
 from mlx_interp.engine.shared_start import shared_start
 from mlx_interp.model import Model
@@ -77,6 +79,17 @@ def test_activation_functions_in_numpy_are_mlxs(family: str) -> None:
     inputs = (line, np.linspace(-3, 3, len(line), dtype=np.float32)) if form.gated else (line,)
     expected = np.array(form.combine(*map(mx.array, inputs)))
     np.testing.assert_allclose(form.host(*inputs), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_a_sweep_in_numpy_is_each_variant_alone(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "WORTH", 1)
+    model, tokens = tiny_model(family), [5, 17, 3, 44, 8]
+    variants = [[Ablate(f"z.{layer}", positions=2, heads=head)] for layer in range(2) for head in range(2)]
+    swept = np.array(model.sweep(tokens, variants))
+    alone = np.concatenate([np.array(model.run(tokens, interventions=variant).logits) for variant in variants])
+    assert swept == pytest.approx(alone, abs=1e-5)
+    assert np.abs(swept[0] - swept[1]).max() > 1e-3
 
 
 def test_on_the_cpu_sweeps_take_them_and_runs_do_not() -> None:
