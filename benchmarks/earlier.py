@@ -199,7 +199,8 @@ def main() -> int:
         if difference > SAME or (ratio.median > options.bound and not options.smoke):
             failed.append(case)
     title = f"This build's time over that of {options.commit}, {options.rounds} rounds: median (range)"
-    Console().print(Table(title, ["case", "ratio", "this build (ms)", "difference"], rows).markdown(), markup=False)
+    table = Table(title, ["case", "ratio", "this build (ms)", "difference"], rows)
+    Console().print(table.markdown(), markup=False, soft_wrap=True)
     if failed:
         print(f"slower than {options.bound}, or not the same: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
