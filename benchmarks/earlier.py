@@ -49,7 +49,14 @@ SWEEPS = [
 ]
 RUNS = [f"{what} {family} {tokens}" for what in ("run", "capture") for family in FAMILIES for tokens in LENGTHS]
 GENERATIONS = [f"generate {family} {rows}" for family in FAMILIES for rows in (1, 8)]
-CASES = [*SWEEPS, *RUNS, *GENERATIONS]
+OTHERS = [
+    f"sweep {family} 16 {grid} {position}"
+    for family in ("qwen3", "gemma", "phi3", "granite", "gemma3_text", "gpt2")
+    for grid in ("pairs", "heads")
+    for position in ("last", "middle")
+]
+"""Of the other families of the first release (Mistral is Llama's class)."""
+CASES = [*SWEEPS, *OTHERS, *RUNS, *GENERATIONS]
 
 
 def checkout(commit: str) -> Path:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,11 @@ import pytest
 
 from mlx_interp import Model
 from mlx_interp.architectures import FAMILIES, PACKAGED, PAGE, Family, Norms, family_of, register, understood
+from mlx_interp.architectures.registered import SWITCH
 from mlx_interp.errors import CheckpointError, UnsupportedModel
 from mlx_interp.loading import proofs
 from mlx_interp.loading.configs import normalised
+from tests.loading.checkpoints import write_tokenizer
 from tests.parity import reference
 from tests.tiny import NumberTokenizer, random_mlx_model
 
@@ -121,6 +127,30 @@ def test_a_registered_family_proves_itself_at_every_load(monkeypatch: pytest.Mon
     proofs.check_once(model)
     proofs.check_once(model)
     assert ran == ["starcoder2", "starcoder2"]
+
+
+def command(folder: Path, described: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A study's plan of a checkpoint, with a file of families in the environment."""
+    study = [sys.executable, "-m", "experiments.exp9_back_patching", "--model", str(folder), "--dry-run", *arguments]
+    environment = {**os.environ, SWITCH: str(described)}
+    return subprocess.run(study, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_every_command_takes_a_family_from_a_file_that_the_environment_names(tmp_path: Path) -> None:
+    folder, described = tmp_path / "model", tmp_path / "starcoder2.py"
+    folder.mkdir()
+    config = followed(DESCRIBE, PROVE)["config"] | {"vocab_size": 1000}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(folder)
+    described.write_text(DESCRIBE)
+    planned = command(folder, described, "--limit", "2", "--out", str(tmp_path / "none"))
+    assert planned.returncode == 0, planned.stderr
+    assert "forward passes" in planned.stdout
+    refused = command(folder, tmp_path / "missing.py")
+    assert refused.returncode == 2
+    assert f"{SWITCH} names {tmp_path / 'missing.py'}: FileNotFoundError" in refused.stderr
+    (tmp_path / "empty.py").write_text("")
+    assert "is not described" in command(folder, tmp_path / "empty.py").stderr
 
 
 def test_only_what_mlx_lm_can_run_and_the_package_does_not_describe_can_be_registered() -> None:

@@ -24,11 +24,14 @@ from mlx_interp.deferred import mx
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.errors import ConfigError, RunError
 from mlx_interp.loading.profile import Memory
+from mlx_interp.ranks import launched
 
 START_SECONDS = 10.0
 """About what a worker takes to start: libraries, weights, self-check."""
 SHARE = 0.5
 """Of the free memory, what the workers' copies of the model may take."""
+LEAST = 2**28
+"""Bytes that a worker is taken to need, however small its model: Python with its libraries."""
 MOST = 8
 """Workers that are started unasked."""
 
@@ -38,21 +41,22 @@ def n_workers(asked: str, model: Any) -> int:
 
     asked: a number, or "auto": as many as cores are idle now and half of the free memory holds models.
     """
-    if asked != "auto":
-        if not asked.isdecimal() or int(asked) < 1:
-            raise ConfigError(f"--workers {asked}: give a number of processes from 1 on, or auto")
-        return int(asked)
+    if (number := asked_for(asked)) is not None:
+        return number
     if mx.default_device() == mx.Device(mx.gpu) or not hasattr(os, "getloadavg"):
         return 1
     idle = (os.cpu_count() or 1) - os.getloadavg()[0]
-    held = int(free_memory() * SHARE) // max(_bytes_of(model), 2**28)
+    held = int(free_memory() * SHARE) // max(int(model.weight_bytes), LEAST)
     return max(1, min(round(idle), held, MOST))
 
 
-def _bytes_of(model: Any) -> int:
-    from mlx.utils import tree_flatten
-
-    return sum(array.nbytes for _, array in tree_flatten(model.mlx_model.parameters()))
+def asked_for(workers: str) -> int | None:
+    """The number behind --workers; None for "auto". Raises ConfigError for what is neither."""
+    if workers == "auto":
+        return None
+    if not workers.isdecimal() or int(workers) < 1:
+        raise ConfigError(f"--workers {workers}: give a number of processes from 1 on, or auto")
+    return int(workers)
 
 
 class LocalPool:
@@ -177,6 +181,11 @@ def workers_here(
 
     memory: "low" has none unless they are asked for: each holds the model once more.
     """
+    if launched().size > 1:
+        if (asked_for(asked) or 1) > 1:
+            raise ConfigError("--workers under mlx.launch: take one of the two, both share the work out")
+        yield None
+        return
     n = 1 if memory == "low" and asked == "auto" else n_workers(asked, loaded)
     if asked != "auto" and n > 1 and experiment.alone:
         raise ConfigError(f"--workers {asked}: {experiment.name} {experiment.alone}, so one process measures it")

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ from experiments.harness import registry
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.gated import Gate
 from experiments.harness.identity import release_memory
-from experiments.harness.local_pool import workers_here
+from experiments.harness.local_pool import asked_for, workers_here
 from experiments.harness.measuring import Pool
 from experiments.harness.on_ray import workers
 from experiments.harness.options import Options, Parser, parse
 from experiments.harness.pace import Pace
 from experiments.harness.runner import Load, pace_under, plan_of, run_model
 from mlx_interp.deferred import rich
-from mlx_interp.errors import ConfigError, MlxInterpError
+from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.loading.outline import outline
@@ -130,8 +130,6 @@ def _pool(
     name = options.models[0]
     if ray_workers is not None:
         return workers(experiment, options.config, name, model.weights_hash, ray_workers)
-    if launched().size > 1:
-        return nullcontext()
     return workers_here(experiment, options.config, name, model, options.workers)
 
 
@@ -197,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fresh=options.fresh,
                 validate=not options.no_validate,
                 dry_run=options.dry_run,
-                ray_workers=ray_workers(options.workers) if options.on == "ray" else None,
+                ray_workers=(asked_for(options.workers) or 0) if options.on == "ray" else None,
                 workers=options.workers,
             )
     except MlxInterpError as error:
@@ -209,13 +207,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if launched().first:
         rich.console.Console().print(cell_table(cells))
     return 1 if any(cell.failed for cell in cells) else 0
-
-
-def ray_workers(asked: str) -> int:
-    """Workers of Ray, 0 for one a machine. Raises ConfigError."""
-    if asked != "auto" and not asked.isdecimal():
-        raise ConfigError(f"--workers {asked}: give a number of processes from 1 on, or auto")
-    return 0 if asked == "auto" else int(asked)
 
 
 def cell_table(cells: Sequence[Cell]) -> rich.table.Table:

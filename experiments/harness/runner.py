@@ -100,30 +100,18 @@ def run_experiment(
         if options.dry_run:
             if ranks.first:
                 print_plan(experiment, options, model)
-        elif (path := _measured(experiment, options, model, gate or validation_gate, ranks, name, load)) is not None:
-            folders.append(path)
-            overviews = finished(experiment, options, path)
+        else:
+            asked = options.workers if load is None else "1"  # by its name alone workers can load it too
+            with workers_here(experiment, options.config, name, model, asked, options.memory) as pool:
+                path = run_model(experiment, options, model, gate or validation_gate, ranks, pool)
+            if path is not None:
+                folders.append(path)
+                overviews = finished(experiment, options, path)
         del model
         release_memory()
     if folders:
         print(overviews_line(overviews))
     return folders
-
-
-def _measured(
-    experiment: Experiment[ConfigT],
-    options: Options[ConfigT],
-    model: Any,
-    gate: Gate,
-    ranks: Ranks,
-    name: str,
-    load: Load | None,
-) -> Path | None:
-    """`run_model` with workers beside this process, where they can load the model by its name."""
-    if load is not None or ranks.size > 1:
-        return run_model(experiment, options, model, gate, ranks)
-    with workers_here(experiment, options.config, name, model, options.workers, options.memory) as pool:
-        return run_model(experiment, options, model, gate, ranks, pool)
 
 
 def finished(experiment: Experiment[ConfigT], options: Options[ConfigT], path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from mlx_interp.architectures.experts import Experts
 from mlx_interp.architectures.families import FAMILIES
 from mlx_interp.architectures.family import Config, Family, Norms, Sizes
 from mlx_interp.architectures.kinds import COMMON
+from mlx_interp.architectures.registered import register_named_files
 from mlx_interp.architectures.understood import (
     PACKAGE_FILE,
     PACKAGED,
@@ -31,4 +32,5 @@ __all__ = [
     "family_of",
     "ignored_keys",
     "register",
+    "register_named_files",
 ]

@@ -56,9 +56,11 @@ def replacements(model: Model, pairs: Sequence[Pair], baseline: Baseline = "coun
     return [means[pair.group, pair.length] for pair in pairs]
 
 
-def patch(node: Node, values: Values, position: int | Sequence[int] | None = None) -> Intervention:
-    """One node's output replaced, at one position, all from one on, or all."""
-    at: Any = position if isinstance(position, int) else slice(position[0] if position else None, None)
+def patch(node: Node, values: Values, position: int | range | None = None) -> Intervention:
+    """One node's output replaced, at one position, at those of a range, or at all."""
+    at: Any = slice(None) if position is None else position
+    if isinstance(position, range):
+        at = slice(position.start, position.stop)
     if node.kind == HEAD:
         site = f"z.{node.layer}"
         return Patch(site, values[site][at, node.head], position, heads=node.head)

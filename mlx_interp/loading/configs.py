@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mlx_interp.architectures import FAMILIES, Family
+from mlx_interp.architectures import FAMILIES, Family, register_named_files
 from mlx_interp.authority import NO_MEANING, standard
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.contradictions import refuse_contradictions
@@ -25,8 +25,10 @@ def normalised(config: Mapping[str, Any], tensor_names: Collection[str]) -> dict
     """A config with the same meaning, in the fields mlx-lm reads; what was already there is kept.
 
     tensor_names: names in the weight files; a separate head among them decides when the config does not say.
-    Raises CheckpointError for a value that transformers' class does not take, or that contradicts another.
+    Raises CheckpointError for a value that transformers' class does not take, or that contradicts another, and
+    ConfigError for a file of families that cannot be run.
     """
+    register_named_files()
     config = _wrapped(config)
     family = FAMILIES.get(str(config.get("model_type", "")))
     if family is None or family.text_config is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mlx_interp.architectures import FAMILIES
+from mlx_interp.architectures import Family, family_of
 from mlx_interp.deferred import mx, nn
 from mlx_interp.errors import CheckpointError, MlxInterpError
 from mlx_interp.loading.checkpoint import Checkpoint, read_config_alone, weight_files
@@ -73,11 +73,12 @@ def outline(name: str | Path, *, memory: Memory = "auto") -> Outline:
     """The outline of a model by any name that `load` takes. Raises what `load` raises for a config it refuses."""
     source = resolve(name)
     checkpoint = _description(_place(source))
+    family = family_of(checkpoint.config)
     try:
         network = unloaded(checkpoint.config)
     except LOAD_FAULTS as error:
         raise CheckpointError(f"{checkpoint.path}: config.json cannot be used: {shortened(error)}") from error
-    _drop_tied_head(network, checkpoint.config)
+    _drop_tied_head(network, family, checkpoint.config)
     if on_cpu():
         network.set_dtype(mx.float32)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, checkpoint.config.get("eos_token_id"))
@@ -95,9 +96,8 @@ def outline(name: str | Path, *, memory: Memory = "auto") -> Outline:
     return made
 
 
-def _drop_tied_head(network: nn.Module, config: dict[str, Any]) -> None:
+def _drop_tied_head(network: nn.Module, family: Family, config: dict[str, Any]) -> None:
     """Drops an unembedding that the embedding stands for: some of mlx-lm's classes do so when weights come."""
-    family = FAMILIES[config["model_type"]]
     text = config if family.text_config is None else config[family.text_config]
     owner = getattr(network, family.root) if family.root else network
     if text.get("tie_word_embeddings") and family.head in owner:

@@ -47,6 +47,7 @@ def alone(model: Model, tokens: list[int], variants: list[list[Intervention]]) -
 
 def test_it_does_not_exist_without_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "KINDS", {name: kind for name, kind in sites.KINDS.items() if name != "mlp_in"})
+    monkeypatch.setattr(sites, "_parsed", sites._parsed.__wrapped__)  # a selector read before is remembered
     with pytest.raises(SiteError, match=r"no site 'mlp_in\.1'"):
         tiny_model("llama").run(TOKENS, capture="mlp_in.1")
 

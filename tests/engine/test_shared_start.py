@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -96,7 +98,8 @@ def test_on_the_cpu_sweeps_take_them_and_runs_do_not() -> None:
     model = tiny_model("llama")
     swift = on_host(model.network)
     assert type(model.network) is not HostNetwork
-    assert isinstance(swift, HostNetwork) == (mx.default_device() == mx.Device(mx.cpu))
+    linux_cpu = sys.platform == "linux" and mx.default_device() == mx.Device(mx.cpu)
+    assert isinstance(swift, HostNetwork) == linux_cpu
     half = tiny_model("llama")
     half.mlx_model.set_dtype(mx.bfloat16)
     assert on_host(half.network) is half.network

@@ -36,7 +36,7 @@ def test_a_failed_check_gives_status_1_and_says_what_to_look_at(
 ) -> None:
     (fault,) = [fault for fault in FAULTS if fault.name == "steering leaks into the next run"]
     fault.inject(monkeypatch, loaded("tiny-llama"))
-    monkeypatch.setattr("validation.__main__.mlx_interp.load", loaded)
+    monkeypatch.setattr("validation.__main__.mlx_interp.load", lambda name, memory: loaded(name))
     assert main(["--model", "tiny-llama", "--level", "quick", "--out", str(tmp_path)]) == 1
     assert "Look at mlx_interp/engine/apply_edits.py" in " ".join(capsys.readouterr().out.split())
 
