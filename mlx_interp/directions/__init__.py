@@ -14,7 +14,7 @@ from mlx_interp.directions.direction_test import DifferenceTest, difference_test
 from mlx_interp.directions.expert_steering import ExpertDifferences, expert_differences
 from mlx_interp.directions.orthogonalization import orthogonalize, orthogonalized, save_checkpoint
 from mlx_interp.directions.persona import PersonaVectors, persona_vectors
-from mlx_interp.directions.probes import Probe, probe
+from mlx_interp.directions.probes import Probe, load_probe, probe, save_probe
 from mlx_interp.directions.prompt_addition import PromptDifference, prompt_difference
 from mlx_interp.directions.refusal import refusal_direction, refusal_selection
 from mlx_interp.directions.state_classifier import StateClassifier, fit_state_classifier
@@ -50,6 +50,7 @@ __all__ = [
     "fit_state_classifier",
     "load_control_vector",
     "load_direction",
+    "load_probe",
     "orthogonalize",
     "orthogonalized",
     "persona_vectors",
@@ -61,6 +62,7 @@ __all__ = [
     "save_checkpoint",
     "save_control_vector",
     "save_direction",
+    "save_probe",
     "search_ablation",
     "states_of",
     "steer",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -146,21 +146,26 @@ def diff_of_means(
     )
 
 
-def direction_bytes(direction: Direction) -> bytes:
-    """A direction as the content of a safetensors file, which `load_direction` reads."""
+def direction_bytes(direction: Direction, more: Mapping[str, str] | None = None) -> bytes:
+    """A direction as the content of a safetensors file, which `load_direction` reads; more: metadata beside it."""
     facts = {field.name: getattr(direction, field.name) for field in fields(direction) if field.name != "vector"}
-    metadata = {"format": FORMAT, "direction": json.dumps(facts)}
+    metadata = {"format": FORMAT, "direction": json.dumps(facts), **(more or {})}
     return bytes(save({"vector": np.asarray(direction.vector, dtype=np.float32)}, metadata=metadata))
 
 
 def save_direction(direction: Direction, path: Path | str) -> None:
     """Writes a direction as safetensors, in one step: a reader sees the old file or the new."""
+    write_direction(direction_bytes(direction), path)
+
+
+def write_direction(content: bytes, path: Path | str) -> None:
+    """The bytes of a direction's file in one step. Raises DirectionError where they cannot be written."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        part.write_bytes(direction_bytes(direction))
+        part.write_bytes(content)
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         part.unlink(missing_ok=True)
         raise DirectionError(f"{path}: the direction cannot be written: {error}") from error
 
@@ -170,6 +175,11 @@ def load_direction(path: Path | str, model: Model | None = None) -> Direction:
 
     Raises DirectionError for a file that is none, is damaged, or does not fit the model, saying what differs.
     """
+    return read_direction(path, model)[0]
+
+
+def read_direction(path: Path | str, model: Model | None = None) -> tuple[Direction, dict[str, str]]:
+    """What `load_direction` reads, and the file's metadata. Raises what it raises."""
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -181,7 +191,7 @@ def load_direction(path: Path | str, model: Model | None = None) -> Direction:
         raise DirectionError(f"{path}: cannot be read as a direction: {error}") from error
     if model is not None:
         refuse_misfit(direction, model, path)
-    return direction
+    return direction, metadata
 
 
 def refuse_misfit(direction: Direction, model: Model, path: Path | str) -> None:

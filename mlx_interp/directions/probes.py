@@ -17,15 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import scipy
 
 from mlx_interp import sites
-from mlx_interp.directions.direction import Direction
+from mlx_interp.directions.direction import Direction, direction_bytes, read_direction, write_direction
 from mlx_interp.directions.states import compared, states_of
-from mlx_interp.errors import ConfigError, DataError, nearest
+from mlx_interp.errors import ConfigError, DataError, DirectionError, nearest
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
@@ -35,6 +36,8 @@ PENALTY = 1e-2
 SHRINKAGE = 0.1
 """Share of the mean variance in the covariance, which has no inverse with fewer prompts than dimensions."""
 LEAST = 4
+THRESHOLD = "threshold"
+"""Metadata of a file that makes its direction a probe."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,28 @@ class Probe:
     def accuracy(self, positive: np.ndarray, negative: np.ndarray) -> float:
         """Balanced accuracy on states (n, d_model) of either class, 0.5 for a guess; for prompts not used before."""
         return float((self.scores(positive) > 0).mean() + (self.scores(negative) <= 0).mean()) / 2
+
+
+def save_probe(probe: Probe, path: Path | str) -> None:
+    """Writes a probe as safetensors: the file of its direction, which `load_direction` reads, with the threshold."""
+    write_direction(direction_bytes(probe.direction, {THRESHOLD: repr(float(probe.threshold))}), path)
+
+
+def load_probe(path: Path | str, model: Model | None = None) -> Probe:
+    """Reads a probe; for `model`, if given, it must be one of that model's own.
+
+    Raises DirectionError for a file that is none, is damaged, or does not fit the model, and for a direction's file,
+    which has no threshold.
+    """
+    direction, metadata = read_direction(path, model)
+    try:
+        return Probe(direction, float(metadata[THRESHOLD]))
+    except KeyError as error:
+        raise DirectionError(
+            f"{path}: a direction without a threshold, so no probe: read it with load_direction, or fit a probe"
+        ) from error
+    except ValueError as error:
+        raise DirectionError(f"{path}: threshold {metadata[THRESHOLD]!r} is no number") from error
 
 
 def probe(

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
-from mlx_interp.directions import Direction
-from mlx_interp.errors import DirectionError, MlxInterpError, SharingError
+from mlx_interp.directions import Direction, Probe
+from mlx_interp.errors import DirectionError, MlxInterpError, RunError, SharingError
 from mlx_interp.lenses.tuned import identity_lens
 from mlx_interp.model import Model
+from mlx_interp.reporting.folders import locked
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sharing import hub as sharing
 from tests.loading.hub_server import COMMIT, Hub, serving
@@ -117,6 +118,76 @@ def test_a_lens_comes_back(model: Model, hub: Hub) -> None:
         mi.sharing.directions_from_hub("someone/lens", model)
     with pytest.raises(SharingError, match="holds no autoencoder"):
         mi.sharing.sae_from_hub("someone/lens")
+
+
+def test_probes_come_back_with_their_thresholds(model: Model, hub: Hub) -> None:
+    one, two = Probe(direction(model, "resid_post.1"), -1.25), Probe(direction(model, "resid_post.2"), 1 / 3)
+    mi.sharing.push_to_hub([one, two], "someone/probes")
+    first, second = mi.sharing.probes_from_hub("someone/probes", model)
+    assert (first.threshold, second.threshold) == (-1.25, 1 / 3)
+    states = np.random.default_rng(2).normal(size=(4, model.d_model))
+    assert np.array_equal(second.scores(states), two.scores(states))
+    assert mi.sharing.directions_from_hub("someone/probes", model)[0].site == "resid_post.1"
+    card = (hub.root / "someone/probes/README.md").read_text(encoding="utf-8")
+    assert all(said in card for said in ("2 probes", "| -1.2", "probes_from_hub"))
+    mi.sharing.push_to_hub(one.direction, "someone/refusal")
+    with pytest.raises(DirectionError, match="a direction without a threshold"):
+        mi.sharing.probes_from_hub("someone/refusal", model)
+    with pytest.raises(SharingError, match="nothing to share"):
+        mi.sharing.push_to_hub([one, two.direction], "someone/both")  # type: ignore[list-item]
+
+
+def collected(model: Model, folder: Path) -> mi.ActivationStore:
+    prompts = [[3, 5, 7, 11], [2, 9], [4, 8, 6]]
+    return mi.collect(
+        model, prompts, ["resid_post.1", "z.0"], path=folder, labels=["a", "b", "a"], shard_bytes=2 * 4 * model.d_model
+    )
+
+
+def test_a_store_comes_back_as_a_data_set_with_every_shard_checked(model: Model, hub: Hub, tmp_path: Path) -> None:
+    made = collected(model, tmp_path / "store")
+    assert len(made.shards) > 1
+    (tmp_path / "store" / "notes.txt").write_text("not of the store")
+    mi.sharing.push_to_hub(made, "someone/states")
+    assert hub.made["someone/states"]["type"] == "dataset"
+    assert not (hub.root / "someone/states/notes.txt").exists()
+    back = mi.sharing.store_from_hub("someone/states")
+    back.check_model(model)
+    for site in made.sites:
+        assert np.array_equal(back.array(site)[:], made.array(site)[:])
+    assert [sample.tokens for sample in back.samples] == [[3, 5, 7, 11], [2, 9], [4, 8, 6]]
+    card = huggingface_hub.DatasetCard.load(hub.root / "someone/states/README.md")
+    assert card.data.tags == ["mechanistic-interpretability", "activations", "mlx_interp"]
+    for said in ("of category a: 2", made.description["weights_hash"], "`resid_post.1`", "store_from_hub"):
+        assert said in card.text
+
+
+def test_a_store_that_grows_or_is_damaged_is_not_sent(model: Model, hub: Hub, tmp_path: Path) -> None:
+    made = collected(model, tmp_path / "store")
+    with locked(made.path), pytest.raises(RunError):
+        mi.sharing.push_to_hub(made, "someone/states")
+    shard = made.path / made.shards[0].shard
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(SharingError, match=f"{shard.name} cannot be read: collect into this folder again"):
+        mi.sharing.push_to_hub(made, "someone/states")
+    assert not hub.requests
+
+
+def test_a_shard_damaged_on_its_way_is_left_out_and_named(model: Model, hub: Hub, tmp_path: Path) -> None:
+    made = collected(model, tmp_path / "store")
+    mi.sharing.push_to_hub(made, "someone/states")
+    there = hub.root / "someone/states" / made.shards[0].shard
+    content = bytearray(there.read_bytes())
+    content[-1] ^= 1
+    there.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=made.shards[0].shard):
+        back = mi.sharing.store_from_hub("someone/states")
+    assert len(back) == len(made) - made.shards[0].n_rows
+    with pytest.raises(SharingError, match="holds no store of activations"):
+        mi.sharing.push_to_hub(direction(model, "resid_post.1"), "someone/refusal")
+        mi.sharing.store_from_hub("someone/refusal")
 
 
 def test_an_upload_cut_off_leaves_the_repository_as_it_was(model: Model, hub: Hub) -> None:
