@@ -1,4 +1,4 @@
-"""python -m experiments: what there is to run, and tools over many runs: run_all, query, scale, coverage, publish."""
+"""python -m experiments: what there is to run, and tools over many runs."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ TOOLS = {
     "publish": "finished runs into results/, where they are kept and shown",
     "scale": "one figure over all models: two-hop gap, depth of refusal, function vectors",
     "coverage": "every experiment of every study: who does it here, what was run",
+    "inspect_log": "a run's records as logs that Inspect's viewer and data frames read",
 }
 """Modules of the harness that are commands of their own."""
 

@@ -68,6 +68,7 @@ HANDED_OVER: dict[str, tuple[Callable[[list[str]], int], str]] = {
             ("query", "SQL over all results"),
             ("publish", "put finished runs where results are kept"),
             ("coverage", "every experiment of every paper: which study does it, what was run"),
+            ("inspect_log", "a run's records as logs that Inspect reads"),
         )
     },
 }

@@ -15,7 +15,7 @@ from mlx_interp.errors import ConfigError, nearest
 
 LIBRARY = Path(__file__).resolve().parent
 STUDIES, SUITE = "experiments", "validation"
-TOOLS = ("run_all", "query", "publish", "scale", "coverage")
+TOOLS = ("run_all", "query", "publish", "scale", "coverage", "inspect_log")
 """Commands of `python -m experiments` over many runs."""
 COMMAND = "mlx-interp"
 _from_command = False
