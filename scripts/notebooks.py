@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nbclient
@@ -70,7 +71,8 @@ def merge_streams(cell: nbformat.NotebookNode) -> None:
 def main(chosen: list[str]) -> None:
     for name in chosen or names():
         path = FOLDER / f"{name}.ipynb"
-        notebook = executed(name, FOLDER)
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = executed(name, Path(folder))
         nbformat.write(notebook, path)
         size = path.stat().st_size
         print(f"{path.name}: {size // 1000} kB")
