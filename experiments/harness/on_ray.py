@@ -16,6 +16,7 @@ from experiments.harness.measuring import Measured
 from experiments.harness.state import Run
 from experiments.harness.worker import Worker
 from mlx_interp.errors import ConfigError, RunError
+from mlx_interp.loading.profile import Memory
 from mlx_interp.ranks import launched
 
 RETRIES = 3
@@ -91,7 +92,12 @@ class RayPool:
 
 @contextmanager
 def workers(
-    experiment: Experiment[ConfigT], config: ConfigT, model: str, weights_hash: str, n_workers: int | None
+    experiment: Experiment[ConfigT],
+    config: ConfigT,
+    model: str,
+    weights_hash: str,
+    n_workers: int | None,
+    memory: Memory = "auto",
 ) -> Iterator[RayPool | None]:
     """The workers of a run, ended after it; None where it is to be measured here. Raises ConfigError without Ray,
     or under mlx.launch, which shares the work out itself.
@@ -107,7 +113,7 @@ def workers(
         raise ConfigError(f"--on ray: {experiment.name} {experiment.alone}, so one process measures it")
     if n_workers < 0:
         raise ConfigError(f"--workers {n_workers}: give 1 or more, or 0 for one a machine")
-    pool = RayPool((experiment.name, config, model, weights_hash), n_workers)
+    pool = RayPool((experiment.name, config, model, weights_hash, memory), n_workers)
     try:
         yield pool
     finally:

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mlx_interp.errors import MlxInterpError
 from mlx_interp.loading.load import load as load_model
 from mlx_interp.loading.names import DEFAULT_MODELS, resolve
 from mlx_interp.loading.outline import outline
+from mlx_interp.loading.profile import Memory, add_memory_option
 from mlx_interp.ranks import launched
 from mlx_interp.reporting.folders import RUNS
 from mlx_interp.reporting.index import write_overviews
@@ -77,11 +78,13 @@ def run_experiment_suite(
     gate: Gate | None = None,
     ray_workers: int | None = None,
     workers: str = "auto",
+    memory: Memory = "auto",
 ) -> list[Cell]:
     """Runs experiments (all if none are named) on one model, loaded once; a failing one does not stop the rest.
 
     ray_workers: measure by so many workers of a Ray cluster; 0 is one for each of its machines. workers: processes on
-    this machine that measure, a number or "auto".
+    this machine that measure, a number or "auto". A study that has to be measured by one process is measured here.
+    memory: as of `load`, for this process and all workers.
 
     Raises UnknownModel and ConfigError before anything is loaded, for names that do not exist.
     """
@@ -89,11 +92,15 @@ def run_experiment_suite(
     resolve(model_name)
     arguments = [f"--seed={seed}", f"--out={out}", *([f"--limit={limit}"] if limit is not None else [])]
     arguments += [f"--workers={workers}"] if load is None else ["--workers=1"]  # by a name they can load it too
+    arguments += [f"--memory={memory}"]
     arguments += [flag for flag, on in (("--fresh", fresh), ("--no-validate", not validate)) if on]
     options = {experiment.name: parse(experiment, ["--model", model_name, *arguments]) for experiment in chosen}
     try:
         # a plan needs config and tokenizer alone
-        model = (load or (outline if dry_run else load_model))(model_name)
+        if load is not None:
+            model = load(model_name)
+        else:
+            model = (outline if dry_run else load_model)(model_name, memory=memory)
     except MlxInterpError as error:
         return [Cell(model_name, experiment.name, f"not loaded: {error}") for experiment in chosen]
     cells = [
@@ -127,10 +134,12 @@ def _pool(
     experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any, ray_workers: int | None
 ) -> AbstractContextManager[Pool | None]:
     """Who measures beside this process: workers of Ray, workers here, or nobody."""
+    if experiment.alone:
+        return nullcontext()
     name = options.models[0]
     if ray_workers is not None:
-        return workers(experiment, options.config, name, model.weights_hash, ray_workers)
-    return workers_here(experiment, options.config, name, model, options.workers)
+        return workers(experiment, options.config, name, model.weights_hash, ray_workers, options.memory)
+    return workers_here(experiment, options.config, name, model, options.workers, options.memory)
 
 
 def _planned(experiment: Experiment[ConfigT], options: Options[ConfigT], model: Any) -> Cell:
@@ -170,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
         help="processes that measure, each with a model of its own; auto: here as many as cores are idle and memory "
         "holds once that saves time, with Ray one a machine, two on a single one (default: auto)",
     )
+    add_memory_option(options)
     options.add_argument("--dry-run", action="store_true", help="print what would be done, its time and memory")
     return options
 
@@ -197,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 dry_run=options.dry_run,
                 ray_workers=(asked_for(options.workers) or 0) if options.on == "ray" else None,
                 workers=options.workers,
+                memory=options.memory,
             )
     except MlxInterpError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import mlx_interp as mi
 from experiments.harness import registry, run_all
+from experiments.harness.options import parse
 from experiments.harness.run_all import run_experiment_suite
 from mlx_interp.errors import ConfigError, UnknownModel
 
@@ -37,6 +39,35 @@ def test_a_model_is_loaded_once_for_all_experiments(tmp_path: Path) -> None:
     for name in ("exp3_two_hop", "exp6_twohop_scaling"):
         assert (tmp_path / name / "tiny-qwen2" / "table.md").is_file()
         assert (tmp_path / name / "table.md").is_file()
+
+
+@pytest.mark.parametrize("ray_workers", [None, 2])
+def test_a_study_of_one_process_is_measured_here_whatever_was_asked_for_the_others(ray_workers: int | None) -> None:
+    alone = registry.experiment("exp16")
+    assert alone.alone
+    with run_all._pool(alone, parse(alone, ["--workers=2"]), None, ray_workers) as pool:
+        assert pool is None
+
+
+def test_model_and_workers_load_with_the_memory_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def load(name: str, *, memory: str) -> Any:
+        asked.append(memory)
+        return mi.load(name)
+
+    def pool(*arguments: object) -> AbstractContextManager[None]:
+        asked.append(arguments[-1])
+        return nullcontext()
+
+    monkeypatch.setattr(run_all, "load_model", load)
+    monkeypatch.setattr(run_all, "workers_here", pool)
+    monkeypatch.setattr(run_all, "run_model", lambda *_: None)
+    arguments = ["--model", "tiny-qwen2", "--experiments", "exp3", "--memory", "low", "--out", str(tmp_path)]
+    assert run_all.main(arguments) == 0
+    assert asked == ["low", "low"]
 
 
 @pytest.mark.slow
