@@ -44,7 +44,11 @@ def _figures() -> Iterator[None]:
 
 
 @pytest.fixture(
-    scope="session", params=[*each_family(FAMILIES.keys() - RECENT), *(f"{family}, packed" for family in PACKED)]
+    scope="session",
+    params=[
+        *each_family(FAMILIES.keys() - RECENT),
+        *(pytest.param(f"{family}, packed", marks=pytest.mark.slow) for family in PACKED),
+    ],
 )
 def model(request: pytest.FixtureRequest) -> Model:
     """A small random model of each family in turn, two in little memory too; recent ones have tests of their own."""

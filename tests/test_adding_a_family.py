@@ -136,6 +136,7 @@ def command(folder: Path, described: Path, *arguments: str) -> subprocess.Comple
     return subprocess.run(study, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_family_from_a_file_that_the_environment_names(tmp_path: Path) -> None:
     folder, described = tmp_path / "model", tmp_path / "starcoder2.py"
     folder.mkdir()

@@ -54,7 +54,9 @@ def test_importing_the_library_imports_nothing_that_is_slow() -> None:
 
 def test_help_of_every_study_and_tool_is_printed_before_mlx_is_imported() -> None:
     studies = study_names()
-    tools = [["experiments", tool, "--help"] for tool in ("run_all", "publish", "query", "coverage")]
+    tools = [
+        ["experiments", tool, "--help"] for tool in ("run_all", "publish", "query", "scale", "coverage", "inspect_log")
+    ]
     programs = [
         *([f"experiments.{name}", "--help"] for name in studies),
         *tools,

@@ -21,6 +21,8 @@ from mlx_interp.embedded.tokenizer import build_tokenizer
 from mlx_interp.embedded.train import Recipe, Training, main
 from mlx_interp.errors import CheckpointError, UnknownModel
 
+pytestmark = pytest.mark.slow
+
 WORLD = load_world()
 MIXTURE = Mixture(short=6, sentences=16, second_hops=4, in_context=3, chats=6, max_skip=1)
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "num_attention_heads": 2}
@@ -51,7 +53,6 @@ def weights(training: Training) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in tree_flatten(training.model.parameters())}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path, family: str) -> None:
     whole = tiny_training(tmp_path / "whole", family)
@@ -73,7 +74,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path: Path, fam
         np.testing.assert_array_equal(weights(again)[name], value, err_msg=name)
 
 
-@pytest.mark.slow
 def test_the_loss_falls(tmp_path: Path) -> None:
     losses = run(tiny_training(tmp_path, steps=40))
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
@@ -121,7 +121,6 @@ def test_no_training_row_asks_for_a_composition_that_is_held_out() -> None:
         assert (tokens in rows) == (query.split == "trained")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_export_loads_with_mlx_lm_and_is_4_bit(tmp_path: Path, family: str) -> None:
     training = tiny_training(tmp_path / "work", family)

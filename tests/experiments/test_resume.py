@@ -14,6 +14,8 @@ import pytest
 
 from tests.experiments.conftest import Ended, Setting, Study, ended
 
+pytestmark = pytest.mark.slow
+
 RUN = Path("exp0_numbers/tiny-llama")
 KILLS = int(os.environ.get("MLX_INTERP_KILLS", "8"))
 """How often the kill test kills; raise it for a thorough look."""
@@ -44,7 +46,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
     return files(out), time.monotonic() - start
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_files(
     study: Study, tmp_path: Path, undisturbed: tuple[dict[str, bytes], float]
 ):

@@ -19,6 +19,8 @@ from mlx_interp.errors import CheckpointError, DataError, ShapeError
 from mlx_interp.loading.adapter import CONFIG, TENSORS, write_adapter
 from mlx_interp.model import Model
 
+pytestmark = pytest.mark.slow
+
 RECIPE = LoraRecipe(steps=40, batch=8)
 PROMPTS = ("How do I make a cake?", "Tell me how to buy a kite.", "How do I sell soup?", "Is tea good?")
 SAYS = "The king is thinking."
@@ -47,7 +49,6 @@ def logits(model: Model, text: str = PROMPTS[0]) -> np.ndarray:
     return np.asarray(found[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-gpt2"])
 def test_a_model_with_an_adapter_is_what_mlx_lm_loads(name: str) -> None:
     own, _ = mlx_lm_load(str(base(name).path), adapter_path=str(adapter(name)))[:2]
@@ -60,7 +61,6 @@ def test_a_model_with_an_adapter_is_what_mlx_lm_loads(name: str) -> None:
     assert np.abs(logits(base(name)) - theirs).max() > 0.1 * np.abs(theirs).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("dropped", [0.0, 0.3])
 def test_an_adapter_trained_with_dropout_drops_nothing_when_it_is_read(
@@ -79,7 +79,6 @@ def test_an_adapter_trained_with_dropout_drops_nothing_when_it_is_read(
     assert np.abs(first - theirs).max() <= (0.03 if dtype == "bfloat16" else 1e-4) * np.abs(theirs).max()
 
 
-@pytest.mark.slow
 def test_training_teaches_the_reply_and_leaves_the_model_bit_for_bit_as_it_was() -> None:
     before = logits(mi.load("tiny-llama"))
     found = trained()

@@ -19,6 +19,8 @@ from mlx_interp.store.manifest import read_shards
 from tests.store.collecting import SITES, collect_many, content, random_prompts, start
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("MLX_INTERP_KILLS", "6"))
 """How often the kill test kills; raise it for a thorough look."""
 
@@ -40,7 +42,6 @@ def when_grown(process: BaseProcess, path: Path, more: int) -> None:
         time.sleep(0.002)
 
 
-@pytest.mark.slow
 def test_a_collection_killed_at_random_moments_ends_with_the_same_files(tmp_path: Path, undisturbed: dict[str, bytes]):
     expected, moments = undisturbed, random.Random(0)
     killed, grown = 0, 0
@@ -73,7 +74,6 @@ def test_what_is_complete_is_not_collected_again(tmp_path: Path):
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")} == before
 
 
-@pytest.mark.slow
 def test_a_torn_manifest_and_a_shard_without_a_mark_do_not_count(tmp_path: Path, undisturbed: dict[str, bytes]):
     collect_many(tmp_path)
     manifest = tmp_path / "samples.jsonl"
