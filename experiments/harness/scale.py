@@ -19,7 +19,7 @@ import numpy as np
 from mlx_interp.deferred import matplotlib
 from mlx_interp.errors import DataError, MlxInterpError
 from mlx_interp.loading.names import MODELS
-from mlx_interp.reporting.figures import LINES, STYLE, Plot, caption_text, save_plot
+from mlx_interp.reporting.figures import LINES, STYLE, Plot, caption_text, name_points, save_plot
 from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import PUBLISHED, TABLE_FILE
 from mlx_interp.reporting.index import runs
@@ -150,11 +150,11 @@ def figure(found: Found) -> Plot:
     with matplotlib.rc_context(STYLE):
         drawn = matplotlib.figure.Figure(figsize=(9.6, 3.3), layout="constrained")
         axes = drawn.subplots(1, len(QUESTIONS), sharex=True)
+        sizes = [model["parameters"] for model, _ in found.values()]
+        axes[0].set(xscale="log", xlim=(min(sizes) / 2, max(sizes) * 8))
         for number, (question, axis) in enumerate(zip(QUESTIONS, axes, strict=True)):
             shown = [(name, model, row[number]) for name, (model, row) in found.items() if row[number] is not None]
             _panel(axis, question, shown, looks)
-        sizes = [model["parameters"] for model, _ in found.values()]
-        axes[0].set(xscale="log", xlim=(min(sizes) / 2, max(sizes) * 8))
         handles = [
             matplotlib.lines.Line2D([], [], color=colour, marker=marker, linestyle="", label=family)
             for family, (colour, _, marker) in looks.items()
@@ -165,7 +165,7 @@ def figure(found: Found) -> Plot:
 
 
 def _panel(axis: Any, question: Question, shown: Sequence[tuple[str, Any, Estimate | None]], looks: Any) -> None:
-    """The models that were measured, each with its name beside it; names of near ones stand one above the other."""
+    """The models that were measured, each with its name beside it."""
     scale = 100 if question.percent else 1
     axis.set(xlabel="parameters", ylabel=question.axis, title=question.title)
     axis.margins(y=0.2)
@@ -174,19 +174,16 @@ def _panel(axis: Any, question: Question, shown: Sequence[tuple[str, Any, Estima
     if not shown:
         axis.text(0.5, 0.5, "no model was run", transform=axis.transAxes, ha="center", color="#888888")
         axis.set_yticks([])
-    lines: dict[int, int] = {}
-    for name, model, estimate in sorted(shown, key=lambda one: one[2].value if one[2] else 0.0):
+    names = []
+    for name, model, estimate in shown:
         assert estimate is not None
         colour, _, marker = looks[str(model["family"])]
         value, low, high = (scale * x for x in (estimate.value, estimate.low, estimate.high))
         axis.errorbar(
             [model["parameters"]], [value], np.abs(np.array([[low], [high]]) - value), color=colour, marker=marker
         )
-        near = round(np.log2(model["parameters"]))
-        line = lines[near] = lines.get(near, -1) + 1
-        axis.annotate(
-            _short(name), (model["parameters"], value), (8, 3 + 5 * line), textcoords="offset points", fontsize=6
-        )
+        names.append((float(model["parameters"]), value, _short(name)))
+    name_points(axis, names, size=6)
 
 
 def _short(name: str) -> str:

@@ -311,8 +311,6 @@ def scatter(
                 capsize=2,
                 label=group,
             )
-            for point, value in zip(mine, values[:, 0], strict=True):
-                axis.annotate(point.label, (point.x, value), xytext=(5, 4), textcoords="offset points", fontsize=7)
         if log_x and max(p.x for p in points) >= 3 * min(p.x for p in points):
             axis.set_xscale("log")
         else:
@@ -321,9 +319,37 @@ def scatter(
         axis.margins(x=0.2)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
+        name_points(axis, [(point.x, scale * point.estimate.value, point.label) for point in points], size=7)
         if len(groups) > 1:
             axis.legend()
     return Plot(name, figure, caption)
+
+
+def name_points(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float, str]], *, size: float) -> None:
+    """Names beside points (x, y, name), each above what it would lie on, left of a point at the right edge.
+
+    size: of the letters, in points. To be called last: where names meet depends on the limits and scales of the axis.
+    """
+    extent = axis.get_figure().get_size_inches() * 72 * axis.get_position().size  # type: ignore[union-attr]
+    line = 1.3 * size
+    taken: list[tuple[float, float, float]] = []
+    axis.get_xlim()  # brings the limits up to date
+    for x, y, name in sorted(points, key=lambda point: (point[1], point[0])):
+        at = axis.transAxes.inverted().transform(axis.transData.transform((x, y))) * extent
+        width = 0.6 * size * len(name)
+        left = at[0] + 5 + width > extent[0] and at[0] > width
+        start, base = at[0] - 5 - width if left else at[0] + 5, at[1] + 4
+        while any(start < end and begin < start + width and abs(base - low) < line for begin, end, low in taken):
+            base += line / 4
+        taken.append((start, start + width, base))
+        axis.annotate(
+            name,
+            (x, y),
+            xytext=(-5 if left else 5, base - at[1]),
+            textcoords="offset points",
+            fontsize=size,
+            ha="right" if left else "left",
+        )
 
 
 def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_only: bool = False) -> Path:

@@ -154,9 +154,13 @@ def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[
 def over_models(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One table of several models' tables of the same measurement: their rows under each other, the model first.
 
-    tables: printed table (`as_data`) by model. The tables must have the same columns.
+    tables: printed table (`as_data`) by model. The tables must have the same columns. What is the same for
+    all of several models, as figures from a paper are, stands once, without the model.
     """
     first = next(iter(tables.values()))
+    alike = all(table["rows"] == first["rows"] and UNVALIDATED not in name for name, table in tables.items())
+    if len(tables) > 1 and alike:
+        return {**first, "notes": [*first["notes"], f"The same for all {len(tables)} models."]}
     rows = [[model, *row] for model, table in tables.items() for row in table["rows"]]
     right = [all(flags) for flags in zip(*(table["numeric"] for table in tables.values()), strict=True)]
     notes = list(dict.fromkeys(note for table in tables.values() for note in table["notes"]))

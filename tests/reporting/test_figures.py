@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.backends.backend_agg
 import matplotlib.image
 import mlx.core as mx
 import numpy as np
@@ -19,10 +20,12 @@ from mlx_interp.reporting.figures import (
     SIGNED_COLOURS,
     Panel,
     Plot,
+    Point,
     Series,
     heat_map,
     line_with_band,
     save_plot,
+    scatter,
 )
 from mlx_interp.stats import Estimate
 from tests.reporting.canvas import beyond_canvas
@@ -172,3 +175,16 @@ def test_what_is_cut_off_is_named_and_fails_whatever_draws_it(tmp_path: Path) ->
     assert [found.split("'")[1] for found in beyond_canvas(cut.figure)] == ["a note that is far too long"]
     with pytest.raises(AssertionError, match="a note that is far too long"):
         cut.save(tmp_path / "cut.png")
+
+
+def test_names_of_points_at_one_place_stand_apart_and_within_the_canvas() -> None:
+    estimate = Estimate(0.5, 0.4, 0.6, 9)
+    places = [("tiny-llama", 2.0e6), ("tiny-qwen2", 1.9e6), ("tiny-gemma2", 1.9e6), ("a-long-name-of-a-model-8b", 8e9)]
+    points = [Point(name, x, estimate, "one") for name, x in places]
+    plot = scatter(points, log_x=True, percent=True, x_label="parameters", y_label="rate (%)")
+    assert not beyond_canvas(plot.figure)
+    renderer = matplotlib.backends.backend_agg.FigureCanvasAgg(plot.figure).get_renderer()
+    names = [text for text in plot.figure.axes[0].texts if text.get_text()]
+    boxes = [text.get_window_extent(renderer) for text in names]
+    assert len(boxes) == len(points)
+    assert not [(one, other) for i, one in enumerate(boxes) for other in boxes[:i] if one.overlaps(other)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_interp.reporting.tables import Column, Table, latex, over_models
+from mlx_interp.reporting.tables import UNVALIDATED, Column, Table, latex, over_models
 from mlx_interp.stats import Estimate
 
 TABLE = Table(
@@ -45,15 +45,26 @@ def test_a_table_without_rows_still_has_its_head():
 
 
 def test_tables_of_several_models_become_one_with_the_model_first():
-    both = over_models({"tiny-llama": TABLE.as_data(), "tiny-qwen2": TABLE.as_data()})
+    other = {**TABLE.as_data(), "rows": TABLE.as_data()["rows"][:1]}
+    both = over_models({"tiny-llama": TABLE.as_data(), "tiny-qwen2": other})
     assert both["columns"][0] == "model"
     assert [row[:2] for row in both["rows"]] == [
         ["tiny-llama", "state_capital"],
         ["tiny-llama", "首都|州"],
         ["tiny-qwen2", "state_capital"],
-        ["tiny-qwen2", "首都|州"],
     ]
     assert both["notes"] == ["n counts queries."]
+
+
+def test_what_is_the_same_for_all_models_stands_once():
+    tables = {"tiny-llama": TABLE.as_data(), "tiny-qwen2": TABLE.as_data()}
+    both = over_models(tables)
+    assert (both["columns"], both["rows"]) == (TABLE.as_data()["columns"], TABLE.as_data()["rows"])
+    assert both["notes"] == ["n counts queries.", "The same for all 2 models."]
+    alone = over_models({"tiny-llama": TABLE.as_data()})
+    assert alone["columns"][0] == "model"
+    unvalidated = over_models({"tiny-llama": TABLE.as_data(), f"tiny-qwen2 ({UNVALIDATED})": TABLE.as_data()})
+    assert unvalidated["columns"][0] == "model"
 
 
 def test_latex_has_every_cell_with_special_characters_escaped_and_the_notes_in_the_caption():
