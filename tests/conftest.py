@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
 from mlx_interp.reporting import figures
-from tests.reporting.canvas import beyond_canvas
+from tests.reporting.canvas import beyond_canvas, overlapping
 from tests.tiny import PACKED, RECENT, each_family, packed_model, tiny_model
 
 # The same examples in every run: a red test is red for everyone. HYPOTHESIS_PROFILE=default looks for new ones.
@@ -26,14 +26,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 def _figures() -> Iterator[None]:
     """Figures of few dots and no PDF: drawing took a third of a study's test. Tests of the files turn both on.
 
-    Whatever a test draws lies whole on its canvas.
+    Whatever a test draws lies whole on its canvas, and no text lies on another.
     """
     drawn = figures._drawn
 
     def checked(figure: Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
         with matplotlib.rc_context(figures.STYLE):
-            cut = beyond_canvas(figure)
-        assert not cut, cut
+            faults = [*beyond_canvas(figure), *overlapping(figure)]
+        assert not faults, faults
         return drawn(figure, ending, metadata)
 
     with pytest.MonkeyPatch.context() as patch:
