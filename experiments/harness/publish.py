@@ -2,9 +2,9 @@
 
 Runs never touch published results; this does, one run folder at a time: the new one is copied beside the old, then
 takes its place in one step, so that a kill leaves the one or the other, whole. Published is what people read: the
-tables, run.json, each run's first four pictures and its pages; records, data files and figures for print stay with the
-run. Tables over models, the index and the coverage table are made anew. Runs that are not complete, not validated or
-cut short by --limit are refused.
+tables, run.json, each run's first four pictures (two of an embedded model's) and its pages; records, data files and
+figures for print stay with the run. Tables over models, the index and the coverage table are made anew. Runs that are
+not complete, not validated or cut short by --limit are refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 from experiments.harness.coverage import write_coverage
 from experiments.harness.options import Parser
 from mlx_interp.errors import DataError, MlxInterpError, RunError, nearest
+from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.reporting.files import make_folder, swap_folders, write_atomically, writing
 from mlx_interp.reporting.folders import (
     EARLIER,
@@ -38,8 +39,8 @@ from mlx_interp.reporting.index import COVERAGE_FILE, runs, write_overviews
 from mlx_interp.studies import invocation
 
 VALIDATION = "validation"
-PICTURES = 4
-"""How many of a run's pictures are published: a study's figures are in the order of their weight."""
+PICTURES, BENCH_PICTURES = 4, 2
+"""How many of a run's pictures are published, and of an embedded model's: figures are in the order of their weight."""
 PAGES = (".html", ".md")
 """Endings of what is published of files/: what people read."""
 PICTURE = re.compile(r"!\[([^\]]*)\]\(figures/([^)]+)\)")
@@ -195,9 +196,11 @@ def replace_folder(source: Path, target: Path) -> None:
 def readable(folder: Path) -> Iterator[tuple[Path, bytes]]:
     """What is published of a run folder: names in it, and contents, without where the publisher's files lie."""
     table = (folder / TABLE_FILE).read_text(encoding="utf-8")
-    shown = [match[2] for match in PICTURE.finditer(table)][:PICTURES]
     run = (folder / RUN_FILE).read_text(encoding="utf-8")
-    places = _places(json.loads(run))
+    state = json.loads(run)
+    places = _places(state)
+    most = BENCH_PICTURES if state.get("model", {}).get("id") in EMBEDDED else PICTURES
+    shown = [match[2] for match in PICTURE.finditer(table)][:most]
     yield Path(RUN_FILE), _without(places, run)
     yield Path(TABLE_FILE), _without(places, PICTURE.sub(functools.partial(_shown, shown), table))
     for name in shown:
