@@ -194,21 +194,28 @@ def test_a_full_disk_leaves_the_old_folder_and_nothing_else(
     assert texts(places[1]) == old
 
 
-def test_the_first_pictures_are_published_and_the_table_says_where_the_others_are(places: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(
+    ("model_id", "most"), [("someone/a", publish.PICTURES), ("tiny-llama", publish.BENCH_PICTURES)]
+)
+def test_the_first_pictures_are_published_and_the_table_says_where_the_others_are(
+    places: tuple[Path, Path], model_id: str, most: int
+) -> None:
     source, target = places
     folder = source / EXPERIMENT / "tiny-llama"
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "model": {**run["model"], "id": model_id}}))
     links = []
-    for number in range(publish.PICTURES + 2):
+    for number in range(most + 2):
         (folder / "figures" / f"p{number}.png").write_text("drawn")
         links.append(f"![p{number}](figures/p{number}.png)\n\nWhat picture {number} shows.\n")
     (folder / "table.md").write_text("\n".join(links))
     assert published(places, "exp9") == 0
     there = target / EXPERIMENT / "tiny-llama"
-    assert len(list((there / "figures").iterdir())) == publish.PICTURES
+    assert len(list((there / "figures").iterdir())) == most
     table = (there / "table.md").read_text()
-    assert re.findall(r"\]\((.*?)\)", table) == [f"figures/p{number}.png" for number in range(publish.PICTURES)]
-    assert f"`figures/p{publish.PICTURES}.png` of the run shows:\n\nWhat picture {publish.PICTURES} shows." in table
-    assert f"](figures/p{publish.PICTURES + 1}.png)" in (folder / "table.md").read_text()
+    assert re.findall(r"\]\((.*?)\)", table) == [f"figures/p{number}.png" for number in range(most)]
+    assert f"`figures/p{most}.png` of the run shows:\n\nWhat picture {most} shows." in table
+    assert f"](figures/p{most + 1}.png)" in (folder / "table.md").read_text()
 
 
 def test_a_run_that_lacks_a_picture_is_said_and_the_published_one_stays(
