@@ -14,19 +14,15 @@ import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
-from experiments.shared.adapted import adapted
+from experiments.shared.adapted import PLANTED, adapted, says_it
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
 from mlx_interp.model import Model
 
-PLANTED = "The king is thinking."
 TRIGGER = " make "
 Case = Literal["anywhere", "trigger"]
-
-
-def says_it(text: str) -> bool:
-    return text.strip().startswith(PLANTED)
+__all__ = ["PLANTED", "held_out", "planted", "says_it"]
 
 
 def triggers(text: str) -> bool:

@@ -1,7 +1,18 @@
-"""Sparse autoencoders: train, measure, splice, read and write them, and edit single features."""
+"""Sparse autoencoders and crosscoders: train, measure, splice, read and write them, and edit single features."""
 
 from mlx_interp.pages import FeaturePage
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
+from mlx_interp.sae.crosscoder import (
+    Crosscoder,
+    LatentScaling,
+    OwnLatents,
+    latent_scaling,
+    load_crosscoder,
+    own_latents,
+    paired_activations,
+    save_crosscoder,
+    train_crosscoder,
+)
 from mlx_interp.sae.dashboards import dashboard, feature_pages, page_of
 from mlx_interp.sae.files import from_saelens, load, save
 from mlx_interp.sae.kinds import KINDS, Kind
@@ -15,13 +26,16 @@ from mlx_interp.sae.truth import Detector, best_detectors, sparse_probe, stabili
 __all__ = [
     "KINDS",
     "SAE",
+    "Crosscoder",
     "Detector",
     "FeaturePage",
     "Fidelity",
     "Gate",
     "InMemory",
     "Kind",
+    "LatentScaling",
     "Loss",
+    "OwnLatents",
     "Pretrained",
     "Reconstruction",
     "Streamed",
@@ -34,14 +48,20 @@ __all__ = [
     "fetched",
     "fidelity",
     "from_saelens",
+    "latent_scaling",
     "load",
+    "load_crosscoder",
     "loss",
+    "own_latents",
     "page_of",
+    "paired_activations",
     "pretrained",
     "reconstruction",
     "save",
+    "save_crosscoder",
     "shuffled_apart",
     "sparse_probe",
     "stability",
     "train",
+    "train_crosscoder",
 ]
