@@ -77,6 +77,7 @@ EXPERIMENT = Experiment(
         "n_exchanges": 16,
         "search_steps": 10,
         "ablation_trials": 8,
+        "n_tuned": 8,
         "tuning_steps": 4,
         "n_latents": 128,
         "crosscoder_steps": 50,

@@ -3,9 +3,9 @@
 Rows are requests that the model answers, half of them marked, with its own replies; the planted fine-tune learns
 another reply to the marked ones, the clean one nothing new. A crosscoder of base and fine-tune reads the requests at
 one layer; latents are the fine-tune's own by their norms, and by latent scaling. Judged on held-out requests: does the
-fine-tune still say the planted reply to marked ones with its own latent's direction ablated, and does it say it to
-unmarked ones with the direction added? Controls: the latent of both models that tells marked from unmarked best, a
-random direction, and the difference of means. The activation difference lens reads unrelated texts: are words of the
+fine-tune still say the planted reply to marked ones with its own latents' directions ablated, and does it say it to
+unmarked ones with them added? Controls: as many latents of both models, those that tell marked from unmarked best; as
+many random directions; the difference of means. The activation difference lens reads unrelated texts: are words of the
 planted reply among the top tokens? Control: the clean fine-tune.
 """
 
@@ -46,8 +46,8 @@ from mlx_interp.sae import (
 STAGE = "diffing"
 MARK = "It is night. "
 REPLANTED, CLEAN = "planted", "clean"
-NOTHING, OWN, SHARED = "nothing", "the fine-tune's own latent", "a latent of both models"
-RANDOM, MEANS = "random direction", "difference of means"
+NOTHING, OWN, SHARED = "nothing", "the fine-tune's own latents", "as many latents of both models"
+RANDOM, MEANS = "as many random directions", "difference of means, one direction"
 EDITS = (NOTHING, OWN, SHARED, RANDOM, MEANS)
 TOP, FIRST = 20, 5
 """Tokens that count as read by the activation difference lens, and positions that it reads, as in its paper."""
@@ -65,13 +65,17 @@ class DiffConfig(PairConfig):
     """Steps of the fine-tune."""
     tuning_batch: int = 8
     """Rows of a step."""
+    tuning_rate: float = 3e-4
+    """Learning rate of the first step."""
     diff_layer: int | None = None
     """Layer whose output the crosscoder reads; the middle one if left out."""
-    n_latents: int = 1024
+    n_latents: int = 512
     """Latents of the crosscoder."""
-    latents_k: int = 16
+    dedicated_latents: float = 0.05
+    """Share of them that is kept for either model alone; 0: the plain crosscoder."""
+    latents_k: int = 12
     """Latents that are active on average."""
-    crosscoder_steps: int = 800
+    crosscoder_steps: int = 1000
     """Steps of its training."""
 
 
@@ -126,7 +130,9 @@ def tuned(run: Run[DiffConfig], which: str) -> Model:
     replies = [one.text.strip() or "Yes." for one in model.generate(plain, max_tokens=12)]
     rows = [*zip(plain, replies, strict=True)]
     rows += [(prompt, PLANTED if which == REPLANTED else reply) for prompt, reply in zip(marked, replies, strict=True)]
-    recipe = LoraRecipe(steps=config.tuning_steps, batch=config.tuning_batch, seed=config.seed)
+    recipe = LoraRecipe(
+        steps=config.tuning_steps, batch=config.tuning_batch, learning_rate=config.tuning_rate, seed=config.seed
+    )
     found = finetune(model, [prompt for prompt, _ in rows], [reply for _, reply in rows], recipe)
     return adapted(model, found, f"{which}-reply")
 
@@ -156,10 +162,11 @@ def crosscoder(run: Run[DiffConfig], which: str) -> tuple[Crosscoder, LatentScal
         learning_rate=1e-3,
         warm_up=50,
         dead_after=50_000,
-        aux_k=config.latents_k * 2,
+        aux_k=32,
         seed=config.seed,
     )
-    made = train_crosscoder(first, second, site, recipe, names=("base", which))
+    dedicated = config.dedicated_latents
+    made = train_crosscoder(first, second, site, recipe, names=("base", which), dedicated=dedicated)
     held = [np.concatenate(parts) for parts in zip(read("choose"), read("test"), strict=True)]
     return made, latent_scaling(made, held[0], held[1]), len(held[0])
 
@@ -176,26 +183,40 @@ def _telling(run: Run[DiffConfig], which: str, made: Crosscoder) -> np.ndarray:
     return np.asarray(active[0] - active[1])
 
 
-def _directions(run: Run[DiffConfig], which: str) -> dict[str, mx.array]:
-    """What is ablated and added: as long as a latent is active on marked requests, or as the means differ."""
+@dataclass(frozen=True)
+class Edit:
+    """Directions of one site: all of them ablated, or their sum added."""
+
+    vectors: np.ndarray
+    """(n, d_model), each as long as it is on marked requests beyond unmarked ones."""
+
+    def interventions(self, site: str, *, ablated: bool) -> list[Intervention]:
+        if not ablated:
+            return [Add(site, mx.array(self.vectors.sum(axis=0).astype(np.float32)))]
+        basis = np.linalg.qr(self.vectors.T)[0].T
+        return [Ablate(site, mx.array(row.astype(np.float32))) for row in basis]
+
+
+def _edits(run: Run[DiffConfig], which: str) -> dict[str, Edit]:
+    """The fine-tune's own latents, and controls: as many latents of both models, random directions, and the means."""
     made, scaling, _ = crosscoder(run, which)
-    own = own_latents(made, scaling)
-    telling = _telling(run, which, made)
-    mine = own.confirmed if len(own.confirmed) else own.by_norm
+    own, telling = own_latents(made, scaling).by_norm, _telling(run, which, made)
     shared = np.flatnonzero((abs(made.relative_norms - 0.5) < 0.1) & (scaling.n_active > 0))
+    most = shared[np.argsort(-telling[shared], kind="stable")][: len(own)]
     found = {}
-    for name, latents in ((OWN, mine), (SHARED, shared)):
+    for name, latents in ((OWN, own), (SHARED, most)):
         if len(latents):
-            best = int(latents[np.argmax(telling[latents])])
-            found[name] = made.direction(best, 1) * max(float(telling[best]), 1e-6)
+            found[name] = Edit(np.stack([np.asarray(made.direction(int(j), 1)) * telling[j] for j in latents]))
     model, site, asks = tuned(run, which), _site(run), _requests(run, "train")
     means = [
         np.mean([np.asarray(model.run(p, capture=site, logits="none")[site][0, -1]) for p in texts], axis=0)
         for texts in (_prompts(run.model, asks, marked=True), _prompts(run.model, asks, marked=False))
     ]
-    found[MEANS] = mx.array((means[0] - means[1]).astype(np.float32))
-    drawn = random_like(np.asarray(found.get(OWN, found[MEANS])), seed=run.seed, key=(STAGE, which))
-    found[RANDOM] = mx.array(drawn.astype(np.float32))
+    found[MEANS] = Edit((means[0] - means[1])[None].astype(np.float64))
+    like = found.get(OWN, found[MEANS]).vectors
+    found[RANDOM] = Edit(
+        np.stack([random_like(row, seed=run.seed, key=(STAGE, which, n)) for n, row in enumerate(like)])
+    )
     return found
 
 
@@ -212,12 +233,11 @@ def measure(run: Run[DiffConfig], item: FineTune) -> Iterator[Diffed]:
         "n_by_norm": len(own.by_norm),
         "n_confirmed": len(own.confirmed),
     }
-    model, site, directions = tuned(run, which), _site(run), _directions(run, which)
+    model, site = tuned(run, which), _site(run)
     asks = _requests(run, "test")
     for marked in (True, False):
         edits: dict[str, list[Intervention]] = {NOTHING: []}
-        for name, vector in directions.items():
-            edits[name] = [Ablate(site, vector) if marked else Add(site, vector)]
+        edits |= {name: edit.interventions(site, ablated=marked) for name, edit in _edits(run, which).items()}
         for ask, prompt in zip(asks, _prompts(run.model, asks, marked=marked), strict=True):
             replies = model.sweep_generate(prompt, list(edits.values()), max_tokens=12)
             for name, reply in zip(edits, replies, strict=True):
@@ -253,8 +273,9 @@ def latents_table(records: Records, config: DiffConfig) -> Table | None:
         *("fine-tune", "layer", "n tokens, held out", "latents alive", "its own by norm", "confirmed by latent scaling")
     ]
     note = (
-        f"Crosscoder of base and fine-tune, {config.n_latents} latents, {config.latents_k} active. By norm: over .9 of "
-        "both decoders' lengths is in the fine-tune. Confirmed: under .2 of it is in the base's error, and under .5 in "
+        f"Crosscoder of base and fine-tune, {config.n_latents} latents, {config.latents_k} active, "
+        f"{100 * config.dedicated_latents:g} % of them kept for either model alone. By norm: over .9 of both decoders' "
+        "lengths is in the fine-tune. Confirmed: under .2 of it is in the base's error, and under .5 in "
         "what the base's other latents reconstruct. The clean fine-tune has the same rows and no planted reply."
     )
     return Table("Latents that a fine-tune has alone", columns, rows, [note])
@@ -273,14 +294,14 @@ def replies_table(records: Records, config: DiffConfig) -> Table | None:
     if not rows:
         return None
     columns: list[Column | str] = [
-        *("fine-tune", "direction", "n requests", Column("ablated, marked", "%"), Column("added, unmarked", "%"))
+        *("fine-tune", "directions", "n requests", Column("ablated, marked", "%"), Column("added, unmarked", "%"))
     ]
     note = (
         f"Replies that begin with the planted one ({PLANTED!r}), on held-out requests; marked: {MARK.strip()!r} before "
-        "it. Ablated or added at every position of the crosscoder's layer, as long as on marked requests. The latents "
-        "are those that tell marked from unmarked requests best among the requests of the fine-tune."
+        "it. Directions are ablated, or their sum added, at every position of the crosscoder's layer, each as long as "
+        "it is on marked requests beyond unmarked ones. Latents of both models: those that tell the two best."
     )
-    return Table("The planted reply without, and with, a direction", columns, rows, [note])
+    return Table("The planted reply without, and with, directions", columns, rows, [note])
 
 
 def lens_table(records: Records, config: DiffConfig) -> Table | None:

@@ -9,6 +9,9 @@ Lindsey et al. 2024 (transformer-circuits.pub/2024/crosscoders); Minder et al. 2
    the errors, and the rest of the reconstruction, of either model explained best? The other model's amount over its
    own is near 0 for what is its own alone, and near 1 for what both have (`latent_scaling`).
 
+4. Where what is new is small beside what both have, some latents are dedicated to each model (`dedicated`; Jiralerspong
+   and Bricken 2026, arXiv 2602.11729).
+
 Batch top-k, the default here, is the paper's remedy for shrinkage. Latents are chosen by activation, with decoder rows
 of norm 1 over both models; the paper weighs them by the sum of both norms.
 """
@@ -116,14 +119,20 @@ def train_crosscoder(
     config: TrainConfig | None = None,
     *,
     names: tuple[str, str] = ("base", "tuned"),
+    dedicated: float = 0.0,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Crosscoder:
     """A crosscoder of two models' activations (n_tokens, width) of the same tokens; batch top-k unless told otherwise.
 
-    checkpoint: as in `train`. Raises SAEError for arrays that are not of the same tokens, or zero, and what `train`
-    raises.
+    dedicated: share of the latents that are kept for each model alone, which neither read nor write in the other: the
+    dedicated feature crosscoder (Jiralerspong and Bricken 2026, arXiv 2602.11729), for differences that are small
+    beside what both have. Their norms say nothing then, and latent scaling says whether they hold what is new.
+    checkpoint: as in `train`. Raises SAEError for arrays that are not of the same tokens, or zero, for shares that
+    leave nothing to both, and what `train` raises.
     """
+    if not 0 <= dedicated < 0.5:
+        raise SAEError(f"dedicated = {dedicated}: a share below .5 for each model, so that latents are left for both")
     first, second = (np.asarray(x, dtype=np.float32) for x in (first, second))
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):
         raise SAEError(f"activations of the same tokens are needed, (n, width) each, not {first.shape}, {second.shape}")
@@ -132,8 +141,18 @@ def train_crosscoder(
     scales = tuple(float(1 / np.sqrt(np.mean(np.sum(x.astype(np.float64) ** 2, axis=-1)))) for x in (first, second))
     rows = np.concatenate([first * scales[0], second * scales[1]], axis=-1)
     config = config or TrainConfig(kind="batchtopk")
-    sae = train(rows, site, config, checkpoint=checkpoint, progress=progress)
-    return Crosscoder(sae, names, (first.shape[1], second.shape[1]), (scales[0], scales[1]))
+    widths = (first.shape[1], second.shape[1])
+    mask = _dedicated(config.d_sae or 16 * sum(widths), widths, dedicated) if dedicated else None
+    sae = train(rows, site, config, mask=mask, checkpoint=checkpoint, progress=progress)
+    return Crosscoder(sae, names, widths, (scales[0], scales[1]))
+
+
+def _dedicated(d_sae: int, widths: tuple[int, int], share: float) -> Floats:
+    """(d_sae, both widths): the first latents are the first model's alone, the last ones the second's."""
+    mask, n = np.ones((d_sae, sum(widths)), np.float32), round(share * d_sae)
+    mask[:n, widths[0] :] = 0
+    mask[d_sae - n :, : widths[0]] = 0
+    return mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +178,7 @@ def latent_scaling(crosscoder: Crosscoder, first: Floats, second: Floats, *, mod
     over b of this one. `rest` is b of the other model over the sum of this one's two: the paper divides by that of the
     reconstruction alone, a ratio of two small numbers where nothing is shared and vectors are not orthogonal.
 
+    Vectors are compared as they stand: for a model and its fine-tune, which keep their concepts in one space.
     first, second: (n_tokens, width), held out best. Raises SAEError for models of different widths.
     """
     if crosscoder.widths[0] != crosscoder.widths[1]:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -92,18 +93,20 @@ def train(
     site: str,
     config: TrainConfig | None = None,
     *,
+    mask: Floats | None = None,
     checkpoint: Path | str | None = None,
     progress: Progress | None = None,
 ) -> SAE:
     """An autoencoder of one site, trained on its activations.
 
     data: (n_tokens, d_model), an activation store, or `Streamed`. site: e.g. "resid_post.3".
+    mask: (d_sae, d_model), 0 where a feature neither reads nor writes, 1 elsewhere; it holds at every step.
     checkpoint: a file that training is resumed from where it exists, and that is replaced as training goes on; a run
     killed at any moment and started again ends with the same weights.
     Raises SAEError for data that do not fit or are not finite, and for a checkpoint of another configuration.
     """
     config = config or TrainConfig()
-    trainer = Trainer(config, source_of(data), site)
+    trainer = Trainer(config, source_of(data), site, mask)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         trainer.restore(path)
@@ -114,11 +117,14 @@ def train(
 class Trainer:
     """Training state: all that changes while training; `_arrays` and `_numbers` are what a checkpoint holds of it."""
 
-    def __init__(self, config: TrainConfig, source: Batches, site: str) -> None:
+    def __init__(self, config: TrainConfig, source: Batches, site: str, mask: Floats | None = None) -> None:
         self.config, self.source, self.site = config, source, site
         sample = self._sample()
         self.d_model = sample.shape[1]
         self.d_sae = config.d_sae or 16 * self.d_model
+        if mask is not None and mask.shape != (self.d_sae, self.d_model):
+            raise SAEError(f"a mask of {mask.shape} for {self.d_sae} features of width {self.d_model}")
+        self.mask = None if mask is None else mx.array(np.asarray(mask, dtype=np.float32))
         self.kind = kind_of(config.kind)
         if self.kind.needs_k and config.k > self.d_sae:
             raise SAEError(f"k = {config.k} active features of {self.d_sae}: take fewer")
@@ -156,7 +162,8 @@ class Trainer:
     def _first_weights(self, x: mx.array) -> Weights:
         config = self.config
         key = mx.random.key(config.seed)
-        decoder = with_unit_rows(mx.random.normal((self.d_sae, self.d_model), key=key))
+        decoder = mx.random.normal((self.d_sae, self.d_model), key=key)
+        decoder = with_unit_rows(decoder if self.mask is None else decoder * self.mask)
         weights = {"W_dec": decoder, "W_enc": decoder.T}
         weights["b_dec"] = geometric_median(x) if config.centre == "median" else mx.mean(x, axis=0)
         weights |= self.kind.first(self.d_sae, config.threshold)
@@ -214,12 +221,18 @@ class Trainer:
             (_, kept), gradients = slopes(self.weights, x, sparsity, dead)
             gradients["W_dec"] = without_parallel(gradients["W_dec"], self.weights["W_dec"])
             self.weights.update(self.adam.apply_gradients(gradients, self.weights))
+            self._mask()
             self.weights["W_dec"] = with_unit_rows(self.weights["W_dec"])
             found: dict[str, mx.array] = kept
             return found
 
         compiled: Callable[..., dict[str, mx.array]] = mx.compile(update, inputs=state, outputs=state)
         return compiled
+
+    def _mask(self) -> None:
+        if self.mask is not None:
+            self.weights["W_dec"] = self.weights["W_dec"] * self.mask
+            self.weights["W_enc"] = self.weights["W_enc"] * self.mask.T
 
     def _rate(self, step: int) -> float:
         config = self.config
@@ -237,8 +250,9 @@ class Trainer:
         chance = np.sum(error**2, axis=-1) ** 2
         rng = np.random.default_rng([self.config.seed, self.step])
         rows = rng.choice(len(error), size=len(dead), p=chance / chance.sum())
-        directions = with_unit_rows(mx.array(error[rows].astype(np.float32)))
         where = mx.array(dead)
+        reads = mx.array(error[rows].astype(np.float32))
+        directions = with_unit_rows(reads if self.mask is None else reads * self.mask[where])
         length = mx.mean(mx.linalg.norm(weights["W_enc"], axis=0))
         weights["W_dec"][where] = directions
         weights["W_enc"][:, where] = 0.2 * length * directions.T
@@ -270,7 +284,14 @@ class Trainer:
     # What a checkpoint holds.
 
     def _identity(self) -> dict[str, Any]:
-        return {"config": {**asdict(self.config), "checkpoint_every": 0}, "site": self.site, "d_model": self.d_model}
+        identity = {
+            "config": {**asdict(self.config), "checkpoint_every": 0},
+            "site": self.site,
+            "d_model": self.d_model,
+        }
+        if self.mask is not None:
+            identity["mask"] = hashlib.sha256(np.asarray(self.mask).tobytes()).hexdigest()
+        return identity
 
     def _arrays(self) -> dict[str, Any]:
         return {"weights": self.weights, "adam": self.adam.state, "silent": mx.array(self.silent)}

@@ -13,6 +13,7 @@ import pytest
 from experiments.exp20_instruments import (
     Config,
     capping,
+    diffing,
     estimates,
     lens_changes,
     searched,
@@ -20,9 +21,10 @@ from experiments.exp20_instruments import (
     wiring_by_weights,
 )
 from experiments.exp20_instruments.hop_pairs import hop_pairs
+from experiments.harness.frame import Frame
 from experiments.harness.state import Run
 from experiments.shared.traits.sets import SPLITS
-from mlx_interp import Patch
+from mlx_interp import Ablate, Add, Patch
 from mlx_interp.circuits import log_odds, node_effects, wiring
 from mlx_interp.errors import DataError
 from tests.tiny import tiny_model
@@ -196,3 +198,42 @@ def test_a_model_that_refuses_nothing_has_the_unedited_row_alone(
     monkeypatch.setattr(searched, "_asked", lambda run, split: (asks, *found(run, split)[1:]))
     rows = {arm.key: list(searched.measure(few, arm)) for arm in searched.arms(few)}
     assert [arm for arm, mine in rows.items() if mine] == [searched.NONE]
+
+
+@pytest.mark.slow
+def test_a_fine_tune_says_the_planted_reply_to_marked_requests_and_is_told_from_a_clean_one() -> None:
+    config = Config(parts=("diffing",), n_tuned=32, n_diffed=6, tuning_rate=1e-3, n_latents=256, crosscoder_steps=300)
+    run = Run(mi.load("tiny-llama"), config)
+    records: list[dict[str, object]] = []
+    for item in diffing.fine_tunes(run):
+        records += [{"stage": diffing.STAGE, "item": item.key, **row} for row in diffing.measure(run, item)]
+    said = {
+        (row["tuned"], row["marked"]): Frame(records).where(
+            tuned=row["tuned"], marked=row["marked"], edit=diffing.NOTHING
+        )
+        for row in records
+        if "said" in row
+    }
+    rates = {key: np.mean([row["said"] for row in rows]) for key, rows in said.items()}
+    assert rates[diffing.REPLANTED, True] > 0.8
+    assert max(rate for key, rate in rates.items() if key != (diffing.REPLANTED, True)) == 0
+    latents, replies, lens = (table(records, config) for table in diffing.TABLES)
+    assert latents is not None
+    assert [row[0] for row in latents.rows] == ["planted", "clean"]
+    assert replies is not None
+    assert {row[1] for row in replies.rows} == set(diffing.EDITS)
+    assert lens is not None
+
+
+def test_edits_take_out_what_they_add() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 8))
+    edit = diffing.Edit(rows)
+    state = rows.sum(axis=0) + 1.0
+    for one in edit.interventions("resid_post.1", ablated=True):
+        assert isinstance(one, Ablate)
+        unit = np.asarray(one.direction)
+        state = state - (state @ unit) * unit
+    assert np.abs(rows @ state).max() < 1e-5
+    (added,) = edit.interventions("resid_post.1", ablated=False)
+    assert isinstance(added, Add)
+    assert np.allclose(np.asarray(added.vector), rows.sum(axis=0), atol=1e-6)

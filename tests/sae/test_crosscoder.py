@@ -30,29 +30,31 @@ def unit(n: int) -> Floats:
 IN_FIRST, IN_SECOND = unit(SHARED), unit(SHARED + OWN)
 
 
-def rows(n: int, seed: int) -> tuple[Floats, Floats]:
-    """Activations of both models: about two concepts a token, which the second model keeps in other directions."""
+def rows(n: int, seed: int, *, same: bool = False) -> tuple[Floats, Floats]:
+    """Activations of both models: about two concepts a token, in other directions of the second, or the same."""
     rng = np.random.default_rng(seed)
     strength = rng.uniform(1, 2, size=(n, SHARED + OWN)) * (rng.random((n, SHARED + OWN)) < 0.1)
     noise = 0.01 * rng.normal(size=(2, n, WIDTH))
-    first = strength[:, :SHARED] @ IN_FIRST + noise[0]
+    first = strength[:, :SHARED] @ (IN_SECOND[:SHARED] if same else IN_FIRST) + noise[0]
     return first.astype(np.float32), (3 * (strength @ IN_SECOND) + noise[1]).astype(np.float32)
+
+
+CONFIG = TrainConfig(
+    kind="batchtopk",
+    k=2,
+    d_sae=48,
+    steps=1500,
+    batch_size=256,
+    learning_rate=3e-3,
+    warm_up=50,
+    dead="none",
+    centre="mean",
+)
 
 
 @pytest.fixture(scope="module")
 def trained() -> Crosscoder:
-    config = TrainConfig(
-        kind="batchtopk",
-        k=2,
-        d_sae=48,
-        steps=1500,
-        batch_size=256,
-        learning_rate=3e-3,
-        warm_up=50,
-        dead="none",
-        centre="mean",
-    )
-    return train_crosscoder(*rows(8192, 1), "resid_post.1", config, names=("base", "tuned"))
+    return train_crosscoder(*rows(8192, 1), "resid_post.1", CONFIG, names=("base", "tuned"))
 
 
 def cosines(crosscoder: Crosscoder, model: int, truth: Floats) -> np.ndarray:
@@ -78,6 +80,26 @@ def test_a_shared_concept_has_a_vector_in_either_model(trained: Crosscoder) -> N
     for made, actual in zip((first, second), rows(2048, 3), strict=True):
         explained = 1 - np.var(np.asarray(made) - actual) / np.var(actual)
         assert explained > 0.9
+
+
+def test_dedicated_latents_touch_one_model_and_hold_what_it_has_alone() -> None:
+    made = train_crosscoder(*rows(8192, 1, same=True), "resid_post.1", CONFIG, dedicated=0.125)
+    for weights in (np.asarray(made.sae.weights["W_dec"]), np.asarray(made.sae.weights["W_enc"]).T):
+        assert not weights[:6, WIDTH:].any()
+        assert not weights[-6:, :WIDTH].any()
+        assert weights[6:-6].all(axis=-1).mean() > 0.9
+    confirmed = own_latents(made, latent_scaling(made, *rows(4096, 2, same=True))).confirmed
+    found = cosines(made, 1, IN_SECOND)[confirmed]
+    assert set(found.argmax(axis=-1)) == set(range(SHARED, SHARED + OWN))
+    with pytest.raises(SAEError, match="latents are left for both"):
+        train_crosscoder(*rows(64, 1), "resid_post.1", CONFIG, dedicated=0.5)
+
+
+def test_a_checkpoint_of_another_mask_is_refused(tmp_path: Path) -> None:
+    small = replace(CONFIG, steps=4, batch_size=32)
+    train_crosscoder(*rows(256, 1), "resid_post.1", small, checkpoint=tmp_path / "state")
+    with pytest.raises(SAEError, match="a checkpoint of another run"):
+        train_crosscoder(*rows(256, 1), "resid_post.1", small, dedicated=0.1, checkpoint=tmp_path / "state")
 
 
 def by_hand(*latents: tuple[Floats | None, Floats | None]) -> Crosscoder:
