@@ -359,7 +359,7 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
     """
     make_folder(folder)
     if unvalidated:
-        plot.figure.text(0.995, 0.005, UNVALIDATED, ha="right", va="bottom", fontsize=7, color="#B00000", weight="bold")
+        _mark(plot.figure)
     matplotlib.backends.backend_agg.FigureCanvasAgg(plot.figure)
     picture = folder / f"{plot.name}.png"
     write_atomically(picture, in_few_colours(_drawn(plot.figure, "png", {"Software": None})))
@@ -369,6 +369,14 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
             write_atomically(picture.with_suffix(".pdf"), _drawn(plot.figure, "pdf", {"CreationDate": None}))
         write_atomically(picture.with_suffix(".md"), caption_text(plot, unvalidated=unvalidated) + "\n")
     return picture
+
+
+def _mark(figure: matplotlib.figure.Figure) -> None:
+    """UNVALIDATED in the lower right corner, on a strip of its own: wide labels reach into the corner."""
+    strip = 11 / (72 * figure.get_size_inches()[1])
+    if isinstance(engine := figure.get_layout_engine(), matplotlib.layout_engine.ConstrainedLayoutEngine):
+        engine.set(rect=(0, strip, 1, 1 - strip))
+    figure.text(0.995, 0.005, UNVALIDATED, ha="right", va="bottom", fontsize=7, color="#B00000", weight="bold")
 
 
 def _drawn(figure: matplotlib.figure.Figure, ending: str, metadata: Mapping[str, None]) -> bytes:

@@ -46,7 +46,7 @@ def overlapping(figure: Figure) -> list[str]:
 
 
 def _texts(figure: Figure) -> list[Text]:
-    """Every text that is drawn; of ticks those within the limits."""
+    """Every text that is drawn, of ticks those within limits; not slanted ones, whose boxes are larger than they."""
     labels = [figure._suptitle, figure._supxlabel, figure._supylabel]  # type: ignore[attr-defined]
     found: list[Text | None] = [*figure.texts, *labels]
     legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
@@ -58,4 +58,8 @@ def _texts(figure: Figure) -> list[Text]:
                 for side in (axis.xaxis, axis.yaxis):
                     found += [side.label, *(tick.label1 for tick in side._update_ticks())]  # type: ignore[attr-defined]
     every = {id(text): text for text in found if text is not None}  # a title of the figure is among its texts too
-    return [text for text in every.values() if text.get_visible() and text.get_text().strip()]
+    return [
+        text
+        for text in every.values()
+        if text.get_visible() and text.get_text().strip() and text.get_rotation() % 90 == 0
+    ]
