@@ -68,6 +68,7 @@ def test_help_of_every_study_and_tool_is_printed_before_mlx_is_imported() -> Non
     assert [status for status, _ in said] == [0] * len(programs)
     for name, (_, text) in zip(studies, said, strict=False):
         assert f"usage: python -m experiments.{name}" in text
+        assert f"\n{name.split('_')[0]}: " in text  # the study's own text, not that of a part
         assert "--dry-run" in text
     assert [name for name in SLOW if name in imported] == []
 

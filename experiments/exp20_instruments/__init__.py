@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from experiments.exp20_instruments import capping, diffing, estimates, lens_changes, searched, subspaces
 from experiments.exp20_instruments import wiring_by_weights as by_weights
-from experiments.exp20_instruments.settings import Config, Part, plan
+from experiments.exp20_instruments.settings import PARTS, Config, Part, plan
 from experiments.harness.experiment import Experiment, Records, RecordT, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run
@@ -77,10 +77,7 @@ EXPERIMENT = Experiment(
         "n_exchanges": 16,
         "search_steps": 10,
         "ablation_trials": 8,
-        "n_tuned": 8,
-        "tuning_steps": 4,
-        "n_latents": 128,
-        "crosscoder_steps": 50,
+        "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
     },
     main="weights",  # its items are layers: known without asking the model anything
     limits_items=False,

@@ -166,8 +166,9 @@ class Experiment(Generic[ConfigT]):
 
     @property
     def doc(self) -> str:
-        """The docstring of the experiment's module."""
-        return inspect.cleandoc(sys.modules[self.config.__module__].__doc__ or self.name)
+        """The docstring of the experiment's folder; of one that is none here, of the module that its options are in."""
+        folder = sys.modules.get(f"experiments.{self.name}") or sys.modules[self.config.__module__]
+        return inspect.cleandoc(folder.__doc__ or self.name)
 
     @property
     def title(self) -> str:
