@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_interp.deferred import matplotlib
-from mlx_interp.reporting.figures import LINES, STYLE, Plot
+from mlx_interp.reporting.figures import LINES, STYLE, Plot, name_points
 from mlx_interp.stats import Estimate
 
 
@@ -69,14 +69,13 @@ def curves(
         for mark in marks:
             if mark.estimate is not None:
                 axis.plot([mark.x], [mark.estimate.value], marker="x", color="#666666", linestyle="")
-                axis.annotate(
-                    mark.label, (mark.x, mark.estimate.value), xytext=(5, -3), textcoords="offset points", fontsize=7
-                )
         if log_x:
             axis.set_xscale("log")
         if x_ticks:
             axis.set_xticks(range(len(x_ticks)), list(x_ticks))
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
+        named = [(mark.x, mark.estimate.value, mark.label) for mark in marks if mark.estimate is not None]
+        name_points(axis, named, size=7)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return Plot(name, figure, caption)

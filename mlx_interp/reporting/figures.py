@@ -372,11 +372,11 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
 
 
 def _mark(figure: matplotlib.figure.Figure) -> None:
-    """UNVALIDATED in the lower right corner, on a strip of its own: wide labels reach into the corner."""
+    """UNVALIDATED in the upper left corner, on a strip of its own: below are legends, and labels that reach far."""
     strip = 11 / (72 * figure.get_size_inches()[1])
     if isinstance(engine := figure.get_layout_engine(), matplotlib.layout_engine.ConstrainedLayoutEngine):
-        engine.set(rect=(0, strip, 1, 1 - strip))
-    figure.text(0.995, 0.005, UNVALIDATED, ha="right", va="bottom", fontsize=7, color="#B00000", weight="bold")
+        engine.set(rect=(0, 0, 1, 1 - strip))
+    figure.text(0.005, 0.995, UNVALIDATED, ha="left", va="top", fontsize=7, color="#B00000", weight="bold")
 
 
 def _drawn(figure: matplotlib.figure.Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
