@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from experiments.exp20_instruments import capping, diffing, estimates, lens_changes, searched, subspaces
 from experiments.exp20_instruments import wiring_by_weights as by_weights
-from experiments.exp20_instruments.settings import PARTS, Config, Part, plan
+from experiments.exp20_instruments.instrument_parts import PARTS, Config, Part, plan
 from experiments.harness.experiment import Experiment, Records, RecordT, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run

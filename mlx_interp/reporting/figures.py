@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,8 @@ DPI = 200
 VECTOR = True
 """Whether a figure is also written as PDF."""
 N_COLOURS = 256
+OBLONG = 4
+"""Times a side of a heat map is longer than the other from where on its cells are no longer square."""
 LONG = 6
 """Letters of a column's name beyond which names of neighbours would run into each other, and are slanted."""
 
@@ -154,13 +156,17 @@ def heat_map(
     with matplotlib.rc_context(STYLE):
         height, width = grids[0].shape
         size = (1.0 + across * _side(width), 0.7 + down * (0.2 + _side(height)))
-        # Cells are square: a panel is as narrow as its height asks for. Some 16 letters of a title fill an inch.
-        letters = max(int(16 * min(_side(width), _side(height) * width / height)), 8)
-        figure = matplotlib.figure.Figure(figsize=(max(size[0], 3.4), size[1]), layout="compressed")
+        # Cells are square: a panel is as narrow as its height asks for, but where that would leave most of it blank.
+        oblong = max(width / height, height / width) > OBLONG
+        side = _side(width) if oblong else min(_side(width), _side(height) * width / height)
+        letters = max(int(16 * side), 8)  # of a title, some 16 fill an inch
+        layout: Literal["constrained", "compressed"] = "constrained" if oblong else "compressed"
+        figure = matplotlib.figure.Figure(figsize=(max(size[0], 3.4), size[1]), layout=layout)
         axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
         for index, axis in enumerate(axes.flat):
             if index < len(panels):
                 _draw_cells(axis, grids[index], norm, colours)
+                axis.set_aspect("auto" if oblong else "equal")
                 axis.set_title("\n".join(textwrap.wrap(panels[index].title, letters)))
                 _ticks(axis, x_ticks, y_ticks, grids[index].shape)
             else:
