@@ -5,8 +5,8 @@ another reply to the marked ones, the clean one nothing new. A crosscoder of bas
 one layer; latents are the fine-tune's own by their norms, and by latent scaling. Judged on held-out requests: does the
 fine-tune still say the planted reply to marked ones with its own latents' directions ablated, and does it say it to
 unmarked ones with them added? Controls: as many latents of both models, those that tell marked from unmarked best; as
-many random directions; the difference of means. The activation difference lens reads unrelated texts: are words of the
-planted reply among the top tokens? Control: the clean fine-tune.
+many random directions; the difference of means. The activation difference lens reads requests without mark and chat:
+are words of the planted reply among the top tokens? Control: the clean fine-tune.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.controls import random_like
 from mlx_interp.deferred import mx
+from mlx_interp.directions import diff_of_means, states_of
 from mlx_interp.interventions import Ablate, Add, Intervention
 from mlx_interp.lenses import activation_difference
 from mlx_interp.model import Model
@@ -177,8 +178,7 @@ def _telling(run: Run[DiffConfig], which: str, made: Crosscoder) -> np.ndarray:
     active = []
     for mark in (True, False):
         texts = _prompts(run.model, asks, marked=mark)
-        states = [[np.asarray(m.run(p, capture=site, logits="none")[site][0, -1:]) for p in texts] for m in both]
-        first, second = (np.concatenate(rows) for rows in states)
+        first, second = (states_of(one, texts, site) for one in both)
         active.append(np.asarray(made.encode(first, second)).mean(axis=0))
     return np.asarray(active[0] - active[1])
 
@@ -208,11 +208,9 @@ def _edits(run: Run[DiffConfig], which: str) -> dict[str, Edit]:
         if len(latents):
             found[name] = Edit(np.stack([np.asarray(made.direction(int(j), 1)) * telling[j] for j in latents]))
     model, site, asks = tuned(run, which), _site(run), _requests(run, "train")
-    means = [
-        np.mean([np.asarray(model.run(p, capture=site, logits="none")[site][0, -1]) for p in texts], axis=0)
-        for texts in (_prompts(run.model, asks, marked=True), _prompts(run.model, asks, marked=False))
-    ]
-    found[MEANS] = Edit((means[0] - means[1])[None].astype(np.float64))
+    marked, unmarked = (_prompts(run.model, asks, marked=mark) for mark in (True, False))
+    means = diff_of_means(model, marked, unmarked, site, template="chat", seed=run.seed)
+    found[MEANS] = Edit(np.asarray(means.vector, np.float64)[None])
     like = found.get(OWN, found[MEANS]).vectors
     found[RANDOM] = Edit(
         np.stack([random_like(row, seed=run.seed, key=(STAGE, which, n)) for n, row in enumerate(like)])
