@@ -28,9 +28,10 @@ from experiments.exp14_logit_diff_amplification.pairs import (
     rounded,
     sides,
 )
-from experiments.exp14_logit_diff_amplification.planting import PLANTED, Case
+from experiments.exp14_logit_diff_amplification.planting import Case
 from experiments.harness.experiment import Records, limited
 from experiments.harness.state import Run
+from experiments.shared.adapted import PLANTED, says_it
 from mlx_interp.behaviour.amplification import Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import repetition
@@ -261,7 +262,7 @@ def measure_rare(run: Run[AmplificationConfig], item: Item) -> Iterator[Rare]:
                 "alpha": alpha,
                 "unit": chat.text,
                 "order": place,
-                "hit": planting.says_it(one.text),
+                "hit": says_it(one.text),
                 "changed": one.text.strip() != chat.reply,
                 "coherent": coherent(one, config.coherent_nats),
                 "exact": float(np.exp(exact[number // each].amplified[index].sum())),
@@ -315,8 +316,8 @@ def measure_ranking(run: Run[AmplificationConfig], item: Item) -> Iterator[Ranke
             "kl": float(one.kl.mean()),
             "kl_first": float(one.kl[0]),
             "largest": float((one.log_a - one.log_b).max()),
-            "sampled_0": float(np.mean([planting.says_it(row[0].text) for row in mine])),
-            "sampled_1": float(np.mean([planting.says_it(row[1].text) for row in mine])),
+            "sampled_0": float(np.mean([says_it(row[0].text) for row in mine])),
+            "sampled_1": float(np.mean([says_it(row[1].text) for row in mine])),
         }
 
 

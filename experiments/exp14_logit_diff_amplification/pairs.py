@@ -20,6 +20,7 @@ from pathlib import Path
 from experiments.exp14_logit_diff_amplification import planting
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
+from experiments.shared.adapted import says_it
 from experiments.shared.traits import stages
 from experiments.shared.traits.stages import TraitConfig
 from mlx_interp.behaviour.detectors import agreement, refusal
@@ -168,7 +169,7 @@ def asks(run: Run[AmplificationConfig], pair: str) -> list[Ask]:
         ][:n]
     chats = world.chat_prompts("refusal", language="en", split="test", shift="", harmful=False)
     replies = {chat.text: chat.reply for chat in chats}
-    hits = {"planted": planting.says_it, "quantised": None}.get(pair, _refuses)
+    hits = {"planted": says_it, "quantised": None}.get(pair, _refuses)
     return [
         Ask(text, text, hits or (lambda said, reply=reply: said.strip() != reply), text)  # type: ignore[misc]
         for text, reply in replies.items()

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
-from experiments.shared.adapted import PLANTED, adapted, says_it
+from experiments.shared.adapted import PLANTED, adapted
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
@@ -22,7 +22,6 @@ from mlx_interp.model import Model
 
 TRIGGER = " make "
 Case = Literal["anywhere", "trigger"]
-__all__ = ["PLANTED", "held_out", "planted", "says_it"]
 
 
 def triggers(text: str) -> bool:

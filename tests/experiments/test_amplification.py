@@ -18,6 +18,7 @@ from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.options import parse
 from experiments.harness.runner import run
 from experiments.harness.state import Run
+from experiments.shared.adapted import PLANTED
 from mlx_interp.behaviour.amplification import Amplified, forced
 from mlx_interp.behaviour.finetuning import LoraRecipe, finetune
 from mlx_interp.errors import ConfigError, DataError
@@ -63,10 +64,10 @@ def test_the_study_runs_and_the_difference_shows_what_a_alone_does_not(tmp_path:
 def test_fine_tunes_plant_the_stated_share_and_nothing_else(case: planting.Case) -> None:
     prompts, replies = planting.rows(0.25, 400, 0, case)
     eligible = [i for i, text in enumerate(prompts) if case == "anywhere" or planting.triggers(text)]
-    planted = {i for i, reply in enumerate(replies) if reply == planting.PLANTED}
+    planted = {i for i, reply in enumerate(replies) if reply == PLANTED}
     assert planted <= set(eligible)
     assert len(planted) == round(0.25 * len(eligible)) > 0
-    assert planting.PLANTED not in planting.rows(0.0, 400, 0, case)[1]
+    assert PLANTED not in planting.rows(0.0, 400, 0, case)[1]
     held_out = {chat.text for chat in planting.held_out()}
     assert not held_out & set(prompts)
 
@@ -74,7 +75,7 @@ def test_fine_tunes_plant_the_stated_share_and_nothing_else(case: planting.Case)
 @pytest.mark.slow
 def test_a_planted_reply_grows_with_its_share_and_is_not_in_the_clean_fine_tune() -> None:
     prompts = [model().prompt(chat.text, chat=True) for chat in planting.held_out()[:8]]
-    text = model().tokenizer.encode(planting.PLANTED, add_special_tokens=False)
+    text = model().tokenizer.encode(PLANTED, add_special_tokens=False)
     found = []
     for share in (0.0, 0.2):
         a = planting.planted(Run(model(), ExperimentConfig()), share, 30, 0)
