@@ -35,6 +35,8 @@ def push_to_hub(thing: Shared, repository: str, *, private: bool = True, message
     """
     kind = "dataset" if isinstance(thing, ActivationStore) else "model"
     with tempfile.TemporaryDirectory() as folder, _explained(repository, "uploading"), _held(thing):
+        if isinstance(thing, ActivationStore):
+            thing = ActivationStore(thing.path)  # it may have grown since it was opened
         _write(thing, Path(folder), repository)
         files = {str(path.relative_to(folder)): path for path in Path(folder).rglob("*") if path.is_file()}
         if isinstance(thing, ActivationStore):
@@ -157,7 +159,7 @@ def _held(thing: Shared) -> AbstractContextManager[None]:
 
 
 def _files_of(store: ActivationStore) -> list[str]:
-    """What of a folder is the store. Raises SharingError for one with damaged shards, which its list still names."""
+    """What of a folder is the store, by name. Raises SharingError for damaged shards, which its list names."""
     if damaged := store.verify():
         raise SharingError(
             f"{store.path}: {', '.join(damaged)} cannot be read: collect into this folder again, which makes them anew"

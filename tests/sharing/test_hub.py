@@ -162,6 +162,18 @@ def test_a_store_comes_back_as_a_data_set_with_every_shard_checked(model: Model,
         assert said in card.text
 
 
+def test_a_store_that_grew_since_it_was_opened_is_sent_as_it_is_now(model: Model, hub: Hub, tmp_path: Path) -> None:
+    opened = collected(model, tmp_path / "store")
+    more = [[3, 5, 7, 11], [2, 9], [4, 8, 6], [5, 5, 9]]
+    sites = ["resid_post.1", "z.0"]
+    mi.collect(model, more, sites, path=opened.path, labels=["a", "b", "a", "b"], shard_bytes=2 * 4 * model.d_model)
+    mi.sharing.push_to_hub(opened, "someone/states")
+    back = mi.sharing.store_from_hub("someone/states")
+    assert [sample.tokens for sample in back.samples] == more
+    assert "of category b: 2" in (hub.root / "someone/states/README.md").read_text(encoding="utf-8")
+    assert not back.damaged
+
+
 def test_a_store_that_grows_or_is_damaged_is_not_sent(model: Model, hub: Hub, tmp_path: Path) -> None:
     made = collected(model, tmp_path / "store")
     with locked(made.path), pytest.raises(RunError):
