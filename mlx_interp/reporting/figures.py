@@ -176,7 +176,7 @@ def heat_map(
         else:
             figure.supxlabel(x_label, fontsize=9)
             figure.supylabel(y_label, fontsize=9)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle("\n".join(textwrap.wrap(title, int(13 * figure.get_size_inches()[0]))), fontsize=10)
         label = "\n".join(textwrap.wrap(value_label, max(int(14 * 0.85 * size[1]), 12)))
         figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=label, shrink=0.85, aspect=25)
     return Plot(name, figure, caption, Cells(panels, x_label, y_label, value_label, x_ticks, y_ticks, limits))
@@ -380,6 +380,12 @@ def save_plot(plot: Plot, folder: Path, *, unvalidated: bool = False, picture_on
 def _mark(figure: matplotlib.figure.Figure) -> None:
     """UNVALIDATED in the upper left corner, on a strip of its own: below are legends, and labels that reach far."""
     strip = 11 / (72 * figure.get_size_inches()[1])
+    title = figure._suptitle  # type: ignore[attr-defined]
+    if title is not None and title.get_text():  # a layout puts it at the very top, whatever rectangle it was given
+        title.set_y(1 - strip)
+        title._autopos = False
+        lines = 1 + title.get_text().count("\n")
+        strip += (0.4 + 1.2 * lines) * title.get_fontsize() / (72 * figure.get_size_inches()[1])
     if isinstance(engine := figure.get_layout_engine(), matplotlib.layout_engine.ConstrainedLayoutEngine):
         engine.set(rect=(0, 0, 1, 1 - strip))
     figure.text(0.005, 0.995, UNVALIDATED, ha="left", va="top", fontsize=7, color="#B00000", weight="bold")

@@ -28,7 +28,7 @@ from mlx_interp.reporting.figures import (
     scatter,
 )
 from mlx_interp.stats import Estimate
-from tests.reporting.canvas import beyond_canvas
+from tests.reporting.canvas import beyond_canvas, overlapping
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,15 @@ def test_an_unvalidated_figure_is_marked_in_picture_and_caption(tmp_path: Path):
     red = np.all(np.isclose(marked[..., :3], [0xB0 / 255, 0, 0], atol=0.02), axis=-1)
     assert red.sum() > 100
     assert plain.shape[1] > 600
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 30), (30, 3)], ids=str)
+@pytest.mark.parametrize("n_panels", [1, 2])
+def test_the_mark_leaves_a_title_as_wide_as_its_figure_free(tmp_path: Path, shape: tuple[int, int], n_panels: int):
+    panels = [Panel(name, np.zeros(shape)) for name in "ab"[:n_panels]]
+    plot = heat_map(panels, title="refusal: random directions ablated, where it shows", x_label="layer", y_label="to")
+    save_plot(plot, tmp_path, unvalidated=True)
+    assert not [*overlapping(plot.figure), *beyond_canvas(plot.figure)]
 
 
 def test_panels_share_one_colour_scale_and_mask_what_cannot_exist():
