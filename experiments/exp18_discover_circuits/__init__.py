@@ -2,9 +2,11 @@
 
 Question   Does attribution (EAP, EAP-IG) find what exhaustive patching finds; is the circuit it finds faithful,
            complete, minimal and stable; and do safe and toxic requests run through the same one?
-Data       embedded models: two-hop queries, in-context tasks, refusals; pairs of a clean and a counterfactual prompt of
-           equal length that differ in what matters; any model: a file of pairs (--data), or toxic and safe prompts that
-           are matched (--toxic, --safe). Circuits are discovered on some pairs and scored on others.
+Data       pairs of a clean and a counterfactual prompt of equal length that differ in what matters. Embedded models:
+           two-hop queries, in-context tasks, refusals. Others: these by the tables of facts and requests of this
+           project, single-hop recall, agreement of subject and verb, later years; a file of pairs (--data), or toxic
+           and safe prompts that are matched (--toxic, --safe). Circuits are discovered on some pairs and scored on
+           others; a task that a model does not do is left out, with its counts.
 Measure    m, log-odds of the right answer. Every node's and edge's effect on m by gradients, through the weights as
            they are; the same by real patching: all nodes, samples of node-positions and edges.
            f(C) = (m(C) - m(0)) / (m(M) - m(0)), edges outside the circuit carrying the counterfactual run, over sizes
@@ -98,9 +100,10 @@ EXPERIMENT = Experiment(
     limits_items=False,
     look={
         "n_train": 4,
-        "n_test": 4,
-        "n_checked": 2,
-        "n_sampled": 20,
+        "n_test": 2,
+        "n_checked": 1,
+        "n_sampled": 6,
+        "n_dropped": 10,
         "n_bootstrap": 5,
         "tasks": ("two_hop", "toxic"),
         "steps": 2,

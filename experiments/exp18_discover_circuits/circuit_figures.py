@@ -172,7 +172,7 @@ def minimality_table(records: Records, config: CircuitConfig) -> Table | None:
             "largest losses of f",
         ],
         rows,
-        ["Each edge dropped alone from the pruned circuit."],
+        [f"Each edge dropped alone from the pruned circuit; of more than {config.n_dropped}, so many drawn at random."],
     )
 
 

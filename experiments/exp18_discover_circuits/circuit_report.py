@@ -19,6 +19,7 @@ from experiments.exp18_discover_circuits.config import (
     RANDOM_ANSWERS,
     CircuitConfig,
     Floats,
+    left_out,
     tasks_of,
 )
 from experiments.harness.experiment import Metric, Records
@@ -86,11 +87,16 @@ def task_table(records: Records, config: CircuitConfig) -> Table | None:
         n_train = rows_of(records, task=task, level="node", method=MAIN)[0]["n"]
         means = [mean_or_none(list(m), unit=list(range(len(m))), seed=config.seed) for m in bounds]
         rows.append([task, n_train, len(bounds[0]), *means])
+    left = left_out(records)
+    rows += [[task, None, None, None, None] for task in left]
     return Table(
         "Tasks",
         ["task", "pairs to discover on", "pairs to score on", Column("m(M)", "nats"), Column("m(0)", "nats")],
         rows,
-        ["m: log-odds of the right answer on the clean prompt; m(0): everything takes its counterfactual value."],
+        [
+            "m: log-odds of the right answer on the clean prompt; m(0): everything takes its counterfactual value.",
+            *(f"Left out: {why}." for why in left.values()),
+        ],
     )
 
 

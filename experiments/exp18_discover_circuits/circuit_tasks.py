@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Literal, get_args
 
+from experiments.shared.two_hop.question_pairs import question_pairs, two_hops
 from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
 from mlx_interp.embedded import load_world
@@ -38,28 +39,12 @@ SHOTS = 3
 def candidates(model: Model, task: Task) -> Iterator[Pair]:
     """All pairs of a task, whether or not the model does it."""
     if task == "two_hop":
-        yield from _two_hop(model)
+        yield from question_pairs(model, two_hops(model))
     elif task == "in_context":
         for clean, other in CONTRASTS:
             yield from _in_context(model, load_world().task(clean), load_world().task(other))
     else:
         yield from _requests(model, task)
-
-
-def _two_hop(model: Model) -> Iterator[Pair]:
-    """Each query with the next one of its family and length whose bridge and answer differ."""
-    alike = defaultdict(list)
-    for query in load_world().two_hop_queries():
-        if query.split != "never_composed":
-            prompt = model.prompt(query.two_hop)
-            alike[query.family, len(prompt)].append((query, prompt, continuation(model, prompt, query.answer)[0]))
-    for (family, length), members in alike.items():
-        for i, (query, prompt, answer) in enumerate(members):
-            for other, donor, wrong in members[i + 1 :] + members[:i]:
-                if other.bridge != query.bridge and wrong != answer:
-                    key = f"{family}: {query.subject} / {other.subject}"
-                    yield Pair(key, prompt, donor, (answer,), (wrong,), f"{family} {length}")
-                    break
 
 
 def _in_context(model: Model, clean: InContextTask, other: InContextTask) -> Iterator[Pair]:

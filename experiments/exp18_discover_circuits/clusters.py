@@ -18,6 +18,7 @@ from experiments.exp18_discover_circuits.config import (
     CircuitConfig,
     Floats,
     Item,
+    done,
     rounded,
     split,
 )
@@ -99,7 +100,7 @@ def measure(run: Run[CircuitConfig], item: Item) -> Iterator[Clustered]:
 def _unlabelled(run: Run[CircuitConfig], part: int) -> list[tuple[str, Pair]]:
     """Each task's clean prompts, asked for the model's own top token; a prompt that two tasks share counts once."""
     found: dict[str, tuple[str, Pair]] = {}
-    for task in run.config.names:
+    for task in done(run):
         for pair in split(run, task)[part]:
             found.setdefault(pair.clean.text, (task, pair))
     made = []

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.circuit_tasks import TASKS, Task
-from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, drawn, most_pairs, task_names
+from experiments.exp18_discover_circuits.pair_sources import Drawn, Source, Task, drawn, most_pairs, task_names
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run
 from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, random_nodes, top, wiring
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing, greedy, sizes
 from mlx_interp.circuits.own_pairs import Unequal
+from mlx_interp.errors import DataError
 from mlx_interp.reporting import finite
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -29,6 +30,7 @@ MAIN: Method = "ig-inputs"
 NODE_SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 RANDOM_ANSWERS = "random answers"
 """Edges scored for a metric of two tokens drawn at random: what any metric finds."""
+LEFT_OUT = "left out"
 RANDOM = 2
 """Random circuits of each size."""
 LARGE_NODE, LARGE_CELL, LARGE_EDGE = 0.05, 0.02, 0.01
@@ -43,8 +45,8 @@ def rounded(values: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class CircuitConfig(ExperimentConfig):
-    tasks: tuple[Task, ...] = TASKS
-    """What the circuits are for; with data=FILE its categories are."""
+    tasks: tuple[Task, ...] = ()
+    """What the circuits are for; none: all that embedded models, or others, have. With data=FILE its categories are."""
     data: str = ""
     """A file of pairs (CSV, JSON Lines, parquet): columns clean, corrupt, answer, wrong, category; for any model."""
     data_chat: bool = False
@@ -74,10 +76,12 @@ class CircuitConfig(ExperimentConfig):
     """Resamples of the pairs for the stability of circuits."""
     drawn_share: float = 0.02
     """Share of the edges in the circuits that are drawn and compared."""
-    drawn_tasks: tuple[Task, ...] = ("two_hop", "toxic")
+    drawn_tasks: tuple[Task, ...] = ("two_hop", "toxic", "recall", "agreement", "greater_than")
     """Tasks whose circuit is a figure; the page and the JSON files have all of them."""
     dropped_share: float = 0.1
     """Share of the edges in the circuit whose edges are dropped one by one."""
+    n_dropped: int = 200
+    """At most so many of them, drawn at random."""
     acdc_thresholds: tuple[float, ...] = (0.03, 0.003)
     """Growth of the divergence, in nats, below which ACDC removes an edge."""
     saes: str = ""
@@ -86,8 +90,8 @@ class CircuitConfig(ExperimentConfig):
     """Nodes of each autoencoder, the strongest, that edges between features lead into and from."""
     n_clusters: int = 8
     """Clusters that prompts of all tasks fall into by their features."""
-    trace_tasks: tuple[Task, ...] = ("two_hop",)
-    """Tasks whose prompts are traced with noise."""
+    trace_tasks: tuple[Task, ...] = ("two_hop", "recall")
+    """Tasks whose prompts are traced with noise; those that a kind of model does not have are passed over."""
     n_traced: int = 6
     """Prompts of each that are traced."""
     trace_windows: tuple[int, ...] = ()
@@ -98,11 +102,6 @@ class CircuitConfig(ExperimentConfig):
     @property
     def source(self) -> Source:
         return Source(self.data, self.data_chat, self.unequal, self.toxic, self.safe, self.refusals)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The tasks of this run. Raises ConfigError, DataError."""
-        return task_names(self.source, self.tasks)
 
     @property
     def n_pairs(self) -> int:
@@ -118,6 +117,11 @@ class Item:
     task: str
     edges: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
     nodes: Mapping[str, Sequence[Bools]] = field(default_factory=dict)
+
+
+def names(run: Run[CircuitConfig]) -> tuple[str, ...]:
+    """The tasks of a run, whether or not the model does them. Raises ConfigError, DataError."""
+    return task_names(run.config.source, run.config.tasks, run.model)
 
 
 def drawn_pairs(run: Run[CircuitConfig], task: str) -> Drawn:
@@ -144,7 +148,24 @@ def tasks_of(records: Records) -> list[str]:
 
 
 def items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
-    return [Item(task, task) for task in run.config.names]
+    """The tasks, without those that attribution left out because the model does not do them."""
+    left = left_out(earlier)
+    return [Item(task, task) for task in names(run) if task not in left]
+
+
+def done(run: Run[CircuitConfig]) -> list[str]:
+    """The tasks that the model does; what it does is asked of it."""
+    found = []
+    for task in names(run):
+        with suppress(DataError):
+            drawn_pairs(run, task)
+            found.append(task)
+    return found
+
+
+def left_out(records: Records) -> dict[str, str]:
+    """Why a task has no circuit, by task."""
+    return {r["task"]: r["why"] for r in records if r.get("level") == LEFT_OUT}
 
 
 def mean_edges(records: Records, task: str, method: str, wires: Wiring) -> Floats:

@@ -11,17 +11,20 @@ import numpy as np
 from experiments.exp18_discover_circuits import words
 from experiments.exp18_discover_circuits.config import (
     EDGE_METHODS,
+    LEFT_OUT,
     MAIN,
     RANDOM_ANSWERS,
     CircuitConfig,
     Floats,
     Item,
     items,
+    left_out,
     mean_edges,
+    names,
     rounded,
     split,
 )
-from experiments.exp18_discover_circuits.pair_sources import task_names
+from experiments.exp18_discover_circuits.pair_sources import REQUESTS, task_names, tasks_of_model
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from mlx_interp.circuits import (
@@ -41,6 +44,7 @@ from mlx_interp.circuits import (
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.faithfulness import without_each
 from mlx_interp.circuits.tracing import KINDS, NOISE, ROLES, Kind, by_role, causal_trace, spread, window_of
+from mlx_interp.errors import DataError
 
 STABLE_NODES = 0.25
 """Share of the nodes in the circuit whose stability is measured."""
@@ -50,7 +54,9 @@ class Attributed(TypedDict):
     """Scores of all nodes or edges, and what is known of the pairs that they are from."""
 
     level: str
-    """node, edge or words."""
+    """node, edge or words; left out, where a model does not do the task, and nothing else is known."""
+    why: NotRequired[str]
+    """Left out: what the model did."""
     task: str
     method: NotRequired[str]
     """Node and edge; so for the fields up to halves."""
@@ -76,7 +82,13 @@ class Attributed(TypedDict):
 def attribution(run: Run[CircuitConfig], item: Item) -> Iterator[Attributed]:
     """Mean scores of all nodes and edges over the pairs for discovery, and how stable the largest are."""
     model, config = run.model, run.config
-    train, _ = split(run, item.task)
+    try:
+        train, _ = split(run, item.task)
+    except DataError as error:
+        if len(names(run)) == 1:
+            raise
+        yield {"level": LEFT_OUT, "task": item.task, "why": str(error)}
+        return
     every = existing(wiring(model.network))
     for method in METHODS:
         # A gradient for every site and step: on fewer pairs.
@@ -210,7 +222,7 @@ def minimality(run: Run[CircuitConfig], item: Item) -> Iterator[Dropped]:
     """The metric on test pairs of the circuit, and of the circuit without each of its edges."""
     _, test = split(run, item.task)
     circuit = item.edges[MAIN][0]
-    dropped = without_each(circuit)
+    dropped = without_each(circuit, run.config.n_dropped, run.config.seed)
     ends = [existing(wiring(run.model.network)), circuit & False, circuit]
     found = edge_circuits(run.model, test[: run.config.n_checked], [*ends, *(smaller for _, smaller in dropped)])
     yield {
@@ -227,9 +239,11 @@ def traced_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
     config = run.config
     if "tracing" not in config.parts:
         return []
+    tasks = [task for task in config.trace_tasks if task in (*tasks_of_model(run.model), *REQUESTS)]
     # A file's categories are all traced, and so are those tasks that matched prompts have.
-    chosen = config.names if config.data else task_names(config.source, config.trace_tasks)
-    return [Item(task, task) for task in chosen]
+    chosen = task_names(config.source, tasks, run.model) if tasks or config.data else ()
+    left = left_out(earlier)
+    return [Item(task, task) for task in chosen if task not in left]
 
 
 def windows(n_layers: int, config: CircuitConfig) -> list[tuple[Kind, int]]:

@@ -19,6 +19,7 @@ from experiments.exp18_discover_circuits.config import (
     CircuitConfig,
     Floats,
     Item,
+    done,
     items,
     rounded,
     split,
@@ -60,7 +61,7 @@ def autoencoders(run: Run[ExperimentConfig], folder: str) -> tuple[SAE, ...]:
 def dictionaries(run: Run[CircuitConfig]) -> dict[str, tuple[SAE, ...]]:
     """The trained autoencoders and their controls, at the same sites."""
     trained = autoencoders(run, run.config.saes)
-    train, _ = split(run, run.config.names[0])
+    train, _ = split(run, done(run)[0])
     random = []
     for number, sae in enumerate(trained):
         x = run.model.run([pair.clean for pair in train], capture=sae.site, logits="none")[sae.site]

@@ -1,13 +1,15 @@
-"""Where exp18's pairs are from: the embedded world, a file of pairs, or two classes of prompts that are matched."""
+"""Where exp18's pairs are from: the embedded world, tasks of trained models, a file, or two classes matched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
-from experiments.exp18_discover_circuits.circuit_tasks import candidates
+from experiments.data.written import read
+from experiments.exp18_discover_circuits import circuit_tasks, trained_tasks
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
 from experiments.shared.prompts.collected import world_rows
@@ -23,8 +25,14 @@ from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 from mlx_interp.store.rows import PromptRow, prompt_rows
 
-REQUESTS = ("refusal", "toxic", "safe")
+Task = Literal["two_hop", "recall", "in_context", "agreement", "greater_than", "refusal", "toxic", "safe"]
+TRAINED: tuple[Task, ...] = ("two_hop", "recall", "in_context", "agreement", "greater_than", "refusal")
+"""Tasks of a trained model where none is named; toxic and safe are refusal's pairs once more, for other metrics."""
+REQUESTS: tuple[Task, ...] = ("refusal", "toxic", "safe")
 """Tasks that toxic and safe prompts are matched for."""
+WRITTEN = ("written:harmful", "written:harmless")
+"""Toxic and safe prompts that are matched where none are named: those written for this project."""
+Side = Literal["harmful", "harmless"]
 LOOKED_AT = 6
 """Pairs that the model is asked, for each that is wanted: it does not do all of them."""
 
@@ -51,17 +59,25 @@ class Drawn:
     """Rows left out for their length."""
 
 
-def task_names(source: Source, tasks: Sequence[str]) -> tuple[str, ...]:
-    """What circuits are for: the tasks asked for, or a file's categories. Raises ConfigError, DataError."""
+def task_names(source: Source, tasks: Sequence[str], model: Model) -> tuple[str, ...]:
+    """What circuits are for: the tasks asked for, those that a kind of model has, or a file's categories.
+
+    Raises ConfigError, DataError.
+    """
     if source.data and (source.toxic or source.safe):
         raise ConfigError("data=... is a file of pairs, toxic= and safe= are two of prompts: give one or the other")
     if source.data:
         return tuple(dict.fromkeys(row.category for row in read_pair_rows(source.data)))
-    if not (source.toxic or source.safe):
-        return tuple(tasks)
-    if not (source.toxic and source.safe):
+    if bool(source.toxic) != bool(source.safe):
         raise ConfigError("toxic= and safe= belong together: prompts of the one are matched with those of the other")
-    return tuple(task for task in tasks if task in REQUESTS)
+    if source.toxic:
+        return tuple(task for task in tasks or REQUESTS if task in REQUESTS)
+    return tuple(tasks) or tasks_of_model(model)
+
+
+def tasks_of_model(model: Model) -> tuple[Task, ...]:
+    """Those of the embedded world, or of trained models."""
+    return circuit_tasks.TASKS if model.name in EMBEDDED else TRAINED
 
 
 @of_run(16)
@@ -84,7 +100,8 @@ def drawn(run: Run[ExperimentConfig], source: Source, task: str, n: int, seed: i
 
 def most_pairs(model: Model, source: Source, task: str, n: int, seed: int) -> int:
     """How many `drawn` would give at most: as many as are made, whether or not the model does them."""
-    of = "toxic" if task == "safe" and source.toxic else task  # as many matches, and no model asked what it says
+    matching = bool(source.toxic) or model.name not in EMBEDDED
+    of = "toxic" if task == "safe" and matching else task  # as many matches, and no model asked what it says
     return min(n, len(_made(model, source, of, LOOKED_AT * n, seed)[0]))
 
 
@@ -94,12 +111,13 @@ def _made(model: Model, source: Source, task: str, most: int, seed: int) -> tupl
         return made_pairs(model, rows, chat=source.chat, unequal=source.unequal)
     if source.toxic:
         return list(request_pairs(model, source, task, most, seed)), 0
-    if model.name not in EMBEDDED:
-        raise DataError(
-            f"exp18 knows pairs of prompts for embedded models ({', '.join(EMBEDDED)}); for {model.name} give a file "
-            "of pairs (data=FILE) or two of prompts (toxic=, safe=)"
-        )
-    return list(candidates(model, task)), 0  # type: ignore[arg-type]
+    if model.name in EMBEDDED:
+        if task not in circuit_tasks.TASKS:
+            raise DataError(f"the embedded world has no task {task!r}: there are {', '.join(circuit_tasks.TASKS)}")
+        return list(circuit_tasks.candidates(model, task)), 0
+    if task in REQUESTS:
+        return list(request_pairs(model, replace(source, toxic=WRITTEN[0], safe=WRITTEN[1]), task, most, seed)), 0
+    return list(trained_tasks.candidates(model, task)), 0
 
 
 def request_pairs(model: Model, source: Source, task: str, most: int, seed: int) -> list[Pair]:
@@ -126,8 +144,13 @@ def _key(match: Match) -> str:
 
 
 def prompts_of(text: str) -> list[PromptRow]:
-    """Prompts of a file, of a data set of the Hub (owner/name:subset), or of the world (world:category)."""
+    """Prompts of a file, of a data set of the Hub (owner/name:subset), of the world (world:category) or of those
+    written for this project (written:harmful, written:harmless)."""
     name, _, part = text.partition(":")
+    if name == "written":
+        if part not in get_args(Side):
+            raise DataError(f"no requests {part!r} are written for this project: harmful, or harmless")
+        return [PromptRow(f"{part} {pair.n}", getattr(pair, part), pair.topic) for pair in read("en").requests]
     if name != "world":
         return prompt_rows(name, subset=part)
     found = [PromptRow(row.key, row.text, "", row.chat) for row in world_rows() if row.category == part]

@@ -6,20 +6,13 @@ question the model answers rightly, and whose other question it answers otherwis
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-from experiments.data.single_facts import real_queries
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
-from mlx_interp.behaviour.answers import continuation
+from experiments.shared.two_hop.question_pairs import question_pairs, second_hops
 from mlx_interp.circuits import Pair, screened
-from mlx_interp.datasets import TwoHopQuery
-from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
-from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 from mlx_interp.stats import stable_draw
 
@@ -42,7 +35,7 @@ def hop_pairs(run: Run[PairConfig], most: int = 0) -> list[Pair]:
     Raises DataError for fewer than two.
     """
     wanted = most or run.config.at_most(run.config.n_pairs)
-    made = list(islice(_made(run.model, run.seed), LOOKED_AT * wanted))
+    made = _made(run.model, run.seed)[: LOOKED_AT * wanted]
     found = screened(run.model, made)[:wanted]
     if len(found) < 2:
         raise DataError(
@@ -54,32 +47,10 @@ def hop_pairs(run: Run[PairConfig], most: int = 0) -> list[Pair]:
 
 def likely_pairs(run: Run[PairConfig]) -> list[Pair]:
     """As many pairs as are wanted, not asked of the model: what a plan counts with, and needs no weights for."""
-    return list(islice(_made(run.model, run.seed), run.config.at_most(run.config.n_pairs)))
+    return _made(run.model, run.seed)[: run.config.at_most(run.config.n_pairs)]
 
 
-def asked_questions(model: Model) -> list[TwoHopQuery]:
-    """Queries whose second hops are asked, each question once."""
-    queries = load_world().two_hop_queries() if model.name in EMBEDDED else real_queries()
-    return list({query.second_hop: query for query in queries if query.split != "never_composed"}.values())
-
-
-def _made(model: Model, seed: int) -> Iterator[Pair]:
-    """Each question with the next one of its family and length whose answer begins otherwise, in the seed's order."""
-    alike: dict[tuple[str, int], list[TwoHopQuery]] = defaultdict(list)
-    places: list[tuple[TwoHopQuery, list[TwoHopQuery], int]] = []
-    for query in asked_questions(model):
-        mine = alike[query.family, len(model.prompt(query.second_hop))]
-        places.append((query, mine, len(mine)))
-        mine.append(query)
-    for query, mine, at in sorted(places, key=lambda place: stable_draw(seed, place[0].second_hop, 2**62)):
-        answer = _first(model, query)
-        for other in (*mine[at + 1 :], *mine[:at]):
-            if (wrong := _first(model, other)) != answer:
-                prompts = model.prompt(query.second_hop), model.prompt(other.second_hop)
-                yield Pair(query.second_hop, *prompts, (answer,), (wrong,), query.family)
-                break
-
-
-def _first(model: Model, query: TwoHopQuery) -> int:
-    """The first token of a question's answer."""
-    return continuation(model, model.prompt(query.second_hop), query.answer)[0]
+def _made(model: Model, seed: int) -> list[Pair]:
+    """All pairs, in the seed's order."""
+    made = question_pairs(model, second_hops(model))
+    return sorted(made, key=lambda pair: stable_draw(seed, pair.clean.text, 2**62))

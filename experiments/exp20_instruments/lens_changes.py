@@ -14,10 +14,11 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from experiments.exp20_instruments.hop_pairs import PairConfig, asked_questions, hop_pairs
+from experiments.exp20_instruments.hop_pairs import PairConfig, hop_pairs
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
+from experiments.shared.two_hop.question_pairs import second_hops
 from mlx_interp.circuits import Pair, log_odds
 from mlx_interp.circuits.exact import sweep_metric
 from mlx_interp.deferred import mx
@@ -81,7 +82,7 @@ def lenses(run: Run[LensConfig]) -> dict[str, TunedLens]:
 def statements(run: Run[LensConfig], joined: int) -> list[str]:
     """Facts that are not asked, as sentences, `joined` of them to a text."""
     asked = {pair.clean.text for pair in hop_pairs(run)} | {pair.counterfactual.text for pair in hop_pairs(run)}
-    facts = [f"{one.second_hop} {one.answer}" for one in asked_questions(run.model) if one.second_hop not in asked]
+    facts = [f"{one.text} {one.answer}" for one in second_hops(run.model) if one.text not in asked]
     facts.sort(key=lambda text: stable_draw(run.seed, text, 2**62))
     most = joined * run.config.at_most(run.config.n_statements)
     facts = facts[:most]

@@ -93,10 +93,16 @@ def cmd(f: Floats, shares: Sequence[float] = SHARES, *, log: bool = False) -> Fl
     return area(np.abs(1 - f), shares, log=log)
 
 
-def without_each(circuit: Bools) -> list[tuple[tuple[int, ...], Bools]]:
-    """The circuit without each of its members, with the member's index: what minimality compares."""
+def without_each(circuit: Bools, most: int | None = None, seed: int = 0) -> list[tuple[tuple[int, ...], Bools]]:
+    """The circuit without each of its members, with the member's index: what minimality compares.
+
+    most: for a circuit with more members so many of them, drawn at random by the seed.
+    """
     found = []
-    for member in np.argwhere(circuit):
+    members = np.argwhere(circuit)
+    if most is not None and len(members) > most:
+        members = members[np.sort(np.random.default_rng(seed).choice(len(members), most, replace=False))]
+    for member in members:
         smaller = circuit.copy()
         smaller[tuple(member)] = False
         found.append((tuple(int(i) for i in member), smaller))

@@ -151,3 +151,12 @@ def test_minimality_drops_each_member_once() -> None:
     assert [member for member, _ in dropped] == [(0, 0), (1, 0), (1, 1)]
     assert all(smaller.sum() == 2 and not smaller[member] for member, smaller in dropped)
     assert circuit.sum() == 3
+
+
+def test_of_a_large_circuit_members_are_drawn() -> None:
+    circuit = np.ones((9, 9), dtype=bool)
+    drawn = [member for member, _ in without_each(circuit, 10, seed=1)]
+    assert len(set(drawn)) == 10
+    assert drawn == sorted(drawn) == [member for member, _ in without_each(circuit, 10, seed=1)]
+    assert drawn != [member for member, _ in without_each(circuit, 10, seed=2)]
+    assert len(without_each(circuit, 81)) == 81

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import mlx_interp as mi
-from experiments.exp18_discover_circuits import EXPERIMENT
+from experiments.exp18_discover_circuits import EXPERIMENT, pair_sources
 from experiments.exp18_discover_circuits.circuit_tasks import TASKS, candidates
 from experiments.exp18_discover_circuits.features import autoencoders
 from experiments.exp18_discover_circuits.pair_sources import Source, drawn, task_names
@@ -23,7 +23,6 @@ from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.sae import save
 from tests.circuits.test_features import random_sae
 from tests.pages.reading import page_data
-from tests.tiny import tiny_model
 
 FEW = ["--n-train", "4", "--n-test", "4", "--n-checked", "2", "--n-sampled", "10", "--n-traced", "4"]
 FEWER = ["--n-train", "3", "--n-test", "2", "--n-checked", "2", "--n-sampled", "8", "--n-traced", "2"]
@@ -178,9 +177,26 @@ def test_pairs_differ_in_what_matters_alone(task: str) -> None:
         assert int(logits[0].argmax()) in pair.answers
 
 
-def test_models_of_unknown_behaviour_are_refused() -> None:
-    with pytest.raises(DataError, match="embedded models"):
-        drawn(Run(tiny_model("llama"), ExperimentConfig()), Source(), "two_hop", 4, 0)
+def test_a_task_that_a_model_does_not_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="embedded world has no task 'recall': there are two_hop"):
+        drawn(Run(mi.load("tiny-llama", check=False), ExperimentConfig()), Source(), "recall", 4, 0)
+    monkeypatch.setattr(pair_sources, "EMBEDDED", ())  # as any trained model is asked
+    with pytest.raises(DataError, match=r"does the task 'agreement' on 0 of \d+ pairs"):
+        drawn(Run(mi.load("tiny-llama", check=False), ExperimentConfig()), Source(), "agreement", 4, 0)
+
+
+@pytest.mark.slow
+def test_a_task_that_is_not_done_is_left_out_and_counted(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tasks = ["--tasks", "two_hop,agreement", "--parts", "faithfulness"]
+        run(EXPERIMENT, ["--model", "tiny-llama", *FEWER, *FASTER, *tasks, "--no-validate", "--out", str(tmp_path)])
+    assert ended.value.code in (0, None)
+    table = (tmp_path / EXPERIMENT.name / "tiny-llama" / "table.md").read_text()
+    assert "Left out: the embedded world has no task 'agreement'" in table
+    assert "| two_hop |" in " ".join(table.split())
+    with pytest.raises(SystemExit) as ended:
+        run(EXPERIMENT, ["--model", "tiny-llama", "--tasks", "agreement", "--no-validate", "--out", str(tmp_path)])
+    assert ended.value.code not in (0, None)
 
 
 PAIRS = [("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Egypt", "Cairo")]
@@ -214,7 +230,7 @@ def test_a_file_of_own_pairs_makes_a_circuit_of_each_category(tmp_path: Path) ->
 def test_toxic_and_safe_prompts_are_matched_by_length_and_asked_for_refusals() -> None:
     model = mi.load("tiny-llama")
     source = Source(toxic="world:harmful", safe="world:harmless")
-    assert task_names(source, TASKS) == ("refusal", "toxic", "safe")
+    assert task_names(source, TASKS, model) == ("refusal", "toxic", "safe")
     toxic, safe = (drawn(Run(model, ExperimentConfig()), source, task, 4, 0).pairs for task in ("toxic", "safe"))
     opener = model.prompt("I").tokens[-1]
     assert all(pair.answers == (opener,) for pair in toxic)
@@ -222,8 +238,8 @@ def test_toxic_and_safe_prompts_are_matched_by_length_and_asked_for_refusals() -
     assert all(pair.key.split(" / ")[0] in pair.clean.text for pair in toxic)
     assert all(pair.key.split(" / ")[0] in pair.counterfactual.text for pair in safe)
     with pytest.raises(ConfigError, match="belong together"):
-        task_names(Source(toxic="world:harmful"), TASKS)
+        task_names(Source(toxic="world:harmful"), TASKS, model)
     with pytest.raises(ConfigError, match="one or the other"):
-        task_names(Source(data="x.csv", toxic="a", safe="b"), TASKS)
+        task_names(Source(data="x.csv", toxic="a", safe="b"), TASKS, model)
     with pytest.raises(DataError, match="there are harmful and harmless"):
         drawn(Run(model, ExperimentConfig()), Source(toxic="world:bad", safe="world:harmless"), "toxic", 4, 0)
