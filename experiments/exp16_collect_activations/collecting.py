@@ -30,7 +30,7 @@ from mlx_interp.reporting.folders import run_folder
 from mlx_interp.sites import parse_all
 from mlx_interp.store import ActivationStore, collect, estimate
 from mlx_interp.store.config import check_layers
-from mlx_interp.store.manifest import SAMPLES_FILE, remove_store
+from mlx_interp.store.manifest import manifests, remove_store
 
 STORED, CHECKED, NORMS = "stores", "checked", "norms"
 PRESETS = ("sparse", "middle", "all")
@@ -148,7 +148,7 @@ def measure_store(run: Run[CollectionFields], item: Collection) -> Iterator[Stor
             RuntimeWarning,
             stacklevel=2,
         )
-    begun_before = (folder / SAMPLES_FILE).exists()
+    begun_before = bool(manifests(folder))
     mx.reset_peak_memory()
     store = collect(
         run.model,

@@ -99,7 +99,8 @@ EXPERIMENT = Experiment(
     plan=cost.plan,
     limits_items=False,
     look={
-        "n_train": 4,
+        "n_train": 2,
+        "shares": (0.1, 1.0),
         "n_test": 2,
         "n_checked": 1,
         "n_sampled": 6,

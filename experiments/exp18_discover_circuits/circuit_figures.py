@@ -11,7 +11,7 @@ from experiments.exp18_discover_circuits import feature_edge_report
 from experiments.exp18_discover_circuits.circuit_report import at_size, curve, ends, measured, rows_of
 from experiments.exp18_discover_circuits.config import MAIN, CircuitConfig, mean_edges, tasks_of
 from experiments.harness.experiment import Records
-from mlx_interp.circuits import SHARES, Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
+from mlx_interp.circuits import Wiring, greedy, inputs, nodes, pruned, top, weighted_jaccard
 from mlx_interp.circuits.discovery import existing
 from mlx_interp.circuits.graph import as_json, circuit_graph
 from mlx_interp.pages import CircuitGraph
@@ -63,11 +63,11 @@ def faithfulness_curves(records: Records, config: CircuitConfig) -> Iterator[Plo
             continue
         series = []
         for kind, label in LINES.items():
-            values = [curve(records, task, "edge", kind, at_size(at), config.seed) for at in range(len(SHARES))]
+            values = [curve(records, task, "edge", kind, at_size(at), config.seed) for at in range(len(config.shares))]
             if measured(records, task, "edge", kind):
                 series.append(Series(label, values))
         yield line_with_band(
-            [float(np.log10(share)) for share in SHARES],
+            [float(np.log10(share)) for share in config.shares],
             series,
             name=f"faithfulness_{task}",
             title=f"Faithfulness of circuits of edges: {task}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from experiments.exp18_discover_circuits.config import (
     tasks_of,
 )
 from experiments.harness.experiment import Metric, Records
-from mlx_interp.circuits import METHODS, SHARES, cmd, cpr, faithfulness
+from mlx_interp.circuits import METHODS, cmd, cpr, faithfulness
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import Estimate, function_interval, mean_or_none
 
@@ -31,6 +32,8 @@ Curve = Callable[[Floats], Floats]
 GROUPS = {"random, same layers": "random, same layers ", "random": "random ", "circuit of another task": "circuit of "}
 """Kinds that stand for several circuits: what the names of their records begin with."""
 EDGE_KINDS = (*EDGE_METHODS, "greedy", *GROUPS, RANDOM_ANSWERS)
+COMPLETE_AT = (0.01, 0.05, 0.1, 0.2, 0.5)
+"""Sizes that the table of completeness has, where they were measured."""
 NODE_KINDS = (*METHODS, "exact patching", "random, same layers")
 
 
@@ -211,15 +214,17 @@ def area_table(records: Records, config: CircuitConfig) -> Table | None:
     for task in tasks_of(records):
         bounds = ends(records, task)
         for level, kind, label in kinds if bounds else ():
-            areas: list[Curve] = [cpr, cmd, lambda f: cpr(f, log=True), lambda f: cmd(f, log=True)]
+            areas: list[Curve] = [
+                partial(area, shares=config.shares, log=log) for log in (False, True) for area in (cpr, cmd)
+            ]
             figures = [curve(records, task, level, kind, area, config.seed) for area in areas]
             if figures[0] is not None:
                 rows.append([task, label, figures[0].n, *figures])
     heads = ("CPR", "CMD", "CPR, log k", "CMD, log k")
     note = (
-        "Shares of all edges from .001 to 1. CPR: area under f, larger is better (.5 for random edges under a linear "
-        "model); CMD: area under |1 - f|, 0 is best; over log k divided by its range. f is never clipped. Random: "
-        f"{RANDOM} circuits of equal size, or of equal size between each two layers."
+        f"Shares of all edges from {config.shares[0]:g} to 1. CPR: area under f, larger is better (.5 for random edges "
+        "under a linear model); CMD: area under |1 - f|, 0 is best; over log k divided by its range. f is never "
+        f"clipped. Random: {RANDOM} circuits of equal size, or of equal size between each two layers."
     )
     title = "Faithfulness of circuits of edges"
     return Table(title, ["task", "circuit", "pairs", *(Column(h) for h in heads)], rows, [note]) if rows else None
@@ -243,14 +248,14 @@ def node_table(records: Records, config: CircuitConfig) -> Table | None:
 
 def complete_table(records: Records, config: CircuitConfig) -> Table | None:
     """What the rest of the model does without the circuit."""
-    chosen = [SHARES.index(share) for share in (0.01, 0.05, 0.1, 0.2, 0.5)]
+    chosen = [at for at, share in enumerate(config.shares) if share in COMPLETE_AT]
     rows: list[list[Cell]] = []
     for task in tasks_of(records):
         for kind, label in ((MAIN, "circuit"), ("complement", "complement")) if ends(records, task) else ():
             values = [curve(records, task, "edge", kind, at_size(at), config.seed) for at in chosen]
             if values[0] is not None:
                 rows.append([task, label, values[0].n, *values])
-    heads = [Column(f"f at {SHARES[at]:.0%}") for at in chosen]
+    heads = [Column(f"f at {config.shares[at]:.0%}") for at in chosen]
     note = "Completeness: f of all edges outside the circuit is near 0 where the circuit holds all that matters."
     return Table("Completeness", ["task", "edges", "pairs", *heads], rows, [note]) if rows else None
 
@@ -259,7 +264,7 @@ def metrics(records: Records, config: CircuitConfig) -> list[Metric]:
     """What models are compared by."""
     found = []
     for task in tasks_of(records):
-        value = curve(records, task, "edge", MAIN, lambda f: cpr(f, log=True), config.seed)
+        value = curve(records, task, "edge", MAIN, lambda f: cpr(f, config.shares, log=True), config.seed)
         found.append(Metric(f"CPR over log k, {task}", "", value))
     return found
 
@@ -271,7 +276,7 @@ def headlines(records: Records, config: CircuitConfig) -> list[str]:
         row = next(r for r in table.rows if r[0] == "nodes, all" and r[1] == MAIN)
         parts.append(f"estimates of nodes against real patching: rank correlation {row[4]}")
     for task in tasks_of(records):
-        at = SHARES.index(0.1)
+        at = config.shares.index(0.1)
         own, other = (
             curve(records, task, "edge", kind, at_size(at), config.seed) for kind in (MAIN, "random, same layers")
         )

@@ -16,7 +16,7 @@ from mlx_interp.circuits import METHODS, SHARES, Pair, Wiring, random_edges, ran
 from mlx_interp.circuits.attribution import Method
 from mlx_interp.circuits.discovery import existing, greedy, sizes
 from mlx_interp.circuits.own_pairs import Unequal
-from mlx_interp.errors import DataError
+from mlx_interp.errors import ConfigError, DataError
 from mlx_interp.reporting import finite
 
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
@@ -68,6 +68,8 @@ class CircuitConfig(ExperimentConfig):
     """Other pairs of it that they are scored on."""
     n_checked: int = 6
     """Pairs on which estimates are checked by real patching, and members of circuits dropped."""
+    shares: tuple[float, ...] = SHARES
+    """Sizes of circuits of edges, as shares of all edges, rising to 1; .1 is among them."""
     steps: int = 5
     """Gradients of a path of integration."""
     n_sampled: int = 100
@@ -98,6 +100,10 @@ class CircuitConfig(ExperimentConfig):
     """Layers of attention or of MLPs that are put back together; none: the paper's ten of 48, in proportion."""
     noise_samples: int = 3
     """Draws of noise of each prompt."""
+
+    def __post_init__(self) -> None:
+        if 0.1 not in self.shares or self.shares[-1] != 1 or list(self.shares) != sorted(set(self.shares)):
+            raise ConfigError(f"shares={self.shares}: sizes of circuits rise to 1, and .1 is among them")
 
     @property
     def source(self) -> Source:
@@ -197,7 +203,7 @@ def scored_items(run: Run[CircuitConfig], earlier: Records) -> list[Item]:
 
 def _edge_kinds(records: Records, task: str, config: CircuitConfig, wires: Wiring) -> dict[str, list[Bools]]:
     every = existing(wires)
-    counts = sizes(SHARES, int(every.sum()))
+    counts = sizes(config.shares, int(every.sum()))
 
     def of(scores: Floats) -> list[Bools]:
         return [top(scores, n) if n < every.sum() else every for n in counts]

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from experiments.exp18_discover_circuits.config import NODE_SHARES, RANDOM, CircuitConfig, Item, most_prompts
 from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
-from mlx_interp.circuits import SHARES
 
 
 def plan(run: Run[CircuitConfig], chosen: Sequence[Item]) -> Plan:
     """Edges cost n_heads plain passes each time; a gradient about three passes."""
     model, config = run.model, run.config
     prompts = sum(most_prompts(run, item.task) for item in chosen)
-    circuits = len(SHARES) * (6 + 2 * RANDOM + len(chosen)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
+    circuits = len(config.shares) * (6 + 2 * RANDOM + len(chosen)) * model.n_heads + len(NODE_SHARES) * (6 + RANDOM)
     scored = len(chosen) * config.at_most(config.n_test) * (circuits if "faithfulness" in config.parts else 0)
     checks = 2 * config.n_sampled * (4 + 3 * model.n_heads)
     checked = len(chosen) * config.n_checked * (checks if "patching" in config.parts else 0)

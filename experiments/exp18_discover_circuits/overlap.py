@@ -41,7 +41,7 @@ def overlap_table(records: Records, config: CircuitConfig) -> Table | None:
         a, b = (np.array(rows_of(records, level="edge", task=t, method=MAIN)[0]["values"]) for t in (first, second))
         n = max(1, round(config.drawn_share * len(a)))
         shared = jaccard(top(a, n), top(b, n))
-        log_cpr: Curve = lambda f: cpr(f, log=True)  # noqa: E731
+        log_cpr: Curve = lambda f: cpr(f, config.shares, log=True)  # noqa: E731
         crossed: list[Cell] = []
         for own, other in ((first, second), (second, first)):
             crossed += [

@@ -53,14 +53,15 @@ def run_folder(out: Path, experiment: str, model: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, part: str = "") -> Iterator[None]:
     """Hold a run folder: a second process that asks for it gets a RunError that names the first.
 
     The lock belongs to the open file, so it ends with the process, however that ends; a lock file that a killed
     process left behind locks nothing. It lies beside the folder, which may be moved aside while it is held.
+    part: what of the folder is held, where several processes each write their own.
     """
     make_folder(folder)
-    path = folder.with_name(f".{folder.name}{LOCK_FILE}")
+    path = folder.with_name(f".{folder.name}{part}{LOCK_FILE}")
     descriptor = _acquire(path, folder, block=False)
     try:
         with writing(path):

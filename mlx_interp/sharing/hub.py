@@ -20,7 +20,7 @@ from mlx_interp.reporting.folders import locked
 from mlx_interp.sae import files as sae_files
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sharing.cards import Shared, card_of
-from mlx_interp.store.manifest import SAMPLES_FILE, STORE_FILE
+from mlx_interp.store.manifest import STORE_FILE, manifests
 from mlx_interp.store.reader import ActivationStore
 
 CARD, LENS = "README.md", "tuned_lens.safetensors"
@@ -86,7 +86,7 @@ def store_from_hub(repository: str, *, revision: str | None = None) -> Activatio
     Raises SharingError where the data set cannot be had or holds no store; a shard with other bytes than were written
     is left out with a warning, as from a store on disk.
     """
-    folder = _pulled(repository, revision, [STORE_FILE, SAMPLES_FILE, "*.safetensors"], kind="dataset")
+    folder = _pulled(repository, revision, [STORE_FILE, "samples*.jsonl", "*.safetensors"], kind="dataset")
     if not (folder / STORE_FILE).is_file():
         raise SharingError(f"{repository}: holds no store of activations ({STORE_FILE} is not there)")
     return ActivationStore(folder, verify=True)
@@ -164,7 +164,7 @@ def _files_of(store: ActivationStore) -> list[str]:
         raise SharingError(
             f"{store.path}: {', '.join(damaged)} cannot be read: collect into this folder again, which makes them anew"
         )
-    return [STORE_FILE, SAMPLES_FILE, *(info.shard for info in store.shards)]
+    return [STORE_FILE, *(file.name for file in manifests(store.path)), *(info.shard for info in store.shards)]
 
 
 def _pulled(repository: str, revision: str | None, patterns: list[str], kind: str = "model") -> Path:

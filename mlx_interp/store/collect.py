@@ -6,6 +6,8 @@
    positions that a prompt has are copied.
 3. A thread writes the shard and then its mark in the manifest, while the next shard is computed. So memory holds two
    shards and a batch, and a store that was cut off goes on behind its last mark.
+4. Several writers share a store out by its shards, without a lock: where a shard begins and ends follows from the
+   prompts alone, and each writer marks its own in a manifest of its own. A reader takes them together.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from mlx_interp.store.manifest import description, open_manifest
 from mlx_interp.store.positions import PositionRule, parse_rule, rule_name
 from mlx_interp.store.reader import ActivationStore
 from mlx_interp.store.shards import check_dtype
-from mlx_interp.store.writing import Writer, windows
+from mlx_interp.store.writing import Writer, check_writer, windows
 
 SHARD_BYTES = 256 * 2**20
 """Of one shard. A kill loses what is under way: at most this much."""
@@ -44,6 +46,7 @@ def collect(
     chat: bool = False,
     batch_size: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    writer: tuple[int, int] | None = None,
     progress: Progress | bool = False,
 ) -> ActivationStore:
     """Activations of prompts at sites, written to a folder as they are computed; goes on where an earlier call ended.
@@ -53,24 +56,30 @@ def collect(
         Prompt that gives positions. With max_new_tokens, positions of greedily generated tokens are stored as well.
     dtype: "float32", "bfloat16", or "float16" with a scale for every site and shard.
     labels, ids: a category and a name for each prompt. batch_size: prompts a pass; None: 512 tokens on CPU, 4096 else.
+    writer: (k, n), one of n calls with the same arguments, k from 0, on any machines that see the folder: this one
+        writes each n-th shard. A call without it writes what is left, once no other is at work.
     Raises StoreError for a folder with a store of another model, other prompts or another configuration and for
     activations that are not finite, RunError where it cannot be written (a full disk: what is complete is usable, and
     the same call goes on), SiteError, PositionError, ConfigError, DataError (labels that do not fit), PromptError.
     """
+    turn = check_writer(writer)
     rule = parse_rule(positions)
     chosen = storable(model, sites)
     job = Job(model, chosen, rule, check_dtype(dtype), natural(max_new_tokens), chat, batch_size)
     about = description(
         model, job.shapes, positions=rule_name(rule), dtype=dtype, max_new_tokens=max_new_tokens, chat=chat
     )
+    if writer is not None:
+        about["shard_bytes"] = shard_bytes  # all must cut alike
     folder = Path(path)
     items = numbered(model, prompts, labels, ids)
     total = len(prompts) if isinstance(prompts, Sized) and not is_one(prompts) else None
-    with locked(folder), reported(progress, total, "prompts") as report:
-        manifest = open_manifest(folder, about)
-        with Writer(folder, manifest) as writer:
-            for window in windows(job, items, folder, shard_bytes):
-                writer.write(window, computed(job, window.entries))
+    name = "" if writer is None else f"-{turn[0]}-of-{turn[1]}"
+    with locked(folder, name), reported(progress, total, "prompts") as report:
+        manifest = open_manifest(folder, about, name)
+        with Writer(folder, manifest) as shards:
+            for window in windows(job, items, folder, shard_bytes, turn if writer else None):
+                shards.write(window, computed(job, window.entries))
                 if report is not None:
                     report(window.entries[-1].item.number + 1, total or 0)
     return ActivationStore(folder)

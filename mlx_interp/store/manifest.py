@@ -1,18 +1,21 @@
 """What a store says of itself: one description, and one record a sample, appended shard by shard.
 
 store.json       model, weights, sites, positions, dtype: what two sessions must share to be of one store
-samples.jsonl    for every shard a line of its own, a line for each of its samples, and a mark that makes them count
+samples.jsonl    for every shard a line of its own, a line for each of its samples, and a mark that makes them count;
+                 samples-K-of-N.jsonl: the same of one of several writers
 *.safetensors    the shards
 
 A shard counts from the moment its mark is on disk, and it is marked only after its file is: so a store that was cut
-off at any moment is whole up to its last mark, and goes on behind it.
+off at any moment is whole up to its last mark, and goes on behind it. Where two manifests have a shard of the same
+prompts, one counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from mlx_interp.errors import StoreError
 from mlx_interp.model import Model
 from mlx_interp.reporting.files import write_atomically, writing
 from mlx_interp.reporting.folders import locked
-from mlx_interp.reporting.records import Record, RecordFile, open_records, read_records
+from mlx_interp.reporting.records import RecordFile, open_records, read_records
 
 FORMAT = 1
 STORE_FILE, SAMPLES_FILE = "store.json", "samples.jsonl"
@@ -116,8 +119,11 @@ def read_description(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def open_manifest(path: Path, wanted: Mapping[str, Any]) -> RecordFile:
-    """The manifest of a new store, or of one that goes on. Raises StoreError where the folder holds another store."""
+def open_manifest(path: Path, wanted: Mapping[str, Any], writer: str = "") -> RecordFile:
+    """The manifest of a new store, or of one that goes on; of one writer, where several have theirs.
+
+    Raises StoreError where the folder holds another store.
+    """
     if (path / STORE_FILE).exists():
         found = read_description(path)
         differences = [
@@ -131,10 +137,17 @@ def open_manifest(path: Path, wanted: Mapping[str, Any]) -> RecordFile:
                 "give another folder, or remove this one"
             )
     else:
-        if any(path.glob("*.safetensors")) or (path / SAMPLES_FILE).exists():
+        if any(path.glob("*.safetensors")) or manifests(path):
             raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: give another folder")
         write_atomically(path / STORE_FILE, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n")
-    return open_records(path / SAMPLES_FILE)
+    first, ending = SAMPLES_FILE.split(".")
+    return open_records(path / f"{first}{writer}.{ending}")
+
+
+def manifests(path: Path) -> list[Path]:
+    """Those of all writers of a store."""
+    first, ending = SAMPLES_FILE.split(".")
+    return sorted(path.glob(f"{first}*.{ending}"))
 
 
 def remove_store(path: Path) -> None:
@@ -144,12 +157,12 @@ def remove_store(path: Path) -> None:
     """
     shards = sorted(path.glob("shard-*.safetensors"))
     if not (path / STORE_FILE).exists():
-        if shards or (path / SAMPLES_FILE).exists():
+        if shards or manifests(path):
             raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: remove it by hand")
         return
     with locked(path), writing(path):
         # store.json last: where removing is interrupted, what is left still says what it is.
-        for file in (path / SAMPLES_FILE, *shards, *path.glob(".*.partial"), path / STORE_FILE):
+        for file in (*manifests(path), *shards, *path.glob(".*.partial"), path / STORE_FILE):
             file.unlink(missing_ok=True)
     if not any(path.iterdir()):
         path.rmdir()
@@ -167,19 +180,41 @@ def append_checksum(manifest: RecordFile, shard: str, checksum: str) -> None:
 
 def read_shards(path: Path) -> list[ShardInfo]:
     """All shards that count, in the order of their samples."""
-    found: dict[str, ShardInfo] = {}
-    for record in _lines(path):
-        if SHARD in record:
-            found[record[SHARD]] = ShardInfo(**record)
-        elif AGAIN in record:
-            found[record[AGAIN]] = replace(found[record[AGAIN]], checksum=record["checksum"])
-    return list(found.values())
+    return [info for info, _ in _shards(path)]
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """All samples of shards that count, in their order."""
-    return (Sample(**record) for record in _lines(path) if SHARD not in record and AGAIN not in record)
+    counted = _shards(path)
+    files = {file for _, file in counted}
+    streams = [_samples(file, {info.shard for info, owner in counted if owner == file}) for file in files]
+    return heapq.merge(*streams, key=lambda sample: sample.sample)
 
 
-def _lines(path: Path) -> Iterator[Record]:
-    return read_records(path / SAMPLES_FILE)
+def _samples(file: Path, shards: Set[str]) -> Iterator[Sample]:
+    """Those of some shards of one manifest; a shard's line stands before its samples."""
+    counts = False
+    for record in read_records(file):
+        if SHARD in record:
+            counts = record[SHARD] in shards
+        elif AGAIN not in record and counts:
+            yield Sample(**record)
+
+
+def _shards(path: Path) -> list[tuple[ShardInfo, Path]]:
+    """All shards that count, each with the manifest that has it, in the order of their samples."""
+    found: dict[str, tuple[ShardInfo, Path]] = {}
+    again: dict[str, str] = {}
+    for file in manifests(path):
+        for record in read_records(file):
+            if SHARD in record:
+                found.setdefault(record[SHARD], (ShardInfo(**record), file))
+            elif AGAIN in record:
+                again[record[AGAIN]] = record["checksum"]
+    counted: list[tuple[ShardInfo, Path]] = []
+    end = 0
+    for info, file in sorted(found.values(), key=lambda one: one[0].first):
+        if info.first >= end:
+            counted.append((replace(info, checksum=again.get(info.shard, info.checksum)), file))
+            end = info.first + info.n_samples
+    return counted

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_interp.errors import CheckpointError, StoreError
+from mlx_interp.errors import CheckpointError, ConfigError, StoreError
 from mlx_interp.reporting.records import RecordFile
 from mlx_interp.store.compute import Shard
 from mlx_interp.store.job import Entry, Item, Job, bytes_of, first
@@ -26,36 +26,80 @@ class Window:
     info: ShardInfo | None = None
 
 
-def windows(job: Job, items: Iterator[Item], folder: Path, shard_bytes: int) -> Iterator[Window]:
-    """Shards that are still to be made: damaged ones anew, then new ones. Raises StoreError for other prompts."""
+def check_writer(writer: tuple[int, int] | None) -> tuple[int, int]:
+    """(k, n), or (0, 1) for the only writer. Raises ConfigError unless 0 <= k < n."""
+    k, n = writer or (0, 1)
+    if not 0 <= k < n:
+        raise ConfigError(f"writer=({k}, {n}): of n writers, k is one from 0 to n - 1, e.g. (0, {max(n, 1)})")
+    return k, n
+
+
+def windows(
+    job: Job, items: Iterator[Item], folder: Path, shard_bytes: int, writer: tuple[int, int] | None = None
+) -> Iterator[Window]:
+    """Shards that are still to be made: damaged ones anew, and new ones. Raises StoreError for other prompts.
+
+    writer: (k, n), every n-th of all shards from the k-th, done or not, so that all writers share them out alike.
+    """
+    k, n = writer or (0, 1)
+    done = {info.first: info for info in read_shards(folder)}
+    names = {info.shard for info in done.values()}
     digest = hashlib.sha256()
-    done = read_shards(folder)
-    for info in done:
-        taken = []
-        for item in first(items, info.n_samples):
+    for number, (info, taken) in enumerate(_cut(job, items, done, shard_bytes)):
+        for item, _ in taken:
             digest.update(bytes_of(item))
-            taken.append(item)
-        if len(taken) < info.n_samples or digest.hexdigest() != info.digest:
-            raise StoreError(
-                f"{folder}: prompts {info.first} to {info.first + info.n_samples - 1} of the store are others than "
-                "those given: give the same prompts, labels and ids in the same order (more may follow), or another "
-                "folder"
-            )
-        if is_damaged(folder / info.shard, info.checksum):
-            yield Window(info.shard, [job.entry(item) for item in taken], info.digest, info)
-    entries: list[Entry] = []
-    n_rows, number = 0, len(done)
+        if info is not None and (len(taken) < info.n_samples or digest.hexdigest() != info.digest):
+            raise StoreError(_others(folder, info))
+        if number % n == k and (info is None or is_damaged(folder / info.shard, info.checksum)):
+            name = info.shard if info else _name(taken[0][0], number, names, writer)
+            yield Window(name, [entry or job.entry(item) for item, entry in taken], digest.hexdigest(), info)
+    for info in done.values():  # of prompts that were not given
+        raise StoreError(_others(folder, info))
+
+
+def _cut(
+    job: Job, items: Iterator[Item], done: dict[int, ShardInfo], shard_bytes: int
+) -> Iterator[tuple[ShardInfo | None, list[tuple[Item, Entry | None]]]]:
+    """All prompts by their shards: those that are done as they are, the others as many together as fit.
+
+    Takes what is done out of `done`. Prompts of shards that are done come without their entries.
+    """
+    taken: list[tuple[Item, Entry | None]] = []
+    n_rows = 0
     for item in items:
+        if (info := done.pop(item.number, None)) is not None:
+            if taken:
+                yield None, taken
+            yield info, [(one, None) for one in (item, *first(items, info.n_samples - 1))]
+            taken, n_rows = [], 0
+            continue
         entry = job.entry(item)
         more = len(entry.rows) + job.max_new_tokens
-        if entries and (n_rows + more) * job.row_bytes > shard_bytes:
-            yield Window(f"shard-{number:05d}.safetensors", entries, digest.hexdigest())
-            entries, n_rows, number = [], 0, number + 1
-        digest.update(bytes_of(item))
-        entries.append(entry)
+        if taken and (n_rows + more) * job.row_bytes > shard_bytes:
+            yield None, taken
+            taken, n_rows = [], 0
+        taken.append((item, entry))
         n_rows += more
-    if entries:
-        yield Window(f"shard-{number:05d}.safetensors", entries, digest.hexdigest())
+    if taken:
+        yield None, taken
+
+
+def _name(item: Item, number: int, names: set[str], writer: tuple[int, int] | None) -> str:
+    """Of several writers' shards by their first prompt, which no two have; else in a row, past what is there."""
+    if writer is not None:
+        return f"shard-{item.number:09d}.safetensors"
+    while (name := f"shard-{number:05d}.safetensors") in names:
+        number += 1
+    names.add(name)
+    return name
+
+
+def _others(folder: Path, info: ShardInfo) -> str:
+    return (
+        f"{folder}: prompts {info.first} to {info.first + info.n_samples - 1} of the store are others than "
+        "those given: give the same prompts, labels and ids in the same order (more may follow), or another "
+        "folder"
+    )
 
 
 def is_damaged(path: Path, checksum: str) -> bool:

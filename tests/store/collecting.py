@@ -20,20 +20,21 @@ def random_prompts(n: int, seed: int = 0, longest: int = 9) -> list[list[int]]:
     return [rng.integers(1, 101, rng.integers(1, longest + 1)).tolist() for _ in range(n)]
 
 
-def collect_many(path: Path, n: int = 400, shard_bytes: int = 60_000) -> mi.ActivationStore:
+def collect_many(
+    path: Path, n: int = 400, shard_bytes: int = 60_000, writer: tuple[int, int] | None = None
+) -> mi.ActivationStore:
     """A store of some forty small shards; always the same one."""
     prompts = random_prompts(n)
     labels = [KINDS[i % 3] for i in range(n)]
-    return mi.collect(
-        tiny_model("llama"), prompts, SITES, path=path, labels=labels, shard_bytes=shard_bytes, batch_size=7
-    )
+    model, options = tiny_model("llama"), {"shard_bytes": shard_bytes, "batch_size": 7, "writer": writer}
+    return mi.collect(model, prompts, SITES, path=path, labels=labels, **options)  # type: ignore[arg-type]
 
 
-def start(path: Path) -> BaseProcess:
+def start(path: Path, writer: tuple[int, int] | None = None) -> BaseProcess:
     """`collect_many` in a process of its own."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.store.collecting"])
-    process = context.Process(target=collect_many, args=(path,))
+    process = context.Process(target=collect_many, args=(path,), kwargs={"writer": writer})
     process.start()
     return process
 
