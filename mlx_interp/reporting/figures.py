@@ -332,7 +332,7 @@ def scatter(
 
 
 def name_points(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float, str]], *, size: float) -> None:
-    """Names beside points (x, y, name), each above what it would lie on, left of a point at the right edge.
+    """Names beside points (x, y, name), each above others (below, where the axis ends), left of points at the edge.
 
     size: of the letters, in points. To be called last: where names meet depends on the limits and scales of the axis.
     """
@@ -344,9 +344,17 @@ def name_points(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float,
         at = axis.transAxes.inverted().transform(axis.transData.transform((x, y))) * extent
         width = 0.6 * size * len(name)
         left = at[0] + 5 + width > extent[0] and at[0] > width
-        start, base = at[0] - 5 - width if left else at[0] + 5, at[1] + 4
-        while any(start < end and begin < start + width and abs(base - low) < line for begin, end, low in taken):
-            base += line / 4
+        start = at[0] - 5 - width if left else at[0] + 5
+
+        def free(low: float, start: float = start, width: float = width) -> bool:
+            return not any(
+                start < end and begin < start + width and abs(low - other) < line for begin, end, other in taken
+            )
+
+        # Upward from the point; where that would leave the axis, towards its title, downward instead.
+        steps = line / 4 * np.arange(400)
+        upward = [low for low in at[1] + 4 + steps if low + line < extent[1]]
+        base = next(low for low in (*upward, *(at[1] - line - steps)) if free(low))
         taken.append((start, start + width, base))
         axis.annotate(
             name,

@@ -90,13 +90,16 @@ def _name(model: Mapping[str, Any]) -> str:
 def write_scaling(folder: Path, complete: Sequence[Run]) -> list[tuple[Path, str]]:
     """The figures of an experiment over its models, under its folder's figures/, with captions.
 
-    UNVALIDATED if any run is.
+    UNVALIDATED if any run is. Those of quantities that no run reports are removed.
     """
     unvalidated = any(not run["validated"] for run in complete)
-    return [
+    written = [
         (
             save_plot(plot, folder / "figures", unvalidated=unvalidated, picture_only=True),
             caption_text(plot, unvalidated=unvalidated),
         )
         for plot in scaling_plots(complete)
     ]
+    for old in set((folder / "figures").glob("*_by_*.png")) - {path for path, _ in written}:
+        old.unlink()  # of a quantity that no run reports any more
+    return written

@@ -72,6 +72,17 @@ def test_an_unvalidated_figure_is_marked_in_picture_and_caption(tmp_path: Path):
     assert plain.shape[1] > 600
 
 
+def test_names_of_points_at_the_top_stay_below_the_title(tmp_path: Path):
+    at_top = Estimate(100.0, 95.0, 100.0, 20)
+    names = ("tiny-gemma2", "tiny-qwen2", "tiny-llama")
+    points = [Point(name, x, at_top, name) for name, x in zip(names, (1.0, 1.0, 2.0), strict=True)]
+    plot = scatter(points, name="x", title="refusals induced", x_label="parameters", y_label="%", caption="")
+    save_plot(plot, tmp_path)
+    axis = plot.figure.axes[0]
+    top = axis.get_window_extent().y1
+    assert all(text.get_window_extent().y1 < top for text in axis.texts)
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (3, 30), (30, 3)], ids=str)
 @pytest.mark.parametrize("n_panels", [1, 2])
 def test_the_mark_leaves_a_title_as_wide_as_its_figure_free(tmp_path: Path, shape: tuple[int, int], n_panels: int):

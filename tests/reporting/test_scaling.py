@@ -43,6 +43,9 @@ def test_figures_are_drawn_where_models_differ(tmp_path: Path) -> None:
     pictures = write_scaling(tmp_path, [*MODELS, run("c1", 50, 3.0, validated=False)])
     assert sorted(tmp_path.rglob("*.*")) == sorted(path for path, _ in pictures)
     assert "UNVALIDATED" in pictures[0][1]
+    renamed = [{**r, "scaling": [{**r["scaling"][0], "name": "distance"}]} for r in MODELS]
+    assert sorted(tmp_path.rglob("*.*")) != (written := sorted(path for path, _ in write_scaling(tmp_path, renamed)))
+    assert sorted(tmp_path.rglob("*.*")) == written, "no figure of a quantity that no run reports"
 
 
 def test_names_of_figures_are_names_of_files_on_every_system() -> None:
