@@ -8,6 +8,7 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            subspaces     subspaces learnt by distributed alignment search, on exchanges that are held out.
            capping       requests answered under a cap along refusal's direction (models with a planted one).
            ablation      refusal ablated by a search over layers' fractions, beside plain ablation (chat models).
+           injection     concepts put into the stream, and whether the model reports them (trained models).
            diffing       crosscoder and activation difference lens, on a fine-tune with a planted reply.
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from experiments.exp20_instruments import capping, diffing, estimates, lens_changes, searched, subspaces
+from experiments.exp20_instruments import capping, diffing, estimates, injection, lens_changes, searched, subspaces
 from experiments.exp20_instruments import wiring_by_weights as by_weights
 from experiments.exp20_instruments.instrument_parts import PARTS, Config, Part, plan
 from experiments.harness.experiment import Experiment, Records, RecordT, Stage
@@ -60,10 +61,12 @@ EXPERIMENT = Experiment(
         stage("capping", capping.requests, capping.measure, capping.Capped),
         stage("ablation", searched.arms, searched.measure, searched.Ablated),
         stage("diffing", diffing.fine_tunes, diffing.measure, diffing.Diffed),
+        stage("injection", injection.concepts, injection.measure, injection.Reported),
     ],
     tables=[
         *(estimates.table, by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table),
         *diffing.TABLES,
+        injection.table,
     ],
     headline=headline,
     plan=plan,
@@ -77,6 +80,8 @@ EXPERIMENT = Experiment(
         "n_exchanges": 16,
         "search_steps": 10,
         "ablation_trials": 8,
+        "n_concepts": 4,
+        "injection_strengths": (2.0,),
         "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
     },
     main="weights",  # its items are layers: known without asking the model anything

@@ -10,6 +10,7 @@ from experiments.exp20_instruments.capping import CapConfig
 from experiments.exp20_instruments.diffing import DiffConfig
 from experiments.exp20_instruments.estimates import EstimateConfig
 from experiments.exp20_instruments.hop_pairs import likely_pairs
+from experiments.exp20_instruments.injection import InjectionConfig, concepts, layers
 from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
@@ -18,14 +19,16 @@ from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
-Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing"]
+Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection"]
 PARTS: tuple[Part, ...] = get_args(Part)
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
 
 
 @dataclass(frozen=True)
-class Config(EstimateConfig, WeightConfig, LensConfig, SubspaceConfig, CapConfig, AblationConfig, DiffConfig):
+class Config(
+    EstimateConfig, WeightConfig, LensConfig, SubspaceConfig, CapConfig, AblationConfig, DiffConfig, InjectionConfig
+):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
 
@@ -44,6 +47,8 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     tried = 2 * config.ablation_trials if "ablation" in config.parts else 0
     replies = tried * config.at_most(config.n_asked) * (2 + config.reply_tokens / 16)
     tuned = 2 * config.tuning_steps * config.tuning_batch * (1 + BACKWARD) if "diffing" in config.parts else 0
+    cells = 2 * 2 * len(layers(model.n_layers)) * len(config.injection_strengths)
+    variants += 3 * cells * len(concepts(run)) if "injection" in config.parts else 0
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
     sloped = slopes if "estimates" in config.parts else 0
     passes = float(variants + repeated + products + searched + replies + tuned + sloped)

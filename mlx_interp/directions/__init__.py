@@ -1,12 +1,13 @@
 """Directions: found, tested, selected, added, ablated, written into the weights.
 
 Found by `difference_of_means`, `contrast` (every layer), `probe`, `refusal_direction`, `persona_vectors`,
-`prompt_difference`, `assistant_axis`; applied by `steer`, `ablate`, `orthogonalize`, or as interventions
-(`Direction.added`, `Clamp`). `expert_differences` steers by the experts that tokens take.
+`prompt_difference`, `assistant_axis`, `concept_vectors`; applied by `steer`, `ablate`, `orthogonalize`, or as
+interventions (`Direction.added`, `Clamp`). `expert_differences` steers by the experts that tokens take.
 """
 
 from mlx_interp.directions.ablation_search import AblationSearch, AblationTrial, ablation_effect, search_ablation
 from mlx_interp.directions.capping import assistant_axis, projection_quantile
+from mlx_interp.directions.concepts import concept_vectors
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.control_vector import ControlVector, load_control_vector, save_control_vector
 from mlx_interp.directions.direction import Direction, diff_of_means, load_direction, save_direction
@@ -42,6 +43,7 @@ __all__ = [
     "ablation_effect",
     "added_at_strength",
     "assistant_axis",
+    "concept_vectors",
     "contrast",
     "diff_of_means",
     "difference_of_means",
