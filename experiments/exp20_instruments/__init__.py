@@ -9,6 +9,7 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            capping       requests answered under a cap along refusal's direction (models with a planted one).
            ablation      refusal ablated by a search over layers' fractions, beside plain ablation (chat models).
            injection     concepts put into the stream, and whether the model reports them (trained models).
+           features      neurons explained by a model, and explanations scored (trained models).
            diffing       crosscoder and activation difference lens, on a fine-tune with a planted reply.
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
@@ -20,7 +21,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from experiments.exp20_instruments import capping, diffing, estimates, injection, lens_changes, searched, subspaces
+from experiments.exp20_instruments import (
+    capping,
+    diffing,
+    estimates,
+    injection,
+    interpreted,
+    lens_changes,
+    searched,
+    subspaces,
+)
 from experiments.exp20_instruments import wiring_by_weights as by_weights
 from experiments.exp20_instruments.instrument_parts import PARTS, Config, Part, plan
 from experiments.harness.experiment import Experiment, Records, RecordT, Stage
@@ -62,11 +72,13 @@ EXPERIMENT = Experiment(
         stage("ablation", searched.arms, searched.measure, searched.Ablated),
         stage("diffing", diffing.fine_tunes, diffing.measure, diffing.Diffed),
         stage("injection", injection.concepts, injection.measure, injection.Reported),
+        stage("features", interpreted.neurons, interpreted.measure, interpreted.Interpreted),
     ],
     tables=[
         *(estimates.table, by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table),
         *diffing.TABLES,
         injection.table,
+        *interpreted.TABLES,
     ],
     headline=headline,
     plan=plan,
@@ -81,6 +93,8 @@ EXPERIMENT = Experiment(
         "search_steps": 10,
         "ablation_trials": 8,
         "n_concepts": 4,
+        "n_neurons": 2,
+        "n_texts": 100,
         "injection_strengths": (2.0,),
         "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
     },

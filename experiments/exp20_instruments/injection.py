@@ -58,7 +58,7 @@ class InjectionConfig(PairConfig):
 
     n_concepts: int = 24
     """Concepts that are injected, one at a time."""
-    injection_strengths: tuple[float, ...] = (1.0, 2.0, 4.0)
+    injection_strengths: tuple[float, ...] = (1.0, 4.0, 16.0)
     """Multiples of a concept's vector."""
 
 

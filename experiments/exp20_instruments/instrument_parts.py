@@ -11,6 +11,7 @@ from experiments.exp20_instruments.diffing import DiffConfig
 from experiments.exp20_instruments.estimates import EstimateConfig
 from experiments.exp20_instruments.hop_pairs import likely_pairs
 from experiments.exp20_instruments.injection import InjectionConfig, concepts, layers
+from experiments.exp20_instruments.interpreted import InterpretationConfig, neurons
 from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
@@ -19,7 +20,7 @@ from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
-Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection"]
+Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection", "features"]
 PARTS: tuple[Part, ...] = get_args(Part)
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
@@ -27,7 +28,15 @@ BACKWARD = 2
 
 @dataclass(frozen=True)
 class Config(
-    EstimateConfig, WeightConfig, LensConfig, SubspaceConfig, CapConfig, AblationConfig, DiffConfig, InjectionConfig
+    EstimateConfig,
+    WeightConfig,
+    LensConfig,
+    SubspaceConfig,
+    CapConfig,
+    AblationConfig,
+    DiffConfig,
+    InjectionConfig,
+    InterpretationConfig,
 ):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
@@ -49,6 +58,8 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     tuned = 2 * config.tuning_steps * config.tuning_batch * (1 + BACKWARD) if "diffing" in config.parts else 0
     cells = 2 * 2 * len(layers(model.n_layers)) * len(config.injection_strengths)
     variants += 3 * cells * len(concepts(run)) if "injection" in config.parts else 0
+    if "features" in config.parts and neurons(run):
+        replies += config.at_most(config.n_texts) + len(neurons(run)) * 2 * 4 * 12
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
     sloped = slopes if "estimates" in config.parts else 0
     passes = float(variants + repeated + products + searched + replies + tuned + sloped)

@@ -15,6 +15,7 @@ from mlx_interp.sae.crosscoder import (
 )
 from mlx_interp.sae.dashboards import dashboard, feature_pages, page_of
 from mlx_interp.sae.files import from_saelens, load, save
+from mlx_interp.sae.interpretation import FeatureTexts, Scored, explain, feature_texts, judges, marked, score
 from mlx_interp.sae.kinds import KINDS, Kind
 from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
 from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
@@ -29,6 +30,7 @@ __all__ = [
     "Crosscoder",
     "Detector",
     "FeaturePage",
+    "FeatureTexts",
     "Fidelity",
     "Gate",
     "InMemory",
@@ -38,20 +40,25 @@ __all__ = [
     "OwnLatents",
     "Pretrained",
     "Reconstruction",
+    "Scored",
     "Streamed",
     "TrainConfig",
     "activations",
     "best_detectors",
     "control_dictionary",
     "dashboard",
+    "explain",
     "feature_pages",
+    "feature_texts",
     "fetched",
     "fidelity",
     "from_saelens",
+    "judges",
     "latent_scaling",
     "load",
     "load_crosscoder",
     "loss",
+    "marked",
     "own_latents",
     "page_of",
     "paired_activations",
@@ -59,6 +66,7 @@ __all__ = [
     "reconstruction",
     "save",
     "save_crosscoder",
+    "score",
     "shuffled_apart",
     "sparse_probe",
     "stability",
