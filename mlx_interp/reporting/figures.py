@@ -60,6 +60,8 @@ VECTOR = True
 N_COLOURS = 256
 OBLONG = 4
 """Times a side of a heat map is longer than the other from where on its cells are no longer square."""
+LETTER = 0.07
+"""Inches of a letter of an axis's name."""
 LONG = 6
 """Letters of a column's name beyond which names of neighbours would run into each other, and are slanted."""
 
@@ -155,10 +157,12 @@ def heat_map(
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE):
         height, width = grids[0].shape
-        size = (1.0 + across * _side(width), 0.7 + down * (0.2 + _side(height)))
-        # Cells are square: a panel is as narrow as its height asks for, but where that would leave most of it blank.
+        # Cells are square: a panel is as narrow or low as its other side asks for, but where that would leave most of
+        # it blank.
         oblong = max(width / height, height / width) > OBLONG
         side = _side(width) if oblong else min(_side(width), _side(height) * width / height)
+        high = _side(height) if oblong else max(side * height / width, 0.9)  # a scale needs room for its name
+        size = (1.0 + across * side, 0.8 + down * (0.3 + high))
         letters = max(int(16 * side), 8)  # of a title, some 16 fill an inch
         layout: Literal["constrained", "compressed"] = "constrained" if oblong else "compressed"
         figure = matplotlib.figure.Figure(figsize=(max(size[0], 3.4), size[1]), layout=layout)
@@ -171,11 +175,7 @@ def heat_map(
                 _ticks(axis, x_ticks, y_ticks, grids[index].shape)
             else:
                 axis.set_visible(False)
-        if len(panels) == 1:  # labels of the figure would stand far from its only axis
-            axes[0, 0].set(xlabel=x_label, ylabel=y_label)
-        else:
-            figure.supxlabel(x_label, fontsize=9)
-            figure.supylabel(y_label, fontsize=9)
+        _axis_labels(axes, len(panels), x_label, y_label, (side, high))
         figure.suptitle("\n".join(textwrap.wrap(title, int(13 * figure.get_size_inches()[0]))), fontsize=10)
         label = "\n".join(textwrap.wrap(value_label, max(int(14 * 0.85 * size[1]), 12)))
         figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=axes, label=label, shrink=0.85, aspect=25)
@@ -443,6 +443,21 @@ def value_limits(grids: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float
     if min(-low, high) > SIGNED * max(-low, high):
         return -max(-low, high), max(-low, high)
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def _axis_labels(axes: npt.NDArray[Any], n: int, x_label: str, y_label: str, size: tuple[float, float]) -> None:
+    """Names of both axes at the outer panels of a grid, where they fit at each, else at a middle one.
+
+    A layout sets labels of the figure far from panels that it has drawn together. size: of a panel, in inches.
+    """
+    across = axes.shape[1]
+    lowest = [axes[(n - 1 - column) // across, column] for column in range(across)]
+    for axis in lowest:
+        axis.tick_params(labelbottom=True)
+    for outer, label, length, name in ((lowest, x_label, size[0], "xlabel"), (axes[:, 0], y_label, size[1], "ylabel")):
+        fits = LETTER * len(label) <= length
+        for axis in outer if fits else [outer[(len(outer) - 1) // 2]]:
+            axis.set(**{name: label})
 
 
 def _side(cells: int) -> float:
