@@ -395,7 +395,7 @@ def _mark(figure: matplotlib.figure.Figure) -> None:
         lines = 1 + title.get_text().count("\n")
         strip += (0.4 + 1.2 * lines) * title.get_fontsize() / (72 * figure.get_size_inches()[1])
     if isinstance(engine := figure.get_layout_engine(), matplotlib.layout_engine.ConstrainedLayoutEngine):
-        engine.set(rect=(0, 0, 1, 1 - strip))
+        engine.set(rect=(0, 0, 0.99, 1 - strip))  # its two passes may end a pixel or two beyond
     figure.text(0.005, 0.995, UNVALIDATED, ha="left", va="top", fontsize=7, color="#B00000", weight="bold")
 
 
