@@ -51,13 +51,15 @@ def stage(part: Part, items: Items, measure: Measure[RecordT], record: type[Reco
 
 
 def headline(records: Records, config: Config) -> str:
-    """How near RelP and attribution come to exhaustive patching of MLPs."""
+    """How near RelP and attribution come to exhaustive patching of MLPs, and what later parts found."""
     told = []
     for estimator in ("RelP", "attribution"):
         mine = of(records, estimates.STAGE, kind="MLPs", estimator=estimator)
         if mine and (mean := mine.measured("pearson").rate("pearson", seed=config.seed)):
             told.append(f"{estimator} {mean}")
-    return f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else f"parts: {', '.join(config.parts)}"
+    first = f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else None
+    found = [first, injection.headline(records, config), interpreted.headline(records, config)]
+    return "; ".join(filter(None, found)) or f"parts: {', '.join(config.parts)}"
 
 
 EXPERIMENT = Experiment(

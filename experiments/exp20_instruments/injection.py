@@ -160,6 +160,19 @@ def _vector(run: Run[InjectionConfig], item: Injected, layer: int, arm: str) -> 
     return mx.array(vector.astype(np.float32))
 
 
+def headline(records: Records, config: InjectionConfig) -> str | None:
+    """Injected concepts named when asked for, and without: over all layers, at the largest strength."""
+    most = of(records, STAGE, strength=max(config.injection_strengths), place=PLACES[1])
+    told = [
+        most.where(question=question, arm=arm).rate("named", seed=config.seed)
+        for question, arm in ((REPORT, CONCEPT), (ANY, CONCEPT), (REPORT, RANDOM))
+    ]
+    if None in told:
+        return None
+    asked_for, free, by_chance = (one.text(percent=True) for one in told if one is not None)
+    return f"injected concepts named: {asked_for} % when asked for, {free} % unasked, random vectors {by_chance} %"
+
+
 def table(records: Records, config: InjectionConfig) -> Table | None:
     """Injected concepts named and noticed, by place, layer and strength."""
     found = of(records, STAGE)

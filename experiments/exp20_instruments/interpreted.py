@@ -171,6 +171,16 @@ def _texts() -> Iterator[str]:
     yield from (written.frames.stated.replace("{phrase}", opinion.phrase) for opinion in written.opinions)
 
 
+def headline(records: Records, config: InterpretationConfig) -> str | None:
+    """What an explanation tells of its own neuron, and another's of it."""
+    told = [
+        of(records, STAGE, arm=arm).measured("detection").rate("detection", unit="neuron", seed=config.seed)
+        for arm in (OWN, OTHER)
+        if of(records, STAGE)
+    ]
+    return f"neurons explained: detection {told[0]}, another's {told[1]}" if told and None not in told else None
+
+
 def score_table(records: Records, config: InterpretationConfig) -> Table | None:
     """Scores over neurons, of their own explanations and of others'."""
     found = of(records, STAGE)

@@ -73,6 +73,8 @@ def test_a_table_has_a_row_a_cell_and_counts_concepts(run: Run[Config]) -> None:
     assert table is not None
     assert len(table.rows) == 2 * len(injection.layers(run.model.n_layers)) * 2
     assert {row[3] for row in table.rows} == {2}
+    assert "when asked for" in str(injection.headline(records, run.config))
+    assert injection.headline([], run.config) is None
 
 
 def test_a_concept_vector_is_a_state_less_the_others() -> None:

@@ -58,6 +58,8 @@ def test_an_explanation_and_the_next_one_are_scored_on_the_same_texts(run: Run[C
     assert phrases is not None
     assert [row[:2] for row in scores.rows] == [[interpreted.OWN, 3], [interpreted.OTHER, 3]]
     assert len(phrases.rows) == 3
+    assert str(interpreted.headline(records, run.config)).startswith("neurons explained: detection")
+    assert interpreted.headline([], run.config) is None
 
 
 def test_too_few_neurons_are_an_error_that_names_the_options(run: Run[Config]) -> None:
