@@ -267,7 +267,7 @@ def box_plot(
         axis.set(ylabel=y_label)
         axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_title(title, fontsize=10, pad=12)
-        axis.legend(loc="best")
+        _legend_below(figure, len(values))  # inside the axes it would hide boxes, which no layout looks for
     return Plot(name, figure, caption)
 
 
@@ -325,9 +325,9 @@ def scatter(
         axis.margins(x=0.2)
         axis.set(xlabel=x_label, ylabel=y_label)
         axis.set_title(title, fontsize=10)
-        name_points(axis, [(point.x, scale * point.estimate.value, point.label) for point in points], size=7)
         if len(groups) > 1:
-            axis.legend()
+            _legend_below(figure, len(groups))
+        name_points(axis, [(point.x, scale * point.estimate.value, point.label) for point in points], size=7)
     return Plot(name, figure, caption)
 
 
