@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 
 from experiments.exp20_instruments import (
     capping,
+    concept_injection,
     diffing,
     estimates,
-    injection,
     interpreted,
     lens_changes,
     searched,
@@ -58,7 +58,7 @@ def headline(records: Records, config: Config) -> str:
         if mine and (mean := mine.measured("pearson").rate("pearson", seed=config.seed)):
             told.append(f"{estimator} {mean}")
     first = f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else None
-    found = [first, injection.headline(records, config), interpreted.headline(records, config)]
+    found = [first, concept_injection.headline(records, config), interpreted.headline(records, config)]
     return "; ".join(filter(None, found)) or f"parts: {', '.join(config.parts)}"
 
 
@@ -73,13 +73,13 @@ EXPERIMENT = Experiment(
         stage("capping", capping.requests, capping.measure, capping.Capped),
         stage("ablation", searched.arms, searched.measure, searched.Ablated),
         stage("diffing", diffing.fine_tunes, diffing.measure, diffing.Diffed),
-        stage("injection", injection.concepts, injection.measure, injection.Reported),
+        stage("injection", concept_injection.concepts, concept_injection.measure, concept_injection.Reported),
         stage("features", interpreted.neurons, interpreted.measure, interpreted.Interpreted),
     ],
     tables=[
         *(estimates.table, by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table),
         *diffing.TABLES,
-        injection.table,
+        concept_injection.table,
         *interpreted.TABLES,
     ],
     headline=headline,

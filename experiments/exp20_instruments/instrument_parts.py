@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from experiments.exp20_instruments.capping import CapConfig
+from experiments.exp20_instruments.concept_injection import InjectionConfig, concepts, layers
 from experiments.exp20_instruments.diffing import DiffConfig
 from experiments.exp20_instruments.estimates import EstimateConfig
 from experiments.exp20_instruments.hop_pairs import likely_pairs
-from experiments.exp20_instruments.injection import InjectionConfig, concepts, layers
 from experiments.exp20_instruments.interpreted import InterpretationConfig, neurons
 from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.searched import AblationConfig
