@@ -274,7 +274,8 @@ def headlines(records: Records, config: CircuitConfig) -> list[str]:
     table = check_table(records, config)
     if table is not None:
         row = next(r for r in table.rows if r[0] == "nodes, all" and r[1] == MAIN)
-        parts.append(f"estimates of nodes against real patching: rank correlation {row[4]}")
+        if row[4] is not None:  # of a single pair there is no interval, and no figure
+            parts.append(f"estimates of nodes against real patching: rank correlation {row[4]}")
     for task in tasks_of(records):
         at = config.shares.index(0.1)
         own, other = (
