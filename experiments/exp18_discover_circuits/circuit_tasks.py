@@ -16,12 +16,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Literal, get_args
 
+from experiments.exp18_discover_circuits.contrasted_words import contrasted
 from experiments.shared.two_hop.question_pairs import question_pairs, two_hops
-from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.lexicon import REFUSALS
-from mlx_interp.embedded.world import ChatPrompt, InContextTask
+from mlx_interp.embedded.world import ChatPrompt
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw
@@ -41,24 +41,12 @@ def candidates(model: Model, task: Task) -> Iterator[Pair]:
     if task == "two_hop":
         yield from question_pairs(model, two_hops(model))
     elif task == "in_context":
-        for clean, other in CONTRASTS:
-            yield from _in_context(model, load_world().task(clean), load_world().task(other))
+        for names in CONTRASTS:
+            clean, other = (load_world().task(name) for name in names)
+            images = dict(clean.pairs), dict(other.pairs)
+            yield from contrasted(model, names, images, clean.prompt, shots=SHOTS)
     else:
         yield from _requests(model, task)
-
-
-def _in_context(model: Model, clean: InContextTask, other: InContextTask) -> Iterator[Pair]:
-    """Each word of both tasks after the same other words, shown with the one task's images or the other's."""
-    images = dict(other.pairs)
-    words = [(word, image) for word, image in clean.pairs if word in images and images[word] != image]
-    for i, (word, image) in enumerate(words):
-        order = [words[(i + 1 + step) % len(words)] for step in range(SHOTS)]
-        prompt = model.prompt(clean.prompt(order, word))
-        donor = model.prompt(other.prompt([(shown, images[shown]) for shown, _ in order], word))
-        answer, wrong = (continuation(model, prompt, text)[0] for text in (image, images[word]))
-        if len(prompt) == len(donor) and answer != wrong:
-            group = f"{clean.name} {len(prompt)}"
-            yield Pair(f"{clean.name} / {other.name}: {word}", prompt, donor, (answer,), (wrong,), group)
 
 
 def _requests(model: Model, task: Task) -> Iterator[Pair]:

@@ -19,6 +19,7 @@ from itertools import product
 
 from experiments.data.function_answers import TASKS as FUNCTION_TASKS
 from experiments.data.function_answers import read_pairs
+from experiments.exp18_discover_circuits.contrasted_words import contrasted
 from experiments.shared.two_hop.question_pairs import question_pairs, second_hops, two_hops
 from mlx_interp.behaviour.answers import continuation
 from mlx_interp.circuits.pairs import Pair
@@ -49,18 +50,8 @@ FRAMES = "The cat under the chair is small. The dogs behind the door are loud. "
 VERBS = {True: ("are", "were", "have"), False: ("is", "was", "has")}
 """By whether the subject is in the plural."""
 SPANS = (
-    "war",
-    "siege",
-    "journey",
-    "drought",
-    "truce",
-    "project",
-    "trial",
-    "reign",
-    "strike",
-    "voyage",
-    "dispute",
-    "famine",
+    *("war", "siege", "journey", "drought", "truce", "project"),
+    *("trial", "reign", "strike", "voyage", "dispute", "famine"),
 )
 CENTURIES = tuple(range(11, 19))
 YEARS = tuple(range(12, 90, 7))
@@ -74,32 +65,13 @@ def candidates(model: Model, task: str) -> Iterator[Pair]:
     elif task == "recall":
         yield from question_pairs(model, second_hops(model))
     elif task == "in_context":
-        for clean, other in CONTRASTS:
-            yield from _in_context(model, clean, other)
+        for names in CONTRASTS:
+            clean, other = (dict(read_pairs(FUNCTION_TASKS / f"{name}.json")) for name in names)
+            yield from contrasted(model, names, (clean, other), QUESTIONS.prompt, shots=SHOTS, turns=TURNS)
     elif task == "agreement":
         yield from _agreement(model)
     elif task == "greater_than":
         yield from _greater_than(model)
-
-
-def _in_context(model: Model, clean: str, other: str) -> Iterator[Pair]:
-    """Each word of both tasks after the same other words, shown with the one task's images or the other's."""
-    images, others = (dict(read_pairs(FUNCTION_TASKS / f"{name}.json")) for name in (clean, other))
-    words = [word for word, image in images.items() if others.get(word, image) != image]
-    for at, word in enumerate(words):
-        prompt_of = {name: model.prompt(QUESTIONS.prompt([], word)) for name in (clean, other)}
-        for turn in range(TURNS):
-            shown = [words[(at + 1 + turn + step) % len(words)] for step in range(SHOTS)]
-            prompt_of = {
-                name: model.prompt(QUESTIONS.prompt([(one, of[one]) for one in shown], word))
-                for name, of in ((clean, images), (other, others))
-            }
-            if len(prompt_of[clean]) == len(prompt_of[other]):
-                break
-        prompt, donor = prompt_of[clean], prompt_of[other]
-        answer, wrong = (continuation(model, prompt, of[word])[0] for of in (images, others))
-        if len(prompt) == len(donor) and answer != wrong:
-            yield Pair(f"{clean} / {other}: {word}", prompt, donor, (answer,), (wrong,), f"{clean} {len(prompt)}")
 
 
 def _agreement(model: Model) -> Iterator[Pair]:

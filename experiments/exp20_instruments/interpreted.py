@@ -20,7 +20,6 @@ from experiments.exp20_instruments.hop_pairs import PairConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
-from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
@@ -29,6 +28,7 @@ from mlx_interp.pages.feature_page import Example
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.sae.interpretation import FeatureTexts, explain, feature_texts, judges, score
+from mlx_interp.sae.streams import activations as read_activations
 from mlx_interp.sae.streams import first_position
 from mlx_interp.stats import stable_draw
 
@@ -88,24 +88,18 @@ def activations(run: Run[InterpretationConfig]) -> tuple[list[Prompt], list[np.n
     texts = list(dict.fromkeys(_texts()))
     texts.sort(key=lambda text: stable_draw(run.seed, text, 2**62))
     prompts = [model.prompt(text) for text in texts[: run.config.at_most(run.config.n_texts)]]
-    values: list[np.ndarray] = []
-    for out in model.batches(prompts, capture=where, logits="none"):
-        found = np.array(out[where].astype(mx.float32))
-        for row in found:
-            prompt = prompts[len(values)]
-            values.append(row[: len(prompt)].reshape(len(prompt), -1))
-    starts = [first_position(model, prompt) for prompt in prompts]
-    every = np.concatenate([value[start:] for value, start in zip(values, starts, strict=True)])
+    every = read_activations(model, prompts, where)  # (n_tokens, n_neurons), without BOS
     bound = np.maximum(np.quantile(every, QUANTILE, axis=0), 0)
-    kept = [np.where(value > bound, value, 0) for value in values]
-    for value, start in zip(kept, starts, strict=True):
-        value[:start] = 0
-    return prompts, kept
+    starts = [first_position(model, prompt) for prompt in prompts]
+    ends = np.cumsum([len(prompt) - start for prompt, start in zip(prompts, starts, strict=True)])
+    parts = np.split(np.where(every > bound, every, 0), ends[:-1])
+    return prompts, [np.pad(part, ((start, 0), (0, 0))) for part, start in zip(parts, starts, strict=True)]
 
 
 def neurons(run: Run[InterpretationConfig]) -> list[Neuron]:
-    """Numbers of neurons, drawn by the seed; none for the embedded models, which explain nothing."""
-    if run.model.name in EMBEDDED:
+    """Numbers of neurons, drawn by the seed; none where nobody explains them: embedded models, and no chat model."""
+    chats = bool(run.config.explainer or getattr(run.model.tokenizer, "chat_template", None))
+    if run.model.name in EMBEDDED or not chats:
         return []
     n = run.config.at_most(run.config.n_neurons)
     return [Neuron(f"neuron {place}", place) for place in range(n)]

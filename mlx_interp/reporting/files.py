@@ -32,14 +32,15 @@ def _way_out(error: OSError, path: Path) -> str:
     return f"{error.strerror or error}; give another folder with --out DIR, or run the same command again"
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, writer: str = "") -> None:
     """Replace a file in one step: readers see the old content or the new, whatever happens in between.
 
+    writer: a name for each of several processes that may write the file at once, the same content.
     Raises RunError where the folder cannot be written or the disk is full; the old file is then untouched.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     # One fixed name beside the target: what a kill leaves behind is overwritten the next time, and never piles up.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{writer}.partial")
     with writing(path):
         try:
             with open(partial, "wb") as file:

@@ -16,11 +16,10 @@ from mlx_interp.directions.probes import Probe, load_probe, save_probe
 from mlx_interp.errors import DataError, DirectionError, RunError, SAEError, SharingError
 from mlx_interp.lenses.tuned import TunedLens, load_lens
 from mlx_interp.model import Model
-from mlx_interp.reporting.folders import locked
 from mlx_interp.sae import files as sae_files
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sharing.cards import Shared, card_of
-from mlx_interp.store.manifest import STORE_FILE, manifests
+from mlx_interp.store.manifest import STORE_FILE, held, manifests
 from mlx_interp.store.reader import ActivationStore
 
 CARD, LENS = "README.md", "tuned_lens.safetensors"
@@ -155,7 +154,7 @@ def _named(thing: Shared) -> str:
 
 def _held(thing: Shared) -> AbstractContextManager[None]:
     """A store may not grow while it is sent: its list would name shards that were not."""
-    return locked(thing.path) if isinstance(thing, ActivationStore) else nullcontext()
+    return held(thing.path) if isinstance(thing, ActivationStore) else nullcontext()
 
 
 def _files_of(store: ActivationStore) -> list[str]:

@@ -62,7 +62,7 @@ def collect(
     activations that are not finite, RunError where it cannot be written (a full disk: what is complete is usable, and
     the same call goes on), SiteError, PositionError, ConfigError, DataError (labels that do not fit), PromptError.
     """
-    turn = check_writer(writer)
+    check_writer(writer)
     rule = parse_rule(positions)
     chosen = storable(model, sites)
     job = Job(model, chosen, rule, check_dtype(dtype), natural(max_new_tokens), chat, batch_size)
@@ -74,11 +74,11 @@ def collect(
     folder = Path(path)
     items = numbered(model, prompts, labels, ids)
     total = len(prompts) if isinstance(prompts, Sized) and not is_one(prompts) else None
-    name = "" if writer is None else f"-{turn[0]}-of-{turn[1]}"
+    name = "" if writer is None else "-{}-of-{}".format(*writer)
     with locked(folder, name), reported(progress, total, "prompts") as report:
         manifest = open_manifest(folder, about, name)
         with Writer(folder, manifest) as shards:
-            for window in windows(job, items, folder, shard_bytes, turn if writer else None):
+            for window in windows(job, items, folder, shard_bytes, writer):
                 shards.write(window, computed(job, window.entries))
                 if report is not None:
                     report(window.entries[-1].item.number + 1, total or 0)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def open_manifest(path: Path, wanted: Mapping[str, Any], writer: str = "") -> Re
     else:
         if any(path.glob("*.safetensors")) or manifests(path):
             raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: give another folder")
-        write_atomically(path / STORE_FILE, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n")
+        write_atomically(path / STORE_FILE, json.dumps({"format": FORMAT, **wanted}, indent=1) + "\n", writer=writer)
     first, ending = SAMPLES_FILE.split(".")
     return open_records(path / f"{first}{writer}.{ending}")
 
@@ -148,6 +149,19 @@ def manifests(path: Path) -> list[Path]:
     """Those of all writers of a store."""
     first, ending = SAMPLES_FILE.split(".")
     return sorted(path.glob(f"{first}*.{ending}"))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds a store with the turns of all writers that have a manifest, so that none of these grows.
+
+    Raises RunError while one is at work on this machine.
+    """
+    first, ending = SAMPLES_FILE.split(".")
+    with ExitStack() as locks:
+        for part in {"", *(file.name.removeprefix(first).removesuffix(f".{ending}") for file in manifests(path))}:
+            locks.enter_context(locked(path, part))
+        yield
 
 
 def remove_store(path: Path) -> None:
@@ -160,7 +174,7 @@ def remove_store(path: Path) -> None:
         if shards or manifests(path):
             raise StoreError(f"{path}: holds shards but no {STORE_FILE} that says of what: remove it by hand")
         return
-    with locked(path), writing(path):
+    with held(path), writing(path):
         # store.json last: where removing is interrupted, what is left still says what it is.
         for file in (*manifests(path), *shards, *path.glob(".*.partial"), path / STORE_FILE):
             file.unlink(missing_ok=True)
@@ -180,41 +194,32 @@ def append_checksum(manifest: RecordFile, shard: str, checksum: str) -> None:
 
 def read_shards(path: Path) -> list[ShardInfo]:
     """All shards that count, in the order of their samples."""
-    return [info for info, _ in _shards(path)]
-
-
-def read_samples(path: Path) -> Iterator[Sample]:
-    """All samples of shards that count, in their order."""
-    counted = _shards(path)
-    files = {file for _, file in counted}
-    streams = [_samples(file, {info.shard for info, owner in counted if owner == file}) for file in files]
-    return heapq.merge(*streams, key=lambda sample: sample.sample)
-
-
-def _samples(file: Path, shards: Set[str]) -> Iterator[Sample]:
-    """Those of some shards of one manifest; a shard's line stands before its samples."""
-    counts = False
-    for record in read_records(file):
-        if SHARD in record:
-            counts = record[SHARD] in shards
-        elif AGAIN not in record and counts:
-            yield Sample(**record)
-
-
-def _shards(path: Path) -> list[tuple[ShardInfo, Path]]:
-    """All shards that count, each with the manifest that has it, in the order of their samples."""
-    found: dict[str, tuple[ShardInfo, Path]] = {}
+    found: dict[str, ShardInfo] = {}
     again: dict[str, str] = {}
     for file in manifests(path):
         for record in read_records(file):
             if SHARD in record:
-                found.setdefault(record[SHARD], (ShardInfo(**record), file))
+                found.setdefault(record[SHARD], ShardInfo(**record))
             elif AGAIN in record:
                 again[record[AGAIN]] = record["checksum"]
-    counted: list[tuple[ShardInfo, Path]] = []
+    counted: list[ShardInfo] = []
     end = 0
-    for info, file in sorted(found.values(), key=lambda one: one[0].first):
+    for info in sorted(found.values(), key=lambda one: one.first):
         if info.first >= end:
-            counted.append((replace(info, checksum=again.get(info.shard, info.checksum)), file))
+            counted.append(replace(info, checksum=again.get(info.shard, info.checksum)))
             end = info.first + info.n_samples
     return counted
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """All samples of all manifests, in their order; one that two have once."""
+    last = -1
+    for sample in heapq.merge(*map(_samples, manifests(path)), key=lambda sample: sample.sample):
+        if sample.sample > last:
+            last = sample.sample
+            yield sample
+
+
+def _samples(file: Path) -> Iterator[Sample]:
+    """Those of one manifest, whose writer goes through the prompts in their order."""
+    return (Sample(**record) for record in read_records(file) if SHARD not in record and AGAIN not in record)

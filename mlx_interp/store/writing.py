@@ -26,12 +26,10 @@ class Window:
     info: ShardInfo | None = None
 
 
-def check_writer(writer: tuple[int, int] | None) -> tuple[int, int]:
-    """(k, n), or (0, 1) for the only writer. Raises ConfigError unless 0 <= k < n."""
-    k, n = writer or (0, 1)
-    if not 0 <= k < n:
-        raise ConfigError(f"writer=({k}, {n}): of n writers, k is one from 0 to n - 1, e.g. (0, {max(n, 1)})")
-    return k, n
+def check_writer(writer: tuple[int, int] | None) -> None:
+    """Raises ConfigError for (k, n) unless 0 <= k < n."""
+    if writer is not None and not 0 <= writer[0] < writer[1]:
+        raise ConfigError(f"writer={writer}: of n writers, k is one from 0 to n - 1, e.g. (0, {max(writer[1], 1)})")
 
 
 def windows(

@@ -68,5 +68,11 @@ def test_too_few_neurons_are_an_error_that_names_the_options(run: Run[Config]) -
         interpreted.drawn(few)
 
 
+def test_a_model_without_a_chat_template_explains_nothing_and_another_may(run: Run[Config]) -> None:
+    run.model.tokenizer.chat_template = None
+    assert interpreted.neurons(run) == []
+    assert len(interpreted.neurons(Run(run.model, Config(n_neurons=3, explainer="tiny-qwen2")))) == 3
+
+
 def test_embedded_models_explain_nothing() -> None:
     assert interpreted.neurons(Run(mi.load("tiny-llama", check=False), Config())) == []

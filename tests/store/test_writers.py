@@ -10,7 +10,7 @@ import pytest
 import mlx_interp as mi
 from mlx_interp.errors import ConfigError, RunError, StoreError
 from mlx_interp.reporting.folders import locked
-from mlx_interp.store.manifest import manifests, read_shards, remove_store
+from mlx_interp.store.manifest import held, manifests, read_shards, remove_store
 from tests.store.collecting import SITES, collect_many, random_prompts, start
 from tests.tiny import tiny_model
 
@@ -112,6 +112,18 @@ def test_a_turn_that_is_taken_is_refused_on_one_machine(tmp_path: Path):
         with pytest.raises(RunError, match="is writing there"):
             collect_many(tmp_path / "c", n=9, writer=(0, 2))
         collect_many(tmp_path / "c", n=9, writer=(1, 2))
+
+
+def test_a_store_that_a_writer_is_at_is_neither_removed_nor_held(tmp_path: Path):
+    path = tmp_path / "e"
+    collect_many(path, n=60, writer=(1, 2))
+    for attempt in (lambda: remove_store(path), lambda: held(path).__enter__()):
+        with locked(path, "-1-of-2"), pytest.raises(RunError, match="is writing there"):
+            attempt()
+    assert len(mi.ActivationStore(path).shards)
+    with held(path), pytest.raises(RunError, match="is writing there"):
+        collect_many(path, n=60, writer=(1, 2))
+    collect_many(path, n=60, writer=(1, 2))
 
 
 def test_removing_a_store_removes_all_manifests(tmp_path: Path):
