@@ -99,10 +99,10 @@ def plan_table(experiment: Experiment[ConfigT], model: str, plan: Plan, pace: Pa
 
 
 def plots_of(experiment: Experiment[ConfigT], records: Records, config: ConfigT) -> Iterable[Plot]:
-    """The figures, in the order of the study."""
+    """The figures, in the order of the study, without those in which there is nothing to see."""
     for figure in experiment.figures:
         made = figure(records, config)
-        yield from [made] if isinstance(made, Plot) else made
+        yield from (plot for plot in ([made] if isinstance(made, Plot) else made) if not plot.is_empty)
 
 
 def _shown(value: Any) -> str:

@@ -99,6 +99,13 @@ class Plot:
         write_atomically(path, _drawn(self.figure, path.suffix.lstrip("."), {}))
         return path
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has lines of which none has a point: too few units for any estimate."""
+        points = [np.asarray(line.get_ydata(), float) for axis in self.figure.axes for line in axis.lines]
+        points = [y for y in points if y.size]  # lines without any are entries of a legend
+        return bool(points) and all(np.isnan(y).all() for y in points)
+
     def _repr_png_(self) -> bytes:
         return _drawn(self.figure, "png", {"Software": None})
 

@@ -72,6 +72,13 @@ def test_an_unvalidated_figure_is_marked_in_picture_and_caption(tmp_path: Path):
     assert plain.shape[1] > 600
 
 
+def test_lines_without_a_single_estimate_are_an_empty_figure():
+    some = Estimate(0.5, 0.4, 0.6, 9)
+    for estimates, empty in (([None, None], True), ([None, some], False)):
+        assert line_with_band([0, 1], [Series("a", estimates), Series("b", [None, None])]).is_empty is empty
+    assert not grid().is_empty
+
+
 def test_names_of_points_at_the_top_stay_below_the_title(tmp_path: Path):
     at_top = Estimate(100.0, 95.0, 100.0, 20)
     names = ("tiny-gemma2", "tiny-qwen2", "tiny-llama")
