@@ -2,8 +2,9 @@
 
 Question   How much of the activations, and of what the model makes of them, survives a sparse code; and is a state, a
            task, a language or harm a single feature of it?
-Data       embedded models: two-hop facts of half of the subjects, single facts, in-context prompts, chats (or a store
-           of exp16, --set store=FOLDER); measured on the other half's facts, new prompts, and chats never trained on.
+Data       two-hop facts of half of the subjects, single facts, in-context prompts, requests: of the embedded world, for
+           other models of this project (or a store of exp16, --set store=FOLDER); measured on the other half's facts,
+           new prompts, and requests never trained on.
 Measure    relu, gated, topk, batchtopk, jumprelu over sparsities at the middle layer; topk at other layers and widths,
            with nested prefixes, on chats alone, and from a second seed. L0, FVE, cosine, dead and dense features, and
            loss with the reconstruction spliced in at every position but BOS.

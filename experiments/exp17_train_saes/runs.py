@@ -103,7 +103,6 @@ def site_names(run: Run[SAEConfig]) -> list[str]:
 def items(run: Run[SAEConfig], earlier: Records) -> list[Item]:
     """Every dictionary of the study."""
     config = run.config
-    texts.check_embedded(run.model)
     names = site_names(run)
     found = [one for site in names for one in _curves(config, site)]
     first = next(one for one in found if one.kind == "topk" and one.setting == config.middle_k)

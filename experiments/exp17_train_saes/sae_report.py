@@ -77,9 +77,9 @@ def fidelity_tables(role: str) -> Callable[[Records, SAEConfig], Table | None]:
             ],
             rows,
             [
-                "Held-out texts, BOS left out; loss of the answers' tokens, spliced at every position. Dead: silent on "
-                "these n tokens, which overstates it. Trained on far fewer tokens than an autoencoder of a large model "
-                "needs: a probe of the method, on models whose truth is known.",
+                "Held-out texts, BOS left out; loss of the answers' tokens (models not of the embedded world: of all "
+                "tokens but the first), spliced at every position. Dead: silent on these n tokens, which overstates "
+                "it. Trained on far fewer tokens than an autoencoder of a large model needs: a probe of the method.",
             ],
         )
 
@@ -163,8 +163,9 @@ def truth_table(records: Records, config: SAEConfig) -> Table | None:
         ],
         rows,
         [
-            "Column and threshold are chosen on one half (F1) and scored on the other; entity: the state of a city, at "
-            "the city's last token, cities in one half only; task: at the last arrow; language and harm: at the last "
+            "Column and threshold are chosen on one half (F1) and scored on the other; entity: the state of a city "
+            "(models not of the embedded world: state or country of what a fact is about), at its last token, each in "
+            "one half only; task: at the last token; language and harm: at the last "
             "token before the reply. Intervals over concepts (harm: languages). Raw neurons, random directions and "
             "principal components count by either sign; random directions are twice as many columns as features.",
         ],
@@ -254,7 +255,7 @@ def headline(records: Records, config: SAEConfig) -> str:
     for basis in ("topk", "raw neurons"):
         entity = [r for r in of(records, TRUTH) if (r["group"], r["basis"]) == ("entity", basis)]
         if found := mean_of(entity, "f1", "concept", config.seed) if entity else None:
-            parts.append(f"F1 of a state's best feature ({basis}) {found.text(percent=True)} %")
+            parts.append(f"F1 of an entity's best feature ({basis}) {found.text(percent=True)} %")
     return "; ".join(parts)
 
 

@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from experiments.exp17_train_saes import runs, texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig
+from experiments.exp17_train_saes.text_kinds import Request
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame
 from experiments.harness.state import Run
-from mlx_interp.embedded import load_world
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.sae import SAE
 from mlx_interp.sae.shift import Classifier, Reading, classifier, contributions, reading, without
@@ -75,23 +75,23 @@ def cases(run: Run[SAEConfig], earlier: Records) -> list[Confounded]:
     ]
 
 
-def requests(run: Run[SAEConfig], case: Confounded, split: str) -> Requests:
-    """All requests of both languages, of one split of the world."""
+def requests(run: Run[SAEConfig], case: Confounded, *, held_out: bool) -> Requests:
+    """All requests of both languages, of the split trained on or the other."""
     chosen = [
-        chat
-        for chat in load_world().chat_prompts("refusal", shift="")
-        if chat.split == split and chat.language in (case.harmful, case.harmless)
+        one
+        for one in texts.source(run.model).requests(run.model)
+        if one.held_out == held_out and one.language in (case.harmful, case.harmless)
     ]
-    prompts = [run.model.prompt(chat.text, chat=True) for chat in chosen]
-    flags = [np.array([bool(f(chat)) for chat in chosen]) for f in (_is_harmful, lambda c: c.language == case.harmful)]
+    prompts = [one.prompt for one in chosen]
+    flags = [np.array([flag(one) for one in chosen]) for flag in (_is_harmful, lambda c: c.language == case.harmful)]
     labelled = texts.Labelled(SHIFT, prompts, [len(p) - 1 for p in prompts], [], [], flags[0])
     x = texts.rows_of(run.model, labelled, case.item.site).astype(np.float64)
     meant, cue = flags if case.meant == MEANT[0] else flags[::-1]
-    return Requests(x, meant, cue, [f"{chat.language}: {chat.topic}" for chat in chosen])
+    return Requests(x, meant, cue, [f"{one.language}: {one.topic}" for one in chosen])
 
 
-def _is_harmful(chat: object) -> bool:
-    return bool(getattr(chat, "harmful", False))
+def _is_harmful(one: Request) -> bool:
+    return one.harmful
 
 
 class Shifted(TypedDict):
@@ -127,7 +127,7 @@ def measure(run: Run[SAEConfig], case: Confounded) -> Iterator[Shifted]:
     """Every arm's answers on the held-out requests, by topic."""
     config = run.config
     sae = runs.dictionary(run, case.item)
-    known, test = (requests(run, case, split) for split in ("train", "test"))
+    known, test = (requests(run, case, held_out=held_out) for held_out in (False, True))
     read = np.array([stable_draw(config.seed, topic, 2) == 1 for topic in known.topics])
     looked_at, seen = known.some(read), known.some(~read)
     train = seen.some(seen.meant == seen.cue)  # where the two coincide

@@ -14,12 +14,11 @@ from typing import TypedDict
 
 import numpy as np
 
-from experiments.data.single_facts import real_queries
-from experiments.data.written import read
 from experiments.exp20_instruments.hop_pairs import PairConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
+from experiments.shared.project_texts import facts, opinions, questions, requests
 from mlx_interp.errors import DataError
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
@@ -85,7 +84,8 @@ def site(run: Run[InterpretationConfig]) -> str:
 def activations(run: Run[InterpretationConfig]) -> tuple[list[Prompt], list[np.ndarray]]:
     """Texts of the project, and neurons at each of their tokens (n_tokens, n_neurons), 0 where one is not active."""
     model, where = run.model, site(run)
-    texts = list(dict.fromkeys(_texts()))
+    known = (*facts(), *requests("en"), *questions(), *opinions())
+    texts = list(dict.fromkeys(one.text for one in known))
     texts.sort(key=lambda text: stable_draw(run.seed, text, 2**62))
     prompts = [model.prompt(text) for text in texts[: run.config.at_most(run.config.n_texts)]]
     every = read_activations(model, prompts, where)  # (n_tokens, n_neurons), without BOS
@@ -152,17 +152,6 @@ def measure(run: Run[InterpretationConfig], item: Neuron) -> Iterator[Interprete
             "detection": scored.detection.value if scored.detection else None,
             "fuzzing": scored.fuzzing.value if scored.fuzzing else None,
         }
-
-
-def _texts() -> Iterator[str]:
-    """Facts, requests, questions and opinions of the project, in English."""
-    written = read("en")
-    yield from (f"{query.second_hop} {query.answer}." for query in real_queries())
-    for pair in written.requests:
-        yield from (pair.harmful, pair.harmless)
-    for question in written.questions:
-        yield from (question.certain, question.unsure)
-    yield from (written.frames.stated.replace("{phrase}", opinion.phrase) for opinion in written.opinions)
 
 
 def headline(records: Records, config: InterpretationConfig) -> str | None:

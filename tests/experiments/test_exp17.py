@@ -11,11 +11,11 @@ from experiments.exp17_train_saes import EXPERIMENT, Config, dictionaries_compar
 from experiments.harness.options import parse
 from experiments.harness.runner import run_experiment
 from experiments.harness.state import Run
+from experiments.shared.project_texts import IN_CONTEXT
 from mlx_interp import Model, load
-from mlx_interp.errors import DataError
+from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.sae import load as load_sae
 from tests.pages.reading import page_data
-from tests.tiny import tiny_model
 
 TINY = {
     "kinds": "topk,jumprelu",
@@ -118,9 +118,57 @@ def test_seeds_of_controls_differ_from_the_one_they_are_compared_with(model: Mod
     assert len({one.key for one in (first, *others)}) == len(others) + 1
 
 
-def test_a_model_whose_world_is_not_known_is_refused() -> None:
-    with pytest.raises(DataError, match="embedded models"):
-        runs.items(Run(tiny_model("llama"), Config()), ())
+MODEL = "smollm2-135m"
+
+
+@pytest.fixture(scope="module")
+def trained() -> Run[Config]:
+    if not PACKAGED_MODELS[MODEL].installed():
+        pytest.skip(f"{MODEL} is not installed: make real")
+    return Run(load(MODEL), Config())
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_measured_on_none_of_the_texts_it_was_trained_on(trained: Run[Config]) -> None:
+    known = {tuple(prompt.tokens) for prompt in texts.training_prompts(trained, 0, 60)}
+    held = texts.measured_texts(trained, 0, 30)
+    assert not known & {tuple(text.prompt.tokens) for text in held}
+    assert {text.group for text in held} == {"two_hop", "task", "chat"}
+    queries = [text.prompt.text for text in held if text.group == "two_hop"]
+    seen = {trained.model.tokenizer.decode(list(tokens)) for tokens in known}
+    assert not [query for query in queries if query in seen]
+
+
+@pytest.mark.slow
+def test_a_trained_model_s_requests_are_scored_without_the_chat_template(trained: Run[Config]) -> None:
+    decode = trained.model.tokenizer.decode
+    for text in texts.measured_texts(trained, 0, 30):
+        unscored = decode(list(text.prompt.tokens[: text.start + 1]))
+        if text.group == "chat":
+            assert "<|im_start|>user\n" in unscored
+            assert len(unscored.rsplit("<|im_start|>user\n", 1)[1]) < 20
+        else:
+            assert text.start == 1
+
+
+@pytest.mark.slow
+def test_a_trained_model_s_labels_stand_where_their_meaning_is_known(trained: Run[Config]) -> None:
+    decode = trained.model.tokenizer.decode
+    entity = texts.labelled(trained, "entity", 3)
+    assert ("Texas", True) in set(zip(entity.labels, decoded_end(trained, entity, "Dallas"), strict=True))
+    harmful = texts.labelled(trained, "harmful", 2)
+    assert set(harmful.within) == {"en", "de", "es", "fr", "zh"}
+    assert all(position == len(p) - 1 for p, position in zip(harmful.prompts, harmful.positions, strict=True))
+    task = texts.labelled(trained, "task", 2)
+    assert all(decode(list(p.tokens)).endswith("A:") for p in task.prompts)
+    assert set(task.labels) == set(IN_CONTEXT)
+
+
+def decoded_end(run: Run[Config], chosen: texts.Labelled, subject: str) -> list[bool]:
+    """Whether each labelled token ends a subject."""
+    decode = run.model.tokenizer.decode
+    pairs = zip(chosen.prompts, chosen.positions, strict=True)
+    return [decode(list(p.tokens[: position + 1])).endswith(subject) for p, position in pairs]
 
 
 def test_the_shipped_config_is_of_this_study() -> None:
