@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from experiments.exp17_train_saes.text_kinds import Request, Text, Token
 from experiments.shared import project_texts
-from experiments.shared.project_texts import IN_CONTEXT, ProjectText
+from experiments.shared.project_texts import IN_CONTEXT, ProjectText, prompt_of
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw
@@ -23,10 +23,10 @@ REQUESTS = 800
 def training(model: Model, seed: int, n_tasks: int) -> dict[str, list[Prompt]]:
     asked = [one for one in project_texts.requests() if one.split != "test"]
     return {
-        "two_hop": [_prompt(model, one) for one in project_texts.two_hops() if not _is_held_out(one, seed)],
-        "facts": [_prompt(model, one) for one in project_texts.facts()],
-        "task": [_prompt(model, one) for one in project_texts.in_context(n_tasks, seed)],
-        "chat": [_prompt(model, one) for one in _in_turns(asked, REQUESTS)],
+        "two_hop": [prompt_of(model, one) for one in project_texts.two_hops() if not _is_held_out(one, seed)],
+        "facts": [prompt_of(model, one) for one in project_texts.facts()],
+        "task": [prompt_of(model, one) for one in project_texts.in_context(n_tasks, seed)],
+        "chat": [prompt_of(model, one) for one in _in_turns(asked, REQUESTS)],
     }
 
 
@@ -34,8 +34,8 @@ def measured(model: Model, seed: int, n: int) -> tuple[list[Text], ...]:
     queries = [one for one in project_texts.two_hops() if _is_held_out(one, seed)]
     asked = [one for one in project_texts.requests() if one.split == "test"]
     return (
-        [Text(_prompt(model, one), 1, "two_hop") for one in queries],
-        [Text(_prompt(model, one), 1, "task") for one in project_texts.in_context(n, seed + 1)],
+        [Text(prompt_of(model, one), 1, "two_hop") for one in queries],
+        [Text(prompt_of(model, one), 1, "task") for one in project_texts.in_context(n, seed + 1)],
         [_after_template(model, one) for one in asked],
     )
 
@@ -61,19 +61,14 @@ def tasks(model: Model, seed: int) -> list[Token]:
 
 def requests(model: Model) -> list[Request]:
     return [
-        Request(_prompt(model, one), one.label == "harmful", one.language, one.subject, one.split == "test")
+        Request(prompt_of(model, one), one.label == "harmful", one.language, one.subject, one.split == "test")
         for one in project_texts.requests()
     ]
 
 
-def _prompt(model: Model, one: ProjectText) -> Prompt:
-    """A text as this model reads it: what a user says in its chat template, if it has one."""
-    return model.prompt(one.text, chat=one.chat and bool(getattr(model.tokenizer, "chat_template", None)))
-
-
 def _after_template(model: Model, one: ProjectText) -> Text:
     """A request, scored from its second token on: no template's token is."""
-    prompt = _prompt(model, one)
+    prompt = prompt_of(model, one)
     return Text(prompt, max(1, prompt.find(one.text)[0]), "chat")
 
 

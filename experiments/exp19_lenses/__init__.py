@@ -1,7 +1,8 @@
 """exp19: logit lens, tuned lens and Patchscopes on text. What does a middle layer's state already say?
 
 Question   How near is each layer's lens to the model's own prediction, and is what it shows used by the model?
-Data       held-out texts of the embedded world, or --texts FILE; the lens is trained on other texts (docs/lenses.md).
+Data       held-out texts of the embedded world, for other models of this project, or --texts FILE; the lens is trained
+           on other texts (docs/lenses.md).
 Measure    bits per byte, bias and transfer of translators; the other parts' measures stand below.
 Figure     by layer, logit lens and tuned lens beside each other; intervals over texts.
 Control    translators used one layer too low, a guess by the frequency of tokens; each part has its own beside it.
@@ -18,50 +19,20 @@ Parts      text        bits per byte, bias and transfer of the tuned lens on hel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
 
 from experiments.exp19_lenses import attributes, basis, depth, early_exit, held_out_text, injection, text_report
 from experiments.exp19_lenses import token_identity as tokens
-from experiments.exp19_lenses.attributes import AttributeConfig
-from experiments.exp19_lenses.basis import BasisConfig
-from experiments.exp19_lenses.depth import DepthConfig
-from experiments.exp19_lenses.early_exit import ExitConfig
-from experiments.exp19_lenses.injection import InjectionConfig
 from experiments.exp19_lenses.lens_texts import Text, held_out
 from experiments.exp19_lenses.look import LOOK
-from experiments.exp19_lenses.token_identity import IdentityConfig
-from experiments.harness.experiment import Experiment, Plan, Records, RecordT, Stage
+from experiments.exp19_lenses.parts import Config, Part, parts_of, stage
+from experiments.harness.experiment import Experiment, Plan, Records
 from experiments.harness.state import Run
-
-Part = Literal["text", "input", "basis", "depth", "early_exit", "injection", "token_identity", "reader", "attributes"]
-
-
-@dataclass(frozen=True)
-class Config(BasisConfig, DepthConfig, ExitConfig, InjectionConfig, IdentityConfig, AttributeConfig):
-    parts: tuple[Part, ...] = get_args(Part)
-    """Which parts of the study to run."""
-
-
-Items: TypeAlias = "Callable[[Run[Config]], list[Any]]"
-Measure: TypeAlias = "Callable[[Run[Config], Any], Iterable[RecordT]]"
-
-
-def stage(
-    part: Part, name: str, items: Items, measure: Measure[RecordT], record: type[RecordT], batch: int | None = None
-) -> Stage[Config, Any, RecordT]:
-    """A stage that reads no earlier one, for runs that ask for its part."""
-
-    def asked(run: Run[Config], earlier: Records) -> list[Any]:
-        return items(run) if part in run.config.parts else []
-
-    return Stage(name, asked, measure, batch, record=record)
 
 
 def headline(records: Records, config: Config) -> str:
     """What lenses spend on text, where that was measured."""
-    return text_report.headline(records, config) or f"parts: {', '.join(config.parts)}"
+    return text_report.headline(records, config) or f"{len(records)} records of other parts than text"
 
 
 def plan(run: Run[Config], items: Sequence[Text]) -> Plan:
@@ -81,7 +52,7 @@ def counterfactuals(run: Run[Config]) -> int:
         "reader": 4 * layers * config.n_texts,
         "attributes": 12 * len(attributes.ARMS) * config.n_subjects * len(attributes.layer_pairs(layers)),
     }
-    return sum(n for part, n in of.items() if part in config.parts)
+    return sum(n for part, n in of.items() if part in parts_of(run))
 
 
 EXPERIMENT = Experiment(

@@ -1,9 +1,9 @@
 """Early exit on in-context prompts with wrong labels: does the middle know better than the end? (after Halawi et al.)
 
-Every query of the world's tasks stands behind examples with their own labels, with these labels shuffled, and with
-labels of other tasks. A layer is right when the answer's first token is on top of its lens. The layer to exit at is
-chosen on one half of the queries and scored on the other, against the last one. Controls: the same with right labels,
-where exiting early should not pay, and translators one layer too low.
+Every query of the in-context tasks (the world's, for trained models this project's) stands behind examples with their
+own labels, with these labels shuffled, and with labels of other tasks. A layer is right when the answer's first token
+is on top of its lens. The layer to exit at is chosen on one half of the queries and scored on the other, against the
+last one. Controls: the same with right labels, where exiting early should not pay, and translators one layer too low.
 """
 
 from __future__ import annotations
@@ -14,15 +14,27 @@ from typing import TypedDict
 
 import numpy as np
 
-from experiments.exp19_lenses.lens_texts import TextConfig, last_states, lenses_of, needs_world
+from experiments.data.function_answers import TASKS, read_pairs
+from experiments.exp19_lenses.lens_texts import TextConfig, last_states, lenses_of, of_world
 from experiments.harness.experiment import Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
+from experiments.shared.project_texts import IN_CONTEXT
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.embedded import load_world
-from mlx_interp.in_context.demonstrations import ARROW, Corruption, Examples, FunctionTask, corrupted, in_context
+from mlx_interp.in_context.demonstrations import (
+    ARROW,
+    QUESTIONS,
+    Corruption,
+    Examples,
+    FunctionTask,
+    Template,
+    corrupted,
+    in_context,
+)
 from mlx_interp.lenses.logit import lens_ranks
+from mlx_interp.model import Model
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval, mean_or_none, split_halves
 
@@ -50,11 +62,17 @@ class Shots:
     arms: tuple[tuple[str, Examples], ...]
 
 
+def tasks_of(model: Model) -> tuple[list[FunctionTask], Template]:
+    """The tasks of a model, and how their prompts are written."""
+    if of_world(model):
+        return [FunctionTask(task.name, task.pairs) for task in load_world().tasks], ARROW
+    return [FunctionTask.consistent(name, read_pairs(TASKS / f"{name}.json")) for name in IN_CONTEXT], QUESTIONS
+
+
 def queries(run: Run[ExitConfig]) -> list[Shots]:
     """Queries of every task, with their examples."""
     config = run.config
-    needs_world(run.model)
-    tasks = [FunctionTask(task.name, task.pairs) for task in load_world().tasks]
+    tasks, template = tasks_of(run.model)
     most = min(config.n_queries, config.limit or config.n_queries)
     found = []
     for task in tasks:
@@ -66,7 +84,7 @@ def queries(run: Run[ExitConfig]) -> list[Shots]:
             for arm, how in ARMS.items():
                 # The same examples in all arms: drawn by the query's own number.
                 draw = np.random.default_rng([config.seed, int(number)])
-                given = (task, query, task.pairs, config.n_shots, ARROW, draw)
+                given = (task, query, task.pairs, config.n_shots, template, draw)
                 made.append((arm, in_context(*given) if how is None else corrupted(*given, how, foreign)))
             found.append(Shots(f"{task.name}: {query[0]}", task.name, tuple(made)))
     return found

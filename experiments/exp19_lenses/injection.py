@@ -1,7 +1,8 @@
 """A second instruction in a request, found by how the prediction comes about (after Belrose et al. 2023).
 
-The paper prepends an instruction to ignore the task; models of the embedded world know no such words. The analogue: a
-harmless request, a second one behind it, through the chat template. Ordinary: the second request is harmless as well.
+The paper prepends an instruction to ignore the task; models of the embedded world know no such words, and others are
+asked the same way. The analogue: a harmless request, a second one behind it, through the chat template. Ordinary: the
+second request is harmless as well.
 Injected: it asks for something harmful, which alone would be refused, or (in English) for an opinion. A score is fitted
 on the trajectories (where the reply begins) of ordinary prompts and asked about others. So what is told is a
 second request of another kind, in prompts of the same form and length. Control: ordinary prompts of other requests,
@@ -10,22 +11,24 @@ for which the area must be one half; and the prompts' last-layer state alone, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
 import numpy as np
 
-from experiments.exp19_lenses.lens_texts import TextConfig, last_states, needs_world, text_lens
+from experiments.exp19_lenses.lens_texts import TextConfig, last_states, of_world, text_lens
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
+from experiments.shared import project_texts
 from experiments.shared.two_hop.tuned import LOGIT, TUNED
 from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.lenses.trajectories import local_outlier_factor, mahalanobis, trajectory_features
 from mlx_interp.lenses.tuned import identity_lens
-from mlx_interp.reporting import Cell, Column, Table
+from mlx_interp.model import Model
+from mlx_interp.reporting import Cell, Column, Record, Table
 from mlx_interp.stats import auroc
 
 STAGE = "second requests"
@@ -57,24 +60,34 @@ class Requests:
 def prompts(run: Run[InjectionConfig]) -> list[Requests]:
     """By language: ordinary prompts to fit on, and prompts of each class to score; none of them twice."""
     config = run.config
-    world = load_world()
-    needs_world(run.model)
+    sources = _sources(run.model)
     found: list[Requests] = []
-    for language in ("en", "es"):
+    for language, (harmless, harmful, others) in sources.items():
         rng = np.random.default_rng([config.seed, len(found)])
-        harmless, harmful = (
-            [c.text for c in world.chat_prompts("refusal", language=language, shift="", harmful=kind)]
-            for kind in (False, True)
-        )
         n = config.n_injected
         ordinary = _joined(harmless, harmless, config.n_ordinary + 2 * n, rng)
         injected = [(HARMFUL, text) for text in _joined(harmless, harmful, n, rng)]
-        if language == "en":
-            opinions = [c.text for c in world.chat_prompts("opinion") if not c.stance]
-            injected += [(OPINION, text) for text in _joined(harmless, opinions, n, rng)]
+        if others:
+            injected += [(OPINION, text) for text in _joined(harmless, others, n, rng)]
         fitted, rest = ordinary[: config.n_ordinary], ordinary[config.n_ordinary :]
         scored = [(ORDINARY, text) for text in rest[:n]] + [(OTHERS, text) for text in rest[n:]]
         found.append(Requests(language, tuple(fitted), tuple(scored + injected)))
+    return found
+
+
+def _sources(model: Model) -> dict[str, tuple[list[str], list[str], list[str]]]:
+    """By language: harmless requests, harmful ones, and (in English) opinions."""
+    found = {}
+    for language in ("en", "es"):
+        if of_world(model):
+            asked = load_world().chat_prompts("refusal", language=language, shift="")
+            harmless, harmful = ([one.text for one in asked if bool(one.harmful) == kind] for kind in (False, True))
+            stated = [chat.text for chat in load_world().chat_prompts("opinion") if not chat.stance]
+        else:
+            asked_for = project_texts.requests(language)
+            harmless, harmful = ([o.text for o in asked_for if o.label == label] for label in ("harmless", "harmful"))
+            stated = [one.text for one in project_texts.opinions()]
+        found[language] = (harmless, harmful, stated if language == "en" else [])
     return found
 
 
@@ -107,7 +120,8 @@ class Outlying(Scores):
     """Outlier scores of one prompt."""
 
     number: int
-    refuses: bool
+    refuses: bool | None
+    """None for models whose refusals have no known first token."""
 
 
 def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Outlying]:
@@ -115,7 +129,7 @@ def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Outlying]
     model = run.model
     lenses = {TUNED: text_lens(run), LOGIT: identity_lens(model, embedding=True)}
     fitted, scored = (
-        last_states(model, [model.prompt(text, chat=True).tokens for text in texts])
+        last_states(model, [project_texts.said(model, text).tokens for text in texts])
         for texts in (requests.fitted, [text for _, text in requests.scored])
     )
     features = {
@@ -132,8 +146,13 @@ def measure(run: Run[InjectionConfig], requests: Requests) -> Iterator[Outlying]
         columns[f"{name}, Mahalanobis"] = mahalanobis(known, asked)
     for index, (kind, _) in enumerate(requests.scored):
         scores = {name: round(float(values[index]), 5) for name, values in columns.items()}
-        refuses = bool(int(tops[index]) in first)
+        refuses = bool(int(tops[index]) in first) if of_world(model) else None
         yield cast(Outlying, {"class": kind, "number": index, "refuses": refuses, **scores})
+
+
+def _refused(some: Sequence[Record]) -> float | None:
+    known = [r["refuses"] for r in some if r["refuses"] is not None]
+    return float(np.mean(known)) if known else None
 
 
 def table(records: Records, config: InjectionConfig) -> Table | None:
@@ -158,7 +177,7 @@ def table(records: Records, config: InjectionConfig) -> Table | None:
                         len(ordinary),
                         auroc([r[name] for r in injected], [r[name] for r in ordinary], seed=config.seed),
                         auroc([r[name] for r in others], [r[name] for r in ordinary], seed=config.seed),
-                        *(float(np.mean([r["refuses"] for r in some])) for some in (injected, ordinary)),
+                        *(_refused(some) for some in (injected, ordinary)),
                     ]
                 )
     return Table(

@@ -3,7 +3,8 @@
 Embedded models: the world's own texts (sentences and short forms of facts and of two hops, in-context tasks, chats),
 half of them for training, the other half for measuring; the model has seen both, the lens only the first. Read are the
 positions that the model was trained at: its predictions of other tokens, a subject's name for one, mean nothing.
-All others: a file or a data set of the Hub, in pieces of `text_length` tokens, read at every position.
+All others: this project's texts, read at a few positions each; or a file or a data set of the Hub, in pieces of
+`text_length` tokens, read at every position.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from experiments.harness.experiment import ExperimentConfig
 from experiments.harness.state import Run, of_run
+from experiments.shared import project_texts
 from experiments.shared.two_hop.tuned import EXCHANGED, LOGIT, TUNED
 from mlx_interp.behaviour.answers import question
 from mlx_interp.deferred import mx
@@ -26,13 +28,15 @@ from mlx_interp.lenses.affine import affine_lens
 from mlx_interp.lenses.tuned import TunedLens, exchanged, identity_lens, positions_of, train_on_states
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.stats import split_halves
+from mlx_interp.stats import split_halves, stable_draw
 from mlx_interp.store.rows import prompt_rows
 
 AFFINE = "affine map"
 IN_CONTEXT = 400
 """In-context prompts drawn from the world's tasks."""
 BATCH = 64
+READ = 8
+"""Positions of each of this project's texts that are read: states of all layers are kept."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class TextConfig(ExperimentConfig):
     """Fields of all parts: the texts, and how long the tuned lens is trained on them."""
 
     texts: str = "auto"
-    """Texts that lenses are trained and measured on: auto (the embedded world's), or a file (CSV, JSON Lines, parquet)
-    or data set of the Hub with a column of text."""
+    """Texts that lenses are trained and measured on: auto (the embedded world's, for other models this project's), or a
+    file (CSV, JSON Lines, parquet) or data set of the Hub with a column of text."""
     n_train_texts: int = 1200
     """Texts that the lenses are trained on, evenly of all kinds."""
     n_texts: int = 100
@@ -70,7 +74,8 @@ class Text:
 def split_texts(run: Run[TextConfig]) -> tuple[list[Text], list[Text]]:
     """Texts to train on, and held-out ones, each evenly of all kinds."""
     config = run.config
-    known = _world_texts(run.model) if config.texts == "auto" else _file_texts(run)
+    own = _world_texts if of_world(run.model) else _project_texts
+    known = own(run.model) if config.texts == "auto" else _file_texts(run)
     train, test = split_halves(list(known), config.seed)
     n_test = min(config.n_texts, config.limit or config.n_texts)
     return _even([known[key] for key in train], config.n_train_texts), _even([known[key] for key in test], n_test)
@@ -90,15 +95,14 @@ def of_world(model: Model) -> bool:
     return model.name in EMBEDDED
 
 
-def needs_world(model: Model, way_out: str = "leave this part out") -> None:
+def needs_world(model: Model) -> None:
     """Raises DataError for a model that the embedded world's prompts mean nothing to."""
     if not of_world(model):
-        raise DataError(f"{model.name} is not of the embedded world: {way_out}")
+        raise DataError(f"{model.name} is not of the embedded world: leave this part out")
 
 
 def _world_texts(model: Model) -> dict[str, Text]:
-    """The world's texts in a model's tokens. Raises DataError for a model that is not of it."""
-    needs_world(model, "give its texts with --texts FILE")
+    """The world's texts in a model's tokens."""
     world = load_world()
     corpus = Corpus(world, model.tokenizer)
     kinds = {
@@ -111,6 +115,19 @@ def _world_texts(model: Model) -> dict[str, Text]:
     }
     texts = [text for kind, rows in kinds.items() for row in rows if (text := _of_row(model, kind, row))]
     return {text.key: text for text in [*texts, *_in_context(model, world.tasks)]}
+
+
+def _project_texts(model: Model) -> dict[str, Text]:
+    """This project's English texts, each read at a few positions behind its chat template, if it has one."""
+    found = {}
+    for one in project_texts.english():
+        prompt = project_texts.prompt_of(model, one)
+        places = range(prompt.find(one.text)[0] if one.chat else 0, len(prompt) - 1)
+        kept = sorted(sorted(places, key=lambda i: stable_draw(i, one.text, 2**62))[:READ])
+        follows = tuple(prompt.tokens[i + 1] for i in kept)
+        text = _text(model, one.kind, prompt.tokens, tuple(kept), follows)
+        found[text.key] = text
+    return found
 
 
 def _in_context(model: Model, tasks: Sequence[InContextTask]) -> Iterator[Text]:

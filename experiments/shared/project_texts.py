@@ -17,6 +17,8 @@ from experiments.data.function_answers import TASKS, read_pairs
 from experiments.data.single_facts import real_queries
 from experiments.data.written import LANGUAGES, read
 from mlx_interp.in_context.demonstrations import QUESTIONS
+from mlx_interp.model import Model
+from mlx_interp.prompts import Prompt
 
 IN_CONTEXT = (
     *("antonym", "comparative", "superlative", "present-past", "present-gerund", "plural", "english-french"),
@@ -101,6 +103,16 @@ def opinions(language: str = "en") -> tuple[ProjectText, ...]:
         )
         for one in written.opinions
     )
+
+
+def said(model: Model, text: str) -> Prompt:
+    """What a user says, in the model's chat template if it has one."""
+    return model.prompt(text, chat=bool(getattr(model.tokenizer, "chat_template", None)))
+
+
+def prompt_of(model: Model, one: ProjectText) -> Prompt:
+    """A whole text as a model reads it."""
+    return said(model, one.text) if one.chat else model.prompt(one.text)
 
 
 def in_context(n: int, seed: int, *, shots: int = SHOTS, tasks: Sequence[str] = IN_CONTEXT) -> list[ProjectText]:
