@@ -2,8 +2,8 @@
 
 Question   Added to the stream, does the difference of two sets' mean activations make texts read more like the one set
            than like the other, while they stay texts?
-Data       chats in named subsets: of the embedded world (offline), the 19 of Tulu 3 by key, any data set of the Hub, or
-           a local file. Rows behind a mean, held-out rows and steered prompts are disjoint.
+Data       chats in named subsets: of the embedded world or this project (offline), the 19 of Tulu 3 by key, any data
+           set of the Hub, or a local file. Rows behind a mean, held-out rows and steered prompts are disjoint.
 Measure    resid_post at the last prompt token (or a mean over prompt or reply), all layers from one pass, kept on disk;
            scale times the difference added at all positions. Texts are told by a classifier of the subsets' replies.
 Figure     share of texts that read as the target, by layer and scale, 95 % intervals over prompts; how many break;

@@ -101,7 +101,7 @@ def _told(error: Exception) -> str:
     if any(word in causes for word in ("Connect", "Offline", "Timeout", "LocalEntryNotFound", "MaxRetry")):
         return (
             f"the Hub cannot be reached ({text}), and these rows are not kept here from an earlier run; connect once, "
-            "or give a local file with --data chats.jsonl, or --data world for the embedded world"
+            "or give a local file with --data chats.jsonl, or --data project for what is written in this project"
         )
     if "NotFound" in text or "401" in text or "404" in text:
         return f"not found on the Hub, or not open to you ({text}); check the name, or log in with `hf auth login`"

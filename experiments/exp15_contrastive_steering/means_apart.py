@@ -15,7 +15,7 @@ from typing import TypedDict
 import numpy as np
 
 from experiments.exp15_contrastive_steering.settings import ContrastiveConfig, setting
-from experiments.exp15_contrastive_steering.steered_texts import classifier
+from experiments.exp15_contrastive_steering.steered_texts import classifier, replies
 from experiments.exp15_contrastive_steering.vectors import (
     cosine,
     floors,
@@ -79,8 +79,8 @@ def measure_set(run: Run[ContrastiveConfig], item: Item) -> Iterator[Collected]:
     centre, floor = mean(rows), floors(run, own.key)
     stream = np.linalg.norm(rows.astype(np.float64), axis=-1).mean(axis=0)
     told = classifier(run)
-    replies = [chat.reply for chat in own.held if chat.reply]
-    accuracy = told.accuracy(replies, [own.key] * len(replies))[own.key] if told and replies else None
+    said = list(replies(run, own.key, "held"))
+    accuracy = told.accuracy(said, [own.key] * len(said))[own.key] if told and said else None
     for layer in range(run.model.n_layers):
         squares = centre[layer].astype(np.float64) ** 2
         yield {

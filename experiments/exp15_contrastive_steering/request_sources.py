@@ -1,7 +1,8 @@
-"""Subsets by key: of the embedded world, of Tulu 3, of any data set on the Hub, of a local file.
+"""Subsets by key: of the embedded world, of this project, of Tulu 3, of any data set on the Hub, of a local file.
 
 A key is a number or a name. Numbers of Tulu 3 stand for the `source` strings of `TULU`, matched as strings, never by
-position in the data; those of the world for its own list; those of a local file for the order of first appearance.
+position in the data; those of the world and the project for lists of their own; those of a local file for the order of
+first appearance.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 
 from experiments.exp15_contrastive_steering.chats import Chat, column_values, distinct, parse_chat, read_rows
 from experiments.exp15_contrastive_steering.hub import Draw, drawn
+from experiments.shared import project_texts
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.stats import stable_draw
 
-WORLD, TULU_NAME, AUTO = "world", "tulu", "auto"
+WORLD, PROJECT, TULU_NAME, AUTO = "world", "project", "tulu", "auto"
 TULU_REPOSITORY = "allenai/tulu-3-sft-mixture"
 _ADAPT = "ai2-adapt-dev/"
 TULU = (
@@ -45,6 +47,11 @@ TULU = (
 """Key -> `source` of the 19 parts of the Tulu 3 mixture."""
 SENSITIVE = frozenset({TULU[1], TULU[10], TULU[12]})
 """Hold safety material: results name their rows by id, and do not repeat the prompts."""
+PROJECT_SUBSETS = (
+    *(f"{kind}_{language}" for language in ("en", "es", "fr", "de", "zh") for kind in ("requests", "harmful")),
+    *("user_likes", "user_dislikes", "unsure_questions", "certain_questions"),
+)
+"""Key -> subset of what is written in this project; 12 is, as in Tulu 3, what is answered by not answering."""
 LEAST = 8
 """Rows of a subset from which a mean, its halves and held-out rows can be told."""
 
@@ -67,7 +74,7 @@ class Source:
     """Where subsets come from, and how much of each is drawn."""
 
     data: str
-    """"world", "tulu", a repository on the Hub, or the path of a file."""
+    """"world", "project", "tulu", a repository on the Hub, or the path of a file."""
     split: str
     column: str
     n_fit: int
@@ -80,8 +87,8 @@ def keys(source: Source) -> list[str]:
     """All keys of a source, for those whose subsets are known without reading all of it."""
     if source.data == WORLD:
         return [str(number) for number in range(len(SELECTIONS))]
-    if source.data == TULU_NAME:
-        return [str(number) for number in range(len(TULU))]
+    if source.data in (PROJECT, TULU_NAME):
+        return [str(number) for number in range(len(PROJECT_SUBSETS if source.data == PROJECT else TULU))]
     if is_file(source.data):
         return [str(number) for number in range(len(_file_values(source.data, source.column)))]
     raise DataError(
@@ -124,6 +131,9 @@ def _found(source: Source, key: str) -> tuple[str, str, Sequence[Chat]]:
         number = _number(key, [name for name, _ in SELECTIONS], "the embedded world")
         name, selects = SELECTIONS[number]
         return str(number), name, [_chat(chat) for chat in load_world().chats if selects(chat)]
+    if source.data == PROJECT:
+        number = _number(key, PROJECT_SUBSETS, "the project")
+        return str(number), PROJECT_SUBSETS[number], list(project_chats(PROJECT_SUBSETS[number]))
     if source.data == TULU_NAME:
         number = _number(key, TULU, "Tulu 3")
         return str(number), TULU[number], drawn(Draw(TULU_REPOSITORY, source.split, "source", TULU[number], limit))
@@ -134,6 +144,20 @@ def _found(source: Source, key: str) -> tuple[str, str, Sequence[Chat]]:
         chats = [parse_chat(row, n, f"{source.data}, row {n} of {values[number]!r}") for n, row in enumerate(rows, 1)]
         return str(number), values[number], chats
     return key, key, drawn(Draw(source.data, source.split, source.column, key, limit))
+
+
+@lru_cache(maxsize=len(PROJECT_SUBSETS))
+def project_chats(name: str) -> tuple[Chat, ...]:
+    """What a user says, by name of the subset; no replies are written to it."""
+    kind, _, part = name.partition("_")
+    if kind in ("requests", "harmful"):
+        label = "harmless" if kind == "requests" else kind
+        texts = [one.text for one in project_texts.requests(part) if one.label == label]
+    elif kind == "user":
+        texts = [one.text for one in project_texts.opinions(frame=part)]
+    else:
+        texts = [one.text for one in project_texts.questions() if one.label == kind]
+    return tuple(Chat(f"{name} {number}", text) for number, text in enumerate(texts))
 
 
 def is_file(text: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from experiments.exp15_contrastive_steering.request_sources import (
     AUTO,
+    PROJECT,
     TULU_NAME,
     WORLD,
     Source,
@@ -55,7 +56,7 @@ class ContrastiveConfig(ExperimentConfig):
     draws: int = 1
     """Texts of each prompt and setting, sampled with seeds of their own."""
     data: str = AUTO
-    """world, tulu, a data set of the Hub or a file of chats; auto: world on embedded models, else tulu."""
+    """world, project, tulu, a data set of the Hub or a file of chats; auto: world on embedded models, else tulu."""
     split: str = "train"
     """Split of a data set of the Hub."""
     column: str = "source"
@@ -168,6 +169,7 @@ def _order(one: Subset) -> tuple[int, int, str]:
 
 def describe_data(source: Source) -> str:
     """Where the data are from, for captions."""
-    if source.data in (WORLD, TULU_NAME):
-        return {WORLD: "the embedded world", TULU_NAME: "Tulu 3"}[source.data]
+    known = {WORLD: "the embedded world", PROJECT: "this project", TULU_NAME: "Tulu 3"}
+    if source.data in known:
+        return known[source.data]
     return source.data if is_file(source.data) else f"{source.data} (Hub)"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -48,6 +48,8 @@ CONTROLS = (NULL, NULL_LONG, RANDOM, OTHER, NO_LENGTH)
 SWEEP, TARGETS, RULED = "sweep", "targets", "rules"
 ALL_OTHERS = "all others"
 RULED_SCALES = (1.0, 2.0)
+REPLIES = 32
+"""Replies of the model itself that are written as one batch."""
 REPEATS = 0.5
 """Share of repeated trigrams from which a text counts as degenerate."""
 BUILT_IN = (
@@ -142,6 +144,22 @@ def _replies(own: Subset) -> bool:
     return all(chat.reply for chat in (*own.fit, *own.held))
 
 
+@of_run(64)
+def replies(run: Run[ContrastiveConfig], key: str, part: Literal["fit", "held"]) -> tuple[str, ...]:
+    """Replies to a subset's rows: the data's, or the model's own where the data have none at all."""
+    own = setting(run).subset(key)
+    chats: tuple[Chat, ...] = getattr(own, part)
+    if any(chat.reply for chat in (*own.fit, *own.held)):
+        return tuple(chat.reply for chat in chats if chat.reply)
+    asked = [rendered(run.model, chat) for chat in chats]
+    texts: dict[int, str] = {}
+    for start in range(0, len(asked), REPLIES):
+        some = sorted(range(len(asked)), key=lambda i: len(asked[i]))[start : start + REPLIES]
+        found = run.model.generate([asked[i] for i in some], max_tokens=setting(run).max_tokens)
+        texts |= {i: one.text for i, one in zip(some, found, strict=True)}
+    return tuple(texts[i] for i in range(len(asked)) if texts[i].strip())
+
+
 @of_run(256)
 def vector(run: Run[ContrastiveConfig], cell: Cell) -> np.ndarray:
     """(d_model,): what a cell adds, before its scale."""
@@ -166,7 +184,7 @@ def vector(run: Run[ContrastiveConfig], cell: Cell) -> np.ndarray:
 def classifier(run: Run[ContrastiveConfig]) -> TextClassifier | None:
     """Of the replies of all loaded subsets, fitted to the rows behind the means; None where there are no replies."""
     of = setting(run)
-    pairs = [(chat.reply, one.key) for one in of.subsets for chat in one.fit if chat.reply]
+    pairs = [(text, one.key) for one in of.subsets for text in replies(run, one.key, "fit")]
     if not {of.target.key, of.baseline.key} <= {key for _, key in pairs}:
         return None
     return fit_text_classifier([text for text, _ in pairs], [key for _, key in pairs])

@@ -94,13 +94,11 @@ def questions(language: str = "en") -> tuple[ProjectText, ...]:
 
 
 @cache
-def opinions(language: str = "en") -> tuple[ProjectText, ...]:
-    """Things that people like or dislike, as a user states them."""
+def opinions(language: str = "en", frame: str = "stated") -> tuple[ProjectText, ...]:
+    """Things that people like or dislike: stated or asked, or with the user's likes or dislikes."""
     written = read(language)
     return tuple(
-        ProjectText(
-            "opinions", written.frames.around("stated", one), "", one.topic, one.topic, language, True, one.split
-        )
+        ProjectText("opinions", written.frames.around(frame, one), "", one.topic, one.topic, language, True, one.split)
         for one in written.opinions
     )
 
