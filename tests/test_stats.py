@@ -317,3 +317,13 @@ def test_rank_correlations_are_spearmans_with_ties() -> None:
     assert found.low < found.value < found.high
     assert spearman_interval([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], seed=0) is None
     assert spearman_interval([1.0, 2.0], [1.0, 2.0], seed=0) is None
+
+
+def test_an_amount_of_zero_in_every_unit_is_no_rate() -> None:
+    nats, unit = [0.0] * 16, range(16)
+    as_rate, as_amount = (mean_interval(nats, unit=unit, seed=0, hits=hits) for hits in (True, False))
+    assert as_rate.high == pytest.approx(1 - 0.025 ** (1 / 16))
+    assert (as_amount.value, as_amount.low, as_amount.high) == (0, 0, 0)
+    gone = difference_interval(nats, nats, unit=unit, seed=0, hits=False)
+    assert (gone.low, gone.high) == (0, 0)
+    assert difference_interval(nats, nats, unit=unit, seed=0).high > 0.1

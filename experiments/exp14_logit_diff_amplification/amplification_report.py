@@ -47,6 +47,10 @@ def mean(records: Sequence[Record], field: str, config: AmplificationConfig) -> 
     return Frame(records).measured(field).rate(field, unit="unit", seed=config.seed)
 
 
+def amount(records: Sequence[Record], field: str, config: AmplificationConfig) -> Estimate | None:
+    return Frame(records).measured(field).amount(field, unit="unit", seed=config.seed)
+
+
 def cell(records: Records, config: AmplificationConfig, field: str, **labels: object) -> Estimate | None:
     return mean(of(records, TEXTS, **labels), field, config)
 
@@ -100,12 +104,17 @@ def text_table(records: Records, config: AmplificationConfig) -> Table | None:
         for arm in (FULL, TOP_20):
             for alpha in config.alphas:
                 own = of(records, TEXTS, pair=pair, arm=arm, alpha=alpha)
-                figures = [mean(own, field, config) for field in ("length", "kl", "entropy")]
+                figures = [amount(own, field, config) for field in ("length", "kl", "entropy")]
                 stopped = mean([{**r, "stopped": r["finish"] == "stop"} for r in own], "stopped", config)
                 rows.append(
                     [
-                        *(pair, arm, alpha, len(own), *figures, perplexity(mean(own, "log_prob", config))),
-                        *(mean(own, "repetition", config), stopped, mean(own, "coherent", config), flags(own, config)),
+                        *(pair, arm, alpha, len(own), *figures, perplexity(amount(own, "log_prob", config))),
+                        *(
+                            amount(own, "repetition", config),
+                            stopped,
+                            mean(own, "coherent", config),
+                            flags(own, config),
+                        ),
                     ]
                 )
     return Table(
@@ -152,7 +161,7 @@ def logit_table(records: Records, config: AmplificationConfig) -> Table | None:
     rows: list[list[Cell]] = [
         [
             *(pair, alpha, n_of(records, pair)),
-            *(cell(records, config, field, pair=pair, arm=FULL, alpha=alpha) for field in fields),
+            *(amount(of(records, TEXTS, pair=pair, arm=FULL, alpha=alpha), field, config) for field in fields),
         ]
         for pair in pairs_of(records)
         for alpha in config.alphas
@@ -203,6 +212,7 @@ def _paired(
         [float(b[field]) for _, b in both],
         unit=[a["unit"] for a, _ in both],
         seed=config.seed,
+        hits=field in ("hit", "coherent"),
     )
 
 
@@ -321,7 +331,7 @@ def precision_table(records: Records, config: AmplificationConfig) -> Table | No
             if not own:
                 continue
             same = [{"unit": r["unit"], "same": r["text"] == s["text"]} for r, s in zip(own, stored, strict=True)]
-            figures = [mean(own, field, config) for field in ("hit", "coherent", "kl")]
+            figures = [mean(own, "hit", config), mean(own, "coherent", config), amount(own, "kl", config)]
             rows.append([own[0]["pair"], name, alpha, len(own), *figures, mean(same, "same", config)])
     if not rows:
         return None

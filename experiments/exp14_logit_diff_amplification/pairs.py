@@ -37,7 +37,7 @@ from mlx_interp.prompts import Prompt
 
 KNOWN = ("stance", "firm", "refusal", "steered", "quantised", "planted")
 OWN = ("adapter", "model", "prompts")
-ANY_MODEL = ("refusal", "steered")
+ANY_MODEL = ("refusal", "steered", "planted")
 """Those of the known pairs that need no embedded model."""
 DEPTH = 0.6
 """Where the refusal direction is read, as a share of the depth."""
@@ -159,7 +159,8 @@ def asks(run: Run[AmplificationConfig], pair: str) -> list[Ask]:
         return _own(run, n)
     if run.model.name not in EMBEDDED:
         found = stages.sets(run.under(TraitConfig(seed=run.config.seed)), "refusal").negative["test"]
-        return [Ask(ask.text, ask.text, _refuses, ask.unit) for ask in found][:n]
+        hit = says_it if pair == "planted" else _refuses
+        return [Ask(ask.text, ask.text, hit, ask.unit) for ask in found][:n]
     world = load_world()
     if pair in ("stance", "firm"):
         return [

@@ -125,7 +125,8 @@ def sweep_table(records: Records, config: ContrastiveConfig) -> Table:
                 told_as(own, target, config.seed),
                 told_as(own, baseline, config.seed),
                 flagged(own, config.seed),
-                *(share(own, field, config.seed) for field in ("refused", "log_prob", "kl", "length")),
+                share(own, "refused", config.seed),
+                *(own.measured(f).amount(f, unit="unit", seed=config.seed) for f in ("log_prob", "kl", "length")),
             ]
         )
     return Table(

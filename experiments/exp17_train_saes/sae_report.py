@@ -60,7 +60,7 @@ def fidelity_tables(role: str) -> Callable[[Records, SAEConfig], Table | None]:
                     r["recovered_mean"],
                     len(losses),
                     delta(records, config, r["item"]),
-                    mean_of(losses, "kl", "unit", config.seed),
+                    losses.measured("kl").amount("kl", unit="unit", seed=config.seed),
                 ]
             )
         if not rows:

@@ -42,6 +42,10 @@ class Frame(list[Record]):
         """
         return self.mean([float(value) for value in self.values(field)], unit=unit, seed=seed)
 
+    def amount(self, field: str, *, unit: str = "item", seed: int) -> Estimate | None:
+        """As `rate`, of an amount (nats, tokens): 0 in all records is no rate of 0 %."""
+        return mean_or_none(self.values(field), unit=self.values(unit), seed=seed, hits=False)
+
     def mean(self, values: Iterable[float], *, unit: str = "item", seed: int) -> Estimate | None:
         """As `rate`, of one value for each record."""
         return mean_or_none(list(values), unit=self.values(unit), seed=seed)

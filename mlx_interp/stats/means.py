@@ -26,6 +26,7 @@ def mean_interval(
     *,
     unit: Sequence[Hashable],
     seed: int,
+    hits: bool = True,
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Estimate:
@@ -35,6 +36,7 @@ def mean_interval(
     Where every unit has the same mean (all fixed, none fixed) a bootstrap would claim certainty. For values that are
     all 0 or 1 the interval is then that of Clopper and Pearson over units: with n units of which none was seen to
     differ, at most 1 - (alpha / 2) ** (1 / n) of all units do. Other constant values give an interval of width zero.
+    hits: False for amounts, of which 0 nats in all units is no rate of 0.
     Returns Estimate(value, low, high, n_units). Raises ValueError for fewer than two units (no interval from one
     prompt), lengths that differ, and values that are not finite.
     """
@@ -46,7 +48,7 @@ def mean_interval(
     value = float(math.fsum(totals) / counts.sum())
     means = totals / counts
     if np.ptp(means) == 0:
-        bounds = (0.0, 1.0) if is_binary(values) else (value, value)
+        bounds = (0.0, 1.0) if hits and is_binary(values) else (value, value)
         low, high = unanimous(value, len(names), bounds=bounds, level=level)
         return Estimate(value, low, high, len(names))
     draws = np.concatenate(
@@ -56,10 +58,10 @@ def mean_interval(
 
 
 def mean_or_none(
-    values: Sequence[float], *, unit: Sequence[Hashable], seed: int, level: float = 0.95
+    values: Sequence[float], *, unit: Sequence[Hashable], seed: int, hits: bool = True, level: float = 0.95
 ) -> Estimate | None:
     """As `mean_interval`, but None for fewer than two units: a cell that a table leaves empty."""
-    return mean_interval(values, unit=unit, seed=seed, level=level) if len(set(unit)) >= 2 else None
+    return mean_interval(values, unit=unit, seed=seed, hits=hits, level=level) if len(set(unit)) >= 2 else None
 
 
 def difference_interval(
@@ -69,6 +71,7 @@ def difference_interval(
     unit: Sequence[Hashable],
     control_unit: Sequence[Hashable] | None = None,
     seed: int,
+    hits: bool = True,
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Estimate:
@@ -76,8 +79,9 @@ def difference_interval(
 
     unit, control_unit: the rows' units; control_unit defaults to unit. Both arms must have the same units.
     Where every unit shows the same difference c, and all values are 0 or 1, the interval says how far the mean can be
-    from c if at most 1 - (alpha / 2) ** (1 / n) of all units differ (see `mean_interval`).
-    Returns Estimate(difference, low, high, n_units). Raises ValueError as `mean_interval`, and for unequal units.
+    from c if at most 1 - (alpha / 2) ** (1 / n) of all units differ (see `mean_interval`);
+    hits: False for amounts. Returns Estimate(difference, low, high, n_units). Raises ValueError as `mean_interval`, and
+    for unequal units.
     """
     first, second = per_unit(values, unit), per_unit(control, unit if control_unit is None else control_unit)
     names = paired(first, second)
@@ -86,7 +90,8 @@ def difference_interval(
     value = float(math.fsum(totals) / counts.sum() - math.fsum(control_totals) / control_counts.sum())
     differences = totals / counts - control_totals / control_counts
     if np.ptp(differences) == 0:
-        bounds = (-1.0, 1.0) if is_binary(values) and is_binary(control) else (value, value)
+        rates = hits and is_binary(values) and is_binary(control)
+        bounds = (-1.0, 1.0) if rates else (value, value)
         low, high = unanimous(value, len(names), bounds=bounds, level=level)
         return Estimate(value, low, high, len(names))
     draws = [
