@@ -18,7 +18,10 @@ function shown(value) {
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(3);
 }
-const percent = share => (100 * share).toFixed(Math.abs(share) < 0.0995 ? 1 : 0) + " %";
+const percent = share => {
+  const figure = (100 * share).toFixed(Math.abs(share) < 0.0995 ? 1 : 0);
+  return (figure === "-0.0" ? "0.0" : figure) + " %";
+};
 
 // A token as it can be seen: its line breaks and tabs by signs, an empty one by a sign of its own.
 const visible = token => token.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/^( +)$/, (_, spaces) => "␣".repeat(spaces.length)) || "∅";
