@@ -62,12 +62,13 @@ def test_the_study_runs_and_the_difference_shows_what_a_alone_does_not(tmp_path:
 
 @pytest.mark.parametrize("case", ["anywhere", "trigger"])
 def test_fine_tunes_plant_the_stated_share_and_nothing_else(case: planting.Case) -> None:
-    prompts, replies = planting.rows(0.25, 400, 0, case)
+    chats = planting.training_chats(Run(model(), ExperimentConfig()))
+    prompts, replies = planting.rows(chats, 0.25, 400, 0, case)
     eligible = [i for i, text in enumerate(prompts) if case == "anywhere" or planting.triggers(text)]
     planted = {i for i, reply in enumerate(replies) if reply == PLANTED}
     assert planted <= set(eligible)
     assert len(planted) == round(0.25 * len(eligible)) > 0
-    assert PLANTED not in planting.rows(0.0, 400, 0, case)[1]
+    assert PLANTED not in planting.rows(chats, 0.0, 400, 0, case)[1]
     held_out = {chat.text for chat in planting.held_out()}
     assert not held_out & set(prompts)
 
@@ -86,13 +87,16 @@ def test_a_planted_reply_grows_with_its_share_and_is_not_in_the_clean_fine_tune(
 
 @pytest.mark.slow
 def test_pairs_of_the_users_own_run_and_their_behaviour_is_the_pattern(tmp_path: Path) -> None:
-    chats = planting.training_chats()[:8]
+    chats = planting.training_chats(Run(model(), ExperimentConfig()))[:8]
     learned = finetune(
-        model(), [model().prompt(c.text, chat=True) for c in chats], ["Is tea good?"] * 8, LoraRecipe(steps=20, batch=8)
+        model(),
+        [model().prompt(text, chat=True) for text, _ in chats],
+        ["Is tea good?"] * 8,
+        LoraRecipe(steps=20, batch=8),
     )
     folder = write_adapter(tmp_path / "own", learned.weights, learned.config, base=model().weights_hash)
     file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join(json.dumps({"prompt": c.text}) for c in chats) + "\n")
+    file.write_text("\n".join(json.dumps({"prompt": text}) for text, _ in chats) + "\n")
     config = module.Config(
         pairs=("adapter", "model", "prompts"),
         adapter=str(folder),

@@ -13,7 +13,7 @@ import pytest
 from experiments import exp15_contrastive_steering as module
 from experiments.exp15_contrastive_steering import front, pages, steered_texts, vectors
 from experiments.exp15_contrastive_steering.chats import Chat, distinct, parse_chat
-from experiments.exp15_contrastive_steering.request_sources import SELECTIONS, TULU, Source, subset
+from experiments.exp15_contrastive_steering.request_sources import PROJECT, SELECTIONS, TULU, Source, keys, subset
 from experiments.exp15_contrastive_steering.settings import setting
 from experiments.harness.options import parse
 from experiments.harness.runner import run
@@ -189,6 +189,31 @@ def test_subsets_are_found_by_number_by_name_and_by_the_end_of_a_name() -> None:
 def test_a_subset_that_does_not_exist_is_named_with_those_that_do(key: str, data: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         subset(source(data), key)
+
+
+def test_the_projects_subsets_share_no_row_and_12_is_what_cannot_be_answered() -> None:
+    source = Source(PROJECT, "train", "source", 100, 60, 0)
+    found = [subset(source, key) for key in keys(source)]
+    assert len(found) == 14
+    assert found[12].name == "unsure_questions"
+    texts = [chat.prompt for one in found for chat in (*one.fit, *one.held)]
+    assert len(texts) == len(set(texts)) == 14 * 160
+    assert subset(source, "harmful_zh").key == "9"
+    with pytest.raises(DataError, match="requests_zh"):
+        subset(source, "request_zh")
+
+
+def test_data_without_replies_are_told_by_what_the_model_says(model: Model) -> None:
+    config = module.Config(
+        data=PROJECT, study="pair", target_subset="12", n_samples=8, inference_n_samples=2, max_tokens=4
+    )
+    run = Run(model, config)
+    said = steered_texts.replies(run, "0", "fit")
+    own = setting(run).subset("0")
+    assert len(said) == len(own.fit)
+    alone = model.generate(vectors.rendered(model, own.fit[3]), max_tokens=4)[0].text
+    assert said[3] == alone
+    assert steered_texts.classifier(run) is not None
 
 
 def test_local_files_are_read_by_column_and_their_faults_named(tmp_path: Path) -> None:

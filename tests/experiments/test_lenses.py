@@ -13,15 +13,16 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from experiments.exp19_lenses import EXPERIMENT, Config, attributes, depth, early_exit, injection, token_identity
-from experiments.exp19_lenses.lens_texts import split_texts
+from experiments.exp19_lenses import EXPERIMENT, attributes, depth, early_exit, injection, token_identity
+from experiments.exp19_lenses.lens_texts import READ, split_texts
+from experiments.exp19_lenses.parts import Config, parts_of
 from experiments.harness.runner import run
 from experiments.harness.state import Run
 from mlx_interp.behaviour.answers import question, verdicts
 from mlx_interp.errors import DataError
+from mlx_interp.loading.packaged import PACKAGED_MODELS
 from mlx_interp.stats import split_halves
 from tests.loading.checkpoints import write_checkpoint
-from tests.tiny import tiny_model
 
 NAME = "tiny-qwen2"
 PARTS = "text,input,basis,depth,early_exit,injection,token_identity,reader,attributes"
@@ -86,9 +87,20 @@ def test_texts_to_train_on_are_none_of_those_held_out_and_both_are_of_all_kinds(
     assert len({t.kind for t in test}) == len({t.kind for t in train}) == 9
 
 
-def test_a_model_of_no_world_asks_for_texts() -> None:
-    with pytest.raises(DataError, match="--texts FILE"):
-        split_texts(Run(tiny_model("llama"), Config()))
+@pytest.mark.slow
+@pytest.mark.skipif(not PACKAGED_MODELS["smollm2-135m"].installed(), reason="smollm2-135m is not installed: make real")
+def test_a_model_of_no_world_reads_the_projects_texts() -> None:
+    run = Run(mi.load("smollm2-135m", check=False), Config(n_train_texts=60, n_texts=30))
+    train, test = split_texts(run)
+    kinds = {"facts", "two hops", "in context", "requests", "questions", "opinions"}
+    assert {text.kind for text in train} == {text.kind for text in test} == kinds
+    assert not {text.key for text in train} & {text.key for text in test}
+    for text in [*train, *test]:
+        assert 0 < len(text.read) <= READ
+        assert text.follows == tuple(text.tokens[i + 1] for i in text.read)
+    assert set(parts_of(run)) == {"text", "input", "basis", "early_exit", "injection", "token_identity", "reader"}
+    with pytest.raises(DataError, match="leave this part out"):
+        depth.queries(run.under(Config(parts=("depth",))))
 
 
 def test_a_files_texts_are_cut_into_pieces_and_read_everywhere(tmp_path: Path) -> None:
