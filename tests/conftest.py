@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mlx_interp.architectures import FAMILIES
 from mlx_interp.model import Model
-from mlx_interp.reporting import figures
+from mlx_interp.reporting import plots
 from tests.reporting.canvas import beyond_canvas, overlapping
 from tests.tiny import PACKED, RECENT, each_family, packed_model, tiny_model
 
@@ -28,18 +28,18 @@ def _figures() -> Iterator[None]:
 
     Whatever a test draws lies whole on its canvas, and no text lies on another.
     """
-    drawn = figures._drawn
+    drawn = plots._drawn
 
     def checked(figure: Figure, ending: str, metadata: Mapping[str, None]) -> bytes:
-        with matplotlib.rc_context(figures.STYLE):
+        with matplotlib.rc_context(plots.STYLE):
             faults = [*beyond_canvas(figure), *overlapping(figure)]
         assert not faults, faults
         return drawn(figure, ending, metadata)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "DPI", 40)
-        patch.setattr(figures, "VECTOR", False)
-        patch.setattr(figures, "_drawn", checked)
+        patch.setattr(plots, "DPI", 40)
+        patch.setattr(plots, "VECTOR", False)
+        patch.setattr(plots, "_drawn", checked)
         yield
 
 

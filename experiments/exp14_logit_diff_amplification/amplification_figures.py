@@ -18,7 +18,8 @@ from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from mlx_interp.reporting import Plot, Series, line_with_band
-from mlx_interp.reporting.figures import LINES, Point, scatter
+from mlx_interp.reporting.figures import Point, scatter
+from mlx_interp.reporting.plots import LINES
 
 LEAST = 1e-3
 """Nats a token: nearer to a than this is a."""

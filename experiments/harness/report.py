@@ -12,9 +12,9 @@ from experiments.harness.options import as_values
 from experiments.harness.pace import Pace
 from mlx_interp.deferred import rich
 from mlx_interp.reporting import Plot
-from mlx_interp.reporting.figures import caption_text, save_plot
 from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.reporting.folders import FILES_FOLDER, LATEX_FILE, TABLE_FILE, RunFolder, read_run
+from mlx_interp.reporting.plots import caption_text, save_plot
 from mlx_interp.reporting.records import RecordFile, write_parquet
 from mlx_interp.reporting.tables import UNVALIDATED, latex, markdown
 

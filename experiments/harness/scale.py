@@ -19,10 +19,11 @@ import numpy as np
 from mlx_interp.deferred import matplotlib
 from mlx_interp.errors import DataError, MlxInterpError
 from mlx_interp.loading.names import MODELS
-from mlx_interp.reporting.figures import LINES, STYLE, Plot, caption_text, name_points, save_plot
+from mlx_interp.reporting.figures import name_points
 from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import PUBLISHED, TABLE_FILE
 from mlx_interp.reporting.index import runs
+from mlx_interp.reporting.plots import LINES, STYLE, Plot, caption_text, save_plot
 from mlx_interp.reporting.tables import Cell, Column, Table
 from mlx_interp.stats import Estimate
 from mlx_interp.studies import invocation

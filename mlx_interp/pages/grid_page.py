@@ -10,7 +10,8 @@ import numpy as np
 
 from mlx_interp.errors import PageError
 from mlx_interp.pages.page import Page, numbers, page, shares
-from mlx_interp.reporting.figures import Grid, Panel, Plot, panels_of, value_limits
+from mlx_interp.reporting.heat_maps import Grid, panels_of, value_limits
+from mlx_interp.reporting.plots import Panel, Plot
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Records, run folders, tables, figures and the index: what a run leaves behind. Knows nothing of models."""
 
-from mlx_interp.reporting.figures import Panel, Plot, Series, box_plot, heat_map, line_with_band
+from mlx_interp.reporting.figures import Series, box_plot, line_with_band
+from mlx_interp.reporting.heat_maps import heat_map
+from mlx_interp.reporting.plots import Panel, Plot
 from mlx_interp.reporting.records import Record, finite
 from mlx_interp.reporting.tables import Cell, Column, Table
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_interp.deferred import matplotlib
-from mlx_interp.reporting.figures import LINES, STYLE, Plot, name_points
+from mlx_interp.reporting.figures import name_points
+from mlx_interp.reporting.plots import LINES, STYLE, Plot
 from mlx_interp.stats import Estimate
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_interp.deferred import matplotlib
-from mlx_interp.reporting.figures import LINES, STYLE, Plot
+from mlx_interp.reporting.plots import LINES, STYLE, Plot
 
 POSITIVE, NEGATIVE = "#E69F00", "#0072B2"
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_interp.reporting.figures import Plot, Point, caption_text, save_plot, scatter
+from mlx_interp.reporting.figures import Point, scatter
+from mlx_interp.reporting.plots import Plot, caption_text, save_plot
 from mlx_interp.reporting.tables import Cell, Column, Table
 from mlx_interp.stats import Estimate, trend_test
 

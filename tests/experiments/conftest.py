@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_interp.reporting import figures
+from mlx_interp.reporting import plots
 from tests.experiments import fake_study
 
 
@@ -43,7 +43,7 @@ def _program(arguments: list[str], setting: Setting, log: Path) -> None:
         target = os.open(log.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, stream.fileno())
     fake_study.PAUSE = setting.pause
-    figures.DPI = 50
+    plots.DPI = 50
     study = replace(fake_study.EXPERIMENT, figures=fake_study.EXPERIMENT.figures[: setting.n_figures])
 
     def load(name: str) -> fake_study.FakeModel:

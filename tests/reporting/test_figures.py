@@ -13,28 +13,18 @@ import numpy as np
 import pytest
 
 from mlx_interp.errors import RunError
-from mlx_interp.reporting import figures
-from mlx_interp.reporting.figures import (
-    COLOURS,
-    LINES,
-    SIGNED_COLOURS,
-    Panel,
-    Plot,
-    Point,
-    Series,
-    heat_map,
-    line_with_band,
-    save_plot,
-    scatter,
-)
+from mlx_interp.reporting import plots
+from mlx_interp.reporting.figures import Point, Series, line_with_band, scatter
+from mlx_interp.reporting.heat_maps import COLOURS, SIGNED_COLOURS, heat_map
+from mlx_interp.reporting.plots import LINES, Panel, Plot, save_plot
 from mlx_interp.stats import Estimate
 from tests.reporting.canvas import beyond_canvas, overlapping
 
 
 @pytest.fixture(autouse=True)
 def _as_studies_draw_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 200)
-    monkeypatch.setattr(figures, "VECTOR", True)
+    monkeypatch.setattr(plots, "DPI", 200)
+    monkeypatch.setattr(plots, "VECTOR", True)
 
 
 def grid() -> Plot:
