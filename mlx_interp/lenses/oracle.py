@@ -91,8 +91,7 @@ class ActivationOracle:
 
         Raises DataError for another model than the oracle's, with both.
         """
-        same = [(getattr(one, name) for name in ("family", "n_layers", "d_model")) for one in (base, self.model)]
-        ours, theirs = (tuple(values) for values in same)
+        ours, theirs = ((one.family, one.n_layers, one.d_model) for one in (base, self.model))
         if ours != theirs:
             raise DataError(f"{base.name} is {ours}, the oracle's {self.model.name} {theirs}: it reads its own model")
         reads = self.settings.reads
@@ -110,9 +109,7 @@ class ActivationOracle:
             raise SiteError(f"no layer {layer}: {self.model.name} has 0 to {n - 1}")
         if self.settings.layers and layer % n not in self.settings.layers:
             seen = ", ".join(map(str, self.settings.layers))
-            raise SiteError(
-                f"the oracle was trained on activations of layers {seen}, not {layer % n}: read one of these"
-            )
+            raise SiteError(f"the oracle was trained on layers {seen}, not on layer {layer % n}: read one of these")
         return layer % n
 
     def ask(
