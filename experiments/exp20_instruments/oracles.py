@@ -195,9 +195,9 @@ def table(records: Records, config: OracleConfig) -> Table | None:
     ]
     note = (
         "Right answers on texts that nothing was trained on, as many with yes as with no: chance is 50 %. Intervals "
-        "over texts. The oracle says yes where yes is likelier than no. Area: of its log-odds, less their "
-        f"mean over a question's texts. Probe and words are fitted on labels of each question, {config.n_oracle_texts} texts; the oracle was trained "
-        "on trained questions alone."
+        "over texts. The oracle says yes where yes is likelier than no. Area: of its log-odds, less their mean over a "
+        f"question's texts. Probe and words are fitted on labels of each question, {config.n_oracle_texts} texts; the "
+        "oracle was trained on trained questions alone."
     )
     return Table("Activation oracle: right answers about held-out texts", columns, rows, [note]) if rows else None
 
