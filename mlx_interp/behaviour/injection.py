@@ -56,7 +56,7 @@ def units_of(vectors: np.ndarray, what: str = "activation") -> np.ndarray:
             f"{what} {place} of {wide.shape[:-1]} has length {float(lengths[tuple(wrong[0])][0]):g}: it has no "
             "direction to inject; leave it out, or load the model with a wider dtype where it overflowed"
         )
-    return (wide / lengths).astype(np.float32)
+    return np.asarray(wide / lengths, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,4 @@ class Injected:
         vectors = np.zeros((len(rows), width, self.units[0].shape[-1]), np.float32)
         for place, row in enumerate(rows):
             vectors[place, list(self.positions[row])] = self.units[row]
-        return mx.array(vectors.any(axis=-1, keepdims=True)), mx.array(vectors)
+        return mx.array(np.asarray(vectors.any(axis=-1, keepdims=True))), mx.array(vectors)

@@ -246,7 +246,7 @@ def _captured(out: Activations, layer: int, positions: int | Sequence[int]) -> n
         if wrong := [one for one in chosen if not -length <= one < length]:
             raise PositionError(f"position {wrong[0]} of a prompt of {length} tokens")
     places = np.array([[one % length for one in chosen] for length in out.lengths])
-    return held[np.arange(len(held))[:, None], places]
+    return np.asarray(held[np.arange(len(held))[:, None], places])
 
 
 def load_oracle(

@@ -7,7 +7,8 @@ import mlx_interp as mi  # isort: split
 import numpy as np
 import pytest
 
-from experiments.exp20_instruments import Config, oracle_texts, oracles
+from experiments.exp20_instruments import oracle_texts, oracles
+from experiments.exp20_instruments.instrument_parts import Config
 from experiments.exp20_instruments.oracle_texts import NEW, QUESTIONS, TRAINED, Text, balanced, texts
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
@@ -91,7 +92,7 @@ def test_a_kind_that_is_planted_in_the_states_is_read_and_in_other_words_too(mon
     def planted(split: str) -> np.ndarray:
         found = texts(run, split)
         marks = [[2 * t.harmful - 1, 2 * (t.language == "en") - 1, 2 * (t.language == "de") - 1] for t in found]
-        return 12 * np.array(marks) @ axes + rng.normal(size=(len(found), run.model.d_model)) / 2
+        return np.asarray(12 * np.array(marks) @ axes + rng.normal(size=(len(found), run.model.d_model)) / 2)
 
     held = {split: planted(split) for split in ("train", "test")}
     monkeypatch.setattr(oracles, "states", lambda _: held)

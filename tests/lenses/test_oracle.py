@@ -48,7 +48,7 @@ def by_hand(tokens: list[int], places: list[int], vectors: np.ndarray, injection
                 changed[0, place] = old + new if injection.how == "add" else new
             state = mx.array(changed)
     logits = np.asarray(network.model.embed_tokens.as_linear(network.model.norm(state))[0], dtype=np.float64)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return np.asarray(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))
 
 
 def log_prob(prompt: Prompt, places: list[int], vectors: np.ndarray, injection: Injection, answer: str) -> float:
