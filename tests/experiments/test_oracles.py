@@ -1,15 +1,14 @@
-"""Activation oracles as a study: planted states are read, controls are what they say, questions are half yes."""
+"""Activation oracles as a study: controls are what they say, questions are half yes, tables count texts."""
 
 from __future__ import annotations
 
 import mlx_interp as mi  # isort: split
 
-import numpy as np
 import pytest
 
 from experiments.exp20_instruments import oracle_texts, oracles
 from experiments.exp20_instruments.instrument_parts import Config
-from experiments.exp20_instruments.oracle_texts import NEW, QUESTIONS, TRAINED, Text, balanced, texts
+from experiments.exp20_instruments.oracle_texts import NEW, QUESTIONS, Text, balanced, texts
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from tests.tiny import tiny_model
@@ -80,31 +79,6 @@ def test_tables_count_texts_and_say_how_far_the_oracle_is_above_its_controls(
     assert all(str(cell).startswith("1.00") for row in sure.rows for cell in row[2:])
     assert oracles.table([], run.config) is None
     assert oracles.headline([], run.config) is None
-
-
-@pytest.mark.slow
-def test_a_kind_that_is_planted_in_the_states_is_read_and_in_other_words_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The truth: one direction is the kind, another whether the text is English; all else is noise."""
-    run = Run(mi.load("tiny-llama"), Config(n_oracle_texts=90, n_oracle_tested=36, oracle_steps=150, oracle_rate=3e-3))
-    rng = np.random.default_rng(0)
-    axes = np.linalg.qr(rng.normal(size=(run.model.d_model, 3)))[0].T
-
-    def planted(split: str) -> np.ndarray:
-        found = texts(run, split)
-        marks = [[2 * t.harmful - 1, 2 * (t.language == "en") - 1, 2 * (t.language == "de") - 1] for t in found]
-        return np.asarray(12 * np.array(marks) @ axes + rng.normal(size=(len(found), run.model.d_model)) / 2)
-
-    held = {split: planted(split) for split in ("train", "test")}
-    monkeypatch.setattr(oracles, "states", lambda _: held)
-    rows = [row for row in told(run) if row["training"] == TRAINED]
-
-    def share(arm: str) -> float:
-        return float(np.mean([row["right"] for row in rows if row["arm"] == arm]))
-
-    assert share(oracles.ORACLE) > 0.9
-    assert share(oracles.PROBE) > 0.9
-    assert share(oracles.OTHER) < 0.7
-    assert share(oracles.UNTRAINED) < 0.7
 
 
 def test_questions_that_are_never_trained_are_about_texts_that_are_there() -> None:
