@@ -11,9 +11,10 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            injection     concepts put into the stream, and whether the model reports them (trained models).
            features      neurons explained by a model, and explanations scored (trained models).
            diffing       crosscoder and activation difference lens, on a fine-tune with a planted reply.
+           oracle        an activation oracle trained on questions about requests, asked about others.
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
-           layer; random subspaces of equal size; random directions; a fine-tune that plants nothing.
+           layer; random subspaces of equal size; random directions; a fine-tune that plants nothing; the words alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from experiments.exp20_instruments import (
     estimates,
     interpreted,
     lens_changes,
+    oracles,
     searched,
     subspaces,
 )
@@ -59,6 +61,7 @@ def headline(records: Records, config: Config) -> str:
             told.append(f"{estimator} {mean}")
     first = f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else None
     found = [first, concept_injection.headline(records, config), interpreted.headline(records, config)]
+    found.append(oracles.headline(records, config))
     return "; ".join(filter(None, found)) or f"parts: {', '.join(config.parts)}"
 
 
@@ -73,6 +76,7 @@ EXPERIMENT = Experiment(
         stage("capping", capping.requests, capping.measure, capping.Capped),
         stage("ablation", searched.arms, searched.measure, searched.Ablated),
         stage("diffing", diffing.fine_tunes, diffing.measure, diffing.Diffed),
+        stage("oracle", oracles.questions, oracles.measure, oracles.Told),
         stage("injection", concept_injection.concepts, concept_injection.measure, concept_injection.Reported),
         stage("features", interpreted.neurons, interpreted.measure, interpreted.Interpreted),
     ],
@@ -81,6 +85,7 @@ EXPERIMENT = Experiment(
         *diffing.TABLES,
         concept_injection.table,
         *interpreted.TABLES,
+        *oracles.TABLES,
     ],
     headline=headline,
     plan=plan,
@@ -98,6 +103,9 @@ EXPERIMENT = Experiment(
         "n_neurons": 2,
         "n_texts": 100,
         "injection_strengths": (2.0,),
+        "oracle_steps": 3,
+        "n_oracle_texts": 18,
+        "n_oracle_tested": 12,
         "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
     },
     main="weights",  # its items are layers: known without asking the model anything

@@ -13,6 +13,7 @@ from experiments.exp20_instruments.estimates import EstimateConfig
 from experiments.exp20_instruments.hop_pairs import likely_pairs
 from experiments.exp20_instruments.interpreted import InterpretationConfig, neurons
 from experiments.exp20_instruments.lens_changes import LensConfig
+from experiments.exp20_instruments.oracle_texts import QUESTIONS, OracleConfig
 from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
 from experiments.exp20_instruments.wiring_by_weights import WeightConfig
@@ -20,7 +21,9 @@ from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
-Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection", "features"]
+Part = Literal[
+    "estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection", "features", "oracle"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
@@ -37,6 +40,7 @@ class Config(
     DiffConfig,
     InjectionConfig,
     InterpretationConfig,
+    OracleConfig,
 ):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
@@ -60,6 +64,9 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     variants += 3 * cells * len(concepts(run)) if "injection" in config.parts else 0
     if "features" in config.parts and neurons(run):
         replies += config.at_most(config.n_texts) + len(neurons(run)) * 2 * 4 * 12
+    if "oracle" in config.parts:
+        tuned += config.oracle_steps * config.oracle_batch * (1 + BACKWARD)
+        variants += 2 * len(QUESTIONS) * config.at_most(config.n_oracle_tested)
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
     sloped = slopes if "estimates" in config.parts else 0
     passes = float(variants + repeated + products + searched + replies + tuned + sloped)

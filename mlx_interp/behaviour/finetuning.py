@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from mlx_interp.behaviour.injection import Injected
 from mlx_interp.deferred import mlx_lm, mx, nn, optim, trees
 from mlx_interp.engine.modules import is_split
 from mlx_interp.errors import DataError, UnsupportedModel
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
+
+Change: TypeAlias = "Callable[[mx.array], mx.array]"
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,31 @@ class LowRank:
 def finetune(
     model: Model,
     prompts: Sequence[AnyPrompt],
-    replies: Sequence[str],
+    replies: Sequence[str | Sequence[int]],
     recipe: LoraRecipe,
     *,
     added: Mapping[int, mx.array] | None = None,
+    injected: Injected | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> LowRank:
     """Low-rank matrices trained on replies to prompts; the model is as before afterwards.
 
+    replies: texts, or their token ids.
     added: vectors (d_model,) by layer that are added to its output, at every position, while training and not
     afterwards: preventative steering (Chen et al. 2025).
+    injected: vectors of each row that are put into its own prompt, while training and not afterwards.
     watch: called with the number of steps done, at first with 0; in it the model runs as it is by then.
     Raises DataError for no rows, empty replies, a layer that is not there, or a loss that is no longer finite.
     """
-    if wrong := [layer for layer in added or () if not 0 <= layer < model.n_layers]:
+    changed = [*(added or ()), *([injected.layer] if injected else ())]
+    if wrong := [layer for layer in changed if not 0 <= layer < model.n_layers]:
         raise DataError(f"no layer {wrong[0]} to add a vector after: {model.name} has 0 to {model.n_layers - 1}")
     rows = _rows(model, prompts, replies)
     network = model.mlx_model
+    put = _Put(injected) if injected is not None else None
+    changes: dict[int, Change] = {layer: _plus(vector) for layer, vector in (added or {}).items()}
+    if put is not None:
+        changes[put.injected.layer] = put
     if is_split(network):
         raise UnsupportedModel(f"{model.name} is split over processes, and is not fine-tuned: load it whole")
     settings = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
@@ -81,8 +92,8 @@ def finetune(
     mx.random.seed(recipe.seed)
     try:
         mlx_lm.tuner.utils.linear_to_lora_layers(network, n_layers, settings)
-        with _adding(network, added or {}):
-            losses = _train(network, rows, recipe, watch or (lambda step: None))
+        with _changing(network, changes):
+            losses = _train(network, rows, recipe, watch or (lambda step: None), put)
         weights = dict(trees.tree_flatten(network.trainable_parameters()))
     finally:
         network.update_modules(trees.tree_unflatten(before))
@@ -91,25 +102,42 @@ def finetune(
     return LowRank(weights, config, tuple(losses))
 
 
+class _Put:
+    """Vectors put into the states of the batch that is being read."""
+
+    def __init__(self, injected: Injected) -> None:
+        self.injected = injected
+
+    def read(self, rows: Sequence[int], width: int) -> None:
+        self.where, self.units = self.injected.batch(rows, width)
+
+    def __call__(self, states: mx.array) -> mx.array:
+        changed = self.injected.injection.put(states, self.units).astype(states.dtype)
+        return mx.where(self.where, changed, states)
+
+
+def _plus(vector: mx.array) -> Change:
+    return lambda out: out + vector.astype(out.dtype)
+
+
 @contextmanager
-def _adding(network: nn.Module, vectors: Mapping[int, mx.array]) -> Iterator[None]:
-    """Vectors added to the output of layers. The layers change their class, so that parameters keep their names."""
-    kinds = {layer: type(network.layers[layer]) for layer in vectors}
+def _changing(network: nn.Module, changes: Mapping[int, Change]) -> Iterator[None]:
+    """Outputs of layers changed. The layers change their class, so that parameters keep their names."""
+    kinds = {layer: type(network.layers[layer]) for layer in changes}
     try:
-        for layer, vector in vectors.items():
-            object.__setattr__(network.layers[layer], "__class__", _with(kinds[layer], vector))
+        for layer, change in changes.items():
+            object.__setattr__(network.layers[layer], "__class__", _with(kinds[layer], change))
         yield
     finally:
         for layer, kind in kinds.items():
             object.__setattr__(network.layers[layer], "__class__", kind)
 
 
-def _with(kind: type[nn.Module], vector: mx.array) -> type[nn.Module]:
+def _with(kind: type[nn.Module], change: Change) -> type[nn.Module]:
     def call(self: nn.Module, *inputs: Any, **options: Any) -> mx.array:
-        out: mx.array = kind.__call__(self, *inputs, **options)
-        return out + vector.astype(out.dtype)
+        return change(kind.__call__(self, *inputs, **options))
 
-    return type(f"{kind.__name__}WithVector", (kind,), {"__call__": call})
+    return type(f"{kind.__name__}Changed", (kind,), {"__call__": call})
 
 
 def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -118,18 +146,25 @@ def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _rows(model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str]) -> list[tuple[list[int], int]]:
+def _rows(
+    model: Model, prompts: Sequence[AnyPrompt], replies: Sequence[str | Sequence[int]]
+) -> list[tuple[list[int], int]]:
     """Token ids of each row, and where its reply begins."""
     chosen = model.prompts(prompts) if len(prompts) else []
     if not chosen or len(chosen) != len(replies) or not all(replies):
         raise DataError(f"fine-tuning needs prompts with a reply each: {len(chosen)} and {len(replies)} were given")
     end = [model.tokenizer.eos_token_id]
-    encoded = [model.tokenizer.encode(reply, add_special_tokens=False) for reply in replies]
+    encode = model.tokenizer.encode
+    encoded = [encode(reply, add_special_tokens=False) if isinstance(reply, str) else reply for reply in replies]
     return [([*p.tokens, *ids, *end], len(p)) for p, ids in zip(chosen, encoded, strict=True)]
 
 
 def _train(
-    network: nn.Module, rows: Sequence[tuple[list[int], int]], recipe: LoraRecipe, watch: Callable[[int], None]
+    network: nn.Module,
+    rows: Sequence[tuple[list[int], int]],
+    recipe: LoraRecipe,
+    watch: Callable[[int], None],
+    put: _Put | None,
 ) -> list[float]:
     rate = optim.cosine_decay(recipe.learning_rate, recipe.steps, recipe.learning_rate / 10)
     optimizer = optim.AdamW(learning_rate=rate, weight_decay=0.0)
@@ -141,8 +176,11 @@ def _train(
     for step in range(recipe.steps):
         while len(order) < recipe.batch:
             order += rng.permutation(len(rows)).tolist()
-        batch, order = [rows[i] for i in order[: recipe.batch]], order[recipe.batch :]
-        loss, slopes = gradient(network, *_padded(batch))
+        chosen, order = order[: recipe.batch], order[recipe.batch :]
+        tokens, counts = _padded([rows[i] for i in chosen])
+        if put is not None:
+            put.read(chosen, tokens.shape[1] - 1)
+        loss, slopes = gradient(network, tokens, counts)
         slopes, _ = optim.clip_grad_norm(slopes, recipe.clip)
         optimizer.update(network, slopes)
         mx.eval(network.trainable_parameters(), optimizer.state, loss)

@@ -1,9 +1,9 @@
 """Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
 
 `logit_lens`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`,
-`activation_difference` (of a model and its fine-tune); `top_tokens`
-reads any of their logits, `decoded_lens` shows the tokens of all layers and positions, `attention_patterns` where each
-head looks.
+`activation_difference` (of a model and its fine-tune), `ActivationOracle` (a reader that answers questions about
+activations); `top_tokens` reads any of their logits, `decoded_lens` shows the tokens of all layers and positions,
+`attention_patterns` where each head looks.
 """
 
 from mlx_interp.lenses.affine import affine_lens, affine_map
@@ -13,15 +13,20 @@ from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_
 from mlx_interp.lenses.jacobian import jacobian_cost, jacobian_lens
 from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
 from mlx_interp.lenses.model_difference import ActivationDifference, activation_difference
+from mlx_interp.lenses.oracle import ActivationOracle, OracleSettings, load_oracle
+from mlx_interp.lenses.oracle_training import OracleExample, train_oracle
 from mlx_interp.lenses.patchscopes import patchscope, token_identity
 from mlx_interp.lenses.trajectories import prediction_depth
 from mlx_interp.lenses.tuned import TunedLens, load_lens, train_tuned_lens
 
 __all__ = [
     "ActivationDifference",
+    "ActivationOracle",
     "AttentionPatterns",
     "DecodedLens",
     "LogitAttribution",
+    "OracleExample",
+    "OracleSettings",
     "TunedLens",
     "activation_difference",
     "affine_lens",
@@ -32,11 +37,13 @@ __all__ = [
     "jacobian_cost",
     "jacobian_lens",
     "load_lens",
+    "load_oracle",
     "logit_lens",
     "patchscope",
     "prediction_depth",
     "token_identity",
     "top_tokens",
+    "train_oracle",
     "train_tuned_lens",
     "tuned_lens",
 ]

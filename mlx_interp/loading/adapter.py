@@ -1,5 +1,7 @@
 """LoRA adapters in mlx-lm's folder layout, adapters.safetensors beside adapter_config.json, checked before use.
 
+PEFT's layout is read as well (`loading.peft`).
+
 1. The headers of the tensors are compared with what the config asks for on this model: every tensor must have its
    place and shape, and every place its tensor.
 2. mlx-lm's own LoRA layers are put into the model, and their weights loaded.
@@ -19,6 +21,8 @@ from typing import Any
 from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import read_json
+from mlx_interp.loading.peft import TENSORS as PEFT
+from mlx_interp.loading.peft import attach_peft, check_config
 from mlx_interp.loading.safetensors_header import TensorInfo, read_header
 
 CONFIG, TENSORS = "adapter_config.json", "adapters.safetensors"
@@ -27,7 +31,6 @@ LEAVES = ("lora_a", "lora_b", "m")
 """Names of the tensors that adapters add: the low-rank factors, and DoRA's magnitudes."""
 READ = ("rank", "scale", "dropout", "keys", "alpha")
 """Settings of an adapter that mlx-lm reads, and `alpha`, which its older versions wrote beside `scale`."""
-PEFT = "adapter_model.safetensors"
 BASE = "base_weights_hash"
 """Our own entry of adapter_config.json: which weights the adapter was trained on."""
 
@@ -39,6 +42,8 @@ class Adapter:
     path: Path
     config: dict[str, Any]
     tensors: dict[str, TensorInfo]
+    file: str = TENSORS
+    """The file of its tensors: another one in PEFT's layout."""
 
     @property
     def kind(self) -> str:
@@ -48,19 +53,20 @@ class Adapter:
     def hash(self) -> str:
         """sha256 (hex) over both files."""
         digest = hashlib.sha256()
-        for name in (CONFIG, TENSORS):
+        for name in (CONFIG, self.file):
             digest.update((self.path / name).read_bytes())
         return digest.hexdigest()
 
 
 def read_adapter(path: Path | str) -> Adapter:
-    """Config and tensor headers of an adapter folder. Raises CheckpointError, naming what is missing or unknown."""
+    """Config and tensor headers of an adapter folder, mlx-lm's or PEFT's; CheckpointError names what is missing."""
     path = Path(path).expanduser()
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such adapter folder; it holds {CONFIG} and {TENSORS}, as mlx_lm.lora writes")
-    if (path / PEFT).is_file() and not (path / TENSORS).is_file():
-        raise CheckpointError(f"{path}: {PEFT} is in PEFT's layout; {TENSORS} as mlx_lm.lora writes it is needed")
+        raise CheckpointError(f"{path}: no such adapter folder; it holds {CONFIG} and {TENSORS} or {PEFT}")
     config = read_json(path / CONFIG, missing=f"an adapter folder has one beside {TENSORS}")
+    if (path / PEFT).is_file() and not (path / TENSORS).is_file():
+        check_config(path, config)
+        return Adapter(path, config, read_header(path / PEFT), PEFT)
     if config.get("fine_tune_type", "lora") not in KINDS:
         raise CheckpointError(f"{path}: fine_tune_type {config['fine_tune_type']!r}: known are {', '.join(KINDS)}")
     if not (path / TENSORS).is_file():
@@ -97,6 +103,9 @@ def attach(network: nn.Module, adapter: Adapter, *, name: str, weights_hash: str
         raise CheckpointError(
             f"{adapter.path}: trained on weights {base[:12]}, {name} has {weights_hash[:12]}: give the model it is for"
         )
+    if adapter.file == PEFT:
+        attach_peft(network, adapter.path, adapter.config, adapter.tensors, name=name)
+        return
     if adapter.kind != "full":
         settings = adapter.config.get("lora_parameters")
         _refuse_unread(adapter, settings)

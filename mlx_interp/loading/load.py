@@ -37,8 +37,8 @@ def load(
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
 
-    adapter: a folder with a LoRA adapter in mlx-lm's layout; the model is then called `name+folder`, and files made on
-        one do not fit the other. An adapter of another model is refused with both shapes.
+    adapter: a folder with a LoRA adapter in mlx-lm's or PEFT's layout; the model is then called `name+folder`, and
+        files made on one do not fit the other. An adapter of another model is refused with both shapes.
     dtype: "float32", "float16" or "bfloat16"; None is float32 on CPU and the stored one on Metal and CUDA.
     dequantize: "auto" dequantises quantised layers on CPU, where they are slow; True does everywhere, False nowhere.
     memory: "low" keeps quantised, on CPU, what is not in use: the same numbers in less memory and more time
