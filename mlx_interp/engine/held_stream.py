@@ -41,6 +41,19 @@ def check_held(net: Network) -> None:
         )
 
 
+def read_there(net: Network, layer: int, x: mx.array, reads: Reads) -> mx.array:
+    """Stream at a layer's MLP -> what a transcoder reads there, by norms as they are, not held."""
+    if reads == "resid_mid":
+        return x
+    if reads == "mlp_in":
+        return net.mlp_in(layer, x)
+    name = net.family.norms.before_mlp
+    if name is None:
+        return x
+    norm = getattr(net.layers[layer], name)
+    return (centred(norm, x) / divisor(norm, x)).astype(x.dtype)
+
+
 @dataclass(frozen=True)
 class HeldNetwork(Network):
     """A network whose norms divide by what they divided by on one prompt."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.held_stream import Reads
+from mlx_interp.engine.held_stream import Reads, read_there
 from mlx_interp.errors import SAEError
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
@@ -39,25 +39,25 @@ def transcoder_rows(
 ) -> tuple[dict[int, Floats], dict[int, Floats]]:
     """What transcoders read and what MLPs gave, both by layer (n_tokens, d_model): every position but the first.
 
-    reads: mlp_in or resid_mid. Raises SAEError for another one, and for prompts of a single token only.
+    Raises SAEError for prompts of a single token only.
     """
-    if reads == "mlp_norm":
-        raise SAEError("rows of 'mlp_norm' are not read: train on 'mlp_in', which is that times the norm's gain")
     long = [prompt for prompt in prompts if len(prompt) > 1]
     if not long:
         raise SAEError(f"{len(prompts)} prompts, none of two tokens or more: transcoders are trained behind the first")
-    sites = {"mlp_out": {}, reads: {}}  # type: dict[str, dict[int, list[Floats]]]
+    before = "resid_pre" if model.network.parallel else "resid_mid"
+    found: tuple[dict[int, list[Floats]], ...] = ({layer: [] for layer in layers}, {layer: [] for layer in layers})
     order = sorted(range(len(long)), key=lambda i: len(long[i]))
     for start in range(0, len(order), per_run):
         some = [long[i] for i in order[start : start + per_run]]
-        out = model.run(some, capture=[f"{name}.{layer}" for name in sites for layer in layers], logits="none")
-        for name, by_layer in sites.items():
-            for layer in layers:
-                x = np.asarray(out[f"{name}.{layer}"].astype(mx.float32))
-                parts = [x[row, 1:length] for row, length in enumerate(out.lengths)]
-                by_layer.setdefault(layer, []).append(np.concatenate(parts))
-    read, written = ({layer: np.concatenate(sites[name][layer]) for layer in layers} for name in (reads, "mlp_out"))
-    return read, written
+        names = [f"{name}.{layer}" for name in (before, "mlp_out") for layer in layers]
+        out = model.run(some, capture=names, logits="none")
+        for layer in layers:
+            read = read_there(model.network, layer, out[f"{before}.{layer}"], reads)
+            for part, x in zip(found, (read, out[f"mlp_out.{layer}"]), strict=True):
+                rows = np.asarray(x.astype(mx.float32))
+                part[layer].append(np.concatenate([rows[at, 1:length] for at, length in enumerate(out.lengths)]))
+    read_rows, written = ({layer: np.concatenate(part[layer]) for layer in layers} for part in found)
+    return read_rows, written
 
 
 def train_transcoders(
@@ -129,9 +129,8 @@ class _Training(Trainer):
 
     def _first_weights(self, x: mx.array) -> Weights:
         n = len(self.layers)
-        self.scale = 1.0  # both halves have their own
+        x, self.scale = x / self.scale, 1.0  # each half and layer has a scale of its own
         self.objective = _Transcoding(**{**asdict(self.objective), "n_layers": n})
-        x = x / mx.sqrt(mx.mean(mx.sum(x * x, axis=-1))) * (2 * n) ** 0.5
         after = np.repeat(np.triu(np.ones((n, n), np.float32)), self.each, axis=0)  # (feature, layer written)
         self.written = mx.array(np.repeat(after, self.width, axis=1))
         key = mx.random.key(self.config.seed)
