@@ -11,6 +11,7 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            injection     concepts put into the stream, and whether the model reports them (trained models).
            features      neurons explained by a model, and explanations scored (trained models).
            diffing       crosscoder and activation difference lens, on a fine-tune with a planted reply.
+           transcoders   attribution graphs with transcoders, their edges and influences against ablations.
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
            layer; random subspaces of equal size; random directions; a fine-tune that plants nothing.
@@ -30,6 +31,8 @@ from experiments.exp20_instruments import (
     lens_changes,
     searched,
     subspaces,
+    transcoder_graphs,
+    transcoder_report,
 )
 from experiments.exp20_instruments import wiring_by_weights as by_weights
 from experiments.exp20_instruments.instrument_parts import PARTS, Config, Part, plan
@@ -58,7 +61,8 @@ def headline(records: Records, config: Config) -> str:
         if mine and (mean := mine.measured("pearson").rate("pearson", seed=config.seed)):
             told.append(f"{estimator} {mean}")
     first = f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else None
-    found = [first, concept_injection.headline(records, config), interpreted.headline(records, config)]
+    later = (concept_injection, interpreted, transcoder_report)
+    found = [first, *(part.headline(records, config) for part in later)]
     return "; ".join(filter(None, found)) or f"parts: {', '.join(config.parts)}"
 
 
@@ -75,13 +79,17 @@ EXPERIMENT = Experiment(
         stage("diffing", diffing.fine_tunes, diffing.measure, diffing.Diffed),
         stage("injection", concept_injection.concepts, concept_injection.measure, concept_injection.Reported),
         stage("features", interpreted.neurons, interpreted.measure, interpreted.Interpreted),
+        stage("transcoders", transcoder_graphs.traced, transcoder_graphs.measure, transcoder_graphs.Graphed),
     ],
     tables=[
         *(estimates.table, by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table),
         *diffing.TABLES,
         concept_injection.table,
         *interpreted.TABLES,
+        *transcoder_report.TABLES,
     ],
+    figures=[transcoder_report.figures],
+    pages=transcoder_report.pages,
     headline=headline,
     plan=plan,
     look={
@@ -98,6 +106,11 @@ EXPERIMENT = Experiment(
         "n_neurons": 2,
         "n_texts": 100,
         "injection_strengths": (2.0,),
+        "n_transcoder_texts": 100,
+        "transcoder_steps": 20,
+        "cross_layers": 2,
+        "n_ablated": 16,
+        "n_cut": 16,
         "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
     },
     main="weights",  # its items are layers: known without asking the model anything

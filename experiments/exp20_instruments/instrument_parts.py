@@ -15,12 +15,25 @@ from experiments.exp20_instruments.interpreted import InterpretationConfig, neur
 from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
+from experiments.exp20_instruments.transcoder_graphs import TranscoderConfig
+from experiments.exp20_instruments.transcoder_graphs import forward_passes as graph_passes
 from experiments.exp20_instruments.wiring_by_weights import WeightConfig
 from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
-Part = Literal["estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection", "features"]
+Part = Literal[
+    "estimates",
+    "weights",
+    "lenses",
+    "subspaces",
+    "capping",
+    "ablation",
+    "diffing",
+    "injection",
+    "features",
+    "transcoders",
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
@@ -37,6 +50,7 @@ class Config(
     DiffConfig,
     InjectionConfig,
     InterpretationConfig,
+    TranscoderConfig,
 ):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
@@ -60,6 +74,7 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     variants += 3 * cells * len(concepts(run)) if "injection" in config.parts else 0
     if "features" in config.parts and neurons(run):
         replies += config.at_most(config.n_texts) + len(neurons(run)) * 2 * 4 * 12
+    replies += graph_passes(run) if "transcoders" in config.parts else 0
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
     sloped = slopes if "estimates" in config.parts else 0
     passes = float(variants + repeated + products + searched + replies + tuned + sloped)

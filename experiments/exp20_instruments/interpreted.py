@@ -85,7 +85,7 @@ def site(run: Run[InterpretationConfig]) -> str:
 def activations(run: Run[InterpretationConfig]) -> tuple[list[Prompt], list[np.ndarray]]:
     """Texts of the project, and neurons at each of their tokens (n_tokens, n_neurons), 0 where one is not active."""
     model, where = run.model, site(run)
-    texts = list(dict.fromkeys(_texts()))
+    texts = list(dict.fromkeys(written_texts()))
     texts.sort(key=lambda text: stable_draw(run.seed, text, 2**62))
     prompts = [model.prompt(text) for text in texts[: run.config.at_most(run.config.n_texts)]]
     every = read_activations(model, prompts, where)  # (n_tokens, n_neurons), without BOS
@@ -154,7 +154,7 @@ def measure(run: Run[InterpretationConfig], item: Neuron) -> Iterator[Interprete
         }
 
 
-def _texts() -> Iterator[str]:
+def written_texts() -> Iterator[str]:
     """Facts, requests, questions and opinions of the project, in English."""
     written = read("en")
     yield from (f"{query.second_hop} {query.answer}." for query in real_queries())

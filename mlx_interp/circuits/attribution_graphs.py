@@ -153,9 +153,9 @@ def attribution_graph(
     if traced.explained < least_explained:
         said = transcoders.transcoders[0].meta.get("model")
         raise SAEError(
-            f"{transcoders}{f' of {said}' if said else ''} explains {traced.explained:.2f} of what MLPs of {model.name} "
-            f"add on this prompt, {least_explained:.2f} is asked for: of another model, or of other things read than "
-            f"{transcoders.reads!r}; least_explained= takes it as it is"
+            f"{transcoders}{f' of {said}' if said else ''} explains {traced.explained:.2f} of what MLPs of "
+            f"{model.name} add on this prompt, {least_explained:.2f} is asked for: of another model, or of other "
+            f"things read than {transcoders.reads!r}; least_explained= takes it as it is"
         )
     if not len(traced.features):
         raise CircuitError(

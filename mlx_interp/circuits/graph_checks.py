@@ -36,7 +36,11 @@ def random_ablations(model: Model, graph: AttributionGraph, features: Sequence[i
     variants: list[list[Intervention]] = []
     for place in features:
         drawn = (
-            (edit.site, random_like(mx.array(edit.vector), seed=seed, key=(graph.node(place), edit.site)), edit.positions)
+            (
+                edit.site,
+                random_like(mx.array(edit.vector), seed=seed, key=(graph.node(place), edit.site)),
+                edit.positions,
+            )
             for edit in _taken_off(graph, place)
         )
         variants.append([Add(site, vector, positions=positions) for site, vector, positions in drawn])

@@ -22,11 +22,15 @@ from mlx_interp.pages import CircuitGraph, GraphEdge, GraphNode
 from mlx_interp.reporting.files import make_folder, write_atomically
 
 LIST = "graph-metadata.json"
+COLUMNS = 1000
+"""Columns of our graph page that a position has."""
 FEATURE, ERROR, EMBEDDING, LOGIT = "cross layer transcoder", "mlp reconstruction error", "embedding", "logit"
 """What the viewer calls kinds of nodes; features of per-layer transcoders have the first name as well."""
 
 
-def viewer_json(model: Model, graph: AttributionGraph, pruned: Pruned, *, slug: str, share: float = NODES) -> dict[str, Any]:
+def viewer_json(
+    model: Model, graph: AttributionGraph, pruned: Pruned, *, slug: str, share: float = NODES
+) -> dict[str, Any]:
     """A pruned graph as circuit-tracer's viewer reads it.
 
     slug: its name in the list of graphs. share: the share of influence that nodes were pruned to.
@@ -42,7 +46,9 @@ def viewer_json(model: Model, graph: AttributionGraph, pruned: Pruned, *, slug: 
     ]
     linked = {end for link in links for end in (link["source"], link["target"])}
     always = range(graph.embeddings.start, graph.n_nodes)
-    nodes = [_node(model, graph, pruned, place, name) for place, name in ids.items() if name in linked or place in always]
+    nodes = [
+        _node(model, graph, pruned, place, name) for place, name in ids.items() if name in linked or place in always
+    ]
     name = graph.transcoders.name
     about = {
         "slug": slug,
@@ -95,7 +101,7 @@ def page_graph(model: Model, graph: AttributionGraph, pruned: Pruned, *, title: 
         row = 2 * (layer + 1) + 1 * (graph.n_features <= place < graph.errors.stop)
         column = taken.get((row, position), 0)
         taken[row, position] = column + 1
-        nodes.append(GraphNode(names[place], layer, 1000 * position + column, row, last[place]))
+        nodes.append(GraphNode(names[place], layer, COLUMNS * position + column, row, last[place]))
     return CircuitGraph(title, tuple(nodes), edges)
 
 
@@ -154,7 +160,12 @@ def _node(model: Model, graph: AttributionGraph, pruned: Pruned, place: int, ide
         return node | {"feature": -1, "feature_type": ERROR, "jsNodeId": f"{layer}_{position}-0"}
     if place < graph.embeddings.stop:
         token = graph.prompt.tokens[position]
-        return node | {"layer": "E", "feature": position, "feature_type": EMBEDDING, "jsNodeId": f"E_{token}-{position}"}
+        return node | {
+            "layer": "E",
+            "feature": position,
+            "feature_type": EMBEDDING,
+            "jsNodeId": f"E_{token}-{position}",
+        }
     nth = place - graph.logits.start
     token, probability = graph.tokens[nth], float(graph.probabilities[nth])
     own = {"feature": token, "feature_type": LOGIT, "jsNodeId": f"L_{token}-{position}", "influence": None}

@@ -63,7 +63,8 @@ class Transcoder:
             raise SAEError(f"{what}: a {self.kind} one needs k between 1 and {m}, not {self.k}")
 
     def __repr__(self) -> str:
-        return f"Transcoder({self.kind!r}, {self.reads}.{self.layer}, {self.d_model} -> {self.d_features}, writes {self.n_written})"
+        size = f"{self.d_model} -> {self.d_features}"
+        return f"Transcoder({self.kind!r}, {self.reads}.{self.layer}, {size}, writes at {self.n_written})"
 
     @property
     def d_model(self) -> int:
@@ -114,7 +115,8 @@ class TranscoderSet:
     def __repr__(self) -> str:
         kind = "cross-layer" if self.crosses else "per-layer"
         sizes = sorted({one.d_features for one in self.transcoders})
-        return f"TranscoderSet({self.name!r}, {kind}, layers {self.layers[0]}-{self.layers[-1]}, {self.d_model} -> {sizes})"
+        where = f"layers {self.layers[0]}-{self.layers[-1]}"
+        return f"TranscoderSet({self.name!r}, {kind}, {where}, {self.d_model} -> {', '.join(map(str, sizes))})"
 
     @property
     def d_model(self) -> int:
