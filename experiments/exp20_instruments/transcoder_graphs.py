@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired, TypedDict, get_args
+from typing import Any, Literal, NotRequired, TypedDict, cast, get_args
 
 import numpy as np
 import scipy
@@ -217,18 +217,12 @@ def measure(run: Run[TranscoderConfig], item: Traced) -> Iterator[Graphed]:
         figures = zip(found.layers, found.fve, found.l0, found.dead, strict=True)
         for layer, fve, l0, dead in figures:
             numbers = {"fve": float(fve), "l0": float(l0), "dead": float(dead)}
-            yield {"kind": item.kind, "layer": layer, "tokens": found.n_tokens, **numbers}  # type: ignore[typeddict-item]
+            yield cast("Graphed", {"kind": item.kind, "layer": layer, "tokens": found.n_tokens, **numbers})
         return
     graph = attribution_graph(run.model, questions(run)[item.number], transcoders)
-    yield {
-        "kind": item.kind,
-        "prompt": graph.prompt.text,
-        "active": graph.n_features,
-        "explained": graph.explained,
-        **_of_graph(run, graph, item),
-        **_of_features(run, graph),
-        **_of_largest(run, graph),
-    }  # type: ignore[typeddict-item]
+    of_graph = {"prompt": graph.prompt.text, "active": graph.n_features, "explained": graph.explained}
+    measured = _of_graph(run, graph, item) | _of_features(run, graph) | _of_largest(run, graph)
+    yield cast("Graphed", {"kind": item.kind, **of_graph, **measured})
 
 
 def _of_graph(run: Run[TranscoderConfig], graph: AttributionGraph, item: Traced) -> dict[str, Any]:
@@ -242,7 +236,7 @@ def _of_graph(run: Run[TranscoderConfig], graph: AttributionGraph, item: Traced)
     edges = [inside[n] for n in drawn]
     real = edge_ablations(run.model, graph, edges)
     weights = np.array([graph.effects[edge] for edge in edges])
-    found = {
+    found: dict[str, Any] = {
         "nodes": int(pruned.nodes.sum()),
         "edges": int(pruned.edges.sum()),
         "sums": float(missed),

@@ -35,15 +35,9 @@ def random_ablations(model: Model, graph: AttributionGraph, features: Sequence[i
     _check(model, graph, features)
     variants: list[list[Intervention]] = []
     for place in features:
-        drawn = (
-            (
-                edit.site,
-                random_like(mx.array(edit.vector), seed=seed, key=(graph.node(place), edit.site)),
-                edit.positions,
-            )
-            for edit in _taken_off(graph, place)
-        )
-        variants.append([Add(site, vector, positions=positions) for site, vector, positions in drawn])
+        name, position = graph.node(place), int(graph.features[place, 1])
+        drawn = {at: random_like(x, seed=seed, key=(name, at)) for at, x in _written(graph, place).items()}
+        variants.append([Add(f"mlp_out.{at}", -x, positions=position) for at, x in drawn.items()])
     return _lost(model, graph, variants)
 
 
@@ -96,12 +90,18 @@ def _layer(graph: AttributionGraph, place: int) -> int:
 
 def _taken_off(graph: AttributionGraph, place: int, end: int | None = None) -> list[Add]:
     """Interventions that take off what a feature writes below layer `end`."""
-    layer, position, number = (int(x) for x in graph.features[place])
+    position = int(graph.features[place, 1])
+    wrote = _written(graph, place)
+    return [Add(f"mlp_out.{at}", -x, positions=position) for at, x in wrote.items() if end is None or at < end]
+
+
+def _written(graph: AttributionGraph, place: int) -> dict[int, mx.array]:
+    """What a feature writes, by layer (d_model,)."""
+    layer, _, number = (int(x) for x in graph.features[place])
     one = graph.transcoders.of(layer)
     assert one is not None
-    wrote = -float(graph.activations[place]) * one.weights["W_dec"][number]
-    layers = range(layer, min(layer + one.n_written, graph.n_layers if end is None else end))
-    return [Add(f"mlp_out.{at}", wrote[at - layer], positions=position) for at in layers]
+    wrote = float(graph.activations[place]) * one.weights["W_dec"][number]
+    return {layer + step: wrote[step] for step in range(one.n_written)}
 
 
 def _held(graph: AttributionGraph, source: int, end: int, clean: object) -> list[Intervention]:

@@ -19,7 +19,7 @@ from mlx_interp.errors import UnsupportedModel
 
 Reads: TypeAlias = Literal["mlp_in", "resid_mid", "mlp_norm"]
 """What a transcoder reads: the stream after the norm before the MLP, before that norm, or after it without its gain."""
-Across: TypeAlias = "Callable[[int, mx.array], mx.array] | None"
+Across: TypeAlias = "Callable[[int, mx.array], mx.array | None] | None"
 """(layer, what it reads) -> what passes an MLP's place linearly: a transcoder's skip connection."""
 
 
