@@ -85,7 +85,7 @@ class AttributionGraph(ShapesShown):
 
     @property
     def n_nodes(self) -> int:
-        return self.embeddings.stop + len(self.tokens)
+        return int(self.logits.stop)
 
     @property
     def weights(self) -> np.ndarray:
