@@ -12,6 +12,7 @@ Measure    estimates     RelP, attribution and integrated gradients against ever
            features      neurons explained by a model, and explanations scored (trained models).
            diffing       crosscoder and activation difference lens, on a fine-tune with a planted reply.
            oracle        an activation oracle trained on questions about requests, asked about others.
+           transcoders   attribution graphs with transcoders, their edges and influences against ablations.
 Figure     correlation and recall by instrument; intervals over pairs (over heads for weights).
 Control    the next pair's estimates; the token of another prompt; all other earlier heads; chance; the lens of another
            layer; random subspaces of equal size; random directions; a fine-tune that plants nothing; the words alone.
@@ -32,9 +33,11 @@ from experiments.exp20_instruments import (
     oracles,
     searched,
     subspaces,
+    transcoder_graphs,
+    transcoder_report,
 )
 from experiments.exp20_instruments import wiring_by_weights as by_weights
-from experiments.exp20_instruments.instrument_parts import PARTS, Config, Part, plan
+from experiments.exp20_instruments.instrument_parts import LOOK, Config, Part, plan
 from experiments.harness.experiment import Experiment, Records, RecordT, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run
@@ -60,8 +63,8 @@ def headline(records: Records, config: Config) -> str:
         if mine and (mean := mine.measured("pearson").rate("pearson", seed=config.seed)):
             told.append(f"{estimator} {mean}")
     first = f"MLPs' effects, Pearson with patching: {', '.join(told)}" if told else None
-    found = [first, concept_injection.headline(records, config), interpreted.headline(records, config)]
-    found.append(oracles.headline(records, config))
+    later = (concept_injection, interpreted, oracles, transcoder_report)
+    found = [first, *(part.headline(records, config) for part in later)]
     return "; ".join(filter(None, found)) or f"parts: {', '.join(config.parts)}"
 
 
@@ -79,6 +82,7 @@ EXPERIMENT = Experiment(
         stage("oracle", oracles.questions, oracles.measure, oracles.Told),
         stage("injection", concept_injection.concepts, concept_injection.measure, concept_injection.Reported),
         stage("features", interpreted.neurons, interpreted.measure, interpreted.Interpreted),
+        stage("transcoders", transcoder_graphs.traced, transcoder_graphs.measure, transcoder_graphs.Graphed),
     ],
     tables=[
         *(estimates.table, by_weights.table, lens_changes.table, subspaces.table, capping.table, searched.table),
@@ -86,28 +90,13 @@ EXPERIMENT = Experiment(
         concept_injection.table,
         *interpreted.TABLES,
         *oracles.TABLES,
+        *transcoder_report.TABLES,
     ],
+    figures=[transcoder_report.figures],
+    pages=transcoder_report.pages,
     headline=headline,
     plan=plan,
-    look={
-        "n_repeated": 2,
-        "steps": 2,
-        "estimators": ("RelP", "attribution", "ig-inputs"),
-        "n_statements": 32,
-        "n_jacobian": 2,
-        "lens_steps": 20,
-        "n_exchanges": 16,
-        "search_steps": 10,
-        "ablation_trials": 8,
-        "n_concepts": 4,
-        "n_neurons": 2,
-        "n_texts": 100,
-        "injection_strengths": (2.0,),
-        "oracle_steps": 3,
-        "n_oracle_texts": 18,
-        "n_oracle_tested": 12,
-        "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
-    },
+    look=LOOK,
     main="weights",  # its items are layers: known without asking the model anything
     limits_items=False,
     whole_model="multiplies whole matrices",

@@ -16,15 +16,52 @@ from experiments.exp20_instruments.lens_changes import LensConfig
 from experiments.exp20_instruments.oracle_texts import QUESTIONS, OracleConfig
 from experiments.exp20_instruments.searched import AblationConfig
 from experiments.exp20_instruments.subspaces import SubspaceConfig
+from experiments.exp20_instruments.transcoder_graphs import TranscoderConfig
+from experiments.exp20_instruments.transcoder_graphs import forward_passes as graph_passes
 from experiments.exp20_instruments.wiring_by_weights import WeightConfig
 from experiments.harness.experiment import Plan
 from experiments.harness.state import Run
 from mlx_interp.circuits import wiring
 
 Part = Literal[
-    "estimates", "weights", "lenses", "subspaces", "capping", "ablation", "diffing", "injection", "features", "oracle"
+    "estimates",
+    "weights",
+    "lenses",
+    "subspaces",
+    "capping",
+    "ablation",
+    "diffing",
+    "injection",
+    "features",
+    "oracle",
+    "transcoders",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
+LOOK: dict[str, Any] = {
+    "n_repeated": 2,
+    "steps": 2,
+    "estimators": ("RelP", "attribution", "ig-inputs"),
+    "n_statements": 32,
+    "n_jacobian": 2,
+    "lens_steps": 20,
+    "n_exchanges": 16,
+    "search_steps": 10,
+    "ablation_trials": 8,
+    "n_concepts": 4,
+    "n_neurons": 2,
+    "n_texts": 100,
+    "injection_strengths": (2.0,),
+    "oracle_steps": 3,
+    "n_oracle_texts": 18,
+    "n_oracle_tested": 12,
+    "n_transcoder_texts": 100,
+    "transcoder_steps": 20,
+    "cross_layers": 2,
+    "n_ablated": 16,
+    "n_cut": 16,
+    "parts": tuple(part for part in PARTS if part != "diffing"),  # two fine-tunes: minutes of a trained model
+}
+"""A look (--limit up to 32): fields at which every part is over in a minute."""
 BACKWARD = 2
 """Forward passes that a backward pass counts as."""
 
@@ -41,6 +78,7 @@ class Config(
     InjectionConfig,
     InterpretationConfig,
     OracleConfig,
+    TranscoderConfig,
 ):
     parts: tuple[Part, ...] = PARTS
     """Which instruments to judge."""
@@ -67,6 +105,7 @@ def plan(run: Run[Config], items: Sequence[Any]) -> Plan:
     if "oracle" in config.parts:
         tuned += config.oracle_steps * config.oracle_batch * (1 + BACKWARD)
         variants += 2 * len(QUESTIONS) * config.at_most(config.n_oracle_tested)
+    replies += graph_passes(run) if "transcoders" in config.parts else 0
     memory = model.weight_bytes + model.n_layers * model.memory([pairs[0].clean] * config.steps)
     sloped = slopes if "estimates" in config.parts else 0
     passes = float(variants + repeated + products + searched + replies + tuned + sloped)

@@ -1,4 +1,4 @@
-"""Sparse autoencoders and crosscoders: train, measure, splice, read and write them, and edit single features."""
+"""Sparse autoencoders, crosscoders, transcoders: train, measure, splice, read, write them, and edit single features."""
 
 from mlx_interp.pages import FeaturePage
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
@@ -22,6 +22,9 @@ from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sae.streams import InMemory, Streamed, activations
 from mlx_interp.sae.training import TrainConfig, train
+from mlx_interp.sae.transcoder import Transcoded, Transcoder, TranscoderSet, transcoded
+from mlx_interp.sae.transcoder_files import load_transcoders, save_transcoders
+from mlx_interp.sae.transcoder_training import train_transcoders, transcoder_rows
 from mlx_interp.sae.truth import Detector, best_detectors, sparse_probe, stability
 
 __all__ = [
@@ -43,6 +46,9 @@ __all__ = [
     "Scored",
     "Streamed",
     "TrainConfig",
+    "Transcoded",
+    "Transcoder",
+    "TranscoderSet",
     "activations",
     "best_detectors",
     "control_dictionary",
@@ -57,6 +63,7 @@ __all__ = [
     "latent_scaling",
     "load",
     "load_crosscoder",
+    "load_transcoders",
     "loss",
     "marked",
     "own_latents",
@@ -66,10 +73,14 @@ __all__ = [
     "reconstruction",
     "save",
     "save_crosscoder",
+    "save_transcoders",
     "score",
     "shuffled_apart",
     "sparse_probe",
     "stability",
     "train",
     "train_crosscoder",
+    "train_transcoders",
+    "transcoded",
+    "transcoder_rows",
 ]

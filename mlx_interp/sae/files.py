@@ -108,7 +108,10 @@ def from_saelens(
     if config.get("rescale_acts_by_decoder_norm"):
         weights = _with_unit_decoder(weights)
     if metadata.get("hook_name_out") or metadata.get("hook_head_index") is not None:
-        raise SAEError(f"{context}: a transcoder or an autoencoder of one head reads another site than it writes")
+        raise SAEError(
+            f"{context}: a transcoder or an autoencoder of one head reads another site than it writes; "
+            "mi.sae.load_transcoders reads transcoders"
+        )
     _refuse_finetuned(config, weights, context)
     normalize: Any = config.get("normalize_activations")
     normalize = {None: "none", False: "none", True: "expected_average_only_in"}.get(normalize, normalize)

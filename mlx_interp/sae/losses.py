@@ -34,13 +34,14 @@ class Objective:
     ) -> tuple[mx.array, dict[str, mx.array]]:
         """(loss, what the trainer keeps of the forward pass); x (batch, d_model), dead (d_sae,) of bool or None."""
         kind = kind_of(self.kind)
-        z = kind.pre_activations(weights, (x - weights["b_dec"]) @ weights["W_enc"])
+        y = self.target(x)
+        z = kind.pre_activations(weights, self.read(weights, x))
         f, penalty = kind.trained(weights, z, self)
-        error = x - (f @ weights["W_dec"] + weights["b_dec"])
+        error = y - (f @ weights["W_dec"] + weights["b_dec"])
         squared = mx.mean(mx.sum(error * error, axis=-1))
-        loss = squared if not self.nested else self._nested(weights, x, f, squared)
+        loss = squared if not self.nested else self._nested(weights, y, f, squared)
         loss = loss + sparsity * penalty
-        further = kind.further_loss(weights, x, z)
+        further = kind.further_loss(weights, y, z)
         if further is not None:
             loss = loss + further
         if dead is not None:
@@ -51,7 +52,15 @@ class Objective:
     def features(self, weights: Weights, x: mx.array) -> mx.array:
         """Features (batch, d_sae) of x as in training."""
         kind = kind_of(self.kind)
-        return kind.trained(weights, kind.pre_activations(weights, (x - weights["b_dec"]) @ weights["W_enc"]), self)[0]
+        return kind.trained(weights, kind.pre_activations(weights, self.read(weights, x)), self)[0]
+
+    def read(self, weights: Weights, x: mx.array) -> mx.array:
+        """h (batch, d_sae) of a row of training: what encoder rows see of it."""
+        return (x - weights["b_dec"]) @ weights["W_enc"]
+
+    def target(self, x: mx.array) -> mx.array:
+        """What is to be reconstructed of a row of training."""
+        return x
 
     def _nested(self, weights: Weights, x: mx.array, f: mx.array, whole: mx.array) -> mx.array:
         total = whole
