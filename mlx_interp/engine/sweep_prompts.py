@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,14 +23,11 @@ from mlx_interp.engine.clean_run import entries_of, run_clean
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
-from mlx_interp.engine.prefix_tree import Layout, n_shared, together
+from mlx_interp.engine.prefix_tree import Layout, columns_cost, n_shared, together
 from mlx_interp.engine.sweep import Metric, Progress, batches, measured, sweep
 from mlx_interp.engine.sweep_batch import Sweep, make_groups
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
-
-ELEMENTWISE = 64
-"""Multiplications that one exponential is worth, in the estimate of what a layout costs."""
 
 Tokens = Sequence[int]
 
@@ -119,24 +116,18 @@ class _Prompts:
             yield from ([number] for number in range(len(self.prompts)))
             return
         keys = [list(zip(prompt, marks, strict=True)) for prompt, marks in zip(self.prompts, self.marks, strict=True)]
+        cost = partial(columns_cost, self.net)
         pack: list[int] = []
         length = 0
         for number in sorted(range(len(keys)), key=lambda number: (list(self.prompts[number]), len(keys[number]))):
             own = len(keys[number])
             new = own - n_shared(keys[pack[-1]], keys[number]) if pack else own
-            if pack and self._cost(length + new) > self._cost(length) + self._cost(own):
+            if pack and cost(length + new) > cost(length) + cost(own):
                 yield pack
                 pack, length, new = [], 0, own
             pack.append(number)
             length += new
         yield pack
-
-    def _cost(self, length: int) -> float:
-        """Multiplications of a layer on so many columns."""
-        net = self.net
-        each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
-        pair = net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads
-        return length * each + length**2 * pair
 
     def joined(self, members: Sequence[int]) -> tuple[Layout, EditPlan, list[int]]:
         """The layout of some prompts, what is done to its columns, and which of its ends is each prompt's."""

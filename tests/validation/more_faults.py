@@ -156,20 +156,18 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("the lens reads the last layer, whatever it is asked for", "early layers differ")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(
-        patch,
-        knowledge,
-        "logit_lens",
-        lambda lens, *args: mx.broadcast_to(lens(*args)[-1:], lens(*args).shape),
-    )
+    def last(lenses: Any, *args: Any) -> list[mx.array]:
+        return [mx.broadcast_to(lens[-1:], lens.shape) for lens in lenses(*args)]
+
+    wrap(patch, knowledge, "logit_lenses", last)
 
 
 @fault("the lens reads the embedding, whatever layer it is asked for", "two-hop entities appear")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def embedding(lens: Any, model: Model, prompt: Prompt, positions: Any) -> mx.array:
-        return mx.broadcast_to(lens(model, prompt, positions, "resid_pre")[:, :1], lens(model, prompt, positions).shape)
+    def embedding(lenses: Any, *args: Any) -> list[mx.array]:
+        return [mx.broadcast_to(lens[:1], lens.shape) for lens in lenses(*args, site="resid_pre")]
 
-    wrap(patch, knowledge, "lens_at", embedding)
+    wrap(patch, knowledge, "logit_lenses", embedding)
 
 
 @fault("keys and values are captured in another order of heads", "patterns make z", "tiny-gemma2")
