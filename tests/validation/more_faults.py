@@ -75,8 +75,8 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("sweep: edits of one variant reach its neighbour", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def leaking(original: Any, x: mx.array, bucket: Any, lengths: Any) -> mx.array:
-        new = original(x, bucket, lengths)
+    def leaking(original: Any, x: mx.array, *rest: Any) -> mx.array:
+        new = original(x, *rest)
         return mx.maximum(new, mx.roll(new, 1, axis=0)) if new.shape[0] > 1 else new
 
     wrap(patch, apply_edits, "_apply_bucket", leaking)
@@ -188,8 +188,8 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("a float32 vector widens a half-precision stream", "dtype is kept", "tiny-llama, float16")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def wide(original: Any, x: mx.array, bucket: Any, lengths: Any) -> mx.array:
-        new = original(x, bucket, lengths)
+    def wide(original: Any, x: mx.array, bucket: Any, *rest: Any) -> mx.array:
+        new = original(x, bucket, *rest)
         return new.astype(mx.float32) if isinstance(bucket[0].intervention, Add) else new
 
     wrap(patch, apply_edits, "_apply_bucket", wide)
