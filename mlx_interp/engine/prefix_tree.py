@@ -120,5 +120,9 @@ def n_shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
 def columns_cost(net: Network, length: int) -> float:
     """Multiplications of a layer on so many columns, each of which meets all others in attention."""
     each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
-    pair = net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads
-    return length * each + length**2 * pair
+    return length * each + length**2 * pair_cost(net)
+
+
+def pair_cost(net: Network) -> float:
+    """Multiplications of a layer where one column meets another in attention."""
+    return net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads
