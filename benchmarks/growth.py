@@ -32,7 +32,7 @@ from rich.console import Console
 
 from benchmarks.models import TokenIds
 from mlx_interp import Intervention, Model, Patch
-from mlx_interp.reporting import Table
+from mlx_interp.reporting import Cell, Table
 from mlx_interp.reporting.curves import Curve, curves
 from mlx_interp.reporting.figures import Plot, save_plot
 from mlx_interp.stats import Estimate
@@ -169,7 +169,7 @@ def _median(compute: Callable[[], object], rounds: int) -> float:
 
 
 def table(points: list[Point]) -> Table:
-    rows = [
+    rows: list[list[Cell]] = [
         [
             point.grows,
             point.x,

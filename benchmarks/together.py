@@ -33,7 +33,9 @@ def head_patches(model: Model, n: int | None) -> list[list[Intervention]]:
     mx.eval(values)
     heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
     step = 1 if n is None else max(1, len(heads) // n)
-    return [[], *([Patch(f"z.{layer}", values[layer, head], -1, heads=head)] for layer, head in heads[::step])]
+    variants: list[list[Intervention]] = [[]]
+    variants += [[Patch(f"z.{layer}", values[layer, head], -1, heads=head)] for layer, head in heads[::step]]
+    return variants
 
 
 def measure(name: str, n_prompts: int, n_tokens: int, n_heads: int | None, rounds: int) -> tuple[list[str], float]:
