@@ -1,7 +1,7 @@
 """How a sweep's time and memory grow: with layers, width, tokens, variants and prompts, beside what they are at least.
 
     python -m benchmarks.growth                   all five, figures and table into benchmarks/growth
-    python -m benchmarks.growth --only tokens      one of them; the table is printed, nothing is written
+    python -m benchmarks.growth --only tokens      one of them
     python -m benchmarks.growth --smoke            the two smallest points of each, once: is the sweep right?
 
 One thing grows, all else stays: Llama with random weights, 12 layers, d_model 256 in heads of 64, d_mlp four times as
@@ -11,30 +11,33 @@ after the other at each layer; of each variant one number is kept. Seconds are t
 The bound of time are the matrix products that variants cannot share, clean pass included (`Model.cost`), at the rate
 (operations a second) of this model's own plain forward pass over 8 prompts of 64 tokens. The bound of memory are the
 clean run's keys and values and the numbers that are returned; a sweep may take a budget of 64 MB beside them. Every
-seventh of the first variants is compared with its own run: exit status 1 if one differs.
+seventh of the first variants is compared with its own run: exit status 1 if one differs. Points are kept as they are
+measured, in points.json beside the table: the next run measures what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models import llama
-from rich.console import Console
 
 from benchmarks.models import TokenIds
 from mlx_interp import Intervention, Model, Patch
 from mlx_interp.reporting import Cell, Table
 from mlx_interp.reporting.curves import Curve, curves
 from mlx_interp.reporting.figures import Plot, save_plot
+from mlx_interp.reporting.files import make_folder, write_atomically
 from mlx_interp.stats import Estimate
 
 LAYERS, WIDTH, TOKENS, VARIANTS, PROMPTS, VOCABULARY = 12, 256, 16, 64, 1, 2048
@@ -229,27 +232,44 @@ def _estimate(value: float, low: float | None = None, high: float | None = None,
     return Estimate(value, value if low is None else low, value if high is None else high, n)
 
 
+def _read(one: dict[str, Any]) -> Point:
+    return Point(**{**one, "seconds": tuple(one["seconds"])})
+
+
+def _size(one: tuple[str, int]) -> float:
+    """By how much more there is than in the smallest sweep: the longest are measured last."""
+    return one[1] / GROWS[one[0]][0]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=list(GROWS), metavar="WHAT", help="of layers, width, tokens, ...")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="repetitions; the median is shown")
+    parser.add_argument("--fresh", action="store_true", help="measure points again that are there")
     parser.add_argument("--out", type=Path, default=HERE, metavar="DIR", help="for figures and table")
     parser.add_argument("--smoke", action="store_true", help="two points of each, once; nothing is written")
     options = parser.parse_args()
-    points = []
-    with Console(stderr=True).status("growth") as status:
-        for grows in options.only or GROWS:
-            for x in GROWS[grows][: 2 if options.smoke else None]:
-                status.update(f"{grows}: {x}")
-                points.append(measure(grows, x, 1 if options.smoke else options.rounds))
+    kept = options.out / "points.json"
+    points = [] if options.smoke or not kept.exists() else [_read(one) for one in json.loads(kept.read_text("utf-8"))]
+    asked = [(grows, x) for grows in options.only or GROWS for x in GROWS[grows][: 2 if options.smoke else None]]
+    if options.fresh:
+        points = [point for point in points if (point.grows, point.x) not in asked]
+    there = {(point.grows, point.x) for point in points}
+    for grows, x in sorted((one for one in asked if one not in there), key=_size):
+        print(f"{grows}: {x}", file=sys.stderr, flush=True)
+        points.append(measure(grows, x, 1 if options.smoke else options.rounds))
+        if not options.smoke:
+            make_folder(options.out)
+            write_atomically(kept, json.dumps([asdict(point) for point in points], indent=1) + "\n")
+    points.sort(key=lambda point: (list(GROWS).index(point.grows), point.x))
     found = table(points)
     print(found.markdown())
-    if not (options.smoke or options.only):
+    if not options.smoke:
         for plot in plots(points):
             save_plot(plot, options.out, picture_only=True)
-        (options.out / "table.md").write_text(found.markdown() + "\n", encoding="utf-8")
+        write_atomically(options.out / "table.md", found.markdown() + "\n")
     return 1 if any(not point.error <= BOUND for point in points) else 0
 
 
