@@ -88,6 +88,8 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.split_model $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.earlier $(filter --smoke,$(ARGS))
 	@$(BIN)/python -m benchmarks.memory $(filter --smoke,$(ARGS))
+	@$(BIN)/python -m benchmarks.growth $(filter --smoke,$(ARGS))
+	@$(BIN)/python -m benchmarks.together $(filter --smoke,$(ARGS))
 
 results: $(READY)
 	@for name in $(EXPERIMENTS); do $(BIN)/python -m experiments.$$name $(ARGS) || exit 1; done

@@ -20,14 +20,16 @@ from mlx_interp.engine.gradients import gradients
 from mlx_interp.engine.kept_run import KeptRun, keep_run
 from mlx_interp.engine.memory import bytes_of_run, bytes_of_site, default_budget, rows_that_fit
 from mlx_interp.engine.plan import plan_edits
+from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
+from mlx_interp.engine.shared_states import shared_states
 from mlx_interp.engine.sweep import Metric, Progress
 from mlx_interp.engine.sweep import sweep as run_sweep
 from mlx_interp.engine.sweep_generate import sweep_generate as run_sweep_generate
 from mlx_interp.engine.sweep_prompts import sweep_prompts
 from mlx_interp.engine.values import listed, variants_of
-from mlx_interp.errors import CheckpointError, DataError, ShapeError
+from mlx_interp.errors import CheckpointError, DataError, PositionError, ShapeError
 from mlx_interp.interventions import Intervention, Interventions, Variants
 from mlx_interp.progress import reported
 from mlx_interp.prompts import AnyPrompt, Prompt, pieces_of, text_of
@@ -122,6 +124,39 @@ class Model(Wrapped):
                 yield self.run(part, capture=capture, interventions=interventions, logits=logits)
                 if report is not None:
                     report(rows.stop, len(batch))
+
+    def states(
+        self,
+        prompts: Sequence[AnyPrompt],
+        capture: str | Sequence[str],
+        positions: Sequence[int] | Sequence[Sequence[int]] = (-1,),
+        *,
+        memory: int | None = None,
+    ) -> np.ndarray:
+        """States of many prompts at some positions, (n_prompts, n_sites, n_positions, width), float32, on the host.
+
+        capture: selectors of sites of one width, e.g. "resid_post" or ["attn_out.3", "mlp_out.3"]. positions: of every
+        prompt, -1 being its last; or a list for each prompt, all as long. What prompts begin with in common is computed
+        once, so that chats under one template cost less than in `batches`; memory: bytes that a pass may take.
+        Raises SiteError, PositionError, PromptError, and ShapeError for sites that do not fit into one array.
+        """
+        batch, wanted = self.prompts(prompts), self.sites_of(capture)
+        lengths = [len(prompt) for prompt in batch]
+        self._check_lengths(lengths)
+        shapes = {self.network.site_shape(site, 0) for site in wanted}
+        if len(shapes) != 1 or any(n_heads for n_heads, _ in shapes):
+            raise ShapeError(
+                f"states of {', '.join(dict.fromkeys(site.name for site in wanted)) or 'no site'}: give sites (batch, "
+                "pos, width) of one width, such as resid_post; run(capture=...) reads all others"
+            )
+        each = [positions] * len(batch) if all(isinstance(at, (int, np.integer)) for at in positions) else positions
+        places = [resolve_positions(at, length, "states") or [] for at, length in zip(each, lengths, strict=True)]
+        if len({len(at) for at in places}) > 1:
+            raise PositionError(
+                f"states at {sorted({len(at) for at in places})} positions of a prompt: give as many of each"
+            )
+        tokens = [prompt.tokens for prompt in batch]
+        return shared_states(self.network, tokens, wanted, places, budget=memory or default_budget())
 
     @overload
     def sweep(

@@ -13,6 +13,7 @@ from mlx_interp import Intervention, Model, Prompt
 from mlx_interp.deferred import mx
 from mlx_interp.embedded import load_world
 from mlx_interp.loading.proofs import layer_classes
+from mlx_interp.sites import Site
 from validation.worlds import Worlds, ask_worlds
 
 Level = Literal["quick", "standard", "full"]
@@ -101,6 +102,19 @@ class Subject:
         return max(self.prompts, key=len)
 
     @cached_property
+    def clean(self) -> mx.array:
+        """Logits (1, n_positions, d_vocab) of that prompt, as they were when a check first asked for them."""
+        return all_logits(self.model, self.prompt.tokens)
+
+    @cached_property
+    def largest(self) -> dict[Site, float]:
+        """The largest absolute value of every site on all prompts; nan or inf where one is not finite."""
+        out = self.model.run(self.prompts, capture=self.model.sites, logits="none")
+        found = {site: mx.max(mx.abs(x.astype(mx.float32))) for site, x in out.captured.items()}
+        undefined = {site: mx.any(mx.isnan(x)) for site, x in out.captured.items()}
+        return {site: float("nan") if undefined[site].item() else found[site].item() for site in found}  # type: ignore[misc]
+
+    @cached_property
     def layers(self) -> list[int]:
         """Layers to look at: first, last and some between; at `standard` up to twelve, at `full` all of them."""
         n = self.model.n_layers
@@ -156,18 +170,6 @@ def all_logits(model: Model, tokens: Sequence[int], interventions: Sequence[Inte
     logits = model.run(list(tokens), interventions=interventions, logits="all").logits
     assert logits is not None
     return logits
-
-
-def from_each_alone(
-    model: Model, swept: mx.array, tokens: list[int], variants: Sequence[Sequence[Intervention]]
-) -> float:
-    """Worst relative error of a sweep's logits (variant, d_vocab) against a run of each variant by itself."""
-    errors = []
-    for row, variant in zip(swept, variants, strict=True):
-        alone = model.run(tokens, interventions=variant).logits
-        assert alone is not None
-        errors.append(relative(row, alone[0]))
-    return worst(errors)
 
 
 def unit_vector(subject: Subject, width: int | None = None) -> mx.array:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlx_interp import Prompt
-from mlx_interp.behaviour.detectors import log_odds, opener_tokens, refusal
+from mlx_interp import Completion, Model, Prompt
+from mlx_interp.behaviour.detectors import REPLY, log_odds, openers_of, refusal
 from mlx_interp.controls import random_like
 from mlx_interp.deferred import mx
 from mlx_interp.directions.contrasts import Contrast, contrast
-from mlx_interp.directions.direction import Direction
 from mlx_interp.embedded import load_world
+from mlx_interp.engine.memory import default_budget, rows_that_fit
 from mlx_interp.interventions import Add, Intervention
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.stats.distance import LEVEL
@@ -24,7 +24,6 @@ STABLE = 0.7
 """Median bootstrap cosine; random directions of width 128 reach .1, of width 2000 .02."""
 MOVED = 0.25
 """Share of held-out prompts by which refusals must rise and fall."""
-N_TOKENS = 12
 
 
 def direction_is_sound(subject: Subject) -> Finding:
@@ -55,25 +54,28 @@ def direction_moves_refusals(subject: Subject) -> Finding:
     bound, model = f"+- >= {MOVED:.0%}", subject.model
     if not model.tokenizer.chat_template:
         return Finding("not applicable", "-", bound, "no chat template")
-    harmful, harmless, held_harmful, held_harmless = _prompts(subject)
-    found = contrast(model, harmful, harmless)
-    openers = opener_tokens(model, harmful, harmless)
+    kinds = _prompts(subject)
+    harmful, harmless, held_harmful, held_harmless = kinds
+    replies = iter(model.generate([prompt for kind in kinds for prompt in kind], max_tokens=REPLY))
+    replies_of = [[next(replies) for _ in kind] for kind in kinds]
+    openers = openers_of(replies_of[0], replies_of[1])
     if not openers:
         return Finding("not applicable", "0 refusals", bound, "the model refuses none of these requests")
+    found = contrast(model, harmful, harmless)
     if not found.differs[:, 0].any():
         return Finding("not applicable", "0 layers", bound, "harmful and harmless prompts are the same at every layer")
     layer = _best_layer(subject, found, harmless[:4], openers)
     direction = found.direction(layer)
-    plain = [_refusals(subject, prompts, []) for prompts in (held_harmful, held_harmless)]
+    plain = [_refusals(some) for some in replies_of[2:]]
     if plain[0] < MOVED:
         return Finding("not applicable", f"{plain[0]:.0%} refused", bound, "too few refusals for any to be removed")
-    ablated = _refusals(subject, held_harmful, direction.ablated_everywhere())
-    added = _refusals(subject, held_harmless, _added(direction))
     random = replace(direction, vector=random_like(direction.vector, seed=subject.seed, key="refusals"))
-    control = (
-        _refusals(subject, held_harmful, random.ablated_everywhere()),
-        _refusals(subject, held_harmless, _added(random)),
-    )
+    arms = [
+        arm
+        for one in (direction, random)
+        for arm in ((held_harmful, one.ablated_everywhere()), (held_harmless, [one.added(1.0, positions=-1)]))
+    ]
+    ablated, added, *control = (_refusals(some) for some in _replies(model, arms))
     fell, rose = plain[0] - ablated, added - plain[1]
     by_chance = max(plain[0] - control[0], control[1] - plain[1])
     passed = fell >= MOVED and rose >= MOVED and by_chance < min(fell, rose)
@@ -83,10 +85,6 @@ def direction_moves_refusals(subject: Subject) -> Finding:
         f"n = {len(held_harmful)} + {len(held_harmless)}"
     )
     return Finding("passed" if passed else "failed", f"-{fell:.0%}, +{rose:.0%}", bound, note)
-
-
-def _added(direction: Direction) -> list[Intervention]:
-    return [direction.added(1.0, positions=-1)]
 
 
 def before_the_contrast_is_refused(subject: Subject) -> Finding:
@@ -108,13 +106,25 @@ def _best_layer(subject: Subject, found: Contrast, prompts: Sequence[Prompt], op
     differing = [layer for layer in range(n) if found.differs[layer, 0]]
     layers = [layer for layer in subject.layers if layer in differing and layer <= 0.8 * n] or differing[:1]
     variants = [[Add(f"{found.site}.{layer}", mx.array(found.vectors[layer, 0]), positions=-1)] for layer in layers]
-    odds = [subject.model.sweep(prompt, variants, metric=log_odds(openers)) for prompt in prompts]
-    return layers[int(mx.argmax(mx.stack(odds).mean(axis=0)))]
+    odds = subject.model.sweep_prompts(prompts, variants, metric=log_odds(openers))
+    return layers[int(mx.argmax(odds.mean(axis=0)))]
 
 
-def _refusals(subject: Subject, prompts: Sequence[Prompt], interventions: Sequence[Intervention]) -> float:
-    texts = subject.model.generate(prompts, interventions=interventions, max_tokens=N_TOKENS)
-    return sum(refusal(written.text) is not None for written in texts) / len(texts)
+def _replies(model: Model, arms: Sequence[tuple[Sequence[Prompt], Sequence[Intervention]]]) -> list[list[Completion]]:
+    """Greedy replies to the prompts of each arm under its edits, all arms as one batch, as far as memory goes."""
+    rows = [(prompt, edits) for prompts, edits in arms for prompt in prompts]
+    lengths = [len(prompt) + REPLY for prompt, _ in rows]
+    written: list[Completion] = []
+    for part in rows_that_fit(model.network, lengths, (), "last", default_budget()):
+        some = rows[part.start : part.stop]
+        edits = [edits for _, edits in some]
+        written += model.generate([prompt for prompt, _ in some], per_prompt=edits, max_tokens=REPLY)
+    ordered = iter(written)
+    return [[next(ordered) for _ in prompts] for prompts, _ in arms]
+
+
+def _refusals(replies: Sequence[Completion]) -> float:
+    return sum(refusal(reply.text) is not None for reply in replies) / len(replies)
 
 
 def _prompts(subject: Subject) -> tuple[list[Prompt], list[Prompt], list[Prompt], list[Prompt]]:

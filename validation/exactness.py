@@ -6,6 +6,7 @@ from mlx_interp import Ablate, Add, Intervention, Patch, Scale
 from mlx_interp.deferred import mx
 from mlx_interp.model import Model
 from mlx_interp.sites import Site
+from validation.alone import from_each_alone, prompts_alone
 from validation.check import (
     SAME_KERNELS,
     Check,
@@ -13,7 +14,6 @@ from validation.check import (
     Subject,
     all_logits,
     bitwise,
-    from_each_alone,
     relative,
     rounding,
     unit_vector,
@@ -22,40 +22,62 @@ from validation.check import (
 
 
 def forward_is_mlx_lms(subject: Subject) -> Finding:
+    """All prompts in one batch, padded alike on both sides, and the longest by itself; each at its own positions.
+
+    One by one where RoPE depends on a text's length: there mlx-lm goes by the longest of a batch.
+    """
+    model, prompts = subject.model, subject.prompts
+    together = len({model.network.rope_regime(len(prompt)) for prompt in prompts}) == 1
     pairs = []
-    for prompt in subject.prompts:
-        own = subject.model.mlx_model(mx.array([prompt.tokens]))
-        pairs.append((repr(prompt.text[:40]), all_logits(subject.model, prompt.tokens), own.astype(_wide(own))))
+    for batch in [prompts, [subject.prompt]] if together else [[prompt] for prompt in prompts]:
+        longest = max(map(len, batch))
+        own = model.mlx_model(mx.array([prompt.tokens + [0] * (longest - len(prompt)) for prompt in batch]))
+        ours = model.run(batch, logits="all").logits
+        assert ours is not None
+        pairs += [
+            (repr(prompt.text[:40]), ours[row, : len(prompt)], own[row, : len(prompt)].astype(_wide(own)))
+            for row, prompt in enumerate(batch)
+        ]
     return bitwise(pairs)
 
 
 def capture_changes_nothing(subject: Subject) -> Finding:
-    tokens = subject.prompt.tokens
-    captured = subject.model.run(tokens, capture=subject.model.sites, logits="all").logits
+    captured = subject.model.run(subject.prompt, capture=subject.model.sites, logits="all").logits
     assert captured is not None
-    return bitwise([("capture of every site", captured, all_logits(subject.model, tokens))])
+    return bitwise([("capture of every site", captured, subject.clean)])
 
 
 def patching_with_itself(subject: Subject) -> Finding:
-    model, tokens = subject.model, subject.prompt.tokens
-    names = [f"{site}.{layer}" for site in ("resid_post", "mlp_out") for layer in subject.layers]
-    names += [f"{mixer_sites(model, layer)[0]}.{layer}" for layer in subject.layers]
-    clean = model.run(tokens, capture=names, logits="all")
-    assert clean.logits is not None
-    return bitwise([(name, all_logits(model, tokens, [Patch(name, clean[name])]), clean.logits) for name in names])
+    """Sites of different layers at once: the stream of one layer, in the next what is added to it, and the converse.
+
+    A later patch puts right what an earlier one spoilt, so that every site is compared, and not the logits alone.
+    """
+    model, prompt = subject.model, subject.prompt
+    streams = [f"resid_post.{layer}" for layer in subject.layers]
+    added = [[f"{mixer_sites(model, layer)[0]}.{layer}", f"mlp_out.{layer}"] for layer in subject.layers]
+    clean = model.run(prompt, capture=model.sites, logits="all")
+    pairs = []
+    for turn in (0, 1):
+        names = [*streams[turn::2], *(name for some in added[1 - turn :: 2] for name in some)]
+        patches = [Patch(name, clean[name]) for name in names]
+        out = model.run(prompt, capture=model.sites, interventions=patches, logits="all")
+        assert out.logits is not None
+        pairs += [
+            (f"{site}, {len(names)} sites patched", out.captured[site], clean.captured[site]) for site in out.captured
+        ]
+        pairs.append((f"the logits, {len(names)} sites patched", out.logits, subject.clean))
+    return bitwise(pairs)
 
 
 def padding_is_invisible(subject: Subject) -> Finding:
     model = subject.model
-    layer = model.n_layers // 2
-    batch = model.run(subject.prompts, capture=f"resid_post.{layer}")
+    site = f"resid_post.{model.n_layers // 2}"
+    batch = model.run(subject.prompts, capture=site)
     assert batch.logits is not None
     errors = []
-    for row, prompt in enumerate(subject.prompts):
-        alone = model.run(prompt, capture=f"resid_post.{layer}")
-        assert alone.logits is not None
-        errors.append(relative(batch.logits[row], alone.logits[0]))
-        errors.append(relative(batch[f"resid_post.{layer}"][row, : len(prompt)], alone[f"resid_post.{layer}"][0]))
+    for row, alone in enumerate(prompts_alone(model, subject.prompts, site)):
+        errors.append(relative(batch.logits[row], alone.logits))
+        errors.append(relative(batch[site][row, : batch.lengths[row]], alone.state))
     return subject.within(worst(errors))
 
 
@@ -66,18 +88,15 @@ def edits_in_a_batch(subject: Subject) -> Finding:
     edits: list[Intervention] = [Add(f"resid_pre.{layer}", vector, 5.0, 0), Patch(f"mlp_out.{layer}", vector * 3, -1)]
     batch = model.run(prompts, interventions=edits).logits
     assert batch is not None
-    errors = []
-    for row, prompt in enumerate(prompts):
-        alone = model.run(prompt, interventions=edits).logits
-        assert alone is not None
-        errors.append(relative(batch[row], alone[0]))
-    return subject.within(worst(errors), f"{len(prompts)} prompts of {min(map(len, prompts))} to {len(subject.prompt)}")
+    alone = prompts_alone(model, prompts, f"resid_pre.{layer}", edits)
+    error = worst([relative(row, one.logits) for row, one in zip(batch, alone, strict=True)])
+    return subject.within(error, f"{len(prompts)} prompts of {min(map(len, prompts))} to {len(subject.prompt)}")
 
 
 def sweep_is_each_alone(subject: Subject) -> Finding:
     model, prompt = subject.model, subject.prompt
     variants = _variants(subject)
-    error = from_each_alone(model, model.sweep(prompt, variants), prompt.tokens, variants)
+    error = from_each_alone(model, model.sweep(prompt, variants), [(prompt.tokens, variant) for variant in variants])
     return subject.within(error, f"{len(variants)} variants")
 
 
@@ -96,25 +115,24 @@ def prompts_share_what_they_begin_with(subject: Subject) -> Finding:
         [Scale(f"mlp_out.{layer}", 0.5, -2), Add("resid_pre.0", vector, 0.5, 1)],
     ]
     swept = model.sweep_prompts(prompts, variants)
-    errors = [from_each_alone(model, rows, prompt, variants) for rows, prompt in zip(swept, prompts, strict=True)]
-    return subject.within(worst(errors), f"{len(prompts)} prompts, {len(variants)} variants")
+    cases = [(prompt, variant) for prompt in prompts for variant in variants]
+    error = from_each_alone(model, swept.reshape(len(cases), -1), cases)
+    return subject.within(error, f"{len(prompts)} prompts, {len(variants)} variants")
 
 
 def earlier_positions_untouched(subject: Subject) -> Finding:
+    """Pushed at all layers at once: what leaks back anywhere stays in the stream, as nothing there is replaced."""
     model, tokens = subject.model, subject.prompt.tokens
-    clean = all_logits(model, tokens)
     middle = len(tokens) // 2
     vector = unit_vector(subject)
-    pairs = []
-    for layer in subject.layers:
-        changed = all_logits(model, tokens, [Add(f"resid_post.{layer}", vector, 100.0, slice(middle, None))])
-        pairs.append((f"resid_post.{layer}", changed[:, :middle], clean[:, :middle]))
-    return bitwise(pairs)
+    pushes = [Add(f"resid_post.{layer}", vector, 100.0, slice(middle, None)) for layer in subject.layers]
+    changed = all_logits(model, tokens, pushes)
+    return bitwise([(f"{len(pushes)} layers pushed", changed[:, :middle], subject.clean[:, :middle])])
 
 
 def nothing_leaks(subject: Subject) -> Finding:
     model, tokens = subject.model, subject.prompt.tokens
-    before = all_logits(model, tokens)
+    before = subject.clean
     model.sweep(tokens, _variants(subject))
     model.run(tokens, interventions=[Ablate("resid_post", unit_vector(subject))])
     return bitwise([("after a sweep and an ablation", all_logits(model, tokens), before)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mlx_interp.behaviour.answers import continuation
 from mlx_interp.deferred import mx
-from mlx_interp.lenses.logit import lens_at, lens_ranks, logit_lens
+from mlx_interp.lenses.logit import lens_ranks, logit_lens, logit_lenses
 from validation.check import SAME_KERNELS, Check, Finding, Status, Subject, bitwise
 from validation.worlds import ask, two_hops
 
@@ -15,16 +17,21 @@ KNOWN = 0.25
 
 
 def lens_ends_in_the_prediction(subject: Subject) -> Finding:
-    """Equal to the last bit: the lens of the last layer takes the path that the logits take."""
-    pairs = []
-    for prompt in subject.prompts:
-        logits = subject.model.run(prompt).logits
-        assert logits is not None
-        lens = logit_lens(subject.model, prompt)
-        states = subject.model.run(prompt, capture="resid_post.-1")["resid_post.-1"][:, -1]
-        pairs += [(prompt.text, subject.model.unembed(states), logits)]
-        if int(mx.argmax(lens[-1])) != int(mx.argmax(logits[0])):
+    """Equal to the last bit: the lens of the last layer takes the path that the logits take, in a batch and alone."""
+    model, prompts = subject.model, subject.prompts
+    pairs, tops = [], []
+    for batch in (prompts, [subject.prompt]):
+        out = model.run(batch, capture="resid_post.-1")
+        assert out.logits is not None
+        ends = mx.array([length - 1 for length in out.lengths])
+        states = out["resid_post.-1"][mx.arange(len(batch)), ends]
+        pairs.append((f"of {len(batch)} prompts", model.unembed(states), out.logits))
+        tops.append(np.asarray(mx.argmax(out.logits, axis=-1)).tolist())
+    for prompt, lens, top in zip(prompts, logit_lenses(model, prompts), tops[0], strict=True):
+        if int(mx.argmax(lens[-1])) != top:
             return Finding("failed", "another top token", "the model's own top token", f"at {prompt.text!r}")
+    if int(mx.argmax(logit_lens(model, subject.prompt)[-1])) != tops[1][0]:
+        return Finding("failed", "another top token", "the model's own top token", f"at {subject.prompt.text!r}, alone")
     return bitwise(pairs)
 
 
@@ -36,8 +43,9 @@ def lens_finds_known_facts(subject: Subject) -> Finding:
         reason = f"the model does not know the facts to be found; {note}"
         return Finding("not applicable", str(world), f">= {KNOWN:.0%}", reason)
     refined = early = 0
-    for item in (asked.question for asked in world.known):
-        ranks = lens_ranks(logit_lens(model, item.prompt), item.first_tokens)
+    known = [asked.question for asked in world.known]
+    for item, lens in zip(known, logit_lenses(model, [item.prompt for item in known]), strict=True):
+        ranks = lens_ranks(lens, item.first_tokens)
         refined += ranks[-1] == 0 and ranks[0] > 0
         early += ranks[0] == 0
     passed: Status = "passed" if refined > early and refined >= 0.5 * len(world.known) else "failed"
@@ -46,10 +54,9 @@ def lens_finds_known_facts(subject: Subject) -> Finding:
 
 def early_layers_differ(subject: Subject) -> Finding:
     """The lens of an early layer says something else than the model: a lens that always reads the end says the same."""
-    model = subject.model
     same = 0
-    for prompt in subject.prompts:
-        top = mx.argmax(logit_lens(model, prompt), axis=-1)
+    for lens in logit_lenses(subject.model, subject.prompts):
+        top = mx.argmax(lens, axis=-1)
         same += int(top[0] == top[-1])
     n = len(subject.prompts)
     return Finding("passed" if same <= n / 2 else "failed", f"{same} of {n} the same", "<= half", "first layer, last")
@@ -63,15 +70,14 @@ def two_hop_entities_appear(subject: Subject) -> Finding:
     model, seen = subject.model, 0
     hops = two_hops(subject.worlds.best, 4 if subject.level == "quick" else 12)
     world = ask(model, "answered", [(text, answer) for text, _, answer in hops])
-    for item, (_, bridge, answer) in zip(world.asked, hops, strict=True):
-        if item.known:
-            prompt = item.question.prompt
-            (logits,) = lens_at(model, prompt, [-1])
-            names = [[continuation(model, prompt, name)[0]] for name in (bridge, answer)]
-            seen += any(min(lens_ranks(logits[:-1], tokens)) < TOP for tokens in names)
-    if not world.known:
+    answered = [(item.question.prompt, hop) for item, hop in zip(world.asked, hops, strict=True) if item.known]
+    if not answered:
         return Finding("not applicable", str(world), f"most, in the top {TOP}", "the model composes none of them")
-    n = len(world.known)
+    lenses = logit_lenses(model, [prompt for prompt, _ in answered])
+    for (prompt, (_, bridge, answer)), logits in zip(answered, lenses, strict=True):
+        names = [[continuation(model, prompt, name)[0]] for name in (bridge, answer)]
+        seen += any(min(lens_ranks(logits[:-1], tokens)) < TOP for tokens in names)
+    n = len(answered)
     passed: Status = "passed" if seen > n / 2 else "failed"
     bound = f"most, in the top {TOP} below the last layer"
     return Finding(passed, f"{seen} of {n}", bound, f"{world}, in the words of its {subject.worlds.best.name}")
@@ -103,7 +109,7 @@ CHECKS = [
         "two-hop entities appear",
         "a lens, or positions, with which no intermediate result could ever be seen",
         "the study's own criterion: never in the top 30 at any layer is a fault of the instrument",
-        "mlx_interp/lenses/logit.py: lens_at",
+        "mlx_interp/lenses/logit.py: logit_lenses",
         two_hop_entities_appear,
         "standard",
     ),

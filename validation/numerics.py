@@ -22,16 +22,14 @@ OF_OWN_DTYPE = ("experts", "decay", "state")
 
 
 def everything_is_finite(subject: Subject) -> Finding:
-    out = subject.model.run(subject.prompts, capture=subject.model.sites)
-    infinite = [site for site, x in out.captured.items() if not bool(mx.all(mx.isfinite(x)))]
+    infinite = [site for site, size in subject.largest.items() if not np.isfinite(size)]
     first = min(infinite, key=lambda site: site.depth) if infinite else None
     note = f"first at {first}" if first else ""
     return Finding("failed" if infinite else "passed", f"{len(infinite)} sites", "0 sites", note)
 
 
 def range_is_enough(subject: Subject) -> Finding:
-    out = subject.model.run(subject.prompts, capture=[site for site in WIDEST if site in subject.model.sites])
-    sizes = {site: float(mx.max(mx.abs(x.astype(mx.float32)))) for site, x in out.captured.items()}
+    sizes = {site: size for site, size in subject.largest.items() if site.name in WIDEST}
     largest = max(sizes, key=lambda site: sizes[site] if np.isfinite(sizes[site]) else float("inf"))
     dtype = subject.model.network.dtype
     share = sizes[largest] / float(mx.finfo(dtype).max)
@@ -45,8 +43,8 @@ def dtype_is_kept(subject: Subject) -> Finding:
     model, layer = subject.model, subject.layers[len(subject.layers) // 2]
     vector = unit_vector(subject)
     edits: list[Intervention] = [Add(f"resid_post.{layer}", vector, 2.0), Patch(f"mlp_out.{layer}", vector, -1)]
-    plain = model.run(subject.prompt, capture=model.sites)
-    edited = model.run(subject.prompt, capture=model.sites, interventions=edits)
+    plain = model.run(subject.prompt, capture=model.sites, logits="none")
+    edited = model.run(subject.prompt, capture=model.sites, interventions=edits, logits="none")
     own = mx.float32 if model.network.dtype == mx.bfloat16 else model.network.dtype  # numpy has no bfloat16
     other = {
         str(site): x.dtype
@@ -86,7 +84,7 @@ def patterns_make_z(subject: Subject) -> Finding:
 def memory_is_planned(subject: Subject) -> Finding:
     model, prompts = subject.model, subject.prompts * 4
     estimate = model.memory(prompts, capture=["resid_post", "z"])
-    model.run(prompts, capture=["resid_post", "z"])  # what is allocated once and kept
+    model.run(prompts[:1], capture=["resid_post", "z"])  # what is allocated once and kept
     mx.clear_cache()
     mx.reset_peak_memory()
     before = mx.get_active_memory()

@@ -23,15 +23,11 @@ from validation.check import (
 
 
 def steering_at_zero(subject: Subject) -> Finding:
-    model, tokens = subject.model, subject.prompt.tokens
-    clean = all_logits(model, tokens)
+    """At all layers at once: what any of them adds stays in the stream, as nothing there is replaced."""
     vector = unit_vector(subject)
-    return bitwise(
-        [
-            (f"resid_post.{layer}", all_logits(model, tokens, [Add(f"resid_post.{layer}", vector, 0.0)]), clean)
-            for layer in subject.layers
-        ]
-    )
+    idle = [Add(f"resid_post.{layer}", vector, 0.0) for layer in subject.layers]
+    unmoved = all_logits(subject.model, subject.prompt.tokens, idle)
+    return bitwise([(f"{len(idle)} layers at scale 0", unmoved, subject.clean)])
 
 
 def steering_changes(subject: Subject) -> Finding:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mlx_interp import Add, Intervention, Patch
 from mlx_interp.deferred import mx
-from validation.check import Check, Finding, Subject, bitwise, from_each_alone, relative, rounding, unit_vector, worst
-from validation.generation import logits_under_cache
+from validation.alone import from_each_alone
+from validation.check import Check, Finding, Subject, bitwise, relative, rounding, unit_vector, worst
+from validation.generation import logits_under_cache, unembedded
 from validation.numerics import off_one
 
 BEYOND = 40
@@ -77,14 +78,14 @@ def _sweep(subject: Subject, tokens: list[int], window: int) -> float:
     variants: list[list[Intervention]] = [[]]
     variants += [[Patch(f"resid_post.{middle}", vector * 3, place)] for place in places]
     variants += [[Add("resid_pre.0", vector, 5.0, slice(length // 2, None))]]
-    return from_each_alone(model, model.sweep(tokens, variants), tokens, variants)
+    return from_each_alone(model, model.sweep(tokens, variants), [(tokens, variant) for variant in variants])
 
 
 def _cache(subject: Subject, tokens: list[int], forced: list[int]) -> float:
     """Logits of tokens read one at a time over the end of the window, and those of one pass over all."""
-    cached = logits_under_cache(subject, [tokens], [], forced)[0]
+    cached = logits_under_cache(subject, [(tokens, [])], forced)[0]
     whole = subject.model.run(tokens + forced, capture="final", logits="none")["final"][0, len(tokens) - 1 : -1]
-    return relative(cached, subject.model.network.unembed(whole.astype(subject.model.network.dtype)))
+    return relative(cached, unembedded(subject.model, whole))
 
 
 CHECKS = [

@@ -65,7 +65,7 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(BASE, base_items, measure_base, batch=16, record=Based),
         Stage(mediation.DATA, mediation.data_items, mediation.measure_data, record=mediation.Sized),
-        Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects, record=mediation.Mediated),
+        Stage(mediation.EFFECTS, mediation.effect_items, mediation.measure_effects, batch=8, record=mediation.Mediated),
         Stage(mediation.CHOICE, mediation.choice_items, mediation.measure_choice, record=mediation.Chosen),
         Stage(mediation.ADDED, mediation.solved_items, added_vectors.measure_added, record=added_vectors.Added),
         Stage(mediation.ANSWERS, mediation.solved_items, added_vectors.measure_answers, record=added_vectors.Answered),

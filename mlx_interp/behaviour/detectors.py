@@ -16,7 +16,7 @@ from mlx_interp.behaviour.phrases import AGREEING, ASSERTIONS, DISAGREEING, HEDG
 from mlx_interp.deferred import mx
 from mlx_interp.errors import DataError, nearest
 from mlx_interp.interventions import Interventions
-from mlx_interp.model import Model
+from mlx_interp.model import Completion, Model
 from mlx_interp.prompts import AnyPrompt
 
 OPENING = 100
@@ -96,7 +96,13 @@ def opener_tokens(
     Where no reply refuses in a phrase that is known: tokens with which replies to the first kind of prompts begin, and
     less than a third as many to the other. Empty where there are none.
     """
-    ours, theirs = (_beginnings(model, prompts) for prompts in (refused, answered))
+    replies = model.generate([*refused, *answered], max_tokens=REPLY)  # a chat template is read once for all
+    return openers_of(replies[: len(refused)], replies[len(refused) :], share=share)
+
+
+def openers_of(refused: Sequence[Completion], answered: Sequence[Completion], *, share: float = 0.1) -> list[int]:
+    """The same from greedy replies of `REPLY` tokens or more that are there already."""
+    ours, theirs = _beginnings(refused), _beginnings(answered)
     least = share * len(refused)
     if any(refuses for _, refuses in ours):
         begun = Counter(first for first, _ in [*ours, *theirs])
@@ -111,9 +117,8 @@ def opener_tokens(
     ]
 
 
-def _beginnings(model: Model, prompts: Sequence[AnyPrompt]) -> list[tuple[int, bool]]:
-    """The first token of every greedy reply, and whether the reply refuses."""
-    replies = model.generate(list(prompts), max_tokens=REPLY)
+def _beginnings(replies: Sequence[Completion]) -> list[tuple[int, bool]]:
+    """The first token of every reply, and whether the reply refuses."""
     return [(reply.tokens[0], refusal(reply.text) is not None) for reply in replies if reply.tokens]
 
 

@@ -28,6 +28,8 @@ from mlx_interp.stats.distance import LEVEL
 
 DRAWS = 20
 """Bootstrap samples for the stability."""
+AT_ONCE = 32
+"""Prompts whose states are held in float64."""
 LEAST = 4
 """Prompts of a class: with fewer no test can tell classes apart at 5 %."""
 
@@ -199,22 +201,13 @@ def _summed(
     bootstrap = rng.poisson(1.0, size=(DRAWS, n)).astype(np.float64)
     bootstrap[bootstrap.sum(axis=1) == 0] = 1.0
     weights = np.concatenate([np.ones((1, n)), bootstrap])
-    shape = (model.n_layers, len(positions), model.d_model)
-    sums = np.zeros((len(weights), *shape))
-    norms = np.zeros(shape[:2])
-    kept = np.empty((n, *shape), dtype=np.float32)
-    done = 0
-    for out in model.batches(prompts, capture=site, logits="none"):
-        stacked = out.stack(site).astype(mx.float32)
-        rows = mx.array([[length + position for position in positions] for length in out.lengths])
-        read = mx.take_along_axis(stacked, rows[None, :, :, None], axis=2)
-        single = np.asarray(read).swapaxes(0, 1)  # (batch, n_layers, n_positions, d_model)
-        kept[done : done + len(single)] = single
-        states = single.astype(np.float64)
-        share = weights[:, done : done + len(states)]
-        sums += np.tensordot(share, states, axes=(1, 0))
+    kept = model.states(prompts, site, positions)
+    sums = np.zeros((len(weights), *kept.shape[1:]))
+    norms = np.zeros(kept.shape[1:3])
+    for start in range(0, n, AT_ONCE):
+        states = kept[start : start + AT_ONCE].astype(np.float64)
+        sums += np.tensordot(weights[:, start : start + AT_ONCE], states, axes=(1, 0))
         norms += np.linalg.norm(states, axis=-1).sum(axis=0)
-        done += len(states)
     means = sums / weights.sum(axis=1)[:, None, None, None]
     return _Class(means[0], norms / n, means[1:], kept)
 

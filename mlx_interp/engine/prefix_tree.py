@@ -15,6 +15,9 @@ import numpy as np
 from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Mask, Network
 
+ELEMENTWISE = 64
+"""Multiplications that one exponential is worth, in the estimate of what a layout costs."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -112,3 +115,14 @@ def n_shared(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
         if a != b:
             return i
     return min(len(one), len(other))
+
+
+def columns_cost(net: Network, length: int) -> float:
+    """Multiplications of a layer on so many columns, each of which meets all others in attention."""
+    each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
+    return length * each + length**2 * pair_cost(net)
+
+
+def pair_cost(net: Network) -> float:
+    """Multiplications of a layer where one column meets another in attention."""
+    return net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads

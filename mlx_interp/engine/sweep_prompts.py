@@ -2,7 +2,8 @@
 
 1. Every intervention is resolved for each length of prompt, as a sweep over that prompt alone would.
 2. Prompts are packed into layouts (prefix trees), as long as a larger layout is cheaper than two: shared tokens save
-   whole layers, while attention meets columns of other prompts only to leave them out.
+   whole layers, and short prompts of a small model the hundreds of calls that each sweep makes for itself, while
+   attention meets columns of other prompts only to leave them out.
 3. Tokens are shared only where every variant does the same to them, so that a column's edits are those of each of
    its prompts; an intervention that misses one prompt is an error, as it is alone. What reads across positions (a
    function, an edit of the pattern) is swept prompt by prompt, and so is all where a layer's state goes from position
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,14 +24,15 @@ from mlx_interp.engine.clean_run import entries_of, run_clean
 from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
-from mlx_interp.engine.prefix_tree import Layout, n_shared, together
+from mlx_interp.engine.prefix_tree import Layout, columns_cost, n_shared, pair_cost, together
 from mlx_interp.engine.sweep import Metric, Progress, batches, measured, sweep
 from mlx_interp.engine.sweep_batch import Sweep, make_groups
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
-ELEMENTWISE = 64
-"""Multiplications that one exponential is worth, in the estimate of what a layout costs."""
+SWEEP = 8e6
+"""Multiplications of a layer that take as long as what a sweep does besides, once a layer whatever its size: calls of
+Python and MLX, some 1.5 ms on a CPU. Beside one of Qwen 0.5B's layers on a dozen tokens it is next to nothing."""
 
 Tokens = Sequence[int]
 
@@ -46,7 +48,7 @@ def sweep_prompts(
 ) -> list[mx.array]:
     """What `sweep` returns for each prompt; `progress` counts variants times prompts."""
     plans = {length: plan_edits(net, variants, [length] * len(variants)) for length in {len(p) for p in prompts}}
-    packed = _Prompts(net, prompts, plans)
+    packed = _Prompts(net, prompts, plans, len(variants))
     found: dict[int, mx.array] = {}
     for members in packed.packs():
         if len(members) == 1:
@@ -96,6 +98,7 @@ class _Prompts:
     prompts: Sequence[Tokens]
     plans: dict[int, EditPlan]
     """By length of prompt."""
+    n_variants: int
 
     @cached_property
     def marks(self) -> list[list[Hashable]]:
@@ -119,24 +122,31 @@ class _Prompts:
             yield from ([number] for number in range(len(self.prompts)))
             return
         keys = [list(zip(prompt, marks, strict=True)) for prompt, marks in zip(self.prompts, self.marks, strict=True)]
+        cost, pair = partial(columns_cost, self.net), pair_cost(self.net)
         pack: list[int] = []
         length = 0
         for number in sorted(range(len(keys)), key=lambda number: (list(self.prompts[number]), len(keys[number]))):
             own = len(keys[number])
             new = own - n_shared(keys[pack[-1]], keys[number]) if pack else own
-            if pack and self._cost(length + new) > self._cost(length) + self._cost(own):
+            # Of what variants recompute, each end looks at the columns of all prompts, only to leave the others' out.
+            looks = self.recomputed[own] * (length + len(pack) * new) * pair
+            apart = cost(length) + cost(own)
+            if pack and cost(length + new) > apart and cost(length + new) + looks > apart + SWEEP:
                 yield pack
                 pack, length, new = [], 0, own
             pack.append(number)
             length += new
         yield pack
 
-    def _cost(self, length: int) -> float:
-        """Multiplications of a layer on so many columns."""
-        net = self.net
-        each = 4 * net.d_model**2 + (3 * net.d_model + ELEMENTWISE) * net.d_mlp
-        pair = net.n_heads * (net.d_head + net.d_v) + ELEMENTWISE * net.n_heads
-        return length * each + length**2 * pair
+    @cached_property
+    def recomputed(self) -> dict[int, float]:
+        """By length of prompt: positions that variants recompute, on average over layers."""
+        n_layers = self.net.n_layers
+        entries = {length: entries_of(plan, self.n_variants, self.net, length) for length, plan in self.plans.items()}
+        return {
+            length: sum((length - one.start) * max(n_layers - one.layer, 0) / n_layers for one in some)
+            for length, some in entries.items()
+        }
 
     def joined(self, members: Sequence[int]) -> tuple[Layout, EditPlan, list[int]]:
         """The layout of some prompts, what is done to its columns, and which of its ends is each prompt's."""

@@ -100,14 +100,34 @@ def indirect_effects(
     z: means, or their z alone, (n_layers, n_heads, d_head). positions: where it stands in for the head's own output.
     Memory is bounded by the sweep's batches.
     """
-    means = z.z if isinstance(z, HeadMeans) else z
-    heads = [(layer, head) for layer in range(model.n_layers) for head in range(model.n_heads)]
-    where = list(positions)
+    metric = answer_probability(prompt.first_tokens)
+    return _gains(model, np.asarray(model.sweep(prompt.prompt, _means_of_heads(model, z, positions), metric=metric)))
+
+
+def indirect_effects_of(model: Model, prompts: Sequence[Question], z: HeadMeans | mx.array) -> np.ndarray:
+    """Indirect effects (n_prompts, n_layers, n_heads) on several prompts, at the last token: those of each, for less.
+
+    Short prompts of a small model, and prompts that begin alike, are swept together.
+    """
+    metrics = [answer_probability(prompt.first_tokens) for prompt in prompts]
+    asked = [prompt.prompt for prompt in prompts]
+    found = np.asarray(model.sweep_prompts(asked, _means_of_heads(model, z, (-1,)), metric=metrics))
+    return np.stack([_gains(model, row) for row in found])
+
+
+def _means_of_heads(model: Model, z: HeadMeans | mx.array, positions: Sequence[int]) -> list[list[Intervention]]:
+    """Nothing, and then each head's mean in place of its own output."""
+    means, where = z.z if isinstance(z, HeadMeans) else z, list(positions)
     variants: list[list[Intervention]] = [[]]
-    for layer, head in heads:
-        value = mx.broadcast_to(means[layer, head], (len(where), model.d_v))
-        variants.append([Patch(f"z.{layer}", value, positions=where, heads=head)])
-    found = np.asarray(model.sweep(prompt.prompt, variants, metric=answer_probability(prompt.first_tokens)))
+    for layer in range(model.n_layers):
+        for head in range(model.n_heads):
+            value = mx.broadcast_to(means[layer, head], (len(where), model.d_v))
+            variants.append([Patch(f"z.{layer}", value, positions=where, heads=head)])
+    return variants
+
+
+def _gains(model: Model, found: np.ndarray) -> np.ndarray:
+    """(n_layers, n_heads) from the clean probability and those under each head's mean."""
     return np.asarray((found[1:] - found[0]).reshape(model.n_layers, model.n_heads))
 
 

@@ -1,6 +1,6 @@
 """Lenses: hidden states read as predictions, as descriptions, and by what each part adds to a logit.
 
-`logit_lens`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`,
+`logit_lens`, `logit_lenses`, `tuned_lens`, `jacobian_lens`, `patchscope`, `token_identity`, `direct_logit_attribution`,
 `activation_difference` (of a model and its fine-tune), `ActivationOracle` (a reader that answers questions about
 activations); `top_tokens` reads any of their logits, `decoded_lens` shows the tokens of all layers and positions,
 `attention_patterns` where each head looks.
@@ -11,7 +11,7 @@ from mlx_interp.lenses.attention import AttentionPatterns, attention_patterns
 from mlx_interp.lenses.decoded import DecodedLens, decoded_lens
 from mlx_interp.lenses.direct_attribution import LogitAttribution, direct_logit_attribution
 from mlx_interp.lenses.jacobian import jacobian_cost, jacobian_lens
-from mlx_interp.lenses.logit import logit_lens, top_tokens, tuned_lens
+from mlx_interp.lenses.logit import logit_lens, logit_lenses, top_tokens, tuned_lens
 from mlx_interp.lenses.model_difference import ActivationDifference, activation_difference
 from mlx_interp.lenses.oracle import ActivationOracle, OracleSettings, load_oracle
 from mlx_interp.lenses.oracle_training import OracleExample, train_oracle
@@ -39,6 +39,7 @@ __all__ = [
     "load_lens",
     "load_oracle",
     "logit_lens",
+    "logit_lenses",
     "patchscope",
     "prediction_depth",
     "token_identity",

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from mlx_interp.lenses.tuned import TunedLens
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 
+ROWS = 256
+"""States that are unembedded together: more are no faster, and each takes the memory of a vocabulary."""
+
 
 def logit_lens(model: Model, prompt: AnyPrompt, position: int = -1, *, site: str = "resid_post") -> mx.array:
     """Logit lens: logits (n_layers, d_vocab) of every layer at one position; at the last layer they are the model's.
@@ -31,6 +34,21 @@ def logit_lens(model: Model, prompt: AnyPrompt, position: int = -1, *, site: str
     Raises PositionError for a position that the prompt does not have, SiteError for a site that is no stream.
     """
     return lens_at(model, prompt, _at(model, prompt, position), stream_selector(model, site))[0]
+
+
+def logit_lenses(
+    model: Model, prompts: Sequence[AnyPrompt], position: int = -1, *, site: str = "resid_post"
+) -> Iterator[mx.array]:
+    """Logit lens of many prompts: what `logit_lens` gives of each, in their order, for less.
+
+    What prompts begin with in common is computed once (`model.states`), and several go through the unembedding
+    together. Raises what `logit_lens` raises.
+    """
+    selector = stream_selector(model, site)
+    states = model.states(prompts, selector, (position,))[:, :, 0]
+    at_once = max(1, ROWS // states.shape[1])
+    for start in range(0, len(states), at_once):
+        yield from model.unembed(mx.array(states[start : start + at_once]))
 
 
 def tuned_lens(model: Model, prompt: AnyPrompt, lens: TunedLens, position: int = -1) -> mx.array:

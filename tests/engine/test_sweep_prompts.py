@@ -115,7 +115,27 @@ def test_tokens_are_kept_apart_where_variants_treat_prompts_differently(llama: M
 
 def _layout_length(net: Network, prompts: list[list[int]], variants: list[list[Intervention]]) -> int:
     plans = {n: plan_edits(net, variants, [n] * len(variants)) for n in (3, 4)}
-    return _Prompts(net, prompts, plans).joined([0, 1])[0].length
+    return _Prompts(net, prompts, plans, 1).joined([0, 1])[0].length
+
+
+def test_short_prompts_that_share_nothing_are_swept_together_and_long_ones_apart(llama: Model) -> None:
+    short, long = [[n, 5, 7, 11] for n in range(6)], [[n, *range(2, 20)] * 20 for n in range(2)]
+    variants: list[list[Intervention]] = [[Scale(f"resid_pre.{layer}", 0.5, -1)] for layer in range(3)]
+    assert [len(pack) for pack in _packs(llama.network, short, variants)] == [6]
+    assert [len(pack) for pack in _packs(llama.network, long, variants)] == [1, 1]
+    assert worst(llama.sweep_prompts(short, variants), one_by_one(llama, short, variants)) < BOUND
+
+
+def test_what_variants_recompute_counts_in_how_many_prompts_go_together(llama: Model) -> None:
+    """Each variant's positions look at all prompts' columns: ten thousand variants are no longer worth it."""
+    prompts = [[n, *range(2, 30)] for n in range(4)]
+    assert len(_packs(llama.network, prompts, [[Scale("resid_pre.0", 0.5, -1)]])) == 1
+    assert len(_packs(llama.network, prompts, [[Scale("resid_pre.0", 0.5)]] * 200)) == 4
+
+
+def _packs(net: Network, prompts: list[list[int]], variants: list[list[Intervention]]) -> list[list[int]]:
+    plans = {n: plan_edits(net, variants, [n] * len(variants)) for n in {len(prompt) for prompt in prompts}}
+    return list(_Prompts(net, prompts, plans, len(variants)).packs())
 
 
 def test_one_metric_or_one_for_each_prompt(llama: Model) -> None:

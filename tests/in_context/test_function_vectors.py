@@ -30,6 +30,7 @@ from mlx_interp.in_context.function_vectors import (
     function_vector,
     head_means,
     indirect_effects,
+    indirect_effects_of,
     mean_z,
     random_heads,
     top_heads,
@@ -100,6 +101,19 @@ def test_indirect_effects_are_those_of_one_run_a_head(name: str) -> None:
     for layer, head in ((0, 0), (3, 2), (7, 3)):
         alone = probability([mi.Patch(f"z.{layer}", means.z[layer, head], -1, heads=head)]) - probability([])
         assert found[layer, head] == pytest.approx(alone, abs=1e-5)
+
+
+def test_indirect_effects_of_several_prompts_are_those_of_each() -> None:
+    of = model("tiny-llama")
+    shots = task().pairs
+    means = head_means(of, [of.prompt(in_context(task(), p, shots, 4, ARROW, RNG(0)).text) for p in shots[:5]])
+    asked = []
+    for number in (5, 6, 7):
+        wrong = corrupted(task(), shots[number], shots, number - 3, ARROW, RNG(number), "foreign", foreign())
+        asked.append(question(of, wrong.text, [wrong.answer]))
+    alone = np.stack([indirect_effects(of, one, means) for one in asked])
+    assert len({len(one.prompt) for one in asked}) > 1
+    np.testing.assert_allclose(indirect_effects_of(of, asked, means), alone, atol=1e-5)
 
 
 def test_the_vector_is_the_sum_of_the_chosen_heads_and_does_the_task() -> None:

@@ -37,6 +37,16 @@ def test_the_logit_lens_reads_what_a_layer_adds_and_some_layers_alone(llama: Mod
     assert mx.array_equal(some, added[1:])
 
 
+def test_logit_lenses_of_many_prompts_are_the_lens_of_each(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[*TOKENS, 1], [*TOKENS, 2, 4], [7, 9], TOKENS]
+    monkeypatch.setattr("mlx_interp.lenses.logit.ROWS", 2 * model.n_layers)  # two prompts at a time
+    for site in ("resid_post", "mlp_out"):
+        found = list(lenses.logit_lenses(model, prompts, -2, site=site))
+        assert len(found) == len(prompts)
+        for prompt, lens in zip(prompts, found, strict=True):
+            assert mx.allclose(lens, lenses.logit_lens(model, prompt, -2, site=site), rtol=1e-4, atol=1e-4)
+
+
 def test_a_lens_refuses_positions_and_sites_that_it_cannot_read(llama: Model) -> None:
     with pytest.raises(PositionError, match="position 5 does not exist, the prompt has 5 tokens"):
         lenses.logit_lens(llama, TOKENS, 5)

@@ -325,4 +325,4 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     from validation import knowledge
 
-    wrap(patch, knowledge, "logit_lens", lambda lens, model, prompt, position=-1: lens(model, prompt, position - 1))
+    wrap(patch, knowledge, "logit_lenses", lambda lenses, model, prompts: lenses(model, prompts, -2))

@@ -75,8 +75,8 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("sweep: edits of one variant reach its neighbour", SWEEP)
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def leaking(original: Any, x: mx.array, bucket: Any, lengths: Any) -> mx.array:
-        new = original(x, bucket, lengths)
+    def leaking(original: Any, x: mx.array, *rest: Any) -> mx.array:
+        new = original(x, *rest)
         return mx.maximum(new, mx.roll(new, 1, axis=0)) if new.shape[0] > 1 else new
 
     wrap(patch, apply_edits, "_apply_bucket", leaking)
@@ -156,20 +156,18 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("the lens reads the last layer, whatever it is asked for", "early layers differ")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    wrap(
-        patch,
-        knowledge,
-        "logit_lens",
-        lambda lens, *args: mx.broadcast_to(lens(*args)[-1:], lens(*args).shape),
-    )
+    def last(lenses: Any, *args: Any) -> list[mx.array]:
+        return [mx.broadcast_to(lens[-1:], lens.shape) for lens in lenses(*args)]
+
+    wrap(patch, knowledge, "logit_lenses", last)
 
 
 @fault("the lens reads the embedding, whatever layer it is asked for", "two-hop entities appear")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def embedding(lens: Any, model: Model, prompt: Prompt, positions: Any) -> mx.array:
-        return mx.broadcast_to(lens(model, prompt, positions, "resid_pre")[:, :1], lens(model, prompt, positions).shape)
+    def embedding(lenses: Any, *args: Any) -> list[mx.array]:
+        return [mx.broadcast_to(lens[:1], lens.shape) for lens in lenses(*args, site="resid_pre")]
 
-    wrap(patch, knowledge, "lens_at", embedding)
+    wrap(patch, knowledge, "logit_lenses", embedding)
 
 
 @fault("keys and values are captured in another order of heads", "patterns make z", "tiny-gemma2")
@@ -190,8 +188,8 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 
 @fault("a float32 vector widens a half-precision stream", "dtype is kept", "tiny-llama, float16")
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
-    def wide(original: Any, x: mx.array, bucket: Any, lengths: Any) -> mx.array:
-        new = original(x, bucket, lengths)
+    def wide(original: Any, x: mx.array, bucket: Any, *rest: Any) -> mx.array:
+        new = original(x, bucket, *rest)
         return new.astype(mx.float32) if isinstance(bucket[0].intervention, Add) else new
 
     wrap(patch, apply_edits, "_apply_bucket", wide)

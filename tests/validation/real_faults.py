@@ -9,10 +9,11 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
+from mlx_interp import model as model_module
 from mlx_interp import wrapped
-from mlx_interp.engine import plan
+from mlx_interp.engine import forward, plan, sweep
 from mlx_interp.engine.forward import Pass
-from mlx_interp.interventions import Add
+from mlx_interp.interventions import Add, Patch
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.sites import Site
@@ -47,7 +48,18 @@ def readdress(patch: pytest.MonkeyPatch, change: Callable[[Add], Add]) -> None:
     wrap(patch, plan._RowPlanner, "edit", edit)
 
 
-def layer_of(intervention: Add) -> int:
+def late_heads(patch: pytest.MonkeyPatch, last: int) -> None:
+    """What is patched into heads lands one layer late."""
+
+    def edit(original: Any, planner: Any, intervention: Any, owner: Any) -> None:
+        if isinstance(intervention, Patch) and intervention.site.startswith("z.") and layer_of(intervention) < last:
+            intervention = replace(intervention, site=f"z.{layer_of(intervention) + 1}")
+        original(planner, intervention, owner)
+
+    wrap(patch, plan._RowPlanner, "edit", edit)
+
+
+def layer_of(intervention: Add | Patch) -> int:
     return int(str(intervention.site).partition(".")[2])
 
 
@@ -67,6 +79,56 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
 def _(patch: pytest.MonkeyPatch, model: Model) -> None:
     saturate(patch, model)
     readdress(patch, lambda add: replace(add, site=f"resid_post.{model.n_layers - 1}"))
+
+
+@fault("patches of heads land one layer late", "patching with itself")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    late_heads(patch, model.n_layers - 1)
+
+
+@fault("scale 0 still rounds, in one layer of all that are steered", "steering at 0")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def edits(original: Any, x: mx.array, edits: Any, *args: Any, **kwargs: Any) -> mx.array:
+        new = original(x, edits, *args, **kwargs)
+        return new * (1 + 1e-6) if any("resid_post.5" in str(edit.intervention) for edit in edits) else new
+
+    wrap(patch, forward, "apply_edits", edits)
+
+
+@fault("an edit of one layer reaches back by a position", "earlier positions untouched")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def edits(original: Any, x: mx.array, edits: Any, *args: Any, **kwargs: Any) -> mx.array:
+        back = [
+            replace(edit, positions=tuple(position - 1 for position in edit.positions))
+            if edit.positions and "resid_post.6" in str(edit.intervention)
+            else edit
+            for edit in edits
+        ]
+        return original(x, back, *args, **kwargs)
+
+    wrap(patch, forward, "apply_edits", edits)
+
+
+@fault("sweep: two of many variants change places", "sweep is each variant alone")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def exchanged(values: Any, *args: Any) -> mx.array:
+        found = values(*args)
+        order = list(range(found.shape[0]))
+        order[1], order[2] = order[2], order[1]  # neither has a run of its own
+        return found[mx.array(order)]
+
+    wrap(patch, sweep, "_values", exchanged)
+
+
+@fault("one prompt's text in a batch has another second token", "a batch of texts is each alone")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    def collected(original: Any, steps: Any, n_rows: int, *args: Any) -> Any:
+        tokens, stopped = original(steps, n_rows, *args)
+        if n_rows > 2 and len(tokens[1]) > 1:
+            tokens[1][1] = (tokens[1][1] + 1) % model.d_vocab
+        return tokens, stopped
+
+    wrap(patch, model_module, "collect", collected)
 
 
 @fault("steering lands one layer too early", LANDS)

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
+from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import base_items, solved
@@ -22,7 +23,7 @@ from mlx_interp.in_context.demonstrations import (
     most_frequent_answer,
     separators,
 )
-from mlx_interp.in_context.function_vectors import Head, indirect_effects, summed, top_heads
+from mlx_interp.in_context.function_vectors import Head, indirect_effects_of, summed, top_heads
 from mlx_interp.interventions import Add, Intervention
 
 DATA, EFFECTS, CHOICE, ADDED, ANSWERS = "data", "effects", "choice", "added", "answers"
@@ -158,7 +159,7 @@ def effect_items(run: Run[MediationConfig], earlier: Records) -> list[Query]:
     return of_tasks.queries(run, 0, run.config.n_effects)
 
 
-class Mediated(TypedDict):
+class Mediated(InBatch):
     """Indirect effects of all heads on one corrupted prompt."""
 
     task: str
@@ -166,10 +167,13 @@ class Mediated(TypedDict):
     """By layer and head: how much the answer's probability gains from the head's mean."""
 
 
-def measure_effects(run: Run[MediationConfig], query: Query) -> Iterator[Mediated]:
-    """Indirect effect of every head on one corrupted prompt, one sweep."""
-    found = indirect_effects(run.model, prompts(run, query, 0)["corrupted"], means(run, query.task))
-    yield {"task": query.task, "effects": found.round(6).tolist()}
+def measure_effects(run: Run[MediationConfig], batch: Sequence[Query]) -> Iterator[Mediated]:
+    """Indirect effect of every head on corrupted prompts, those of a task in one sweep."""
+    for task in dict.fromkeys(query.task for query in batch):
+        queries = [query for query in batch if query.task == task]
+        asked = [prompts(run, query, 0)["corrupted"] for query in queries]
+        for query, found in zip(queries, indirect_effects_of(run.model, asked, means(run, task)), strict=True):
+            yield {"item": query.key, "task": task, "effects": found.round(6).tolist()}
 
 
 def average_effects(records: Records, only: str | None = None, without: str | None = None) -> np.ndarray:
