@@ -20,6 +20,7 @@ from mlx_interp.loading.processes import agree_on_memory, agree_on_versions, che
 from mlx_interp.loading.profile import Dequantize, Memory, apply_profile, check_options, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
+from mlx_interp.loading.slices import Stored
 from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer, refuse_two_heads
 from mlx_interp.model import Model
 
@@ -61,19 +62,20 @@ def load(
     if check:
         check_published_hashes(checkpoint.files)
     refuse_two_heads(checkpoint)
-    network, config = load_network(checkpoint)
+    stored = Stored(checkpoint.files) if shard else None
+    network, config = load_network(checkpoint, stored)
     net = Network(network, family, config)
     changed = put_ropes_right(net)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
-    if ranks is not None:
+    if ranks is not None and stored is not None:
         agree_on_versions(ranks)
         ranks.agree("checkpoint", own_hash)
         from mlx_interp.engine.split import split  # its classes need MLX
 
-        split(network, ranks.group)
+        split(network, ranks.group, stored.rows)
     if check:
         check_finite(network, checkpoint.path if added is None else added.path)
     apply_profile(net, dtype=compute_in, dequantize=dequantize, memory=memory, name=source.name)

@@ -8,7 +8,9 @@ and a difference stops all of them with rank, layer and site.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from importlib import metadata
+from itertools import groupby
 
 import numpy as np
 
@@ -17,10 +19,15 @@ from mlx_interp.engine import memory
 from mlx_interp.errors import ConfigError, RanksDiffer
 from mlx_interp.model import Model
 from mlx_interp.ranks import Ranks, launched
+from mlx_interp.sites import Site
 
 PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers")
 PROBE = 48
 """Tokens of the probe."""
+SHARE_OF_WEIGHTS = 0.05
+"""Of the weights held here, what a probe's activations may take: in a model of 70B all of them take 8 GB."""
+LEAST = 2**24
+"""Bytes that they may take in any model."""
 
 
 def processes(name: str) -> Ranks:
@@ -52,15 +59,34 @@ def check_ranks(model: Model, ranks: Ranks, *, length: int = PROBE) -> None:
     """
     limit = model.network.max_positions or length
     tokens = np.random.default_rng(0).integers(0, model.d_vocab, min(length, limit)).tolist()
-    out = model.run(tokens, capture=model.sites, logits="last")
-    names = sorted(out, key=lambda name: int(name.rpartition(".")[2]) if "." in name else model.n_layers)
-    every = ranks.gather([checksum(out[name]) for name in names])
+    found_here: dict[str, str] = {}
+    for sites in _held_together(model, len(tokens)):
+        out = model.run(tokens, capture=list(map(str, sites)), logits="none")
+        found_here |= {str(site): checksum(out[str(site)]) for site in sites}
+        del out
+    names = sorted(found_here, key=lambda name: int(name.rpartition(".")[2]) if "." in name else model.n_layers)
+    every = ranks.gather([found_here[name] for name in names])
     for rank, found in enumerate(every):
         if differ := [name for name, one, other in zip(names, found, every[0], strict=True) if one != other]:
             raise RanksDiffer(
                 f"{model.name}: rank {rank} has another {differ[0]} than rank 0: the link between them changes what it "
                 "carries, or their weights differ"
             )
+
+
+def _held_together(model: Model, length: int) -> Iterator[list[Site]]:
+    """All sites, as many at a time as take little memory beside the weights: those of one layer at least."""
+    room = max(model.weight_bytes * SHARE_OF_WEIGHTS, LEAST)
+    some: list[Site] = []
+    held = 0
+    for _, layer in groupby(model.sites_of(model.sites), key=lambda site: site.layer):
+        sites = list(layer)
+        needed = sum(2 * memory.bytes_of_site(model.network, site, 1, length) for site in sites)  # and a copy to read
+        if some and held + needed > room:
+            yield some
+            some, held = [], 0
+        some, held = [*some, *sites], held + needed
+    yield some
 
 
 def checksum(values: mx.array) -> str:
