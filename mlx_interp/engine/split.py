@@ -77,15 +77,15 @@ def share(rows: int, group: Exchange) -> slice:
 class SplitLinear(nn.Module):  # type: ignore[misc]
     """A linear layer, or one of every expert, of which this process keeps some outputs."""
 
-    def __init__(self, layer: nn.Module, group: Exchange, read: Rows) -> None:
+    def __init__(self, layer: nn.Module, group: Any, mine: slice, read: Rows) -> None:
+        """group: an `Exchange`, or what else the processes exchange by. mine: the rows to keep."""
         super().__init__()
         self.group = group
         self.rows = int(layer.weight.shape[-2])
-        mine = share(self.rows, group)
         self.start, self.stop = mine.start, mine.stop
-        if "bias" in layer and not _of_experts(layer):
+        if "bias" in layer and not is_of_experts(layer):
             self.bias = layer.bias
-        self.part = _rows_of(layer, mine, read, keep_bias=_of_experts(layer))
+        self.part = _rows_of(layer, mine, read, keep_bias=is_of_experts(layer))
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         y = self.part(self.group.whole_input(x), *args, **kwargs)
@@ -96,11 +96,10 @@ class SplitLinear(nn.Module):  # type: ignore[misc]
 class SplitEmbedding(nn.Module):  # type: ignore[misc]
     """An embedding of which this process keeps some tokens; as an unembedding it gives their logits."""
 
-    def __init__(self, layer: nn.Module, group: Exchange, read: Rows) -> None:
+    def __init__(self, layer: nn.Module, group: Any, mine: slice, read: Rows) -> None:
         super().__init__()
         self.group = group
         self.rows = int(layer.weight.shape[0])
-        mine = share(self.rows, group)
         self.start, self.stop = mine.start, mine.stop
         self.part = _rows_of(layer, mine, read, keep_bias=False)
 
@@ -139,10 +138,11 @@ def split(model: nn.Module, group: Group, read: Rows = copied) -> None:
     Norms, learned positions and what else is small stay whole. read: gives rows of a matrix (`loading/slices.py`).
     """
     exchange = Exchange(group)
-    waiting = dict(_splittable(model))
+    waiting = dict(splittable(model))
     while waiting:  # not a loop over it: what is done is to be forgotten
         path, layer = waiting.popitem()
-        part: nn.Module = (SplitEmbedding if _embeds(layer) else SplitLinear)(layer, exchange, read)
+        mine = share(int(layer.weight.shape[-2]), exchange)
+        part: nn.Module = (SplitEmbedding if embeds(layer) else SplitLinear)(layer, exchange, mine, read)
         mx.eval(part.parameters())  # so that what is read of the file goes again, layer by layer
         model.update_modules(trees.tree_unflatten([(path, part)]))
 
@@ -159,8 +159,8 @@ def exchanged_per_token(model: nn.Module) -> dict[str, int]:
     """Numbers exchanged for one token, by the layer whose outputs they are: one exchange each, but for experts."""
     rows = {f"{path}.part": module.rows for path, module in model.named_modules() if hasattr(module, "rows")}
     return {
-        path: _width(layer) if _embeds(layer) else rows.get(path, int(layer.weight.shape[-2]))
-        for path, layer in _splittable(model)
+        path: _width(layer) if embeds(layer) else rows.get(path, int(layer.weight.shape[-2]))
+        for path, layer in splittable(model)
     }
 
 
@@ -168,19 +168,19 @@ def _width(embedding: nn.Module) -> int:
     return int(embedding.weight.shape[-1]) * (32 // embedding.bits if "scales" in embedding else 1)
 
 
-def _splittable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def splittable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     linear = (nn.Linear, nn.QuantizedLinear)
     for path, module in model.named_modules():
         learned_positions = isinstance(module, nn.Embedding) and path.rsplit(".", 1)[-1] in ("wpe", "embed_positions")
-        if isinstance(module, linear) or _of_experts(module) or (_embeds(module) and not learned_positions):
+        if isinstance(module, linear) or is_of_experts(module) or (embeds(module) and not learned_positions):
             yield path, module
 
 
-def _embeds(module: nn.Module) -> bool:
+def embeds(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
 
 
-def _of_experts(module: nn.Module) -> bool:
+def is_of_experts(module: nn.Module) -> bool:
     layers = mlx_lm.models.switch_layers
     return isinstance(module, layers.SwitchLinear | layers.QuantizedSwitchLinear)
 

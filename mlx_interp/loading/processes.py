@@ -8,19 +8,26 @@ and a difference stops all of them with rank, layer and site.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from itertools import groupby
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine import memory
+from mlx_interp.engine.network import Network
 from mlx_interp.errors import ConfigError, RanksDiffer
 from mlx_interp.model import Model
 from mlx_interp.ranks import Ranks, launched
 from mlx_interp.sites import Site
 
+if TYPE_CHECKING:
+    from mlx_interp.engine.split import Rows
+
+Shard: TypeAlias = bool | Literal["pipeline"]
+"""False: a whole model; True: a part of every matrix in each process; "pipeline": some consecutive layers."""
 PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers")
 PROBE = 48
 """Tokens of the probe."""
@@ -39,6 +46,31 @@ def processes(name: str) -> Ranks:
             "`mlx.launch -n 2 --backend ring python ...`, or leave it out"
         )
     return ranks
+
+
+def check_layout(shard: object, stages: Sequence[int] | None) -> None:
+    """Raises ConfigError for a layout that does not exist, and for stages of another one."""
+    if not isinstance(shard, bool) and shard != "pipeline":
+        raise ConfigError(f"shard={shard!r}: give True (a part of every matrix), 'pipeline' (some layers) or False")
+    if stages is not None and shard != "pipeline":
+        raise ConfigError(f"stages={tuple(stages)} are those of a pipeline: give shard='pipeline' too, or leave it out")
+
+
+def share_out(net: Network, ranks: Ranks, shard: Shard, stages: Sequence[int] | None, read: Rows) -> None:
+    """Leaves each process its part of a model's weights; in place. read: gives rows of a matrix.
+
+    Raises ConfigError for stages that are not the model's.
+    """
+    from mlx_interp.engine.split import split  # its classes need MLX
+    from mlx_interp.engine.stages import check_stages, pipeline, stages_by_memory
+
+    if shard is True:
+        split(net.mlx_model, ranks.group, read)
+    elif stages is not None:
+        ranks.agree("number of layers by process", list(stages))
+        pipeline(net, ranks, check_stages(stages, net.n_layers, ranks.size), read)
+    else:
+        pipeline(net, ranks, stages_by_memory(net, ranks.gather(memory.free_memory())), read)
 
 
 def agree_on_versions(ranks: Ranks) -> None:
