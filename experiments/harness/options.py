@@ -17,6 +17,7 @@ from experiments.harness.fields import ConfigField, as_text, config_fields, from
 from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.loading.processes import Shard
 from mlx_interp.loading.profile import Memory, add_memory_option
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder

@@ -41,6 +41,8 @@ class Relay:
         """By layer: the process that holds it."""
         self.staged: int | None = None
         """Inside a layer's pass: the process that holds it."""
+        self.received = 0
+        """Bytes received from other processes, but for gradients."""
         self._last: mx.array | None = None
         """Of exchanges that are still to be evaluated: the last one."""
 
@@ -95,7 +97,7 @@ class Relay:
         if self.rank == owner:
             self._send(y, right)
             return y
-        y = mx.distributed.recv(y.shape, y.dtype, left, group=self.group, stream=link())
+        y = self._received(y, left)
         if right != owner:
             self._send(y, right)
         else:
@@ -149,10 +151,14 @@ class Relay:
         if self.rank == before:
             self._send(x, there)
         elif self.rank == there:
-            x = mx.distributed.recv(x.shape, x.dtype, before, group=self.group, stream=link())
+            x = self._received(x, before)
             mx.async_eval(x)  # type: ignore[no-untyped-call]
             return x
         return blank(x.shape, x.dtype)
+
+    def _received(self, like: mx.array, source: int) -> mx.array:
+        self.received += like.nbytes
+        return mx.distributed.recv(like.shape, like.dtype, source, group=self.group, stream=link())
 
     def _send(self, x: mx.array, to: int) -> None:
         mx.async_eval(mx.distributed.send(x, to, group=self.group, stream=link()))  # type: ignore[no-untyped-call]
@@ -311,9 +317,3 @@ def _refuse_too_many(n_processes: int, n_layers: int) -> None:
             f"{n_processes} processes for a model of {n_layers} layers: each holds one at least; launch {n_layers} or "
             "fewer, or take shard=True, which splits every matrix"
         )
-
-
-def exchanged_by_stages(net: Network, n_processes: int) -> int:
-    """Numbers that a process receives at most for one token of a pass that reads no site, beside its logits: what the
-    embedding gives, the stream before its layers, and behind the last one."""
-    return net.d_model * min(3, n_processes + 1)

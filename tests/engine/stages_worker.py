@@ -23,7 +23,7 @@ from mlx_interp.ranks import launched
 from tests.engine.split_worker import OTHER, TOKENS, apart, compared, share_kept
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
-FULLY = ("llama", "gemma2", "gpt2", "mixtral")
+FULLY = ("llama", "gemma2")
 """Families of which what a sweep captures, edits and kept runs are compared as well."""
 
 
