@@ -177,8 +177,8 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         const=True,
         default=False,
         choices=("pipeline",),
-        help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix, or with "
-        "`pipeline` some of the layers; without it each has the whole model and measures its share of the prompts",
+        help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix, or "
+        "with `pipeline` some of the layers; without it each has the whole model and measures its share of the prompts",
     )
     shared.add_argument(
         "--workers",

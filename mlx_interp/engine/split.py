@@ -108,7 +108,8 @@ class SplitEmbedding(nn.Module):  # type: ignore[misc]
         if self.stop == self.start:  # more processes than tokens: this one keeps none, and has a row of zeros
             mine = mx.zeros_like(mine)
         found = self.part(mx.where(mine, tokens - self.start, 0))
-        return self.group.sum(mx.where(mine[..., None], found, 0))
+        summed: mx.array = self.group.sum(mx.where(mine[..., None], found, 0))
+        return summed
 
     def as_linear(self, x: mx.array) -> mx.array:
         y = self.part.as_linear(self.group.whole_input(x))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mlx_interp.deferred import mx, nn, trees
 from mlx_interp.engine.network import Network
@@ -28,7 +28,7 @@ from mlx_interp.errors import ConfigError
 from mlx_interp.ranks import Ranks, link
 
 T = TypeVar("T")
-Compute = Callable[[mx.array], mx.array]
+Compute: TypeAlias = "Callable[..., mx.array]"
 
 
 class Relay:
@@ -110,28 +110,35 @@ class Relay:
         self._catch_up()
         return found
 
-    def computed(self, owner: int, x: mx.array, compute: Compute, outline: Compute) -> mx.array:
-        """compute(x), which its owner alone can compute: on all processes, or inside a layer's pass on that one.
+    def computed(
+        self, owner: int, x: mx.array, compute: Compute, outline: Compute, chosen: Sequence[mx.array] = ()
+    ) -> mx.array:
+        """compute(x, *chosen), which its owner alone can compute: on all processes, or inside a layer's pass on that one.
 
-        outline: gives the others a blank of its shape.
+        outline: gives the others a blank of its shape. chosen: whole numbers that it takes beside x; they are named, so
+        that the backward pass meets the same operations in the same order on all processes.
         """
         here = owner == self.rank
         if self.staged is not None:
-            return compute(x) if here else outline(x)
+            return compute(x, *chosen) if here else outline(x, *chosen)
 
         @mx.custom_function
-        def made(x: mx.array) -> mx.array:
-            return self.relayed(compute(x) if here else outline(x), owner, x)
+        def made(x: mx.array, *chosen: mx.array) -> mx.array:
+            return self.relayed(compute(x, *chosen) if here else outline(x, *chosen), owner, x)
 
         @made.vjp
-        def backwards(x: mx.array, slope: mx.array, _: mx.array) -> mx.array:
-            found = mx.vjp(compute, [x], [slope])[1][0] if here else blank(x.shape, x.dtype)
-            return self.relayed(found, owner, slope)
+        def backwards(given: Any, slope: mx.array, _: mx.array) -> Any:
+            x, *others = given if chosen else (given,)
+            found = blank(x.shape, x.dtype)
+            if here:
+                found = mx.vjp(lambda x: compute(x, *others), [x], [slope])[1][0]
+            found = self.relayed(found, owner, slope)
+            return (found, *map(mx.zeros_like, others)) if chosen else found
 
-        found: Any = made(x)
+        found: Any = made(x, *chosen)
         return found  # type: ignore[no-any-return]
 
-    def _in_turn(self, exchange: Compute, y: mx.array) -> mx.array:
+    def _in_turn(self, exchange: Callable[[mx.array], mx.array], y: mx.array) -> mx.array:
         """An exchange that waits for the one before it, where nothing may be evaluated yet: all processes then have the
         same operations. What is received has no input that could wait, so all send, zeros but one."""
         found = exchange(y if self._last is None else mx.depends(y, self._last))
@@ -191,16 +198,16 @@ class HeldLinear(SplitLinear):
         super().__init__(layer, relay, slice(0, rows if owner == relay.rank else 0), read)
         self.owner = owner
 
-    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-        def compute(x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, *args: mx.array, **kwargs: Any) -> mx.array:
+        def compute(x: mx.array, *args: mx.array) -> mx.array:
             y: mx.array = self.part(x, *args, **kwargs)
             return y + self.bias if "bias" in self else y
 
-        def outline(x: mx.array) -> mx.array:
-            like = compute(x)[..., :1]  # of one row that stands in for those held elsewhere, never evaluated
+        def outline(x: mx.array, *args: mx.array) -> mx.array:
+            like = compute(x, *args)[..., :1]  # of one row that stands in for those held elsewhere, never evaluated
             return blank((*like.shape[:-1], self.rows), like.dtype)
 
-        found: mx.array = self.group.computed(self.owner, x, compute, outline)
+        found: mx.array = self.group.computed(self.owner, x, compute, outline, args)
         return found
 
 

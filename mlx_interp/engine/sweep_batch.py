@@ -33,7 +33,6 @@ from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.engine.sweep_state import Rows, scan_groups
 from mlx_interp.sites import Site
 
-
 if TYPE_CHECKING:
     from mlx_interp.engine.stages import Relay
 

@@ -66,7 +66,7 @@ def _read(file: Path, info: TensorInfo, rows: slice) -> mx.array:
         with file.open("rb", buffering=0) as opened:
             for index, part in enumerate(found):
                 opened.seek(info.start + item * n_columns * (index * n_rows + chosen.start))
-                _fill(opened, memoryview(part).cast("B") if part.size else memoryview(b""))
+                _fill(opened, memoryview(part.view(np.uint8).reshape(-1).data))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}: {AGAIN}") from error
     made = mx.array(found.reshape(*before, len(chosen), n_columns))
