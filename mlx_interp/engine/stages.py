@@ -185,9 +185,11 @@ def blank(shape: Sequence[int], dtype: mx.Dtype) -> mx.array:
     return mx.broadcast_to(mx.zeros((), dtype=dtype), shape)
 
 
-def _each(change: Callable[[mx.array], mx.array], x: Any) -> Any:
+def _each(change: Callable[[mx.array], mx.array], x: T) -> T:
     """What a carrier holds of one value: an array, or a list of them."""
-    return [change(a) for a in x] if isinstance(x, list) else change(x)
+    held: Any = x
+    changed: Any = [change(a) for a in held] if isinstance(held, list) else change(held)
+    return changed  # type: ignore[no-any-return]
 
 
 class HeldLinear(SplitLinear):
