@@ -115,7 +115,7 @@ class Relay:
     ) -> mx.array:
         """compute(x, *chosen), which its owner alone can compute: on all processes, or inside a layer's pass on that one.
 
-        outline: gives the others a blank of its shape. chosen: whole numbers that it takes beside x; they are named, so
+        outline: gives the others a blank of its shape. chosen: whole numbers that it takes beside x, named so
         that the backward pass meets the same operations in the same order on all processes.
         """
         here = owner == self.rank
