@@ -113,7 +113,7 @@ class Relay:
     def computed(
         self, owner: int, x: mx.array, compute: Compute, outline: Compute, chosen: Sequence[mx.array] = ()
     ) -> mx.array:
-        """compute(x, *chosen), which its owner alone can compute: on all processes, or inside a layer's pass on that one.
+        """compute(x, *chosen), which its owner alone can: on all processes, or inside a layer's pass on that one.
 
         outline: gives the others a blank of its shape. chosen: whole numbers that it takes beside x, named so
         that the backward pass meets the same operations in the same order on all processes.
