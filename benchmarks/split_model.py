@@ -1,11 +1,13 @@
 """A model split over processes: what each keeps, what they exchange, and time, measured; larger ones computed.
 
-    python -m benchmarks.split_model            two processes beside one, five rounds; then the computed table
+    python -m benchmarks.split_model            two processes in both layouts beside one, five rounds; then the computed
+                                                table, of matrices split by rows
     python -m benchmarks.split_model --smoke    one round
     python -m benchmarks.split_model --computed the table alone
 
 Measured: random weights of the benchmark's Llama (12 layers, width 512) in as many processes on this machine, one
-thread each, over the ring backend on the loopback, against one process with one thread; 64 tokens, all logits.
+thread each, over the ring backend on the loopback, against one process with one thread; 64 tokens, logits of the
+last; and four prompts behind each other whose results are read at the end, where stages can work at the same time.
 Computed, not measured: from published configs and link speeds. A Mac keeps its share of the weights in 4 bits (groups
 of 64, 4.5 bits a weight); a token's numbers travel in 16 bits, of which each Mac receives (n - 1) / n. No latency is
 counted, though there is one exchange a matrix, nor any computation: a lower bound for one token at a time.
@@ -29,6 +31,7 @@ from mlx.utils import tree_flatten
 import mlx_interp  # noqa: F401  isort: split
 from benchmarks.models import benchmark_model, benchmark_tokens
 from mlx_interp.engine.split import exchanged_per_token, gathered_per_token, split
+from mlx_interp.engine.stages import pipeline, stages_by_memory
 from mlx_interp.loading.weights import unloaded
 from mlx_interp.ranks import launched
 from mlx_interp.reporting import Table
@@ -109,38 +112,50 @@ def computed() -> Table:
     )
 
 
-def worker(rounds: int, peers: bool) -> None:
+def worker(rounds: int, layout: str) -> None:
     """One process: median seconds of a pass, and its share of the weights; rank 0 prints."""
     ranks = launched()
     model = benchmark_model("llama")
     whole = sum(array.nbytes for _, array in tree_flatten(model.mlx_model.parameters()))
-    if peers:
+    if layout == "rows":
         split(model.mlx_model, ranks.group)
+    elif layout == "pipeline":
+        pipeline(model.network, ranks, stages_by_memory(model.network, [1] * ranks.size))
     kept = sum(array.nbytes for _, array in tree_flatten(model.mlx_model.parameters()))
     tokens = benchmark_tokens(TOKENS)
-    seconds = []
+    seconds, together = [], []
     for turn in range(rounds + 1):
         start = time.perf_counter()
         for _ in range(RUNS):
-            mx.eval(model.run(tokens, logits="all").logits)
+            mx.eval(model.run(tokens).logits)
+        middle = time.perf_counter()
+        mx.eval([model.run(tokens).logits for _ in range(RUNS)])
         if turn:
-            seconds.append((time.perf_counter() - start) / RUNS)
+            seconds.append((middle - start) / RUNS)
+            together.append((time.perf_counter() - middle) / RUNS)
+    relay = model.network.relay
+    before = relay.received if relay else 0
+    mx.eval(model.run(tokens).logits)
+    received = relay.received - before if relay else 4 * TOKENS * gathered_per_token(model.mlx_model) // 2
     found = {
         "seconds": statistics.median(seconds),
         "range": [min(seconds), max(seconds)],
+        "together": statistics.median(together),
         "kept": kept / whole,
-        "bytes": 4 * gathered_per_token(model.mlx_model),
+        "bytes": received / TOKENS if ranks.size > 1 else 0,
     }
+    every = ranks.gather(found)
     if ranks.first:
-        print("found", json.dumps(found), flush=True)
+        most = {name: max(one[name] for one in every) for name in ("kept", "bytes")}
+        print("found", json.dumps(found | most), flush=True)
 
 
-def started(n: int, rounds: int) -> dict[str, Any]:
+def started(n: int, rounds: int, layout: str) -> dict[str, Any]:
     """The same pass on n processes."""
     here = [sys.executable, "-m", "benchmarks.split_model", "--worker", "--rounds", str(rounds)]
     launcher = [str(Path(sys.executable).parent / "mlx.launch"), "-n", str(n), "--backend", "ring"]
     done = subprocess.run(
-        [*launcher, *here, "--peers"] if n > 1 else here,
+        [*launcher, *here, "--layout", layout] if n > 1 else here,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -155,22 +170,26 @@ def started(n: int, rounds: int) -> dict[str, Any]:
 
 def measured(rounds: int) -> Table:
     """One process and two on this machine."""
-    one, *others = ({"n": n, **started(n, rounds)} for n in (1, 2))
+    layouts = (("one process", 1, ""), ("rows", 2, "rows"), ("pipeline", 2, "pipeline"))
+    one, *others = ({"name": name, **started(n, rounds, layout)} for name, n, layout in layouts)
     rows = [
         [
-            found["n"],
+            found["name"],
             f"{100 * found['kept']:.0f}",
-            f"{found['bytes'] * (found['n'] - 1) / found['n'] / 1e3:.0f}",
+            f"{found['bytes'] / 1e3:.1f}",
             f"{1e3 * found['seconds']:.0f} ({1e3 * found['range'][0]:.0f}-{1e3 * found['range'][1]:.0f})",
             f"{one['seconds'] / found['seconds']:.2f}",
+            f"{1e3 * found['together']:.0f}",
+            f"{one['together'] / found['together']:.2f}",
         ]
         for found in (one, *others)
     ]
     return Table(
         f"Measured: a pass of {TOKENS} tokens of the 12-layer Llama, float32",
         [
-            *("processes", "weights of each (%)", "received by each, a token (kB)", "a pass (ms): median (range)"),
-            "times as fast as one",
+            *("two processes, by", "weights of the fuller (%)", "received at most, a token (kB)"),
+            *("a pass (ms): median (range)", "times as fast as one"),
+            *(f"one of {RUNS} read at the end (ms)", "times as fast as one "),
         ],
         rows,
         [f"{rounds} rounds of {RUNS} passes; one thread a process, all on this machine."],
@@ -187,10 +206,10 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one round")
     parser.add_argument("--computed", action="store_true", help="the computed table alone")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--peers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--layout", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.rounds, options.peers)
+        worker(options.rounds, options.layout)
         return
     if not options.computed:
         print(measured(1 if options.smoke else options.rounds).markdown(), end="\n\n")

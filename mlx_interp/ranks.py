@@ -86,6 +86,8 @@ class Ranks:
 
     def _collect(self, values: np.ndarray) -> np.ndarray:
         try:
+            if link.cache_info().currsize:
+                mx.synchronize(link())  # what a model's parts send each other comes first, on all ranks
             gathered = mx.distributed.all_gather(mx.array(values), group=self.group, stream=mx.cpu)
             mx.eval(gathered)
         except RuntimeError as error:
@@ -106,6 +108,12 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@functools.cache
+def link() -> Any:
+    """The stream on which parts of a model send in the order of the program, while others compute."""
+    return mx.new_stream(mx.cpu)
 
 
 def launched() -> Ranks:

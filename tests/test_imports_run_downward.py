@@ -13,9 +13,9 @@ RANK = {
     "shapes": -1,
     **dict.fromkeys(("sites", "stats", "authority", "studies", "transformer_lens_names"), 0),
     **dict.fromkeys(
-        ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "reporting"), 1
+        ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "ranks", "reporting"), 1
     ),
-    **dict.fromkeys(("engine", "continuations", "pages", "ranks"), 2),
+    **dict.fromkeys(("engine", "continuations", "pages"), 2),
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,
     **dict.fromkeys(("loading", "behaviour"), 5),

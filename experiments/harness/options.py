@@ -17,6 +17,7 @@ from experiments.harness.fields import ConfigField, as_text, config_fields, from
 from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
+from mlx_interp.loading.processes import Shard
 from mlx_interp.loading.profile import Memory, add_memory_option
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
@@ -53,7 +54,7 @@ class Options(Generic[ConfigT]):
     dry_run: bool = False
     latex: bool = False
     html: bool = False
-    shard: bool = False
+    shard: Shard = False
     workers: str = "auto"
     memory: Memory = "auto"
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -172,9 +173,12 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
     )
     shared.add_argument(
         "--shard",
-        action="store_true",
-        help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix; "
-        "without it each has the whole model and measures its share of the prompts",
+        nargs="?",
+        const=True,
+        default=False,
+        choices=("pipeline",),
+        help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix, or "
+        "with `pipeline` some of the layers; without it each has the whole model and measures its share of the prompts",
     )
     shared.add_argument(
         "--workers",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_interp import sites
 from mlx_interp.architectures import Family, mixers
@@ -32,6 +32,9 @@ from mlx_interp.engine.tables import (
 from mlx_interp.errors import SiteError, UnsupportedModel
 from mlx_interp.sites import Site
 
+if TYPE_CHECKING:
+    from mlx_interp.engine.stages import Relay
+
 OF_MIXERS = {mixers.DELTA_NET: DELTA_NET, mixers.MAMBA2: MAMBA2, mixers.SHORT_CONV: SHORT_CONV}
 OF_EXPERTS = frozenset({"router", "choice", "expert_weights", "experts", "expert_out", "shared_out"})
 OF_ONE_MLP = frozenset({"mlp_gate", "mlp_up", "mlp_act"})
@@ -45,6 +48,17 @@ class Anatomy:
     mlx_model: Any
     family: Family
     config: dict[str, Any]
+
+    @cached_property
+    def relay(self) -> Relay | None:
+        """What processes that hold some layers each send each other (`stages.py`); None of a model that is whole."""
+        found: Relay | None = getattr(self.mlx_model, "relay", None)
+        return found
+
+    @cached_property
+    def staged(self) -> bool:
+        """Whether passes hand the stream from process to process: layers read nothing else of each other."""
+        return self.relay is not None and not (self.recurrent or self.lenders or self.d_ple)
 
     @cached_property
     def language_model(self) -> Any:

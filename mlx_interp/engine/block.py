@@ -19,6 +19,7 @@ from mlx_interp.deferred import mx
 
 if TYPE_CHECKING:
     from mlx_interp.engine.network import Network
+    from mlx_interp.engine.stages import Relay
 
 T = TypeVar("T")
 
@@ -157,6 +158,11 @@ def _fused(steps: Sequence[Step], named: frozenset[str]) -> list[Step]:
 class Carrier(Protocol[T]):
     """Who carries values through a layer; T is what it holds of one value (an array, an array a group, ...)."""
 
+    @property
+    def relay(self) -> Relay | None:
+        """What hands the stream from process to process where each holds some layers (`stages.py`)."""
+        ...
+
     def order(self, layer: int) -> Order:
         """The steps of a layer, open at the sites that somebody asks for."""
         ...
@@ -208,6 +214,17 @@ class Carrier(Protocol[T]):
 
 def block(carrier: Carrier[T], layer: int, x: T) -> T:
     """One layer: residual stream in, residual stream out."""
+    relay = carrier.relay
+    if relay is None:
+        return _through(carrier, layer, x)
+    x = relay.arrived(layer, x)
+    with relay.inside(layer):
+        x = _through(carrier, layer, x, relay.blanked if relay.absent else None)
+    return relay.departed(layer, x)
+
+
+def _through(carrier: Carrier[T], layer: int, x: T, blanked: Callable[[T], T] | None = None) -> T:
+    """The steps of a layer. blanked: puts nothing in the place of what each makes, where another process holds it."""
     held: dict[str, T] = {}
     for step in carrier.order(layer).steps:
         if step.aside and not carrier.touched(step.makes[0], layer):
@@ -230,6 +247,8 @@ def block(carrier: Carrier[T], layer: int, x: T) -> T:
             held[step.makes[0]] = carrier.recurred(layer, *[held[name] for name in step.reads])
         else:
             held[step.makes[0]] = x
+        if blanked is not None:
+            held |= {name: blanked(held[name]) for name in step.makes}
         if step.join is not None:
             carrier.entered(step, layer, held)
         for name in step.open:

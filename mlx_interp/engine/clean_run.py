@@ -129,6 +129,7 @@ class _CleanRun(Pass):
 
     def opened(self, name: str, layer: int, value: mx.array) -> mx.array:
         if (site := Site(name, layer)) in self.wanted:  # nothing is done to it
+            value = value if self.relay is None else self.relay.shown(value)
             self.captured[site] = value.transpose(0, 2, 1, 3) if name in HEADS_FIRST else value
         return value
 

@@ -243,6 +243,8 @@ class _Edges:
     """Carries what each input reads through `block`; the stream is its parts, what heads write stays apart."""
 
     network: Network
+    relay: None = None
+    """What inputs read differs from edge to edge: each product is sent."""
 
     @cached_property
     def orders(self) -> tuple[Order, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network, seen
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
+
+if TYPE_CHECKING:
+    from mlx_interp.engine.stages import Relay
 
 Logits = Literal["last", "all", "none"]
 
@@ -116,6 +119,11 @@ class Pass:
     probes: Mapping[Site, mx.array] = field(default_factory=dict)
     """What is added at sites, after their edits: the zeros that a metric is differentiated by."""
 
+    @property
+    def relay(self) -> Relay | None:
+        """As a carrier of `block`; with gradients each product is sent instead, so that they can come back."""
+        return None if self.probes or not self.network.staged else self.network.relay
+
     @cached_property
     def reading(self) -> Text:
         return Prompts(self.lengths) if self.text is None else self.text
@@ -138,7 +146,10 @@ class Pass:
         if self.idle:
             return x
         site = Site(name, layer)
-        if edits := self.plan.at(site):
+        edits = self.plan.at(site)
+        if (edits or site in self.wanted) and (relay := self.relay) is not None:
+            x = relay.shown(x)
+        if edits:
             x = apply_edits(x, edits, self.plan, lengths=self.lengths)
         if site in self.probes:
             x = x + self.probes[site].astype(x.dtype)

@@ -27,7 +27,7 @@ class HostNetwork(Network):
     def combined(self, layer: int, *gate_up: mx.array) -> mx.array:
         form = self.family.form
         assert form is not None
-        if form.host is None or gate_up[0].size < WORTH:
+        if form.host is None or gate_up[0].size < WORTH or (self.relay is not None and self.relay.absent):
             return super().combined(layer, *gate_up)
         return mx.array(form.host(*(np.asarray(x) for x in gate_up)))
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlx_interp.deferred import mlx_lm, mx, nn, trees
 
 Group = Any
 """mx.distributed.Group."""
+Rows: TypeAlias = "Callable[[mx.array, slice], mx.array]"
+"""An array (..., row, column) and rows of it -> these rows, without the others in memory."""
 
 
 class Exchange:
@@ -75,15 +77,15 @@ def share(rows: int, group: Exchange) -> slice:
 class SplitLinear(nn.Module):  # type: ignore[misc]
     """A linear layer, or one of every expert, of which this process keeps some outputs."""
 
-    def __init__(self, layer: nn.Module, group: Exchange) -> None:
+    def __init__(self, layer: nn.Module, group: Any, mine: slice, read: Rows) -> None:
+        """group: an `Exchange`, or what else the processes exchange by. mine: the rows to keep."""
         super().__init__()
         self.group = group
         self.rows = int(layer.weight.shape[-2])
-        mine = share(self.rows, group)
         self.start, self.stop = mine.start, mine.stop
-        if "bias" in layer and not _of_experts(layer):
+        if "bias" in layer and not is_of_experts(layer):
             self.bias = layer.bias
-        self.part = _rows_of(layer, mine, keep_bias=_of_experts(layer))
+        self.part = _rows_of(layer, mine, read, keep_bias=is_of_experts(layer))
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         y = self.part(self.group.whole_input(x), *args, **kwargs)
@@ -94,20 +96,20 @@ class SplitLinear(nn.Module):  # type: ignore[misc]
 class SplitEmbedding(nn.Module):  # type: ignore[misc]
     """An embedding of which this process keeps some tokens; as an unembedding it gives their logits."""
 
-    def __init__(self, layer: nn.Module, group: Exchange) -> None:
+    def __init__(self, layer: nn.Module, group: Any, mine: slice, read: Rows) -> None:
         super().__init__()
         self.group = group
         self.rows = int(layer.weight.shape[0])
-        mine = share(self.rows, group)
         self.start, self.stop = mine.start, mine.stop
-        self.part = _rows_of(layer, mine, keep_bias=False)
+        self.part = _rows_of(layer, mine, read, keep_bias=False)
 
     def __call__(self, tokens: mx.array) -> mx.array:
         mine = (tokens >= self.start) & (tokens < self.stop)
         if self.stop == self.start:  # more processes than tokens: this one keeps none, and has a row of zeros
             mine = mx.zeros_like(mine)
         found = self.part(mx.where(mine, tokens - self.start, 0))
-        return self.group.sum(mx.where(mine[..., None], found, 0))
+        summed: mx.array = self.group.sum(mx.where(mine[..., None], found, 0))
+        return summed
 
     def as_linear(self, x: mx.array) -> mx.array:
         y = self.part.as_linear(self.group.whole_input(x))
@@ -125,14 +127,23 @@ def gathered(y: mx.array, rows: int, group: Exchange) -> mx.array:
     return mx.moveaxis(every, 0, -2).reshape(*y.shape[:-1], -1)[..., :rows]
 
 
-def split(model: nn.Module, group: Group) -> None:
+def copied(array: mx.array, rows: slice) -> mx.array:
+    """Rows of an array that is in memory, or is read whole: a view of them would keep the others there."""
+    found: mx.array = mx.contiguous(array[..., rows, :])
+    return found
+
+
+def split(model: nn.Module, group: Group, read: Rows = copied) -> None:
     """Replace every linear layer, embedding and experts' matrix by this process's part; in place, one at a time.
 
-    Norms, learned positions and what else is small stay whole.
+    Norms, learned positions and what else is small stay whole. read: gives rows of a matrix (`loading/slices.py`).
     """
     exchange = Exchange(group)
-    for path, layer in list(_splittable(model)):
-        part: nn.Module = (SplitEmbedding if _embeds(layer) else SplitLinear)(layer, exchange)
+    waiting = dict(splittable(model))
+    while waiting:  # not a loop over it: what is done is to be forgotten
+        path, layer = waiting.popitem()
+        mine = share(int(layer.weight.shape[-2]), exchange)
+        part: nn.Module = (SplitEmbedding if embeds(layer) else SplitLinear)(layer, exchange, mine, read)
         mx.eval(part.parameters())  # so that what is read of the file goes again, layer by layer
         model.update_modules(trees.tree_unflatten([(path, part)]))
 
@@ -149,8 +160,8 @@ def exchanged_per_token(model: nn.Module) -> dict[str, int]:
     """Numbers exchanged for one token, by the layer whose outputs they are: one exchange each, but for experts."""
     rows = {f"{path}.part": module.rows for path, module in model.named_modules() if hasattr(module, "rows")}
     return {
-        path: _width(layer) if _embeds(layer) else rows.get(path, int(layer.weight.shape[-2]))
-        for path, layer in _splittable(model)
+        path: _width(layer) if embeds(layer) else rows.get(path, int(layer.weight.shape[-2]))
+        for path, layer in splittable(model)
     }
 
 
@@ -158,31 +169,31 @@ def _width(embedding: nn.Module) -> int:
     return int(embedding.weight.shape[-1]) * (32 // embedding.bits if "scales" in embedding else 1)
 
 
-def _splittable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def splittable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     linear = (nn.Linear, nn.QuantizedLinear)
     for path, module in model.named_modules():
         learned_positions = isinstance(module, nn.Embedding) and path.rsplit(".", 1)[-1] in ("wpe", "embed_positions")
-        if isinstance(module, linear) or _of_experts(module) or (_embeds(module) and not learned_positions):
+        if isinstance(module, linear) or is_of_experts(module) or (embeds(module) and not learned_positions):
             yield path, module
 
 
-def _embeds(module: nn.Module) -> bool:
+def embeds(module: nn.Module) -> bool:
     return isinstance(module, nn.Embedding | nn.QuantizedEmbedding)
 
 
-def _of_experts(module: nn.Module) -> bool:
+def is_of_experts(module: nn.Module) -> bool:
     layers = mlx_lm.models.switch_layers
     return isinstance(module, layers.SwitchLinear | layers.QuantizedSwitchLinear)
 
 
-def _rows_of(layer: nn.Module, rows: slice, *, keep_bias: bool) -> nn.Module:
+def _rows_of(layer: nn.Module, rows: slice, read: Rows, *, keep_bias: bool) -> nn.Module:
     """The same layer with some of its rows: packed weights, scales and biases are cut alike."""
     if rows.start == rows.stop:
         rows = slice(0, 1)  # something must be multiplied; what it gives is cut off again
     part = _empty_like(layer)
     for name in ("weight", "scales", "biases"):
         if name in layer and layer[name] is not None:
-            part[name] = layer[name][..., rows, :]
+            part[name] = read(layer[name], rows)
     if keep_bias and "bias" in layer:
         part["bias"] = layer["bias"][..., rows]
     return part

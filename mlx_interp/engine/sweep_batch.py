@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +32,9 @@ from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.engine.sweep_state import Rows, scan_groups
 from mlx_interp.sites import Site
+
+if TYPE_CHECKING:
+    from mlx_interp.engine.stages import Relay
 
 
 @dataclass
@@ -129,6 +133,10 @@ class Sweep:
         return self.opened("final", -1, xs)
 
     # As a carrier of `block`.
+
+    @property
+    def relay(self) -> Relay | None:
+        return self.network.relay if self.network.staged else None
 
     def order(self, layer: int) -> Order:
         return self.clean.orders[layer]
@@ -230,6 +238,8 @@ class Sweep:
 
     def opened(self, name: str, layer: int, value: list[mx.array]) -> list[mx.array]:
         site = Site(name, layer)
+        if self.relay is not None and (self.plan.at(site) or site in self.captures):
+            value = self.relay.shown(value)
         if self.plan.at(site):
             value = [self._edited(site, index, x, self.groups[index].held) for index, x in enumerate(value)]
         if site in self.captures:
@@ -318,6 +328,7 @@ class Sweep:
         site = Site(name, layer)
         if not self.plan.at(site) and site not in self.captures:
             return x
+        x = x if self.relay is None else self.relay.shown(x)
         held = self._edited(site, index, x.swapaxes(1, 2), self.groups[index].held)
         if site in self.captures:
             self.captured[site].append((index, held))

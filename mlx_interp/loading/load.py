@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_interp.architectures import family_of
@@ -16,10 +17,19 @@ from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
-from mlx_interp.loading.processes import agree_on_memory, agree_on_versions, check_ranks, processes
+from mlx_interp.loading.processes import (
+    Shard,
+    agree_on_memory,
+    agree_on_versions,
+    check_layout,
+    check_ranks,
+    processes,
+    share_out,
+)
 from mlx_interp.loading.profile import Dequantize, Memory, apply_profile, check_options, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
+from mlx_interp.loading.slices import Stored
 from mlx_interp.loading.weights import check_finite, load_network, load_tokenizer, refuse_two_heads
 from mlx_interp.model import Model
 
@@ -32,7 +42,8 @@ def load(
     dequantize: Dequantize = "auto",
     memory: Memory = "auto",
     check: bool = True,
-    shard: bool = False,
+    shard: Shard = False,
+    stages: Sequence[int] | None = None,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
@@ -46,10 +57,13 @@ def load(
     check: compare a download with its published hashes, look for non-finite weights, and let the model prove itself on
         a probe (`Model.self_check`); a proof is remembered by weights, dtype, device, package versions and engine.
     shard: split the weights over the processes of `mlx.launch`; every process then runs the same program and has every
-        site whole (`docs/sharding.md`). Not with an adapter.
+        site whole (`docs/sharding.md`). True: each keeps a part of every matrix; "pipeline": some consecutive layers.
+        Not with an adapter.
+    stages: with "pipeline", layers of each process by rank; None is as their free memory has it.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     check_options(dequantize, memory)
+    check_layout(shard, stages)
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
@@ -61,19 +75,18 @@ def load(
     if check:
         check_published_hashes(checkpoint.files)
     refuse_two_heads(checkpoint)
-    network, config = load_network(checkpoint)
+    stored = Stored(checkpoint.files) if shard else None
+    network, config = load_network(checkpoint, stored)
     net = Network(network, family, config)
     changed = put_ropes_right(net)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
-    if ranks is not None:
+    if ranks is not None and stored is not None:
         agree_on_versions(ranks)
         ranks.agree("checkpoint", own_hash)
-        from mlx_interp.engine.split import split  # its classes need MLX
-
-        split(network, ranks.group)
+        share_out(net, ranks, shard, stages, stored.rows)
     if check:
         check_finite(network, checkpoint.path if added is None else added.path)
     apply_profile(net, dtype=compute_in, dequantize=dequantize, memory=memory, name=source.name)

@@ -8,19 +8,33 @@ and a difference stops all of them with rank, layer and site.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from importlib import metadata
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine import memory
+from mlx_interp.engine.network import Network
 from mlx_interp.errors import ConfigError, RanksDiffer
 from mlx_interp.model import Model
 from mlx_interp.ranks import Ranks, launched
+from mlx_interp.sites import Site
 
+if TYPE_CHECKING:
+    from mlx_interp.engine.split import Rows
+
+Shard: TypeAlias = bool | Literal["pipeline"]
+"""False: a whole model; True: a part of every matrix in each process; "pipeline": some consecutive layers."""
 PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers")
 PROBE = 48
 """Tokens of the probe."""
+SHARE_OF_WEIGHTS = 0.05
+"""Of the weights held here, what a probe's activations may take: in a model of 70B all of them take 8 GB."""
+LEAST = 2**24
+"""Bytes that they may take in any model."""
 
 
 def processes(name: str) -> Ranks:
@@ -32,6 +46,31 @@ def processes(name: str) -> Ranks:
             "`mlx.launch -n 2 --backend ring python ...`, or leave it out"
         )
     return ranks
+
+
+def check_layout(shard: object, stages: Sequence[int] | None) -> None:
+    """Raises ConfigError for a layout that does not exist, and for stages of another one."""
+    if not isinstance(shard, bool) and shard != "pipeline":
+        raise ConfigError(f"shard={shard!r}: give True (a part of every matrix), 'pipeline' (some layers) or False")
+    if stages is not None and shard != "pipeline":
+        raise ConfigError(f"stages={tuple(stages)} are those of a pipeline: give shard='pipeline' too, or leave it out")
+
+
+def share_out(net: Network, ranks: Ranks, shard: Shard, stages: Sequence[int] | None, read: Rows) -> None:
+    """Leaves each process its part of a model's weights; in place. read: gives rows of a matrix.
+
+    Raises ConfigError for stages that are not the model's.
+    """
+    from mlx_interp.engine.split import split  # its classes need MLX
+    from mlx_interp.engine.stages import check_stages, pipeline, stages_by_memory
+
+    if shard is True:
+        split(net.mlx_model, ranks.group, read)
+    elif stages is not None:
+        ranks.agree("number of layers by process", list(stages))
+        pipeline(net, ranks, check_stages(stages, net.n_layers, ranks.size), read)
+    else:
+        pipeline(net, ranks, stages_by_memory(net, ranks.gather(memory.free_memory())), read)
 
 
 def agree_on_versions(ranks: Ranks) -> None:
@@ -52,15 +91,34 @@ def check_ranks(model: Model, ranks: Ranks, *, length: int = PROBE) -> None:
     """
     limit = model.network.max_positions or length
     tokens = np.random.default_rng(0).integers(0, model.d_vocab, min(length, limit)).tolist()
-    out = model.run(tokens, capture=model.sites, logits="last")
-    names = sorted(out, key=lambda name: int(name.rpartition(".")[2]) if "." in name else model.n_layers)
-    every = ranks.gather([checksum(out[name]) for name in names])
+    found_here: dict[str, str] = {}
+    for sites in _held_together(model, len(tokens)):
+        out = model.run(tokens, capture=list(map(str, sites)), logits="none")
+        found_here |= {str(site): checksum(out[str(site)]) for site in sites}
+        del out
+    names = sorted(found_here, key=lambda name: int(name.rpartition(".")[2]) if "." in name else model.n_layers)
+    every = ranks.gather([found_here[name] for name in names])
     for rank, found in enumerate(every):
         if differ := [name for name, one, other in zip(names, found, every[0], strict=True) if one != other]:
             raise RanksDiffer(
                 f"{model.name}: rank {rank} has another {differ[0]} than rank 0: the link between them changes what it "
                 "carries, or their weights differ"
             )
+
+
+def _held_together(model: Model, length: int) -> Iterator[list[Site]]:
+    """All sites, as many at a time as take little memory beside the weights: those of one layer at least."""
+    room = max(model.weight_bytes * SHARE_OF_WEIGHTS, LEAST)
+    some: list[Site] = []
+    held = 0
+    for _, layer in groupby(model.sites_of(model.sites), key=lambda site: site.layer):
+        sites = list(layer)
+        needed = sum(2 * memory.bytes_of_site(model.network, site, 1, length) for site in sites)  # and a copy to read
+        if some and held + needed > room:
+            yield some
+            some, held = [], 0
+        some, held = [*some, *sites], held + needed
+    yield some
 
 
 def checksum(values: mx.array) -> str:

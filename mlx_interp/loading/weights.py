@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from mlx_interp.architectures import FAMILIES, ignored_keys
 from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.errors import CheckpointError
 from mlx_interp.loading.checkpoint import Checkpoint
+from mlx_interp.loading.slices import Stored
 
 LOAD_FAULTS = (
     ValueError,
@@ -24,19 +26,26 @@ LOAD_FAULTS = (
 """What mlx-lm raises for a config and weights that do not fit each other."""
 
 
-def load_network(checkpoint: Checkpoint) -> tuple[nn.Module, dict[str, Any]]:
+def load_network(checkpoint: Checkpoint, stored: Stored | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """mlx-lm's model of a checkpoint, weights not yet read, and the config it was built from.
 
+    stored: is told where in the files the model's arrays are, so that some rows of them can be read.
     Raises CheckpointError when tensors are missing, unexpected or of a shape that does not fit the config.
     """
     try:
         if checkpoint.arrays is not None:
             return built(checkpoint.config, checkpoint.arrays()), dict(checkpoint.config)
         model, config = mlx_lm.utils.load_model(
-            checkpoint.path, lazy=True, strict=True, model_config=checkpoint.config, get_model_classes=_classes
+            checkpoint.path,
+            lazy=True,
+            strict=True,
+            model_config=checkpoint.config,
+            get_model_classes=_classes if stored is None else functools.partial(_noting, stored),
         )
     except LOAD_FAULTS as error:
         raise CheckpointError(f"{checkpoint.path}: weights and config.json do not fit: {shortened(error)}") from error
+    if stored is not None:
+        stored.keep(array for _, array in trees.tree_flatten(model.parameters()))
     return model, {**checkpoint.config, **config}
 
 
@@ -90,6 +99,18 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
                 weights = as_stored(weights)
             named = {name.removeprefix(prefix): array for name, array in weights.items()}
             return super().sanitize({name: array for name, array in named.items() if not prefix or name != head})
+
+    return Model, arguments
+
+
+def _noting(stored: Stored, config: dict[str, Any]) -> tuple[type[nn.Module], Any]:
+    """The same classes; what the model is given as it is in the files is noted first."""
+    model_class, arguments = _classes(config)
+
+    class Model(model_class):  # type: ignore[misc, valid-type]
+        def sanitize(self, weights: dict[str, mx.array]) -> Any:
+            stored.note(weights)
+            return super().sanitize(weights) if hasattr(model_class, "sanitize") else weights
 
     return Model, arguments
 

@@ -63,14 +63,14 @@ def test_ranks_that_share_one_model_make_the_files_of_one(tmp_path: Path, alone:
 def test_a_study_of_a_split_model_passes_the_gate_and_has_the_tables_of_one_process(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-qwen2", "--limit", "4"]
     tables = []
-    for ranks, options in ((2, ["--shard"]), (1, [])):
-        out = tmp_path / str(ranks)
+    for ranks, options in ((2, ["--shard"]), (2, ["--shard", "pipeline"]), (1, [])):
+        out = tmp_path / f"{ranks} {' '.join(options)}"
         done = launch(ranks, "experiments.exp3_two_hop", *arguments, *options, "--out", str(out))
         assert done.returncode == 0, done.stdout + done.stderr
         folder = out / "exp3_two_hop" / "tiny-qwen2"
         assert json.loads((folder / "run.json").read_text())["validation"]["passed"]
         tables.append((folder / "table.md").read_text())
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 @pytest.mark.slow
