@@ -36,8 +36,8 @@ from benchmarks.models import TokenIds
 from mlx_interp import Intervention, Model, Patch
 from mlx_interp.reporting import Cell, Table
 from mlx_interp.reporting.curves import Curve, curves
-from mlx_interp.reporting.figures import Plot, save_plot
 from mlx_interp.reporting.files import make_folder, write_atomically
+from mlx_interp.reporting.plots import Plot, save_plot
 from mlx_interp.stats import Estimate
 
 LAYERS, WIDTH, TOKENS, VARIANTS, PROMPTS, VOCABULARY = 12, 256, 16, 64, 1, 2048

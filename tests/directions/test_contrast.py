@@ -16,7 +16,6 @@ from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError, DirectionError
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
-from mlx_interp.sites import Site
 
 
 @cache
@@ -68,17 +67,13 @@ def test_a_position_where_the_texts_are_still_the_same_is_refused() -> None:
 
 def test_rounding_between_batches_is_no_direction(monkeypatch: pytest.MonkeyPatch) -> None:
     """On other devices equal texts in batches of other sizes differ in their last bits; no half of a class does."""
-    plain = Model.batches
+    plain = Model.states
 
-    def noisy(self: Model, prompts, **named):  # type: ignore[no-untyped-def]
-        for out in plain(self, prompts, **named):
-            noise = mx.random.normal((self.d_model,), key=mx.random.key(len(prompts))) * 1e-7
-            for site, x in out.captured.items():
-                assert isinstance(site, Site)
-                out.captured[site] = x * (1 + noise)
-            yield out
+    def noisy(self: Model, prompts, *places, **named):  # type: ignore[no-untyped-def]
+        noise = np.asarray(mx.random.normal((self.d_model,), key=mx.random.key(len(prompts)))) * 1e-7
+        return plain(self, prompts, *places, **named) * (1 + noise)
 
-    monkeypatch.setattr(Model, "batches", noisy)
+    monkeypatch.setattr(Model, "states", noisy)
     same = [llama().prompt("The capital of France is")] * 9
     found = contrast(llama(), same[:4], same[4:], template="plain")
     assert found.norms.max() > 0
