@@ -223,7 +223,10 @@ def plots(points: list[Point]) -> list[Plot]:
                 caption=f"A sweep's {what}, and the least that it can be, against {grows}.",
                 log_x=True,
             )
-            plot.figure.axes[0].set_yscale("log")
+            axis = plot.figure.axes[0]
+            axis.set_yscale("log")
+            axis.set_xticks(x, [f"{value:,g}" for value in x])
+            axis.set_xticks([], minor=True)
             made.append(plot)
     return made
 
