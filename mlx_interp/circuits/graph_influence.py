@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlx_interp.errors import CircuitError
+from mlx_interp.shapes import ShapesShown
 
 if TYPE_CHECKING:
     from mlx_interp.circuits.attribution_graphs import AttributionGraph
@@ -24,8 +25,8 @@ NODES, EDGES = 0.8, 0.98
 """Shares of influence that are kept, as in the published code."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pruned:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pruned(ShapesShown):
     """What is left of a graph."""
 
     nodes: np.ndarray

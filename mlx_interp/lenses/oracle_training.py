@@ -22,10 +22,11 @@ from mlx_interp.errors import DataError, ShapeError, SiteError
 from mlx_interp.lenses.oracle import SETTINGS, ActivationOracle, OracleSettings
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
+from mlx_interp.shapes import ShapesShown
 
 
-@dataclass(frozen=True, eq=False)
-class OracleExample:
+@dataclass(frozen=True, eq=False, repr=False)
+class OracleExample(ShapesShown):
     """A question about an activation, with its answer."""
 
     activation: np.ndarray
