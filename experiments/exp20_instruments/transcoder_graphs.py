@@ -193,7 +193,7 @@ def trained(run: Run[TranscoderConfig], kind: Kind) -> TranscoderSet:
         d_sae=config.transcoder_features,
         k=config.transcoder_k,
         steps=config.transcoder_steps,
-        batch_size=min(config.transcoder_batch, len(read[last[0]]) // 2),
+        batch_size=min(config.transcoder_batch, min(map(len, read.values())) // 2),
         learning_rate=config.transcoder_rate,
         warm_up=max(1, config.transcoder_steps // 10),
         centre="mean",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mlx_interp as mi  # isort: split
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,5 +81,6 @@ def test_graphs_are_measured_and_told(run: Run[Config]) -> None:
 
 
 def test_without_cross_layers_there_is_one_kind(run: Run[Config]) -> None:
-    alone = Run(run.model, Config(n_graphs=2, cross_layers=0))
+    alone = Run(run.model, replace(SMALL, cross_layers=0))
+    assert len(transcoder_graphs.trained(alone, transcoder_graphs.PER_LAYER).layers) == run.model.n_layers
     assert {item.kind for item in transcoder_graphs.traced(alone)} == {transcoder_graphs.PER_LAYER}
