@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from experiments.exp14_logit_diff_amplification import amplification_figures, amplification_report, amplified
 from experiments.exp14_logit_diff_amplification.amplified import LOSS, PRECISION, RANKING, RARE, TEXTS, Item
-from experiments.exp14_logit_diff_amplification.pairs import AmplificationConfig, asks
+from experiments.exp14_logit_diff_amplification.pairs import LOOKED, AmplificationConfig, asks
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 
@@ -61,12 +61,12 @@ EXPERIMENT = Experiment(
     plan=plan,
     limits_items=False,
     look={
-        "pairs": ("firm", "refusal", "planted"),
+        "pairs": LOOKED,
         "alphas": (0.0, 1.0, 2.0),
         "shares": (0.0, 0.05),
         "sampled_alphas": (0.0, 2.0),
         "n_samples": 24,
-        "steps": 20,
+        "steps": 6,
     },
     group=lambda item: item.pair,
     scaling=amplification_report.metrics,

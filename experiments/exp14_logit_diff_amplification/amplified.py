@@ -24,7 +24,6 @@ from experiments.exp14_logit_diff_amplification.pairs import (
     Ask,
     asks,
     chosen,
-    prompt,
     rounded,
     sides,
 )
@@ -32,6 +31,7 @@ from experiments.exp14_logit_diff_amplification.planting import Case
 from experiments.harness.experiment import Records, limited
 from experiments.harness.state import Run
 from experiments.shared.adapted import PLANTED, says_it
+from experiments.shared.project_texts import said
 from mlx_interp.behaviour.amplification import Amplified, amplify, forced
 from mlx_interp.behaviour.answers import question
 from mlx_interp.behaviour.detectors import repetition
@@ -126,8 +126,8 @@ class Amplification(Facts):
 def measure_texts(run: Run[AmplificationConfig], item: Item) -> Iterator[Amplification]:
     """All prompts and strengths of a pair under one arm, in one decode."""
     of, found = sides(run, item.pair), asks(run, item.pair)
-    read = [prompt(of.a, ask.a) for ask in found]
-    others = [prompt(of.b, ask.b) for ask in found]
+    read = [said(of.a, ask.a) for ask in found]
+    others = [said(of.b, ask.b) for ask in found]
     edits: Sequence[Intervention] = of.interventions
     b = of.b
     if item.arm == UNRELATED:
@@ -373,5 +373,5 @@ def measure_precision(run: Run[AmplificationConfig], item: Item) -> Iterator[Amp
     found = asks(run, item.pair)
     a = rounded(run.model, item.arm)
     config = replace(config, alphas=config.sampled_alphas)
-    read, others = ([prompt(a, text) for text in texts] for texts in zip(*((k.a, k.b) for k in found), strict=True))
+    read, others = ([said(a, text) for text in texts] for texts in zip(*((k.a, k.b) for k in found), strict=True))
     yield from _records(a, a, found, read, others, config, item, ())

@@ -33,12 +33,13 @@ from mlx_interp.interventions import Intervention
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
-from mlx_interp.prompts import Prompt
 
 KNOWN = ("stance", "firm", "refusal", "steered", "quantised", "planted")
 OWN = ("adapter", "model", "prompts")
 ANY_MODEL = ("refusal", "steered", "planted")
 """Those of the known pairs that need no embedded model."""
+LOOKED = ("firm", "refusal", "planted")
+"""The pairs of a look, of which a model has those that it has, as of the default ones."""
 DEPTH = 0.6
 """Where the refusal direction is read, as a share of the depth."""
 STEERED = 0.3
@@ -125,7 +126,7 @@ def chosen(run: Run[AmplificationConfig]) -> list[str]:
     config = run.config
     here = [p for p in config.pairs if run.model.name in EMBEDDED or p in (*OWN, *ANY_MODEL)]
     default = next(f.default for f in fields(AmplificationConfig) if f.name == "pairs")
-    if not here or (config.pairs != default and len(here) < len(config.pairs)):
+    if not here or (config.pairs not in (default, LOOKED) and len(here) < len(config.pairs)):
         raise DataError(
             f"{run.model.name}: the pairs {', '.join(set(config.pairs) - set(here))} have prompts of known behaviour "
             f"for embedded models ({', '.join(EMBEDDED)}) only; others have {', '.join((*ANY_MODEL, *OWN))}"
@@ -175,11 +176,6 @@ def asks(run: Run[AmplificationConfig], pair: str) -> list[Ask]:
         Ask(text, text, hits or (lambda said, reply=reply: said.strip() != reply), text)  # type: ignore[misc]
         for text, reply in replies.items()
     ][:n]
-
-
-def prompt(model: Model, text: str) -> Prompt:
-    """A prompt through the chat template where the model has one."""
-    return model.prompt(text, chat=bool(getattr(model.tokenizer, "has_chat_template", True)))
 
 
 def rounded(model: Model, precision: str) -> Model:

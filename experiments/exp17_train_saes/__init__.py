@@ -39,7 +39,7 @@ class Config(SAEConfig):
 def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
     """Forward passes of reading and of splicing; training itself is matrix products beside the model."""
     config = run.config
-    prompts = len(texts.training_prompts(run, config.seed, config.n_tasks))
+    prompts = len(texts.training_prompts(run, config.seed, config.n_tasks, most=config.most_texts))
     sites = len({item.site for item in items})
     memory = run.model.memory([[1] * 32] * 32, logits="all") + 2**29
     passes = sites * prompts + ARMS * len(items) * config.n_texts
@@ -87,10 +87,11 @@ EXPERIMENT = Experiment(
         "gated_sparsity": (0.2,),
         "widths": (2,),
         "steps": 60,
-        "layer_step": 8,
+        "layer_step": 0,
         "n_tasks": 60,
-        "n_texts": 12,
-        "per_concept": 8,
+        "most_texts": 60,
+        "n_texts": 6,
+        "per_concept": 3,
     },
     group=lambda item: item.role,
     scaling=sae_report.metrics,

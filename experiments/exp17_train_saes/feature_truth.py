@@ -56,7 +56,7 @@ def columns(run: Run[SAEConfig], question: Question, x: npt.NDArray[np.float32])
         directions = np.random.default_rng(config.seed).standard_normal((x.shape[1], config.expansion * x.shape[1]))
         values = x @ directions.astype(np.float32)
     else:
-        some = texts.training_rows(run, runs.site_names(run)[0], config.seed, config.n_tasks)
+        some = texts.training_rows(run, runs.site_names(run)[0], config.seed, config.n_tasks, most=config.most_texts)
         values = (x - some.mean(0)) @ np.linalg.svd(some[:8192] - some.mean(0), full_matrices=False)[2].T
     return np.concatenate([values, -values], axis=1)
 

@@ -8,6 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
+import numpy as np
+import numpy.typing as npt
+
 from experiments.exp17_train_saes import texts
 from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
@@ -48,6 +51,8 @@ class SAEConfig(ExperimentConfig):
     """Also a topk one at the middle k for every so many layers; 0 for none."""
     n_tasks: int = 600
     """In-context prompts to train on."""
+    most_texts: int = 0
+    """Texts to train on, at most, of each group; 0: all."""
     n_texts: int = 90
     """Held-out texts to measure on."""
     per_concept: int = 30
@@ -174,6 +179,12 @@ def verified(folder: str) -> ActivationStore:
     return ActivationStore(folder, verify=True)
 
 
+def training_rows(run: Run[SAEConfig], item: Item) -> npt.NDArray[np.float32]:
+    """Activations that an item is trained on."""
+    config = run.config
+    return texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only, config.most_texts)
+
+
 @of_run(64)
 def dictionary(run: Run[SAEConfig], item: Item) -> SAE:
     """The autoencoder of an item: trained here, or made up."""
@@ -181,7 +192,7 @@ def dictionary(run: Run[SAEConfig], item: Item) -> SAE:
     settings = train_config(item, config, run.model.d_model)
     if (store := store_of(run, item)) is not None:
         return train(store, item.site, settings)
-    x = texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only)
+    x = training_rows(run, item)
     if item.kind in ("untrained", "PCA", "neurons"):
         return control_dictionary(item.kind, x, item.site, k=int(item.setting), d_sae=settings.d_sae or 0)  # type: ignore[arg-type]
     return train(shuffled_apart(x, config.seed) if item.kind == "shuffled" else x, item.site, settings)
@@ -249,7 +260,7 @@ def measure(run: Run[SAEConfig], item: Item) -> Iterator[Trained]:
     x = texts.measured_rows(run, item.site, config.seed, config.n_texts)
     costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
     store = store_of(run, item)
-    rows = texts.training_rows(run, item.site, config.seed, config.n_tasks, item.only) if store is None else store
+    rows = training_rows(run, item) if store is None else store
     common: Trained = {
         "what": "",
         "role": item.role,

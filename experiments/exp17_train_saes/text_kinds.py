@@ -11,7 +11,6 @@ import numpy.typing as npt
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
-SHOTS = 4
 GROUPS = ("entity", "task", "harmful", "language")
 
 

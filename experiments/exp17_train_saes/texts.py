@@ -12,6 +12,7 @@ import numpy.typing as npt
 from experiments.exp17_train_saes import world_texts, written_texts
 from experiments.exp17_train_saes.text_kinds import GROUPS, Labelled, Request, Source, Text, Token
 from experiments.harness.experiment import ExperimentConfig
+from experiments.harness.frame import spread
 from experiments.harness.state import Run, of_run
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
@@ -27,10 +28,13 @@ def source(model: Model) -> Source:
 
 
 @of_run(4)
-def training_prompts(run: Run[ExperimentConfig], seed: int, n_tasks: int, only: str = "") -> tuple[Prompt, ...]:
-    """Texts to train on; only: those of one group."""
+def training_prompts(
+    run: Run[ExperimentConfig], seed: int, n_tasks: int, only: str = "", most: int = 0
+) -> tuple[Prompt, ...]:
+    """Texts to train on; only: those of one group; most: of each group at most so many, 0 for all."""
     groups = source(run.model).training(run.model, seed, n_tasks)
-    return tuple(prompt for name, prompts in groups.items() if only in ("", name) for prompt in prompts)
+    chosen = [spread(prompts, most or len(prompts)) for name, prompts in groups.items() if only in ("", name)]
+    return tuple(prompt for prompts in chosen for prompt in prompts)
 
 
 @of_run(4)
@@ -86,10 +90,10 @@ def rows_of(model: Model, chosen: Labelled, site: str) -> npt.NDArray[np.float32
 
 @of_run(4)
 def training_rows(
-    run: Run[ExperimentConfig], site: str, seed: int, n_tasks: int, only: str = ""
+    run: Run[ExperimentConfig], site: str, seed: int, n_tasks: int, only: str = "", most: int = 0
 ) -> npt.NDArray[np.float32]:
     """Activations to train on, (n_tokens, width)."""
-    return activations(run.model, training_prompts(run, seed, n_tasks, only), site)
+    return activations(run.model, training_prompts(run, seed, n_tasks, only, most), site)
 
 
 @of_run(4)

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.exp17_train_saes.text_kinds import SHOTS, Request, Text, Token
+from experiments.exp17_train_saes.text_kinds import Request, Text, Token
 from mlx_interp.datasets import TwoHopQuery
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import InContextTask
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.stats import stable_draw
+
+SHOTS = 4
 
 
 def training(model: Model, seed: int, n_tasks: int) -> dict[str, list[Prompt]]:

@@ -18,7 +18,7 @@ from experiments.exp20_instruments.hop_pairs import PairConfig
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
-from experiments.shared.project_texts import facts, opinions, questions, requests
+from experiments.shared.project_texts import sentences
 from mlx_interp.errors import DataError
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
@@ -84,7 +84,7 @@ def site(run: Run[InterpretationConfig]) -> str:
 def activations(run: Run[InterpretationConfig]) -> tuple[list[Prompt], list[np.ndarray]]:
     """Texts of the project, and neurons at each of their tokens (n_tokens, n_neurons), 0 where one is not active."""
     model, where = run.model, site(run)
-    texts = list(dict.fromkeys(written_texts()))
+    texts = list(dict.fromkeys(one.text for one in sentences()))
     texts.sort(key=lambda text: stable_draw(run.seed, text, 2**62))
     prompts = [model.prompt(text) for text in texts[: run.config.at_most(run.config.n_texts)]]
     every = read_activations(model, prompts, where)  # (n_tokens, n_neurons), without BOS
@@ -151,11 +151,6 @@ def measure(run: Run[InterpretationConfig], item: Neuron) -> Iterator[Interprete
             "detection": scored.detection.value if scored.detection else None,
             "fuzzing": scored.fuzzing.value if scored.fuzzing else None,
         }
-
-
-def written_texts() -> list[str]:
-    """Facts, requests, questions and opinions of the project, in English."""
-    return [one.text for one in (*facts(), *requests("en"), *questions(), *opinions())]
 
 
 def headline(records: Records, config: InterpretationConfig) -> str | None:

@@ -19,8 +19,8 @@ import numpy as np
 import scipy
 
 from experiments.exp20_instruments.hop_pairs import PairConfig, hop_pairs
-from experiments.exp20_instruments.interpreted import written_texts
 from experiments.harness.state import Run, of_run
+from experiments.shared.project_texts import sentences
 from experiments.shared.two_hop.question_pairs import known_queries
 from mlx_interp.circuits import (
     AttributionGraph,
@@ -166,7 +166,7 @@ def rows(run: Run[TranscoderConfig]) -> tuple[Any, Any]:
         asked = known_queries(model)
         made = [f"{q} {query.answer}." for query in asked for q in (query.second_hop, query.two_hop)]
     else:
-        made = list(written_texts())
+        made = [one.text for one in sentences()]
     starts = tuple(prompt.text for prompt in questions(run))
     texts = [text for text in dict.fromkeys(made) if not text.startswith(starts)]
     texts = sorted(texts, key=lambda text: stable_draw(run.seed, text, 2**62))[: run.config.n_transcoder_texts]

@@ -128,4 +128,9 @@ def in_context(n: int, seed: int, *, shots: int = SHOTS, tasks: Sequence[str] = 
 
 def english(n_in_context: int = 400, seed: int = 0) -> list[ProjectText]:
     """All texts in English, kind after kind."""
-    return [*facts(), *two_hops(), *in_context(n_in_context, seed), *requests("en"), *questions(), *opinions()]
+    return [*two_hops(), *in_context(n_in_context, seed), *sentences()]
+
+
+def sentences() -> list[ProjectText]:
+    """Facts, requests, questions and opinions in English: what is one sentence."""
+    return [*facts(), *requests("en"), *questions(), *opinions()]

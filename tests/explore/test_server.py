@@ -68,7 +68,7 @@ def test_a_port_in_use_is_named_with_the_way_out() -> None:
         assert str(found.error) == f"port {port} is in use: give another --port, or leave it out for a free one"
 
 
-GO = Event()
+GO, BUSY = Event(), Event()
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,22 @@ class _Slow(Explorer):
 
     @property
     def actions(self) -> Any:
-        return {"wait": lambda asked: {"waited": GO.wait(20)}, "fail": lambda asked: 1 // 0}
+        def wait(asked: dict[str, Any]) -> dict[str, Any]:
+            BUSY.set()
+            return {"waited": GO.wait(20)}
+
+        return {"wait": wait, "fail": lambda asked: 1 // 0}
 
 
 def test_no_more_wait_than_a_few_and_each_is_answered() -> None:
     GO.clear()
+    BUSY.clear()
     with served(_Slow) as found:
         answers: list[tuple[int, dict[str, Any]]] = []
         asking = [Thread(target=lambda: answers.append(found.act("wait"))) for _ in range(server.WAITING + 3)]
-        for one in asking:
+        asking[0].start()
+        assert BUSY.wait(10)  # the model has the first one; of the others some wait
+        for one in asking[1:]:
             one.start()
         deadline = time.monotonic() + 10
         while len(answers) < 2 and time.monotonic() < deadline:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten
 
 from tests.tiny import FAMILY_CONFIGS, random_mlx_model
@@ -192,3 +193,11 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_float32(key, float(value))
     else:
         writer.add_uint32(key, value)
+
+
+def tokenizer_of_transformers(path: Path) -> Any:
+    """transformers' reading of a GGUF file, which imports torch."""
+    pytest.importorskip("torch", reason="transformers reads GGUF files with torch: pip install 'mlx-interp[parity]'")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mlx_interp.loading.gguf import read_gguf
-from tests.loading.gguf_files import N_TOKENS, byte_level, sentencepiece, write_gguf
+from tests.loading.gguf_files import N_TOKENS, byte_level, sentencepiece, tokenizer_of_transformers, write_gguf
 
 TEXTS = [
     *("the theme of 123 sets", "a\n\n\tb  c   d", "  spaces first and last  ", "It's I'M they'll", "x1y22z333 4444"),
@@ -42,7 +42,7 @@ def written(tmp_path: Path, tokenizer: dict[str, Any], family: str = "qwen2") ->
 @pytest.mark.parametrize("pre", ["qwen2", "gpt-2", "llama-bpe", "tekken", "gpt-4o"])
 def test_byte_level_ids_are_those_of_transformers(pre: str, tmp_path: Path) -> None:
     path = written(tmp_path, {**byte_level(pre), "add_bos_token": False})
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    theirs = tokenizer_of_transformers(path)
     own = ours(path)
     assert [own.encode(text) for text in TEXTS] == [theirs.encode(text) for text in TEXTS]
 
@@ -50,7 +50,7 @@ def test_byte_level_ids_are_those_of_transformers(pre: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("family", ["gemma2", "phi3"])
 def test_sentencepiece_ids_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     path = written(tmp_path, sentencepiece(add_space_prefix=family == "phi3", add_bos_token=True), family)
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    theirs = tokenizer_of_transformers(path)
     own = ours(path)
     for text in filter(None, TEXTS):
         assert own.encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False), text

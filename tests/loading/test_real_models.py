@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 import mlx_interp as mi
 from mlx_interp.loading.gguf import read_gguf
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
+from tests.loading.gguf_files import tokenizer_of_transformers
 
 SEEDS = [
     *("The quick brown fox jumps over the lazy dog.", "It's I'M they'll we've", "  spaces   around  ", "a\n\n\tb\r\nc"),
@@ -61,7 +62,7 @@ def file_of(name: str) -> Path:
 def test_ids_of_200_texts_are_those_of_transformers(name: str) -> None:
     """Digits aside for SmolLM2: its makers cut them one by one, transformers' reading of the file does not."""
     path = file_of(name)
-    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    theirs = tokenizer_of_transformers(path)
     own = AutoTokenizer.from_pretrained(read_gguf(path).tokenizer_folder)
     assert len(set(TEXTS)) == 200
     for text in TEXTS:
