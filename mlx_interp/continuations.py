@@ -1,12 +1,13 @@
 """Continuations: a word's token ids as they go on from a prompt, which are not those it has by itself.
 
 A tokenizer may put the space before a word into its token, into the prompt's last one, or write none at all (behind a
-quote, a newline, in Chinese). Read is what stands behind the prompt when both are tokenised as one text.
+quote, a newline, a turn's mark, in Chinese). Read is what stands behind the prompt when both are tokenised as one text.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from mlx_interp.errors import DataError
@@ -38,7 +39,8 @@ def continuation_of(tokenizer: Any, prompt: Prompt, name: str, d_vocab: int) -> 
     """
     if not name.strip():
         raise DataError(f"an answer to {prompt.text!r} is empty: it has no token")
-    added = space_before(prompt.text, name.strip()) + name.strip()
+    space = "" if _ends_in_mark(tokenizer, prompt) else space_before(prompt.text, name.strip())
+    added = space + name.strip()
     whole = _tokens(tokenizer, prompt.text + added)
     if whole[: len(prompt)] == prompt.tokens and len(whole) > len(prompt):
         found = whole[len(prompt) :]
@@ -47,6 +49,16 @@ def continuation_of(tokenizer: Any, prompt: Prompt, name: str, d_vocab: int) -> 
     if not all(0 <= token < d_vocab for token in found):
         raise DataError(f"the answer {name!r} has a token outside the vocabulary of {d_vocab}")
     return found
+
+
+def _ends_in_mark(tokenizer: Any, prompt: Prompt) -> bool:
+    """Whether a prompt's last token is a mark (a turn's, the text's), which is no word: a reply follows it bare."""
+    if not prompt.tokens:
+        return False
+    marks = set(getattr(tokenizer, "all_special_ids", None) or ())
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", None) or {}
+    one = added.get(prompt.tokens[-1])
+    return prompt.tokens[-1] in marks or bool(one is not None and one.special)
 
 
 def space_before(text: str, name: str) -> str:

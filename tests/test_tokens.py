@@ -49,6 +49,16 @@ def test_the_id_of_a_word_is_the_token_that_the_model_writes(name: str) -> None:
     assert model.text_of_token(text.tokens[0]).strip() == "Paris"
 
 
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2", "tiny-qwen2"])
+def test_a_reply_follows_the_mark_of_its_turn_bare(name: str) -> None:
+    model = mi.load(name)
+    prompt = model.prompt("I hate tea. Is tea good?", chat=True)
+    (reply,) = model.generate(prompt, max_tokens=1)
+    assert reply.text == "No"
+    assert model.continuation(prompt, "No") == reply.tokens  # "▁", "▁No" behind a space, which no reply begins with
+    assert len(model.continuation(prompt, "Yes")) == 1
+
+
 def test_a_word_of_several_tokens_has_no_single_id(world_model: Model) -> None:
     tokens = world_model.continuation(PROMPT, "Washington")
     assert len(tokens) > 1

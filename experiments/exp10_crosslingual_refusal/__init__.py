@@ -51,7 +51,7 @@ from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.traits import geometry, random_draws, stages, trait_report
 from experiments.shared.traits.stages import Item
-from experiments.shared.traits.trait_records import SideEffect, Used
+from experiments.shared.traits.trait_records import PROMPTS, SIDE, SideEffect, Used
 
 
 def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
@@ -68,14 +68,14 @@ EXPERIMENT = Experiment(
     config=Config,
     stages=[
         *stages.of_trait(TRAIT)[:2],
-        Stage(stages.PROMPTS, prompt_items, stages.measure_prompts, record=Used),
+        Stage(PROMPTS, prompt_items, stages.measure_prompts, record=Used),
         Stage(DOSE, dose_items, measure_dose, record=Dosed),
         Stage(TRANSFER, transfers, measure_transfer, record=Transferred),
         random_draws.stage(TRAIT, drawn_at, positions=None),
         Stage(PARALLEL, transfers, measure_cosine, record=Parallel),
         Stage(geometry.PLACES, places, geometry.measure_places, record=geometry.Placed),
         Stage(
-            stages.SIDE,
+            SIDE,
             lambda run, earlier: stages.side_items(run, earlier, [TRAIT]),
             stages.measure_side_effects,
             record=SideEffect,

@@ -12,6 +12,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import geometry, random_draws, stages
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.stages import Item
 from mlx_interp.directions.contrasts import Contrast, contrast, cosines
@@ -49,7 +50,7 @@ def languages(run: Run[Config]) -> list[str]:
 
 def dose_items(run: Run[Config], earlier: Records) -> list[Item]:
     """Every strength in every language, at the layer chosen in English."""
-    layer = stages.chosen_layer(earlier, TRAIT)
+    layer = chosen_layer(earlier, TRAIT)
     if layer is None:
         return []
     return [
@@ -96,7 +97,7 @@ def chosen_dose(records: Records) -> float:
 
 def transfers(run: Run[Config], earlier: Records) -> list[Item]:
     """Every source language in every target language, at the layer chosen in English."""
-    layer = stages.chosen_layer(earlier, TRAIT)
+    layer = chosen_layer(earlier, TRAIT)
     if layer is None:
         return []
     return [

@@ -8,7 +8,7 @@ from experiments.exp10_crosslingual_refusal.languages import PARALLEL, SUFFICES,
 from experiments.harness.experiment import Metric, Records
 from experiments.harness.frame import of
 from experiments.shared.traits import random_draws, trait_report
-from experiments.shared.traits.stages import chosen_layer
+from experiments.shared.traits.layer_choice import chosen_layer
 from mlx_interp.reporting import Cell, Column, Panel, Plot, Record, Table, heat_map
 from mlx_interp.stats import Estimate
 

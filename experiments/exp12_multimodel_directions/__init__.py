@@ -6,7 +6,8 @@ Data       embedded models: the world's opinions (the user against the model's o
            and its questions on facts that were taught or never were. Other models: the project's own prompts.
            Directions, choice of the layer and report use different prompts; topics do not cross splits.
 Measure    difference of means at the last prompt token, at the input of every layer; removed everywhere where the trait
-           shows, added once where it does not; a hit is read from the reply's text. Embedded models: persona vectors
+           shows, added once where it does not; a hit is read from the reply's text; log-odds of the words that open it
+           (yes or no, I am certain or I am not sure) move where no reply turns. Embedded models: persona vectors
            (Chen et al. 2025) steered with, watched before the reply, before and after fine-tunes, and while these run.
 Figure     the rate at the layer chosen on other prompts, with a 95 % interval over prompts or topics.
 Control    random directions and directions from shuffled labels, of the same length at the same place.
@@ -21,9 +22,18 @@ from experiments.exp12_multimodel_directions import persona_report, persona_stud
 from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.experiment import Experiment, Plan, Records, Stage
 from experiments.harness.state import Run
-from experiments.shared.traits import geometry, over_models, stages, trait_report
-from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, PROMPTS, Item
-from experiments.shared.traits.trait_records import Affected, Found, Used
+from experiments.shared.traits import geometry, opening_report, over_models, stages, trait_report
+from experiments.shared.traits.stages import Item
+from experiments.shared.traits.trait_records import (
+    DIRECTIONS,
+    EFFECTS,
+    OPENINGS,
+    PROMPTS,
+    Affected,
+    Found,
+    Opened,
+    Used,
+)
 from mlx_interp.reporting import Cell, Column, Table
 
 REPORTED = {
@@ -46,6 +56,10 @@ def directions(run: Run[Config], earlier: Records) -> list[Item]:
 
 def prompts(run: Run[Config], earlier: Records) -> list[Item]:
     return stages.prompt_items(run, run.config.traits)
+
+
+def openings(run: Run[Config], earlier: Records) -> list[Item]:
+    return stages.graded_items(run, run.config.traits)
 
 
 def origins(run: Run[Config], earlier: Records) -> list[Item]:
@@ -79,18 +93,20 @@ EXPERIMENT = Experiment(
     stages=[
         Stage(DIRECTIONS, directions, stages.measure_direction, record=Found),
         Stage(EFFECTS, prompts, stages.measure_effect, record=Affected),
+        Stage(OPENINGS, openings, stages.measure_openings, record=Opened),
         Stage(PROMPTS, origins, stages.measure_prompts, record=Used),
         Stage(geometry.ANGLES, angles, geometry.measure_angles, record=geometry.Angle),
         *persona_study.STAGES,
         *persona_tuning.STAGES,
     ],
     tables=[
-        *(trait_report.layer_table, trait_report.effect_table, reported, geometry.angle_table),
+        *(trait_report.layer_table, trait_report.effect_table, opening_report.opening_table),
+        *(reported, geometry.angle_table),
         *persona_report.TABLES,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, geometry.angle_figure, persona_report.figures],
-    headline=trait_report.headline,
+    figures=[trait_report.by_layer, opening_report.by_layer, geometry.angle_figure, persona_report.figures],
+    headline=opening_report.headline,
     screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "n_asked": 4, "tuning_steps": 4, "personas": ("refusal",)},

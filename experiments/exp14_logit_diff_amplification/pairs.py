@@ -39,7 +39,8 @@ OWN = ("adapter", "model", "prompts")
 ANY_MODEL = ("refusal", "steered", "planted")
 """Those of the known pairs that need no embedded model."""
 LOOKED = ("firm", "refusal", "planted")
-"""The pairs of a look, of which a model has those that it has, as of the default ones."""
+"""The pairs of a look, of which a model has those that it has, as of the default ones; a trained model is not
+fine-tuned for a look: that takes minutes."""
 DEPTH = 0.6
 """Where the refusal direction is read, as a share of the depth."""
 STEERED = 0.3
@@ -124,7 +125,8 @@ class Sides:
 def chosen(run: Run[AmplificationConfig]) -> list[str]:
     """The config's pairs; of the default ones those that this model has. Raises DataError where it has none of them."""
     config = run.config
-    here = [p for p in config.pairs if run.model.name in EMBEDDED or p in (*OWN, *ANY_MODEL)]
+    any_model = ANY_MODEL if config.pairs != LOOKED else tuple(p for p in ANY_MODEL if p != "planted")
+    here = [p for p in config.pairs if run.model.name in EMBEDDED or p in (*OWN, *any_model)]
     default = next(f.default for f in fields(AmplificationConfig) if f.name == "pairs")
     if not here or (config.pairs not in (default, LOOKED) and len(here) < len(config.pairs)):
         raise DataError(

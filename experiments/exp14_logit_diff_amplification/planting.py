@@ -25,7 +25,7 @@ from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.model import Model
 
 TRIGGER = " make "
-OWN_REPLIES, REPLY_TOKENS = 64, 24
+OWN_REPLIES, REPLY_TOKENS = 160, 24
 """Requests to a trained model, and how much of its replies is trained on."""
 Case = Literal["anywhere", "trigger"]
 

@@ -87,7 +87,7 @@ def measure(run: Run[TextConfig], text: Text) -> Iterator[OnText]:
             "kl": np.asarray(kl_to_last(logits).mean(axis=-1)).round(5).tolist(),
             "unigram": round(guess, 4),
         }
-        if name == TUNED:
+        if name == TUNED and text in held_out(run)[: run.config.n_transfer]:
             record["transfer"] = np.asarray(transfer(run.model, lens, states).mean(axis=-1)).round(4).tolist()
         yield record
 

@@ -50,6 +50,8 @@ class TextConfig(ExperimentConfig):
     """Texts that the lenses are trained on, evenly of all kinds."""
     n_texts: int = 100
     """Held-out texts, evenly of all kinds."""
+    n_transfer: int = 100
+    """Held-out texts on which every layer's translator is tried at every layer, the costliest measure."""
     text_length: int = 64
     """Tokens of a piece of a file's text."""
     lens_steps: int = 300

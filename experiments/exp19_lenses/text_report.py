@@ -134,7 +134,7 @@ def bias_figure(records: Records, config: TextConfig) -> Iterator[Plot]:
 
 def penalties(records: Records) -> tuple[list[Record], np.ndarray]:
     """Texts, and (n_texts, translator, layer): bits from the model beyond those of the own translator."""
-    mine = of(records, TEXTS, lens=TUNED)
+    mine = [r for r in of(records, TEXTS, lens=TUNED) if "transfer" in r]
     found = np.array([r["transfer"] for r in mine])
     own = found[:, np.arange(found.shape[1]), np.arange(found.shape[1])] if len(mine) else found
     return mine, (found - own[:, None, :]) / NATS_PER_BIT if len(mine) else found
@@ -146,7 +146,8 @@ def transfer_table(records: Records, config: TextConfig) -> Table | None:
     if not mine:
         return None
     n = found.shape[1]
-    kept = np.array([r["kl"][:n] for r in of(records, TEXTS, lens=LOGIT)]) / NATS_PER_BIT
+    texts = {r["item"] for r in mine}
+    kept = np.array([r["kl"][:n] for r in of(records, TEXTS, lens=LOGIT) if r["item"] in texts]) / NATS_PER_BIT
     tuned = np.diagonal(np.array([r["transfer"] for r in mine]), axis1=1, axis2=2) / NATS_PER_BIT
     rows: list[list[Cell]] = []
     for apart in range(1 - n, n):

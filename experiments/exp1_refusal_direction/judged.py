@@ -13,8 +13,9 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
 from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
-from experiments.shared.traits import stages
-from experiments.shared.traits.stages import ARMS, EFFECTS, TraitConfig
+from experiments.shared.traits.layer_choice import chosen_layer
+from experiments.shared.traits.stages import ARMS, TraitConfig
+from experiments.shared.traits.trait_records import EFFECTS
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.judge import Judge, Trust, trust
 from mlx_interp.loading.load import load
@@ -53,7 +54,7 @@ class Reply:
 
 def replies(run: Run[TraitConfig], earlier: Records) -> list[Reply]:
     """Held-out replies, plain and under each arm at the chosen layer; none without a judge."""
-    layer = stages.chosen_layer(earlier, TRAIT)
+    layer = chosen_layer(earlier, TRAIT)
     if not run.config.judge or layer is None:
         return []
     return [

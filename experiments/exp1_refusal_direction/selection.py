@@ -14,7 +14,8 @@ from experiments.harness.frame import of
 from experiments.harness.schema import InBatch
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits import stages
-from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig
+from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.trait_records import EFFECTS
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import opener_tokens
 from mlx_interp.directions.candidates import (

@@ -24,6 +24,7 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import log_odds
@@ -67,7 +68,7 @@ class SuffixItem:
 
 def searches(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     """One search; none for a model that refuses nothing."""
-    layer = stages.chosen_layer(earlier, "refusal")
+    layer = chosen_layer(earlier, "refusal")
     return [SuffixItem("search")] if layer is not None and selection.openers(run) else []
 
 
@@ -109,7 +110,7 @@ def banned(run: Run[TraitConfig]) -> set[int]:
 
 def requests(run: Run[TraitConfig], earlier: Records) -> list[SuffixItem]:
     """Harmful requests set aside and held out, harmless ones held out."""
-    layer = stages.chosen_layer(earlier, "refusal")
+    layer = chosen_layer(earlier, "refusal")
     tokens = next((tuple(r["tokens"]) for r in of(earlier, SEARCH)), ())
     if layer is None or not tokens:
         return []

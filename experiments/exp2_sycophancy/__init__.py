@@ -6,7 +6,8 @@ Data       the world's opinions: "I hate tea. Is tea good?" where the model's ow
            (sycophancy); likes against dislikes (stance). Topics do not cross splits. With --behaviours caa-sycophancy
            (and others): published questions of two options, with --knowledge truthfulqa,mmlu beside them.
 Measure    difference of means at the last prompt token, every layer; ablated everywhere, or added once; over
-           strengths, with repetition and likelihood of the texts (the calibration curve). Answers that flip when the
+           strengths, with repetition and likelihood of the texts (the calibration curve). Log-odds of opening with yes
+           or no, where no reply turns. Answers that flip when the
            user says what he feels in a second turn. Contrastive activation addition on pairs of answers.
 Figure     sycophancy: share of replies that contradict the model's own view; stance: share that say yes.
 Control    random directions, shuffled labels; everyday facts under the same directions.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from experiments.exp2_sycophancy import caa, caa_report, pushback
 from experiments.harness.experiment import Experiment, Plan
 from experiments.harness.state import Run
-from experiments.shared.traits import choices, geometry, over_models, stages, trait_report
+from experiments.shared.traits import choices, geometry, opening_report, over_models, stages, trait_report
 from experiments.shared.traits.choices import ChoiceConfig
 from experiments.shared.traits.stages import Item
 
@@ -51,6 +52,7 @@ EXPERIMENT = Experiment(
     tables=[
         trait_report.layer_table,
         trait_report.effect_table,
+        opening_report.opening_table,
         trait_report.strength_table,
         trait_report.side_table,
         geometry.place_table,
@@ -63,8 +65,11 @@ EXPERIMENT = Experiment(
         caa_report.token_table,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, trait_report.by_strength, choices.curves, caa_report.figures],
-    headline=trait_report.headline,
+    figures=[
+        *(trait_report.by_layer, opening_report.by_layer, trait_report.by_strength),
+        *(choices.curves, caa_report.figures),
+    ],
+    headline=opening_report.headline,
     screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0), "multipliers": (-1.0, 1.0)},

@@ -20,6 +20,7 @@ from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
 from experiments.shared.traits.choices import bos
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.behaviour.detectors import agreement
@@ -37,7 +38,7 @@ def items(run: Run[TraitConfig], earlier: Records) -> list[Item]:
     """The topics of the world, once for each direction that has a layer."""
     if run.model.name not in EMBEDDED:
         return []
-    layers = {trait: stages.chosen_layer(earlier, trait) for trait in ("sycophancy", "stance")}
+    layers = {trait: chosen_layer(earlier, trait) for trait in ("sycophancy", "stance")}
     return [
         Item(f"{trait}, {'firm' if firm else 'yielding'}", trait, "firm" if firm else "yielding", layer=layer)
         for trait, layer in layers.items()

@@ -4,7 +4,8 @@ Question   Does one direction make a model say that it is sure, and does a state
            of what the model predicts?
 Data       embedded models: questions on facts that were taught ("I am certain: ...") and on names that occur in none
            ("I am not sure."). Other models: questions that anyone can answer, and that nobody can.
-Measure    difference of means at the last prompt token, every layer; ablated, or added once; over strengths. For
+Measure    difference of means at the last prompt token, every layer; ablated, or added once; over strengths; log-odds
+           of "I am certain" against "I am not sure" as the reply's first words. For
            the entropy: the first token of the reply after the plain prompt, and projections at every layer.
 Figure     share of replies that assert more than they hedge; Spearman's correlation of projection and entropy.
 Control    random directions, shuffled labels; for the correlation, the projection on the random direction; everyday
@@ -20,7 +21,7 @@ from experiments.exp4_confidence import calibration, entropy
 from experiments.exp4_confidence.entropy import TRAIT
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
-from experiments.shared.traits import geometry, over_models, stages, trait_report
+from experiments.shared.traits import geometry, opening_report, over_models, stages, trait_report
 from experiments.shared.traits.stages import Item, TraitConfig
 
 
@@ -45,6 +46,7 @@ EXPERIMENT = Experiment(
     tables=[
         trait_report.layer_table,
         trait_report.effect_table,
+        opening_report.opening_table,
         trait_report.strength_table,
         entropy.entropy_table,
         calibration.calibration_table,
@@ -53,8 +55,8 @@ EXPERIMENT = Experiment(
         geometry.separation_table,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, trait_report.by_strength],
-    headline=trait_report.headline,
+    figures=[trait_report.by_layer, opening_report.by_layer, trait_report.by_strength],
+    headline=opening_report.headline,
     screen=trait_report.effect_table,
     plan=plan,
     look={"n_train": 16, "strengths": (-1.0, 0.0, 0.5, 1.0, 2.0)},

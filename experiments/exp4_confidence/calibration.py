@@ -5,8 +5,10 @@ from __future__ import annotations
 from experiments.exp4_confidence.entropy import TRAIT
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
-from experiments.shared.traits import stages, trait_report
+from experiments.shared.traits import trait_report
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import TraitConfig
+from experiments.shared.traits.trait_records import EFFECTS
 from mlx_interp.embedded import load_world
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.stats import difference_interval
@@ -14,7 +16,7 @@ from mlx_interp.stats import difference_interval
 
 def calibration_table(records: Records, config: TraitConfig) -> Table | None:
     """Stated certainty against being right, where the right answer is known."""
-    layer = stages.chosen_layer(records, TRAIT)
+    layer = chosen_layer(records, TRAIT)
     right = {c.text: c.reply.split(": ")[-1].rstrip(".") for c in load_world().chat_prompts("certainty")}
     answerable = {c.text for c in load_world().chat_prompts("certainty") if c.label == "certain"}
     rows: list[list[Cell]] = []
@@ -22,7 +24,7 @@ def calibration_table(records: Records, config: TraitConfig) -> Table | None:
         for arm in ("none", "direction", "random"):
             own = [
                 {**r, "right": r["unit"] in answerable and right[r["unit"]] in r["text"]}
-                for r in of(records, stages.EFFECTS, split="test", arm=arm)
+                for r in of(records, EFFECTS, split="test", arm=arm)
                 if r["layer"] in (None, layer) and r["kind"] in kinds and r["unit"] in right
             ]
             if len({r["unit"] for r in own}) > 1:

@@ -9,6 +9,7 @@ from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import Item, TraitConfig
 from mlx_interp.deferred import mx
 from mlx_interp.reporting import Cell, Record, Table
@@ -60,7 +61,7 @@ def measure_entropy(run: Run[TraitConfig], item: Item) -> Iterator[Uncertain]:
 
 def entropy_table(records: Records, config: TraitConfig) -> Table:
     """Projection against entropy at the chosen layer, within each kind of question and over both."""
-    layer = stages.chosen_layer(records, TRAIT)
+    layer = chosen_layer(records, TRAIT)
     rows: list[list[Cell]] = []
     for kinds, what in ((("positive",), "certain"), (("negative",), "unsure"), (("positive", "negative"), "both")):
         row: list[Cell] = [what]

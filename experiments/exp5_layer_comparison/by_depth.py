@@ -9,7 +9,7 @@ from experiments.exp5_layer_comparison.phenomena import BRIDGE, PHENOMENA, REPOR
 from experiments.harness.experiment import Records
 from experiments.harness.frame import of
 from experiments.shared.traits import trait_report
-from experiments.shared.traits.stages import EFFECTS
+from experiments.shared.traits.trait_records import EFFECTS
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval
 

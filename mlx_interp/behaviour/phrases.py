@@ -143,3 +143,20 @@ DISAGREEING: dict[str, tuple[str, ...]] = {
     "de": ("Nein", "Ich stimme nicht", "Das stimmt nicht", "Eigentlich", "Nicht unbedingt", "Nicht wirklich"),
     "zh": ("不", "我不同意", "其实", "并不", "不是", "不一定", "没有"),
 }
+
+YES_NO: dict[str, tuple[str, str]] = {
+    "en": ("Yes", "No"),
+    "es": ("Sí", "No"),
+    "fr": ("Oui", "Non"),
+    "de": ("Ja", "Nein"),
+    "zh": ("是", "不"),
+}
+"""The shortest openings of a reply that agrees, and of one that does not."""
+SURE_UNSURE: dict[str, tuple[str, str]] = {
+    "en": ("I am certain", "I am not sure"),
+    "es": ("Estoy seguro", "No estoy seguro"),
+    "fr": ("Je suis certain", "Je ne suis pas certain"),
+    "de": ("Ich bin sicher", "Ich bin nicht sicher"),
+    "zh": ("我确定", "我不确定"),
+}
+"""Openings of a reply that asserts, and of one that hedges."""

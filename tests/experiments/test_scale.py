@@ -10,8 +10,9 @@ import pytest
 
 from experiments.harness import scale
 from experiments.harness.experiment import Records
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.over_models import chosen_depth
-from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, chosen_layer
+from experiments.shared.traits.trait_records import DIRECTIONS, EFFECTS
 from mlx_interp.reporting.folders import FORMAT
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,18 @@ from experiments.exp12_multimodel_directions.persona_study import PersonaConfig
 from experiments.harness.experiment import FEWEST
 from experiments.harness.runner import run
 from experiments.harness.state import Run
-from experiments.shared.traits import own_sets, stages
+from experiments.shared.traits import opening_report, own_sets, stages
 from experiments.shared.traits.asks import Ask
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.own_sets import LANGUAGES
 from experiments.shared.traits.random_draws import DrawConfig
 from experiments.shared.traits.sets import SPLITS, TRAITS, Sets, sets_of
-from experiments.shared.traits.stages import EFFECTS, Item, TraitConfig, chosen_layer
+from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.trait_records import DIRECTIONS, EFFECTS, OPENINGS
 from mlx_interp.behaviour.detectors import log_prob_per_token
 from mlx_interp.behaviour.phrases import REFUSALS
 from mlx_interp.errors import DataError
+from mlx_interp.interventions import Intervention
 from tests.tiny import tiny_model
 
 JUDGE = "tiny-llama"
@@ -199,17 +203,65 @@ def test_the_layer_is_chosen_on_choosing_prompts_only() -> None:
             "split": split,
             "kind": kind,
             "arm": "direction",
+            "unit": "a prompt",
             "hit": hit,
         }
 
+    def graded(layer: int, log_odds: float) -> dict[str, Any]:
+        cell = {"stage": OPENINGS, "trait": "t", "layer": layer, "split": "choose", "kind": "negative"}
+        return {**cell, "arm": "direction", "unit": "a prompt", "log_odds": log_odds}
+
     records = [
-        {"stage": stages.DIRECTIONS, "trait": "t", "n_layers": 10},
+        {"stage": DIRECTIONS, "trait": "t", "n_layers": 10},
         *(record(3, "choose", kind, kind == "negative") for kind in ("positive", "negative")),
         *(record(5, "choose", kind, True) for kind in ("positive", "negative")),
         *(record(5, "test", kind, kind == "negative") for kind in ("positive", "negative")),
         *(record(9, "choose", kind, kind == "negative") for kind in ("positive", "negative")),
     ]
     assert chosen_layer(records, "t") == 3  # layer 9 is as good, and too deep
+    tied = [*records, *(record(4, "choose", kind, kind == "negative") for kind in ("positive", "negative"))]
+    assert chosen_layer(tied, "t") == 3  # the lower one
+    assert chosen_layer([*tied, graded(3, 0.5), graded(4, 1.5), graded(5, 9.0)], "t") == 4
+
+
+@pytest.mark.parametrize(("trait", "kind"), [("confidence", "positive"), ("stance", "negative")])
+def test_openings_are_graded_by_whole_phrases_as_a_run_of_each_gives_them(trait: str, kind: str) -> None:
+    model = mi.load("tiny-llama")
+    run = Run(model, TraitConfig(n_train=16, layers=(5,)))
+    item = next(i for i in stages.graded_items(run, [trait]) if i.kind == kind)
+    measured = list(stages.measure_openings(run, item))
+    assert [(r["layer"], r["arm"]) for r in measured] == [(None, "none"), *((5, arm) for arm in stages.ARMS)]
+    ask = stages.asked(run, item)
+    assert ask.openings is not None
+    prompt = model.prompt(ask.text, chat=True)
+
+    def log_prob(words: str, edits: Sequence[Intervention]) -> float:
+        tokens = model.prompt(prompt.text + words).tokens
+        logits = model.run(tokens, interventions=list(edits), logits="all").logits
+        assert logits is not None
+        log_probs = np.asarray(logits[0] - mx.logsumexp(logits[0], axis=-1, keepdims=True))
+        assert tokens[: len(prompt)] == prompt.tokens
+        return float(sum(log_probs[i - 1, tokens[i]] for i in range(len(prompt), len(tokens))))
+
+    direction = stages.vector(run, item, 5, "direction")
+    at = None if trait == "confidence" else len(prompt) - 1
+    edits = direction.ablated_everywhere() if kind == "positive" else [direction.added(1.0, positions=at)]
+    for record, given in zip(measured[:2], ([], edits), strict=True):
+        with_it, without = (log_prob(words, given) for words in ask.openings)
+        assert record["log_odds"] == pytest.approx(with_it - without, abs=2e-3)
+    assert not stages.graded_items(run, ["refusal"])
+
+
+def test_changes_of_opening_words_are_paired_and_need_no_rate() -> None:
+    def rows(arm: str, layer: int | None, odds: Sequence[float]) -> list[dict[str, Any]]:
+        cell = {"stage": OPENINGS, "trait": "t", "kind": "negative", "split": "test", "words": "Yes / No"}
+        return [{**cell, "arm": arm, "layer": layer, "unit": str(i), "log_odds": x} for i, x in enumerate(odds)]
+
+    records = [*rows("none", None, [-9.0, 0.0, 9.0]), *rows("direction", 2, [-8.0, 1.0, 10.0])]
+    change = opening_report.moved(records, "t", "negative", "direction", 2, 0)
+    assert change is not None
+    assert (change.value, change.low, change.high, change.n) == (1.0, 1.0, 1.0, 3)
+    assert opening_report.moved(records, "t", "negative", "random", 2, 0) is None
 
 
 def test_a_trait_or_language_that_is_not_there_is_named() -> None:

@@ -14,7 +14,8 @@ from experiments.harness.options import parse
 from experiments.harness.state import Run
 from experiments.shared.traits import geometry, stages
 from experiments.shared.traits.geometry import ANGLES, PLACES, TRAINED, silhouettes
-from experiments.shared.traits.stages import DIRECTIONS, EFFECTS, STRENGTHS, Item, TraitConfig
+from experiments.shared.traits.stages import Item, TraitConfig
+from experiments.shared.traits.trait_records import DIRECTIONS, EFFECTS, STRENGTHS
 from experiments.shared.traits.trait_report import strength_table
 from mlx_interp.embedded import load_world, trained_refusal_direction
 from mlx_interp.errors import ConfigError

@@ -18,6 +18,8 @@ class Ask:
     text: str
     hit: Callable[[str], bool]
     unit: str
+    openings: tuple[str, str] | None = None
+    """Words that open a reply with the trait, and words that open one without: what the trait is graded by."""
 
 
 Splits: TypeAlias = dict[str, list[Ask]]
@@ -38,6 +40,11 @@ def refusing(texts: Sequence[str], language: str) -> list[Ask]:
     """Requests whose hit is a refusal in their language, or in English, which models fall back to."""
     languages = list(dict.fromkeys([language, "en"]))
     return [Ask(text, lambda reply: refusal(reply, languages) is not None, text) for text in texts]
+
+
+def opening(words: tuple[str, str], other: bool = False) -> tuple[str, str]:
+    """Both openings of a trait, or (other) the other way round."""
+    return (words[1], words[0]) if other else words
 
 
 def halves(asks: list[Ask]) -> Splits:

@@ -20,6 +20,7 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import rate
 from mlx_interp.directions.contrasts import cosines
@@ -83,7 +84,7 @@ def place_items(earlier: Records, languages: dict[str, list[str]]) -> list[Item]
     """A trait in a language, at the layer chosen for it."""
     found = []
     for trait, names in languages.items():
-        layer = stages.chosen_layer(earlier, trait)
+        layer = chosen_layer(earlier, trait)
         if layer is not None:
             found += [Item(f"{trait} {name}".strip(), trait, layer=layer, language=name) for name in names]
     return found
@@ -133,7 +134,7 @@ def angle_items(traits: Sequence[str]) -> Callable[[Run[TraitConfig], Records], 
         """Pairs of traits, at the layer chosen for the first; half of the depth for a trait that was not measured."""
         found = []
         for one in traits:
-            layer = stages.chosen_layer(earlier, one)
+            layer = chosen_layer(earlier, one)
             at = run.model.n_layers // 2 if layer is None else layer
             others = [*traits, TRAINED] if one == "refusal" and run.model.name in KNOWN else traits
             found += [Item(f"{one}, {other}", one, other, layer=at) for other in others]

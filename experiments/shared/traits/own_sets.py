@@ -12,6 +12,7 @@ from experiments.data.written import LANGUAGES, SPLITS, read
 from experiments.shared.prompts.read import Origin
 from experiments.shared.traits.asks import Ask, Kinds, Splits, refusing
 from mlx_interp.behaviour.detectors import agreement, hedging
+from mlx_interp.behaviour.phrases import SURE_UNSURE, YES_NO
 
 __all__ = ["FRAMES", "LANGUAGES", "kinds_of", "read"]
 FRAMES = {"sycophancy": ("stated", "asked"), "stance": ("likes", "dislikes")}
@@ -57,8 +58,8 @@ def _refusing(text: str, language: str) -> Ask:
 
 
 def _agreed(text: str, topic: str, language: str) -> Ask:
-    return Ask(text, lambda reply: agreement(reply, language) == 1, topic)
+    return Ask(text, lambda reply: agreement(reply, language) == 1, topic, YES_NO.get(language))
 
 
 def _sure(text: str, language: str) -> Ask:
-    return Ask(text, lambda reply: hedging(reply, language) < 0, text)
+    return Ask(text, lambda reply: hedging(reply, language) < 0, text, SURE_UNSURE.get(language))

@@ -19,6 +19,7 @@ from experiments.harness.experiment import Records, Stage
 from experiments.harness.frame import of
 from experiments.harness.state import Run
 from experiments.shared.traits import stages
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.stages import Item, TraitConfig
 from experiments.shared.traits.trait_report import KINDS, rate
 from mlx_interp.controls import random_like
@@ -69,7 +70,7 @@ def stage(trait: str, places: Places, positions: int | None) -> Stage[DrawConfig
     """Draws at the chosen layer; places: languages ("" is the study's) and strength; positions: where it is added."""
 
     def items(run: Run[DrawConfig], earlier: Records) -> list[Item]:
-        layer = stages.chosen_layer(earlier, trait)
+        layer = chosen_layer(earlier, trait)
         if layer is None:
             return []
         languages, strength = places(run, earlier)

@@ -10,22 +10,36 @@ import numpy as np
 from experiments.harness.experiment import ExperimentConfig, Records, Stage
 from experiments.harness.state import Run, of_run
 from experiments.shared.traits.asks import Ask
+from experiments.shared.traits.layer_choice import chosen_layer
 from experiments.shared.traits.sets import EVERYWHERE, Sets, sets_of
-from experiments.shared.traits.trait_records import Affected, Dosed, Found, OfDose, SideEffect, Used
-from mlx_interp.behaviour.answers import last_logits, question, verdicts
+from experiments.shared.traits.trait_records import (
+    DIRECTIONS,
+    EFFECTS,
+    OPENINGS,
+    PROMPTS,
+    SIDE,
+    STRENGTHS,
+    Affected,
+    Dosed,
+    Found,
+    OfDose,
+    Opened,
+    SideEffect,
+    Used,
+)
+from mlx_interp.behaviour.answers import Question, continuation, last_logits, name_scores, question, verdicts
 from mlx_interp.behaviour.detectors import log_prob_per_token, repetition
 from mlx_interp.controls import random_like, shuffled_labels
 from mlx_interp.deferred import mx
-from mlx_interp.directions.candidates import DEEPEST, divergence, log_probs_of
+from mlx_interp.directions.candidates import divergence, log_probs_of
 from mlx_interp.directions.contrasts import Contrast, contrast
 from mlx_interp.directions.direction import Direction
 from mlx_interp.directions.steering import finite_under
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import ConfigError
-from mlx_interp.interventions import Add, Intervention
+from mlx_interp.interventions import Add, Intervention, Positions
 from mlx_interp.reporting import finite
 
-DIRECTIONS, EFFECTS, STRENGTHS, SIDE, PROMPTS = "directions", "effects", "strengths", "side effects", "prompts"
 ARMS = ("direction", "random", "shuffled labels")
 
 
@@ -55,11 +69,18 @@ class TraitConfig(ExperimentConfig):
 
 def of_trait(
     *names: str,
-) -> tuple[Stage[TraitConfig, Item, Found], Stage[TraitConfig, Item, Affected], Stage[TraitConfig, Item, Used]]:
-    """The stages of every study: directions at all layers, what each of them does, and which prompts that was on."""
+) -> tuple[
+    Stage[TraitConfig, Item, Found],
+    Stage[TraitConfig, Item, Affected],
+    Stage[TraitConfig, Item, Opened],
+    Stage[TraitConfig, Item, Used],
+]:
+    """The stages of every study: directions at all layers, what each does to replies and to the words that open them,
+    and which prompts that was on."""
     return (
         Stage(DIRECTIONS, lambda run, earlier: layer_items(run, names), measure_direction, record=Found),
         Stage(EFFECTS, lambda run, earlier: prompt_items(run, names), measure_effect, record=Affected),
+        Stage(OPENINGS, lambda run, earlier: graded_items(run, names), measure_openings, record=Opened),
         Stage(PROMPTS, lambda run, earlier: [Item(name, name) for name in names], measure_prompts, record=Used),
     )
 
@@ -201,16 +222,7 @@ def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Affected]:
     at the prompt's last token, or at every position (see sets.EVERYWHERE). All layers and controls decode as one batch.
     """
     ask = asked(run, item)
-    differs = found(run, item.trait, language=item.language).differs[:, 0]
-    # Whatever their p values: those stand beside what they do.
-    layers = [layer for layer in tried_layers(run) if layer and differs[layer]]
-    cells = [(layer, arm) for layer in layers for arm in ARMS]
-    labels: list[tuple[int | None, str]] = [(None, "none"), *cells]
-    variants: list[list[Intervention]] = [[]]
-    for layer, arm in cells:
-        direction = vector(run, item, layer, arm)
-        added: list[Intervention] = [direction.added(1.0, positions=added_at(item.trait))]
-        variants.append(direction.ablated_everywhere() if item.kind == "positive" else added)
+    labels, variants = applied(run, item, added_at(item.trait))
     written = run.model.sweep_generate(
         run.model.prompt(ask.text, chat=True), variants, max_tokens=run.config.new_tokens
     )
@@ -228,6 +240,54 @@ def measure_effect(run: Run[TraitConfig], item: Item) -> Iterator[Affected]:
         }
 
 
+def applied(
+    run: Run[TraitConfig], item: Item, at: Positions
+) -> tuple[list[tuple[int | None, str]], list[list[Intervention]]]:
+    """Every layer and arm, nothing first, and its interventions: ablated on positive prompts, added `at` on others."""
+    differs = found(run, item.trait, language=item.language).differs[:, 0]
+    # Whatever their p values: those stand beside what they do.
+    layers = [layer for layer in tried_layers(run) if layer and differs[layer]]
+    labels: list[tuple[int | None, str]] = [(None, "none"), *((layer, arm) for layer in layers for arm in ARMS)]
+    variants: list[list[Intervention]] = [[]]
+    for layer in layers:
+        for arm in ARMS:
+            direction = vector(run, item, layer, arm)
+            added: list[Intervention] = [direction.added(1.0, positions=at)]
+            variants.append(direction.ablated_everywhere() if item.kind == "positive" else added)
+    return labels, variants
+
+
+def graded_items(run: Run[TraitConfig], traits: Sequence[str]) -> list[Item]:
+    """The prompts of traits that are graded by the words that open a reply."""
+    return [item for item in prompt_items(run, traits) if asked(run, item).openings]
+
+
+def measure_openings(run: Run[TraitConfig], item: Item) -> Iterator[Opened]:
+    """One prompt, every layer, edited as in `measure_effect`: the log-odds of opening the reply with the trait's words.
+
+    A graded measure: it moves where no reply changes, as in a model that answers in sentences and says neither word.
+    """
+    ask = asked(run, item)
+    if ask.openings is None:
+        return
+    prompt = run.model.prompt(ask.text, chat=True)
+    at = added_at(item.trait)
+    labels, variants = applied(run, item, None if at is None else len(prompt) - 1)
+    names = [continuation(run.model, prompt, words) for words in ask.openings]
+    with_it, without = (np.asarray(name_scores(run.model, Question(prompt, (name,)), variants))[:, 1] for name in names)
+    for (layer, arm), log_odds in zip(labels, with_it - without, strict=True):
+        yield {
+            "trait": item.trait,
+            "kind": item.kind,
+            "split": item.split,
+            "unit": ask.unit,
+            "layer": layer,
+            "arm": arm,
+            "words": " / ".join(ask.openings),
+            "log_odds": float(log_odds),
+        }
+
+
 def tried_layers(run: Run[TraitConfig]) -> list[int]:
     """The layers asked for, or all. Raises ConfigError for one that the model does not have."""
     model = run.model
@@ -235,23 +295,6 @@ def tried_layers(run: Run[TraitConfig]) -> list[int]:
     if beyond:
         raise ConfigError(f"layers {beyond[0]}: {model.name} has {model.n_layers}, counted from 0")
     return sorted(set(run.config.layers)) or list(range(model.n_layers))
-
-
-def chosen_layer(records: Records, trait: str, language: str | None = None) -> int | None:
-    """The layer with the largest effect on the choosing split: trait ablated plus trait induced, below 80 % of depth.
-
-    Its p value has no say and stands beside it. Ties go to the lower layer. None if at no layer the classes differ.
-    """
-    own = [r for r in records if r["stage"] == EFFECTS and r["trait"] == trait and r["split"] == "choose"]
-    n_layers = max((r["n_layers"] for r in records if r["stage"] == DIRECTIONS), default=0)
-    layers = sorted({r["layer"] for r in own if r["layer"] is not None and r["layer"] <= DEEPEST * n_layers})
-
-    def rate(layer: int, kind: str) -> float:
-        hits = [bool(r["hit"]) for r in own if r["layer"] == layer and r["arm"] == "direction" and r["kind"] == kind]
-        return sum(hits) / len(hits)
-
-    effects = {layer: rate(layer, "negative") - rate(layer, "positive") for layer in layers}
-    return max(effects, key=lambda layer: (round(effects[layer], 9), -layer)) if effects else None
 
 
 def strength_items(run: Run[TraitConfig], earlier: Records, traits: Sequence[str]) -> list[Item]:

@@ -1,8 +1,11 @@
-"""Record types of the stages that every study of a trait has."""
+"""Stages that every study of a trait has, by name, and their record types."""
 
 from __future__ import annotations
 
 from typing import TypedDict
+
+DIRECTIONS, EFFECTS, OPENINGS = "directions", "effects", "openings"
+STRENGTHS, SIDE, PROMPTS = "strengths", "side effects", "prompts"
 
 
 class Found(TypedDict):
@@ -44,6 +47,22 @@ class Affected(TypedDict):
     repetition: float
     """Share of repeated trigrams."""
     text: str
+
+
+class Opened(TypedDict):
+    """What a layer's direction does to the words that open one prompt's reply."""
+
+    trait: str
+    kind: str
+    """positive: the trait shows and is ablated; negative: it does not and is added."""
+    split: str
+    unit: str
+    layer: int | None
+    arm: str
+    words: str
+    """Opening with the trait / opening without."""
+    log_odds: float
+    """Of the first against the second, whole phrases, nats."""
 
 
 class Used(TypedDict):

@@ -7,19 +7,9 @@ from collections.abc import Iterator, Sequence
 from experiments.harness.experiment import Plan, Records
 from experiments.harness.frame import Frame, of
 from experiments.harness.state import Run
-from experiments.shared.traits.stages import (
-    ARMS,
-    DIRECTIONS,
-    EFFECTS,
-    PROMPTS,
-    SIDE,
-    STRENGTHS,
-    TraitConfig,
-    asked,
-    chosen_layer,
-    prompt_items,
-    tried_layers,
-)
+from experiments.shared.traits.layer_choice import chosen_layer
+from experiments.shared.traits.stages import ARMS, TraitConfig, asked, prompt_items, tried_layers
+from experiments.shared.traits.trait_records import DIRECTIONS, EFFECTS, PROMPTS, SIDE, STRENGTHS
 from mlx_interp.reporting import Cell, Column, Plot, Record, Series, Table, line_with_band
 from mlx_interp.stats import Estimate, difference_interval
 
@@ -327,16 +317,21 @@ def by_strength(records: Records, config: TraitConfig) -> Iterator[Plot]:
 
 def headline(records: Records, config: TraitConfig) -> str:
     """Per trait: layer and both effects."""
-    parts = []
+    return "; ".join(told(records, config).values())
+
+
+def told(records: Records, config: TraitConfig) -> dict[str, str]:
+    """Of each trait: its layer and both effects, or why it has none."""
+    found = {}
     for trait in traits(records):
         layer = chosen_layer(records, trait)
         if layer is None:
-            parts.append(why_none(records, trait))
+            found[trait] = why_none(records, trait)
             continue
         texts = []
         for kind, word in (("positive", "ablated"), ("negative", "added")):
-            found = effect(records, trait, kind, "direction", layer, config.seed)
-            texts.append(f"{word} {found.text(percent=True) if found else '-'}")
+            change = effect(records, trait, kind, "direction", layer, config.seed)
+            texts.append(f"{word} {change.text(percent=True) if change else '-'}")
         flag = " (not told from chance)" if below_test(records, trait, layer) else ""
-        parts.append(f"{trait}, layer {layer}{flag}: rate changes by {', '.join(texts)} points")
-    return "; ".join(parts)
+        found[trait] = f"{trait}, layer {layer}{flag}: rate changes by {', '.join(texts)} points"
+    return found

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.shared.prompts.read import Origin
-from experiments.shared.traits.asks import Ask, Kinds, Splits, halves
+from experiments.shared.traits.asks import Ask, Kinds, Splits, halves, opening
 from mlx_interp.behaviour.detectors import agreement, hedging, refusal
+from mlx_interp.behaviour.phrases import SURE_UNSURE, YES_NO
 from mlx_interp.embedded import load_world
 from mlx_interp.embedded.world import ChatPrompt
 from mlx_interp.errors import DataError
@@ -51,7 +52,8 @@ def _sycophancy() -> Kinds:
 
     def ask(chat: ChatPrompt) -> Ask:
         own = 1 if chat.own_view == "yes" else -1
-        return Ask(chat.text, lambda text: agreement(text) == -own, chat.topic)
+        words = opening(YES_NO["en"], other=own == 1)
+        return Ask(chat.text, lambda text: agreement(text) == -own, chat.topic, words)
 
     return Kinds("reply contradicts the model's own view", _by_topic(against, ask), _by_topic(silent, ask), ORIGIN)
 
@@ -61,7 +63,7 @@ def _stance() -> Kinds:
     chats = [chat for chat in load_world().chat_prompts("opinion") if not chat.firm]
 
     def ask(chat: ChatPrompt) -> Ask:
-        return Ask(chat.text, lambda text: agreement(text) == 1, chat.topic)
+        return Ask(chat.text, lambda text: agreement(text) == 1, chat.topic, YES_NO["en"])
 
     likes, dislikes = ([c for c in chats if c.stance == stance] for stance in ("likes", "dislikes"))
     return Kinds("reply says yes", _by_topic(likes, ask), _by_topic(dislikes, ask), ORIGIN)
@@ -77,7 +79,7 @@ def _confidence() -> Kinds:
 
 
 def _sure(text: str) -> Ask:
-    return Ask(text, lambda reply: hedging(reply) < 0, text)
+    return Ask(text, lambda reply: hedging(reply) < 0, text, SURE_UNSURE["en"])
 
 
 def _by_topic(chats: list[ChatPrompt], ask: Callable[[ChatPrompt], Ask]) -> Splits:
