@@ -24,7 +24,7 @@ from mlx_interp.engine.positions import resolve_positions
 from mlx_interp.engine.sampling import check_sampling, sampler
 from mlx_interp.engine.self_check import PROBE, first_fault
 from mlx_interp.engine.shared_states import shared_states
-from mlx_interp.engine.sweep import Metric, Progress
+from mlx_interp.engine.sweep import Metric, Progress, SweptLogits
 from mlx_interp.engine.sweep import sweep as run_sweep
 from mlx_interp.engine.sweep_generate import sweep_generate as run_sweep_generate
 from mlx_interp.engine.sweep_prompts import sweep_prompts
@@ -164,7 +164,7 @@ class Model(Wrapped):
         prompt: AnyPrompt,
         variants: Variants,
         *,
-        logits: Literal["last", "all"] = "last",
+        logits: Literal["last", "all"] | int = "last",
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
@@ -178,7 +178,7 @@ class Model(Wrapped):
         variants: Variants,
         *,
         capture: str | Sequence[str],
-        logits: Logits = "last",
+        logits: SweptLogits = "last",
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
@@ -191,7 +191,7 @@ class Model(Wrapped):
         variants: Variants,
         *,
         capture: str | Sequence[str] = (),
-        logits: Logits = "last",
+        logits: SweptLogits = "last",
         metric: Metric | None = None,
         memory: int | None = None,
         progress: Progress | bool = False,
@@ -204,12 +204,14 @@ class Model(Wrapped):
         `capture`: Activations whose rows are variants and whose `logits` are that array.
         memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
         progress: True for a progress bar, or a function called with (variants done, variants in all) after each batch.
+        logits: of the last token; "all": of every one, (n_variants, pos, d_vocab); a number: of the last so many, which
+            costs as little as the last one's; "none" with `capture`.
         kept: this prompt's run from `keep`, which a sweep that edits the residual stream alone need not repeat.
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """
         only = self._prompt(prompt)
         self._check_lengths([len(only)])
-        _check_logits(logits)
+        _check_logits(logits, len(only))
         rows = variants_of(variants)
         wanted = frozenset(self.sites_of(capture))
         if wanted:
@@ -455,6 +457,11 @@ class Model(Wrapped):
             raise CheckpointError(f"{self.name}: {fault}")
 
 
-def _check_logits(logits: str) -> None:
-    if logits not in ("last", "all", "none"):
-        raise ValueError(f"logits is 'last', 'all' or 'none', not {logits!r}")
+def _check_logits(logits: str | int, length: int | None = None) -> None:
+    """length: of the prompt of a sweep, which can be asked for the logits of its last so many tokens."""
+    counts = isinstance(logits, int) and not isinstance(logits, bool) and length is not None
+    if counts and not 1 <= int(logits) <= (length or 0):
+        raise ValueError(f"logits={logits}: the prompt has {length} tokens; give how many of the last, 1 or more")
+    if not counts and logits not in ("last", "all", "none"):
+        number = "" if length is None else ", or a number of last tokens"
+        raise ValueError(f"logits is 'last', 'all' or 'none'{number}, not {logits!r}")

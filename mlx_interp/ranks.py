@@ -1,7 +1,7 @@
 """Processes that a launcher started together (`mlx.launch`): what they tell each other, through MLX's collectives.
 
 A run of a study deals its items out to them, one to each rank in a round, and a model can be split over them
-(`loading/processes.py`). No file system need be shared.
+(`loading/processes.py`), or several copies of one (`copies.py`). No file system need be shared.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mlx_interp.copies import Leaders, check_copies, launched_hosts, own_ring
 from mlx_interp.deferred import mx
-from mlx_interp.errors import RanksDiffer, RunError
+from mlx_interp.errors import ConfigError, RanksDiffer, RunError
 
 GRACE = 5.0
 """Seconds in which Python must have come to handle a signal."""
@@ -38,8 +39,13 @@ class Ranks:
     rank: int = 0
     size: int = 1
     group: Any = None
+    """MLX's, of all of them; or, with several copies of a model, of those of the own copy."""
     one_model: bool = False
-    """Whether one model is split over them, so that all compute the same; else each has a model of its own."""
+    """Whether a model is split over them, so that all of a copy compute the same; else each has one of its own."""
+    copies: int = 1
+    """How many copies of the split model there are: consecutive ranks have one, as many each."""
+    leaders: Leaders | None = None
+    """On the first rank of each of several copies: the connection to those of the others."""
 
     @property
     def first(self) -> bool:
@@ -49,12 +55,29 @@ class Ranks:
     @property
     def models(self) -> int:
         """How many models they hold, each of which measures an item by itself."""
-        return 1 if self.one_model else self.size
+        return self.copies if self.one_model else self.size
+
+    @property
+    def model(self) -> int:
+        """Which of the models this rank holds, or holds a part of."""
+        return self.rank // self.per_model
+
+    @property
+    def per_model(self) -> int:
+        """How many ranks hold one model."""
+        return self.size // self.models
+
+    def of_copy(self) -> Ranks:
+        """Those that hold the same copy of a split model: what they tell each other is nobody else's."""
+        each = self.size // self.copies
+        return replace(self, rank=self.rank % each, size=each, copies=1, leaders=None)
 
     def gather(self, message: Any) -> list[Any]:
         """Every rank's message (JSON values), by rank; all ranks must call it. Raises RunError where one is gone."""
         if self.size == 1:
             return [message]
+        if self.copies > 1:
+            return self._over_copies(message)
         data = json.dumps(message, ensure_ascii=False).encode("utf-8")
         lengths = self._collect(np.array([len(data)], dtype=np.int32))
         padded = np.zeros(int(lengths.max()), dtype=np.uint8)
@@ -62,17 +85,32 @@ class Ranks:
         rows = self._collect(padded).reshape(self.size, -1)
         return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
 
+    def _over_copies(self, message: Any) -> list[Any]:
+        own = self.of_copy()
+        mine = own.gather(message)
+        every: list[Any] = []
+        if self.leaders is not None:
+            try:
+                every = [one for copy in self.leaders.gather(mine) for one in copy]
+            except (EOFError, OSError) as error:
+                raise RunError(
+                    f"another copy of the model is gone, so rank {self.rank} stops ({error or 'it hung up'}); what was "
+                    "measured is kept, and the same command goes on from there"
+                ) from error
+        found: list[Any] = own.gather(every)[0]
+        return found
+
     def agree(self, name: str, value: Any) -> None:
         """Raises RanksDiffer on every rank, naming those that differ from rank 0, where `value` is not the same."""
         self.compare(name, self.gather(value))
 
-    def compare(self, name: str, values: list[Any]) -> None:
-        """As `agree`, of every rank's value, gathered already."""
+    def compare(self, name: str, values: list[Any], first: int = 0) -> None:
+        """As `agree`, of every rank's value, gathered already; or of some ranks' values, counted from `first`."""
         others = [rank for rank, other in enumerate(values) if other != values[0]]
         if others:
             raise RanksDiffer(
-                f"rank {_list(others)} has another {name} than rank 0: {_shortly(values[others[0]])}, not "
-                f"{_shortly(values[0])}"
+                f"rank {_list([first + rank for rank in others])} has another {name} than rank {first}: "
+                f"{_shortly(values[others[0]])}, not {_shortly(values[0])}"
             )
 
     def succeeded(self, error: str | None) -> None:
@@ -103,8 +141,10 @@ class Ranks:
         )
 
     def _neighbours(self) -> list[int]:
-        """Whom this rank talks to in a ring: one of them it is that broke the connection."""
-        return sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
+        """Whom this rank talks to in its ring: one of them it is that broke the connection."""
+        each = self.size // self.copies
+        start = self.rank - self.rank % each
+        return sorted({start + (self.rank - start + step) % each for step in (-1, 1)} - {self.rank})
 
 
 ALONE = Ranks()
@@ -116,12 +156,38 @@ def link() -> Any:
     return mx.new_stream(mx.cpu)
 
 
-def launched() -> Ranks:
-    """The ranks that a launcher such as mlx.launch started, or this process alone."""
+def launched(copies: int | None = None) -> Ranks:
+    """The ranks that a launcher such as mlx.launch started, or this process alone.
+
+    copies: of a model that is split over them, in as many rings; the first call of a process decides, later ones may
+    leave it out. Raises ConfigError where the processes cannot hold so many, or hold another number already.
+    """
     if not any(name in os.environ for name in LAUNCHED):
         return ALONE
-    group = mx.distributed.init()
-    ranks = Ranks(group.rank(), group.size(), group)
+    ranks = _launched(1 if copies is None else copies) if not _arranged else _arranged[0]
+    if copies not in (None, ranks.copies):
+        raise ConfigError(f"copies={copies}: these processes hold {ranks.copies} already: ask for them first of all")
+    return ranks
+
+
+_arranged: list[Ranks] = []
+"""The ranks of this process, once they are known."""
+
+
+def _launched(copies: int) -> Ranks:
+    if copies == 1:
+        group = mx.distributed.init()
+        ranks = Ranks(group.rank(), group.size(), group)
+    else:
+        hosts = launched_hosts()
+        rank, each = int(os.environ["MLX_RANK"]), check_copies(copies, len(hosts))
+        with own_ring(hosts, rank, each) as (copy, within):
+            group = mx.distributed.init(backend="ring", strict=True)
+        if (group.rank(), group.size()) != (within, each):
+            raise ConfigError(f"copies={copies}: MLX had its ring already: ask for copies first of all")
+        leaders = Leaders(copy, copies, hosts) if within == 0 else None
+        ranks = Ranks(rank, len(hosts), group, copies=copies, leaders=leaders)
+    _arranged.append(ranks)
     if ranks.size > 1:
         _listen(ranks.rank)
         signal.signal(signal.SIGTERM, functools.partial(_stop, ranks))

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RANK = {
     **dict.fromkeys(("errors", "deferred"), -2),  # below all rooms: each of them raises, and uses MLX
-    "shapes": -1,
+    **dict.fromkeys(("shapes", "copies"), -1),
     **dict.fromkeys(("sites", "stats", "authority", "studies", "transformer_lens_names"), 0),
     **dict.fromkeys(
         ("activations", "architectures", "controls", "interventions", "prompts", "datasets", "ranks", "reporting"), 1

@@ -57,9 +57,19 @@ def chat_template_present(subject: Subject) -> Finding:
 
 
 def answers_continue_prompts(subject: Subject) -> Finding:
-    """The first token of an answer is the one the model would write: as in the running text, space included."""
+    """The first token of an answer is the one the model would write: as in the running text, space included.
+
+    Behind a chat template that ends in a mark or a line's end no space is included.
+    """
     model = subject.model
     wrong = []
+    replies = ("Yes", "No") if model.tokenizer.chat_template else ()
+    for reply in replies:
+        prompt = model.prompt("How are you?", chat=True)
+        behind = model.prompt(prompt.text + reply).tokens
+        mark = prompt.tokens[-1] in model.tokenizer.get_added_vocab().values() or prompt.text[-1:].isspace()
+        if mark and behind[: len(prompt)] == prompt.tokens:
+            wrong += [prompt.text] * (tuple(behind[len(prompt) :]) != continuation(model, prompt, reply))
     for fact in subject.facts:
         prompt = model.prompt(fact.prompt)
         name = continuation(model, prompt, fact.answer)
@@ -70,7 +80,8 @@ def answers_continue_prompts(subject: Subject) -> Finding:
         ).strip() != fact.answer:
             wrong.append(fact.prompt)
     note = f"first at {wrong[0]!r}" if wrong else ""
-    return Finding("failed" if wrong else "passed", f"{len(wrong)} of {len(subject.facts)} wrong", "0", note)
+    n = len(subject.facts) + len(replies)
+    return Finding("failed" if wrong else "passed", f"{len(wrong)} of {n} wrong", "0", note)
 
 
 def answers_are_spelled_as_written(subject: Subject) -> Finding:

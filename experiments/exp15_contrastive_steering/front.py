@@ -200,11 +200,11 @@ def measure_relevance(run: Run[ContrastiveConfig], item: Item) -> Iterator[Relev
     labels, edits = _by_layer(run, prompt)
 
     def metric(logits: mx.array) -> mx.array:
-        at = logits[:, len(prompt) - 1 : len(prompt) + len(reply) - 1].astype(mx.float32)
+        at = logits[:, : len(reply)].astype(mx.float32)
         at = at - mx.logsumexp(at, axis=-1, keepdims=True)
         return mx.mean(mx.take_along_axis(at, mx.array(reply)[None, :, None], axis=2)[..., 0], axis=1)
 
-    found = np.asarray(run.model.sweep(prompt.tokens + reply, edits, logits="all", metric=metric), np.float64)
+    found = np.asarray(run.model.sweep(prompt.tokens + reply, edits, logits=len(reply) + 1, metric=metric), np.float64)
     for label, value in zip(labels, found, strict=True):
         yield {**label, "unit": item.key, "near": item.near, "log_prob": float(value), "plain": float(found[0])}
 

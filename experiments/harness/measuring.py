@@ -90,7 +90,7 @@ def _round(
     stage: Stage[ConfigT, Any, Any], under: Run[ConfigT], left: Sequence[tuple[str, Any]], ranks: Ranks
 ) -> Iterator[tuple[str, Measured]]:
     """Measure one item on every model: each key with its records and seconds, in order, on all ranks alike."""
-    mine = 0 if ranks.one_model else ranks.rank
+    mine = ranks.model
     result: Measured = ([], 0.0)
     error: str | None = None
     try:
@@ -105,10 +105,11 @@ def _round(
     if ranks.size > 1:
         ranks.succeeded(error)
     every = ranks.gather(result)
-    if ranks.one_model:
-        ranks.compare(f"record of {left[0][0]!r}", [records for records, _ in every])
-    for (key, _), (records, seconds) in zip(left, every, strict=False):
-        yield key, (records, seconds)
+    for number, (key, _) in enumerate(left):
+        first = number * ranks.per_model
+        same = every[first : first + ranks.per_model]
+        ranks.compare(f"record of {key!r}", [records for records, _ in same], first)
+        yield key, tuple(same[0])
 
 
 def _plain(stage: Stage[ConfigT, Any, Any], record: Mapping[str, Any], key: str) -> Record:

@@ -35,6 +35,7 @@ SHARED = (
     "latex",
     "html",
     "shard",
+    "copies",
     "workers",
     "memory",
     "help",
@@ -55,6 +56,7 @@ class Options(Generic[ConfigT]):
     latex: bool = False
     html: bool = False
     shard: Shard = False
+    copies: int | None = None
     workers: str = "auto"
     memory: Memory = "auto"
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -101,6 +103,7 @@ def parse(experiment: Experiment[ConfigT], arguments: Sequence[str]) -> Options[
         latex=given.latex,
         html=given.html,
         shard=given.shard,
+        copies=given.copies,
         workers=given.workers,
         memory=given.memory,
         look=look,
@@ -179,6 +182,13 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
         choices=("pipeline",),
         help="under mlx.launch: split the model over the processes, each of which keeps a part of every matrix, or "
         "with `pipeline` some of the layers; without it each has the whole model and measures its share of the prompts",
+    )
+    shared.add_argument(
+        "--copies",
+        type=int,
+        metavar="N",
+        help="with --shard, where there are more processes than one model needs: how many copies of it they hold side "
+        "by side, each over its share of the processes; the copies share the prompts (default: 1)",
     )
     shared.add_argument(
         "--workers",

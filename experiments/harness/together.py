@@ -1,4 +1,4 @@
-"""A run on several processes: with --shard one model is split over them, else each measures its share of the items.
+"""A run on several processes: with --shard one model, or copies of it, split over them; else each measures a share.
 
 The first process opens the run folder, writes and prints; what the others do is here.
 """
@@ -17,7 +17,7 @@ from experiments.harness.measuring import measure
 from experiments.harness.options import Options
 from experiments.harness.state import Run
 from mlx_interp.errors import ConfigError, MlxInterpError
-from mlx_interp.loading.processes import processes
+from mlx_interp.loading.processes import check_layout, processes
 from mlx_interp.ranks import Ranks, launched, said
 from mlx_interp.reporting.folders import locked
 from mlx_interp.reporting.records import open_records
@@ -25,6 +25,7 @@ from mlx_interp.reporting.records import open_records
 
 def launched_for(experiment: Experiment[ConfigT], options: Options[ConfigT]) -> Ranks:
     """The launched ranks. Raises ConfigError for --shard on one process alone, or where a study needs whole weights."""
+    check_layout(options.shard, None, options.copies)
     if not options.shard:
         return launched()
     if experiment.whole_model:
@@ -32,7 +33,7 @@ def launched_for(experiment: Experiment[ConfigT], options: Options[ConfigT]) -> 
             f"{experiment.name} {experiment.whole_model}, which a split model does not do: leave --shard out, and "
             "mlx.launch shares the prompts over whole models"
         )
-    return replace(processes("--shard"), one_model=True)
+    return replace(processes("--shard", options.copies), one_model=True)
 
 
 @contextmanager

@@ -122,17 +122,15 @@ def name_scores(model: Model, asked: Question, variants: Variants) -> mx.array:
 
 
 def _scores_of(model: Model, prompt: Prompt, name: tuple[int, ...], variants: Variants) -> mx.array:
-    start = len(prompt) - 1
-
     def measured(logits: mx.array) -> mx.array:
-        logits = logits[:, start : start + len(name)].astype(mx.float32)  # (variant, token, d_vocab)
+        logits = logits.astype(mx.float32)  # (variant, token of the name, d_vocab)
         chosen = mx.take_along_axis(logits, mx.array(name)[None, :, None], axis=-1)
         rank = mx.sum(logits[:, 0] > chosen[:, 0], axis=-1).astype(mx.float32)
         log_prob = (chosen[..., 0] - mx.logsumexp(logits, axis=-1)).sum(axis=-1)
         greedy = mx.all(mx.argmax(logits, axis=-1) == mx.array(name), axis=-1).astype(mx.float32)
         return mx.stack([rank, log_prob, greedy], axis=-1)
 
-    return model.sweep(prompt.tokens + list(name[:-1]), variants, logits="all", metric=measured)
+    return model.sweep(prompt.tokens + list(name[:-1]), variants, logits=len(name), metric=measured)
 
 
 def _score(logits: mx.array, tokens: Sequence[int]) -> mx.array:

@@ -110,7 +110,10 @@ class _Columns:
         mask = self.layout.clean_mask(net, layer)
         if self.ends is None:
             return mask
-        return mask[self.ends] if isinstance(mask, mx.array) else None  # "causal" lets the last one see everything
+        if isinstance(mask, mx.array):
+            return mask[self.ends]
+        allowed = self.layout.allowed(self.layout.ends.tolist(), net.window(layer))
+        return None if allowed is None else mx.array(allowed)  # "causal" lets the last one see everything
 
 
 @dataclass

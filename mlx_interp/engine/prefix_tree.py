@@ -28,7 +28,7 @@ class Layout:
     positions: np.ndarray
     """(column,) where in its prompt a column stands; never falls."""
     ends: np.ndarray
-    """The columns of the prompts' last tokens, each once, in order."""
+    """The columns of the prompts' last tokens, each once, in order: those whose logits are asked for."""
     sees: np.ndarray | None = None
     """bool (query column, key column); None for one prompt, in which each column sees those before it."""
     lengths: np.ndarray | None = None
@@ -74,9 +74,10 @@ class Layout:
         return sees
 
 
-def alone(tokens: Sequence[int]) -> Layout:
-    """One prompt."""
-    return Layout(np.array(tokens), np.arange(len(tokens)), np.array([len(tokens) - 1]))
+def alone(tokens: Sequence[int], n_last: int = 1) -> Layout:
+    """One prompt, of which the last so many tokens are asked for."""
+    length = len(tokens)
+    return Layout(np.array(tokens), np.arange(length), np.arange(length - n_last, length))
 
 
 def together(prompts: Sequence[Sequence[int]], marks: Sequence[Sequence[Hashable]]) -> tuple[Layout, list[list[int]]]:

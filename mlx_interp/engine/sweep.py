@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from mlx_interp.deferred import mx
@@ -19,6 +19,8 @@ from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
 
 Metric: TypeAlias = "Callable[[mx.array], mx.array]"
+SweptLogits: TypeAlias = Literal["last", "all", "none"] | int
+"""Whose logits a sweep gives; a number: of the last so many tokens."""
 Progress = Callable[[int, int], None]
 """Called with (variants done, variants in all) after each batch."""
 
@@ -36,7 +38,7 @@ def sweep(
     tokens: Sequence[int],
     variants: Sequence[Sequence[Intervention]],
     *,
-    logits: Literal["last", "all", "none"] = "last",
+    logits: SweptLogits = "last",
     captures: frozenset[Site] = frozenset(),
     metric: Metric | None = None,
     budget: int | None = None,
@@ -48,15 +50,19 @@ def sweep(
     plan = plan_edits(net, variants, [length] * len(variants))
     entries = entries_of(plan, len(variants), net, length)
     whole = logits == "all" or bool(captures) or applies_late(plan, n_layers)
-    layout = alone(tokens)
-    if kept is not None and not whole and kept.serves(tokens, plan):
+    n_last = min(logits, length) if isinstance(logits, int) else 1
+    layout = alone(tokens, n_last)
+    if n_last > 1:  # all of these positions are asked for, where a variant sets in behind them too
+        entries = [replace(entry, start=min(entry.start, length - n_last)) for entry in entries]
+    if kept is not None and not whole and n_last == 1 and kept.serves(tokens, plan):
         clean = kept.clean
     else:
         clean = run_clean(net, layout, plan, entries, captures, whole)
     values: list[mx.array] = []
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
     order: list[int] = []
-    for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures)):
+    beside = 3 * net.d_vocab * 4 * ((length if logits == "all" else n_last) - 1)
+    for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures), beside):
         groups = make_groups(entries, rows, length)
         batch = Sweep(net, layout, plan, clean, groups, captures, whole)
         finals = batch.run()
@@ -64,6 +70,8 @@ def sweep(
         if logits != "none":
             if logits == "all":
                 finals = [_with_clean_start(clean.final, final) for final in finals]
+            elif n_last > 1:
+                finals = [final[:, -n_last:] for final in finals]  # of a whole pass the last ones
             values.append(_values(net, finals, logits, metric))
         for site in captures:
             captured[site].append(_whole_captures(batch, site, clean))
@@ -116,7 +124,7 @@ def applies_late(plan: EditPlan, n_layers: int) -> bool:
     )
 
 
-def _values(net: Network, finals: list[mx.array], logits: str, metric: Metric | None) -> mx.array:
+def _values(net: Network, finals: list[mx.array], logits: SweptLogits, metric: Metric | None) -> mx.array:
     """Logits of all rows, group after group; or what the metric makes of them."""
     if logits == "last":
         finals = [final[:, -1] for final in finals]

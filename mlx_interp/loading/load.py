@@ -44,6 +44,7 @@ def load(
     check: bool = True,
     shard: Shard = False,
     stages: Sequence[int] | None = None,
+    copies: int | None = None,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
@@ -60,14 +61,16 @@ def load(
         site whole (`docs/sharding.md`). True: each keeps a part of every matrix; "pipeline": some consecutive layers.
         Not with an adapter.
     stages: with "pipeline", layers of each process by rank; None is as their free memory has it.
+    copies: how many copies of the split model the processes hold side by side, consecutive ranks one; None: one, or as
+        many as the first call asked for. Each copy may then run other prompts (`docs/sharding.md`).
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     check_options(dequantize, memory)
-    check_layout(shard, stages)
+    check_layout(shard, stages, copies)
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
-    ranks = processes(source.name) if shard else None
+    ranks = processes(source.name, copies) if shard else None
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
     checkpoint = open_checkpoint(place_of(source))

@@ -37,9 +37,12 @@ LEAST = 2**24
 """Bytes that they may take in any model."""
 
 
-def processes(name: str) -> Ranks:
-    """The processes that were launched together. Raises ConfigError for one alone."""
-    ranks = launched()
+def processes(name: str, copies: int | None = None) -> Ranks:
+    """The processes that were launched together, with so many copies of a model, or as many as they hold already.
+
+    Raises ConfigError for one process alone, and for copies that they cannot hold.
+    """
+    ranks = launched(copies)
     if ranks.size < 2:
         raise ConfigError(
             f"{name}: shard splits weights over processes, and this is one alone: start several with "
@@ -48,12 +51,16 @@ def processes(name: str) -> Ranks:
     return ranks
 
 
-def check_layout(shard: object, stages: Sequence[int] | None) -> None:
-    """Raises ConfigError for a layout that does not exist, and for stages of another one."""
+def check_layout(shard: object, stages: Sequence[int] | None, copies: int | None = None) -> None:
+    """Raises ConfigError for a layout that does not exist, for stages of another one, and for copies of none."""
     if not isinstance(shard, bool) and shard != "pipeline":
         raise ConfigError(f"shard={shard!r}: give True (a part of every matrix), 'pipeline' (some layers) or False")
     if stages is not None and shard != "pipeline":
         raise ConfigError(f"stages={tuple(stages)} are those of a pipeline: give shard='pipeline' too, or leave it out")
+    if copies is not None and not shard:
+        raise ConfigError(
+            f"copies={copies} are those of a split model: give shard too, or leave it out: else each process has one"
+        )
 
 
 def share_out(net: Network, ranks: Ranks, shard: Shard, stages: Sequence[int] | None, read: Rows) -> None:
@@ -64,13 +71,14 @@ def share_out(net: Network, ranks: Ranks, shard: Shard, stages: Sequence[int] | 
     from mlx_interp.engine.split import split  # its classes need MLX
     from mlx_interp.engine.stages import check_stages, pipeline, stages_by_memory
 
+    own = ranks.of_copy()
     if shard is True:
         split(net.mlx_model, ranks.group, read)
     elif stages is not None:
         ranks.agree("number of layers by process", list(stages))
-        pipeline(net, ranks, check_stages(stages, net.n_layers, ranks.size), read)
+        pipeline(net, own, check_stages(stages, net.n_layers, own.size), read)
     else:
-        pipeline(net, ranks, stages_by_memory(net, ranks.gather(memory.free_memory())), read)
+        pipeline(net, own, stages_by_memory(net, own.gather(memory.free_memory())), read)
 
 
 def agree_on_versions(ranks: Ranks) -> None:

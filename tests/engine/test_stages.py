@@ -71,6 +71,30 @@ class TestUnderALauncher:
         assert same == "True"
         assert 0.5 < float(kept) < 0.99
 
+    def test_two_copies_answer_other_prompts_as_the_whole_model_does(self) -> None:
+        script = (
+            "import mlx_interp as mi\n"
+            "model = mi.load('tiny-qwen2', shard='pipeline', copies=2)\n"
+            "from mlx_interp.ranks import launched\n"
+            "ranks = launched()\n"
+            "copy = ranks.rank // 2\n"
+            "whole = mi.load('tiny-qwen2')\n"
+            "texts = ['The capital of France is', 'The capital of the country of the Colosseum is'][copy:]\n"
+            "said = [[m.generate(t, max_tokens=3)[0].text for t in texts] for m in (model, whole)]\n"
+            "every = ranks.gather([said, model.n_layers, [ranks.rank, ranks.group.rank(), ranks.group.size()]])\n"
+            "import json\n"
+            "if ranks.first: print('found', json.dumps(every))\n"
+        )
+        done = launched(4, "-c", script)
+        line = next((line for line in done.stdout.splitlines() if line.startswith("found ")), "")
+        assert line, done.stdout + done.stderr
+        every = json.loads(line.removeprefix("found "))
+        assert [place for _, _, place in every] == [[0, 0, 2], [1, 1, 2], [2, 0, 2], [3, 1, 2]]
+        for (split, whole), _, _ in every:
+            assert split == whole
+        assert len(every[0][0][0]) == 2
+        assert every[2][0][0] == every[0][0][0][1:]
+
     def test_a_link_that_changes_the_stream_is_found_with_rank_and_site(self) -> None:
         script = (
             "import mlx_interp as mi, mlx.core as mx\n"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_interp import Ablate, Add, Patch
+from mlx_interp import Ablate, Add, Apply, Patch
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.model import Model
 from tests.engine.examples import KINDS, POSITIONS, SITES, TOKENS, example, mixed_variants, worst
-from tests.tiny import tiny_model
+from tests.tiny import FAMILY_CONFIGS, tiny_model
 
 BOUND = 1e-4
 
@@ -81,6 +81,44 @@ def test_captures_and_all_logits_of_a_sweep_equal_each_variant_alone(model: Mode
         for name in map(str, expected.captured):
             difference = float(mx.linalg.norm(swept[name][row] - expected[name][0]))
             assert difference <= BOUND * float(mx.linalg.norm(expected[name][0])), (name, variant)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
+def test_the_last_few_tokens_have_the_logits_that_all_of_them_have(family: str) -> None:
+    """Where variants set in before, among and behind the positions that are asked for; with and without captures."""
+    model = tiny_model(family)
+    ones = mx.ones((model.d_model,))
+    variants: list[list[Intervention]] = [
+        [],
+        *([Add(f"resid_post.{layer}", ones, 0.3, at)] for layer in range(model.n_layers) for at in (0, 3, 5, -1, None)),
+        [Add("resid_pre.0", ones, 0.3, -2), Ablate("mlp_out.1", ones, 4)],
+        [Add("final", ones, 0.2, -1)],
+        [Add("final", ones, 0.2, 2)],
+        [Ablate("attn_out", ones)],
+    ]
+    every = model.sweep(TOKENS, variants, logits="all")
+    for n in (1, 2, 3, len(TOKENS)):
+        swept = model.sweep(TOKENS, variants, logits=n)
+        assert swept.shape == (len(variants), n, model.d_vocab)
+        assert worst(swept, every[:, -n:]) < BOUND, n
+    measured = model.sweep(TOKENS, variants, logits=2, metric=lambda x: x[:, 0, 7], memory=100_000)
+    assert worst(measured, every[:, -2, 7]) < BOUND
+    captured = model.sweep(TOKENS, variants, logits=3, capture="resid_post.1")
+    assert worst(captured.logits, every[:, -3:]) < BOUND
+    whole = [[Apply(f"resid_post.{model.n_layers - 1}", lambda x: x * 1.1)], []]
+    assert worst(model.sweep(TOKENS, whole, logits=2), model.sweep(TOKENS, whole, logits="all")[:, -2:]) < BOUND
+
+
+def test_logits_of_kept_runs_and_of_too_many_tokens(llama: Model) -> None:
+    variants: list[list[Intervention]] = [[Patch("resid_post.0", mx.ones((llama.d_model,)), 4)], []]
+    swept = llama.sweep(TOKENS, variants, logits=2, kept=llama.keep(TOKENS))
+    assert worst(swept, llama.sweep(TOKENS, variants, logits="all")[:, -2:]) < BOUND
+    for logits in (0, -1, len(TOKENS) + 1):
+        with pytest.raises(ValueError, match=rf"logits={logits}: the prompt has 7 tokens"):
+            llama.sweep(TOKENS, variants, logits=logits)
+    for other in (True, "most", 1.5):
+        with pytest.raises(ValueError, match="or a number of last tokens"):
+            llama.sweep(TOKENS, variants, logits=other)  # type: ignore[call-overload]
 
 
 def test_a_metric_sees_the_logits_and_keeps_the_order(model: Model) -> None:

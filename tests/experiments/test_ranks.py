@@ -60,17 +60,38 @@ def test_ranks_that_share_one_model_make_the_files_of_one(tmp_path: Path, alone:
 
 
 @pytest.mark.slow
+def test_copies_of_a_split_model_share_the_prompts_and_make_the_files_of_one(
+    tmp_path: Path, alone: dict[str, bytes]
+) -> None:
+    done = fake(4, tmp_path, "--shard", "--copies", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files(tmp_path) == alone
+
+
+@pytest.mark.slow
+def test_ranks_of_the_second_copy_that_differ_are_named_by_their_numbers(tmp_path: Path) -> None:
+    text = fake(4, tmp_path, "--shard", "--copies", "2", FAKE_DIFFERS="3").stderr
+    assert re.search(r"rank 3 has another record of 'query \d+' than rank 2", text), text
+    assert not (tmp_path / RUN / "table.md").exists()
+
+
+@pytest.mark.slow
 def test_a_study_of_a_split_model_passes_the_gate_and_has_the_tables_of_one_process(tmp_path: Path) -> None:
     arguments = ["--model", "tiny-qwen2", "--limit", "4"]
     tables = []
-    for ranks, options in ((2, ["--shard"]), (2, ["--shard", "pipeline"]), (1, [])):
+    for ranks, options in (
+        (2, ["--shard"]),
+        (2, ["--shard", "pipeline"]),
+        (4, ["--shard", "--copies", "2"]),
+        (1, []),
+    ):
         out = tmp_path / f"{ranks} {' '.join(options)}"
         done = launch(ranks, "experiments.exp3_two_hop", *arguments, *options, "--out", str(out))
         assert done.returncode == 0, done.stdout + done.stderr
         folder = out / "exp3_two_hop" / "tiny-qwen2"
         assert json.loads((folder / "run.json").read_text())["validation"]["passed"]
         tables.append((folder / "table.md").read_text())
-    assert tables[0] == tables[1] == tables[2]
+    assert len(set(tables)) == 1
 
 
 @pytest.mark.slow
@@ -82,6 +103,7 @@ def test_ranks_that_find_different_things_in_one_model_stop(tmp_path: Path) -> N
 
 def test_a_split_model_is_refused_on_one_process_and_by_studies_that_need_whole_weights(tmp_path: Path) -> None:
     assert "mlx.launch -n 2" in fake(1, tmp_path, "--shard").stderr
+    assert "copies=2 are those of a split model" in fake(1, tmp_path, "--copies", "2").stderr
     options = parse(registry.experiment("exp14"), ["--shard", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match=r"exp14_.* which a split model does not do: leave --shard out"):
         launched_for(registry.experiment("exp14"), options)
@@ -108,6 +130,15 @@ def test_a_dead_rank_is_named_and_one_process_goes_on_with_what_was_measured(
     assert "rank 1 is gone, so rank 0 stops" in stopped.stdout + stopped.stderr
     done = [line for line in (tmp_path / RUN / "records.jsonl").read_text().splitlines() if "_done" in line]
     assert 0 < len(done) < 30
+    assert json.loads((tmp_path / RUN / "run.json").read_text())["status"] == "failed"
+    assert fake(1, tmp_path).returncode == 0
+    assert files(tmp_path) == alone
+
+
+@pytest.mark.slow
+def test_a_dead_copy_ends_the_other_one_and_one_process_goes_on(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    stopped = fake(4, tmp_path, "--shard", "--copies", "2", FAKE_KILL="2")
+    assert "is gone, so rank" in stopped.stdout + stopped.stderr
     assert json.loads((tmp_path / RUN / "run.json").read_text())["status"] == "failed"
     assert fake(1, tmp_path).returncode == 0
     assert files(tmp_path) == alone

@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_interp import continuations, wrapped
 from mlx_interp import model as model_module
-from mlx_interp import wrapped
 from mlx_interp.architectures import understood
 from mlx_interp.controls import shuffled_labels
 from mlx_interp.directions import contrasts as contrast_module
@@ -152,6 +152,11 @@ def _(patch: pytest.MonkeyPatch, model: Model) -> None:
         return tuple(model.tokenizer.encode("s" + name, add_special_tokens=False)[1:])
 
     patch.setattr(tokens, "continuation", bare)
+
+
+@fault("replies are scored with a space behind the mark of their turn", "answers continue prompts")
+def _(patch: pytest.MonkeyPatch, model: Model) -> None:
+    patch.setattr(continuations, "_ends_in_mark", lambda tokenizer, prompt: False)
 
 
 @fault("the lens reads the last layer, whatever it is asked for", "early layers differ")
