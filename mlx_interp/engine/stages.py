@@ -51,6 +51,10 @@ class Relay:
         """Whether this is inside the pass through a layer that another process holds."""
         return self.staged is not None and self.staged != self.rank
 
+    def ends_stage(self, layer: int) -> bool:
+        """Whether the next layer is another process's."""
+        return layer + 1 < len(self.owners) and self.owners[layer] != self.owners[layer + 1]
+
     @contextmanager
     def inside(self, layer: int) -> Iterator[None]:
         """Within it matrices that are not held give blanks, and nothing is sent for those that are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -14,6 +14,7 @@ from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
 from mlx_interp.engine.prefix_tree import alone
 from mlx_interp.engine.sweep_batch import Sweep, make_groups
+from mlx_interp.engine.wave import cut, in_waves
 from mlx_interp.errors import ShapeError
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
@@ -62,11 +63,12 @@ def sweep(
     captured: dict[Site, list[mx.array]] = {site: [] for site in captures}
     order: list[int] = []
     beside = 3 * net.d_vocab * 4 * ((length if logits == "all" else n_last) - 1)
-    for rows in batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures), beside):
-        groups = make_groups(entries, rows, length)
-        batch = Sweep(net, layout, plan, clean, groups, captures, whole)
-        finals = batch.run()
-        order += [row for group in groups for row in group.rows]
+    for batch, finals in swept(
+        net,
+        batches(net, entries, length, budget or default_budget(), logits != "none", bool(captures), beside),
+        lambda rows: Sweep(net, layout, plan, clean, make_groups(entries, rows, length), captures, whole),
+    ):
+        order += [row for group in batch.groups for row in group.rows]
         if logits != "none":
             if logits == "all":
                 finals = [_with_clean_start(clean.final, final) for final in finals]
@@ -82,6 +84,15 @@ def sweep(
     back = mx.argsort(mx.array(order))
     in_order = {site: mx.concatenate(parts)[back] for site, parts in captured.items()}
     return SweepResult(mx.concatenate(values)[back] if values else None, in_order)
+
+
+def swept(
+    net: Network, rows: Iterable[list[int]], batch: Callable[[list[int]], Sweep]
+) -> Iterator[tuple[Sweep, list[mx.array]]]:
+    """Batches and what their last norm gives, as a wave where layers are many processes."""
+    relay = net.relay if net.staged else None
+    parts = (batch(part) for some in rows for part in cut(some, relay))
+    return in_waves(parts, Sweep.passed)
 
 
 def batches(

@@ -15,7 +15,7 @@ The batch is split when it would not fit the memory budget.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,17 @@ class Sweep:
                     self.blocked[index, layer].append(replace(edges, row=row))
 
     def run(self) -> list[mx.array]:
-        """What the last norm gives, (row, pos, d_model) of each group; `pos` is the last one unless `whole`."""
+        """What the last norm gives, (row, pos, d_model) of each group; `pos` those asked for unless `whole`."""
+        under_way = self.passed()
+        while True:
+            try:
+                next(under_way)
+            except StopIteration as done:
+                finals: list[mx.array] = done.value
+                return finals
+
+    def passed(self) -> Generator[None, None, list[mx.array]]:
+        """As `run`, stopping where another process goes on: other batches can then be begun (`engine/wave.py`)."""
         net = self.network
         xs = [mx.zeros((0, len(group.held), net.d_model), dtype=net.dtype) for group in self.groups]
         large = bytes_per_position(net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
@@ -124,6 +134,8 @@ class Sweep:
             xs = block(self, layer, xs)
             if large:
                 mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
+            if self.relay is not None and self.relay.ends_stage(layer):
+                yield
         (xs,) = self._together(lambda x: (net.final(x),), xs)
         for index, group in enumerate(self.groups):
             if entering := group.entering(net.n_layers, 0):

@@ -25,7 +25,7 @@ from mlx_interp.engine.memory import default_budget
 from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan, Owner, plan_edits
 from mlx_interp.engine.prefix_tree import Layout, columns_cost, n_shared, pair_cost, together
-from mlx_interp.engine.sweep import Metric, Progress, batches, measured, sweep
+from mlx_interp.engine.sweep import Metric, Progress, batches, measured, sweep, swept
 from mlx_interp.engine.sweep_batch import Sweep, make_groups
 from mlx_interp.interventions import Intervention
 from mlx_interp.sites import Site
@@ -77,10 +77,12 @@ def _sweep_pack(
     values: list[list[mx.array]] = [[] for _ in members]
     order: list[int] = []
     logits = 3 * net.d_vocab * 4 * len(members)
-    for rows in batches(net, entries, layout.length, budget or default_budget(), False, False, extra=logits):
-        groups = make_groups(entries, rows, layout.length)
-        finals = Sweep(net, layout, plan, clean, groups, frozenset(), whole=False).run()
-        order += [row for group in groups for row in group.rows]
+    for batch, finals in swept(
+        net,
+        batches(net, entries, layout.length, budget or default_budget(), False, False, extra=logits),
+        lambda rows: Sweep(net, layout, plan, clean, make_groups(entries, rows, layout.length), frozenset(), False),
+    ):
+        order += [row for group in batch.groups for row in group.rows]
         at_ends = net.unembed(mx.concatenate(finals))  # (variant, end, d_vocab)
         for number, end in enumerate(last):
             values[number].append(measured(at_ends[:, end], None if metrics is None else metrics[number]))
