@@ -26,7 +26,8 @@ def passing(log: list[tuple[int, int]], n_stages: int) -> Callable[[int], Passin
 @pytest.mark.parametrize("n_batches", [0, 1, 2, 7])
 def test_batches_arrive_in_order_and_pass_every_stage_once(n_stages: int, n_batches: int) -> None:
     log: list[tuple[int, int]] = []
-    assert list(in_waves(range(n_batches), passing(log, n_stages))) == [(b, [b]) for b in range(n_batches)]
+    arrived: list[Any] = list(in_waves(range(n_batches), passing(log, n_stages)))
+    assert arrived == [(b, [b]) for b in range(n_batches)]
     assert sorted(log) == [(b, s) for b in range(n_batches) for s in range(n_stages)]
 
 
