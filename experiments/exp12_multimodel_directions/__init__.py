@@ -105,7 +105,7 @@ EXPERIMENT = Experiment(
         *persona_report.TABLES,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, opening_report.by_layer, geometry.angle_figure, persona_report.figures],
+    figures=[opening_report.by_layer, trait_report.by_layer, geometry.angle_figure, persona_report.figures],
     headline=opening_report.headline,
     screen=trait_report.effect_table,
     plan=plan,

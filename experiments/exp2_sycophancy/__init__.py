@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
         trait_report.prompt_table,
     ],
     figures=[
-        *(trait_report.by_layer, opening_report.by_layer, trait_report.by_strength),
+        *(opening_report.by_layer, trait_report.by_layer, trait_report.by_strength),
         *(choices.curves, caa_report.figures),
     ],
     headline=opening_report.headline,

@@ -55,7 +55,7 @@ EXPERIMENT = Experiment(
         geometry.separation_table,
         trait_report.prompt_table,
     ],
-    figures=[trait_report.by_layer, opening_report.by_layer, trait_report.by_strength],
+    figures=[opening_report.by_layer, trait_report.by_layer, trait_report.by_strength],
     headline=opening_report.headline,
     screen=trait_report.effect_table,
     plan=plan,
