@@ -1,6 +1,6 @@
 """Copies of a split model side by side: each is a ring of processes, and the first process of each talks to the others.
 
-MLX's ring cannot be divided once it is there ("Group split not supported", MLX 0.32). So it is never made of all
+MLX's ring cannot be divided once it is there (mlx issue 3205, open with MLX 0.32). So it is never made of all
 processes: before MLX is asked for it, the launcher's list of hosts is cut to those of this process's copy, the next
 `n` of them by rank. What the copies tell each other, results of items, goes over a connection of its own, through rank
 0; it is JSON, and little.

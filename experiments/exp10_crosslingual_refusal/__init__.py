@@ -17,6 +17,7 @@ Control    random directions of the same length in every language, each drawn ma
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from experiments.exp10_crosslingual_refusal.languages import (
     DOSE,
@@ -58,8 +59,12 @@ def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
     base = trait_report.plan_of(run, [TRAIT], strengths=False)
     n = len(languages(run))
     texts = n * n * len(EDITS) * 2 * run.config.n_test
-    return Plan(
-        base.prompts + texts, base.counterfactuals + texts, base.forward_passes + 2.0 * texts, base.memory_bytes
+    drawn = int(n * 2 * run.config.n_test * 0.8 * run.config.n_draws)  # a fifth of it orthogonal, or ablated
+    return replace(
+        base,
+        prompts=base.prompts + texts,
+        counterfactuals=base.counterfactuals + texts + drawn,
+        forward_passes=base.forward_passes + 2.0 * texts + 0.6 * drawn * (1 + run.config.new_tokens / base.tokens),
     )
 
 

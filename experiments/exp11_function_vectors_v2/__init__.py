@@ -37,7 +37,7 @@ from experiments.shared.in_context import added_vectors, mediation, transfer
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.mediation import MediationConfig
 from experiments.shared.in_context.screening import BASE, Based, base_items, measure_base
-from experiments.shared.in_context.tasks import Query, prompts
+from experiments.shared.in_context.tasks import ONE_TOKEN, Query, prompts
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,15 @@ def plan(run: Run[Config], items: Sequence[Query]) -> Plan:
     model = run.model
     n_tasks, every = len(of_tasks.tasks(run)), model.n_layers * model.n_heads
     counts, layers, strengths = mediation.grid(run)
-    places = n_tasks * heads.PER_TASK * len(heads.PLACE_ROLES) * every
     cells = len(counts) * len(layers) * len(strengths) + 2 * len(mediation.ARMS) * model.n_layers
-    cells += 2 * len(mediation.VARIANTS) + 2 * len(extent.COUNTED) + 4 * len(transfer.TEMPLATES)
+    cells += 2 * (len(mediation.VARIANTS) + len(extent.COUNTED) + 2 * len(transfer.TEMPLATES))
     longest = max((prompts(run, query, 1)["examples"].prompt for query in items), key=len)
-    passes = 20 * len(items) + n_tasks * (2 * run.config.n_means + 3 * run.config.n_effects)
     memory = model.weight_bytes + model.memory(longest, capture=["z", "attn_out", "resid_post"])
-    counterfactuals = n_tasks * run.config.n_effects * every + places + len(items) * cells
-    return Plan(len(items), counterfactuals, float(passes), memory)
+    counterfactuals = n_tasks * every * (run.config.n_effects + heads.PER_TASK * len(heads.PLACE_ROLES))
+    counterfactuals += len(items) * cells
+    means = n_tasks * (2 * run.config.n_means + 3 * run.config.n_effects)
+    passes = 20 * len(items) + means + ONE_TOKEN * counterfactuals / len(longest)
+    return Plan(len(items), counterfactuals, passes, memory, tokens=len(longest))
 
 
 EXPERIMENT = Experiment(
@@ -99,8 +100,7 @@ EXPERIMENT = Experiment(
         report_transfer.written_table,
         report_transfer.decoded_table,
         report_transfer.rebuilt_table,
-        report_transfer.arithmetic_table,
-        report_transfer.lists_table,
+        *(report_transfer.arithmetic_table, report_transfer.lists_table),
         vector_report.data_table,
     ],
     figures=[

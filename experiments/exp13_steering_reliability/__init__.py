@@ -42,7 +42,8 @@ def plan(run: Run[Config], items: Sequence[Request]) -> Plan:
     cells = steering_runs.n_edits(run)
     longest = max((run.model.prompt(item.text, chat=True) for item in items), key=len)
     passes = cells * len(items) * (0.7 + run.config.new_tokens / len(longest)) + 2 * run.config.n_train * 3
-    return Plan(len(items), cells * len(items), passes, run.model.weight_bytes + run.model.memory([longest] * cells))
+    memory = run.model.weight_bytes + run.model.memory([longest] * cells)
+    return Plan(len(items), cells * len(items), passes, memory, tokens=len(longest))
 
 
 EXPERIMENT = Experiment(

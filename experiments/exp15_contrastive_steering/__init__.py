@@ -47,7 +47,7 @@ def plan(run: Run[Config], asked: Sequence[Asked]) -> Plan:
     means = sum(len(one.fit) + len(one.held) for one in of.subsets)
     passes = means + cells * len(asked) * (1.7 + of.max_tokens / len(longest))
     memory = run.model.weight_bytes + run.model.memory([longest.tokens + [0] * of.max_tokens] * cells)
-    return Plan(len(asked), cells * len(asked), passes, memory)
+    return Plan(len(asked), cells * len(asked), passes, memory, tokens=len(longest))
 
 
 EXPERIMENT = Experiment(

@@ -39,7 +39,7 @@ from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 from experiments.shared.in_context import tasks as of_tasks
 from experiments.shared.in_context.screening import BASE, Based, base_items, measure_base
-from experiments.shared.in_context.tasks import Query, prompts
+from experiments.shared.in_context.tasks import ONE_TOKEN, Query, prompts
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def plan(run: Run[Config], items: Sequence[Query]) -> Plan:
     n_tasks = len(of_tasks.tasks(run))
     longest = max((prompts(run, query, 1)["examples"].prompt for query in items), key=len)
     memory = run.model.weight_bytes + run.model.memory(longest, capture=["z", "head_out", "resid_post"])
-    return Plan(len(items), cells * len(items), float(n_tasks * run.config.n_means + 6 * len(items)), memory)
+    passes = n_tasks * run.config.n_means + 6 * len(items) + ONE_TOKEN * cells * len(items) / len(longest)
+    return Plan(len(items), cells * len(items), passes, memory, tokens=len(longest))
 
 
 EXPERIMENT = Experiment(

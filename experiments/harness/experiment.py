@@ -89,6 +89,8 @@ class Plan:
     """Estimated memory at the peak, weights included."""
     disk_bytes: int | None = None
     """What will be written beside the run folder, for experiments that do."""
+    tokens: int = 16
+    """Of a pass: what one costs where nothing was run yet. Prompts of most studies are about as long."""
 
 
 @dataclass(frozen=True)

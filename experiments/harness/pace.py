@@ -17,8 +17,6 @@ from mlx_interp.reporting.index import Run, runs
 
 Planned = Callable[[ConfigT], Plan]
 
-TOKENS = 16
-"""Of a pass, where nothing was run yet: prompts of the studies are about as long."""
 STEPS = 30
 """Operations of a layer that take a moment each, however small they are."""
 
@@ -29,9 +27,12 @@ class Pace:
 
     seconds: float
     source: str
+    tokens: int | None = None
+    """Of such a pass, where it was not measured on the study's own."""
 
     def of(self, plan: Plan) -> float:
-        return self.seconds * plan.forward_passes
+        """Seconds that a plan takes; a pass costs as its tokens."""
+        return self.seconds * plan.forward_passes * (plan.tokens / self.tokens if self.tokens else 1)
 
 
 def pace_of(experiment: Experiment[ConfigT], model: Any, planned: Planned[ConfigT], folders: Sequence[Path]) -> Pace:
@@ -63,8 +64,9 @@ def _earlier_runs(experiment: str, model: Any, folders: Sequence[Path]) -> Itera
 
 def estimated_pace(model: Any) -> Pace:
     """From products of matrices as fast as this machine forms them, and the moment that every small operation takes."""
+    tokens = Plan.tokens
     rate = matmul_rate(512, mx.float32)
-    small = mx.ones((TOKENS, 64))
+    small = mx.ones((tokens, 64))
     moment = best_seconds(lambda: small * 2)
-    seconds = 2 * model.n_parameters * TOKENS / (rate * 1e9) + STEPS * model.n_layers * moment / 4
-    return Pace(seconds, f"from this machine's speed, {rate:,.0f} GFLOP/s, {TOKENS} tokens a pass: rough")
+    seconds = 2 * model.n_parameters * tokens / (rate * 1e9) + STEPS * model.n_layers * moment / 4
+    return Pace(seconds, f"from this machine's speed, {rate:,.0f} GFLOP/s: rough", tokens)

@@ -36,6 +36,9 @@ from mlx_interp.in_context.function_vectors import HeadMeans, head_means
 from mlx_interp.loading.names import EMBEDDED
 from mlx_interp.stats import stable_draw
 
+ONE_TOKEN = 0.7
+"""What a variant costs that changes the last token at some layer, as a share of that token's part of a pass: half of
+the layers on average, and the unembedding."""
 Kind = Literal["examples", "corrupted"]
 
 

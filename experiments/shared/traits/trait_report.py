@@ -26,12 +26,12 @@ def plan_of(run: Run[TraitConfig], names: Sequence[str], *, strengths: bool) -> 
     cells = len(ARMS) * len([layer for layer in tried_layers(run) if layer]) + 1
     longest = max((run.model.prompt(asked(run, ask).text, chat=True) for ask in asks), key=len)
     n_train = 2 * 2 * run.config.n_train * len(names)
-    passes = n_train + 0.6 * cells * len(asks) * (1 + run.config.new_tokens / len(longest))
+    graded = sum(asked(run, ask).openings is not None for ask in asks)
+    passes = n_train + 0.6 * cells * (len(asks) * (1 + run.config.new_tokens / len(longest)) + 2 * graded)
     if strengths:
         passes += 4 * len(run.config.strengths) * len(asks)
-    return Plan(
-        n_train + len(asks), cells * len(asks), passes, run.model.weight_bytes + run.model.memory([longest] * cells)
-    )
+    memory = run.model.weight_bytes + run.model.memory([longest] * cells)
+    return Plan(n_train + len(asks), cells * (len(asks) + graded), passes, memory, tokens=len(longest))
 
 
 def traits(records: Records) -> list[str]:
