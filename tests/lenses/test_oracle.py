@@ -117,7 +117,7 @@ def planted() -> tuple[np.ndarray, Path]:
     examples = [
         OracleExample(row, LAYER, QUESTION, "Yes" if s > 0 else "No") for row, s in zip(rows, signs, strict=True)
     ]
-    found = train_oracle(llama(), examples, LoraRecipe(rank=4, steps=80, batch=16, learning_rate=3e-3))
+    found = train_oracle(llama(), examples, LoraRecipe(rank=4, steps=80, batch=16, learning_rate=5e-4))
     folder = write_adapter(Path(mkdtemp()) / "oracle", found.weights, found.config, base=llama().weights_hash)
     return direction, folder
 
