@@ -29,11 +29,11 @@ class OracleConfig(PairConfig):
     """Requests whose activations an oracle is trained on."""
     n_oracle_tested: int = 36
     """Other requests that it is asked of."""
-    oracle_steps: int = 80
+    oracle_steps: int = 600
     """Steps of its training."""
     oracle_batch: int = 12
     """Questions of a step."""
-    oracle_rate: float = 2e-3
+    oracle_rate: float = 5e-4
     """Learning rate of the first step."""
     oracle_layer: int | None = None
     """Layer whose output is read; two fifths of the way up if left out."""

@@ -255,7 +255,8 @@ def pipeline(net: Network, ranks: Ranks, stages: Sequence[int], read: Rows = cop
         mx.eval(part.parameters())
         model.update_modules(trees.tree_unflatten([(path, part)]))
     model.relay = relay
-    net.__dict__.pop("relay", None)
+    for known in ("relay", "staged"):  # a model that has computed as a whole has looked already
+        net.__dict__.pop(known, None)
 
 
 def owners_of(net: Network, by_layer: Sequence[int]) -> dict[str, int]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import mlx_interp as mi
-from mlx_interp.engine.stages import check_stages, stages_by_memory, weights_by_layer
+from mlx_interp.engine.stages import check_stages, pipeline, stages_by_memory, weights_by_layer
 from mlx_interp.errors import ConfigError
+from mlx_interp.ranks import Ranks
 from tests.engine.test_split import LAUNCHER, launched
 from tests.tiny import FAMILY_CONFIGS, tiny_model
 
@@ -139,6 +140,14 @@ class TestUnderALauncher:
 def test_stages_that_do_not_fit_are_named(stages: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_stages(stages, 3, 2)
+
+
+def test_a_model_that_has_computed_as_a_whole_passes_in_stages_once_it_is_split() -> None:
+    model = tiny_model("llama")
+    model.run([3, 5, 7])
+    assert not model.network.staged
+    pipeline(model.network, Ranks(0, 1), (model.n_layers,))
+    assert model.network.staged
 
 
 def test_more_processes_than_layers_are_refused_with_the_way_out() -> None:
