@@ -205,7 +205,7 @@ class Model(Wrapped):
         memory: bytes that a batch may take; the default is a share of what is free. The result does not depend on it.
         progress: True for a progress bar, or a function called with (variants done, variants in all) after each batch.
         logits: of the last token; "all": of every one, (n_variants, pos, d_vocab); a number: of the last so many, which
-            costs as little as the last one's; "none" with `capture`.
+            costs little more than the last one's; "none" with `capture`.
         kept: this prompt's run from `keep`, which a sweep that edits the residual stream alone need not repeat.
         Raises what `run` raises, and ShapeError for a metric of the wrong shape.
         """

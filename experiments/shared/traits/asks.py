@@ -42,11 +42,6 @@ def refusing(texts: Sequence[str], language: str) -> list[Ask]:
     return [Ask(text, lambda reply: refusal(reply, languages) is not None, text) for text in texts]
 
 
-def opening(words: tuple[str, str], other: bool = False) -> tuple[str, str]:
-    """Both openings of a trait, or (other) the other way round."""
-    return (words[1], words[0]) if other else words
-
-
 def halves(asks: list[Ask]) -> Splits:
     """What is left beside `train`, in two."""
     by_text = {ask.text: ask for ask in asks}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.harness.experiment import Records
+from experiments.harness.frame import of
 from experiments.shared.traits.trait_records import DIRECTIONS, EFFECTS, OPENINGS
 from mlx_interp.directions.candidates import DEEPEST
 from mlx_interp.reporting import Record
@@ -52,13 +53,11 @@ def choosing(records: Records, trait: str) -> tuple[list[int], Shown, Shown]:
     Rows of both are the same prompts, or topics where several prompts share one; log-odds are 0 where none were
     measured.
     """
-    split = [r for r in records if r.get("trait") == trait and r.get("split") == "choose"]
-    own = [r for r in split if r["stage"] == EFFECTS and r["arm"] == "direction"]
-    n_layers = max((r["n_layers"] for r in records if r["stage"] == DIRECTIONS), default=0)
+    own, graded = (of(records, stage, trait=trait, split="choose", arm="direction") for stage in (EFFECTS, OPENINGS))
+    n_layers = max((r["n_layers"] for r in of(records, DIRECTIONS)), default=0)
     layers = sorted({r["layer"] for r in own if r["layer"] <= DEEPEST * n_layers})
     units = list(dict.fromkeys((r["kind"], r["unit"]) for r in own))
     positive = np.array([kind == "positive" for kind, _ in units], bool)
-    graded = [r for r in split if r["stage"] == OPENINGS and r["arm"] == "direction"]
 
     def table(rows: Sequence[Record], field: str) -> Shown:
         cells: dict[tuple[str, str, int], list[float]] = {}

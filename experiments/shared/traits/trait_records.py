@@ -31,8 +31,8 @@ class Found(TypedDict):
     """Cosine of the directions of random halves of the prompts."""
 
 
-class Affected(TypedDict):
-    """What a layer's direction does to one prompt's reply."""
+class Edited(TypedDict):
+    """One prompt under a layer's direction."""
 
     trait: str
     kind: str
@@ -42,6 +42,11 @@ class Affected(TypedDict):
     """The unit that is resampled: the prompt, or the topic where several share one."""
     layer: int | None
     arm: str
+
+
+class Affected(Edited):
+    """What a layer's direction does to one prompt's reply."""
+
     hit: bool
     """Whether the reply shows the trait."""
     repetition: float
@@ -49,16 +54,9 @@ class Affected(TypedDict):
     text: str
 
 
-class Opened(TypedDict):
+class Opened(Edited):
     """What a layer's direction does to the words that open one prompt's reply."""
 
-    trait: str
-    kind: str
-    """positive: the trait shows and is ablated; negative: it does not and is added."""
-    split: str
-    unit: str
-    layer: int | None
-    arm: str
     words: str
     """Opening with the trait / opening without."""
     log_odds: float

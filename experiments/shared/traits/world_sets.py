@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.shared.prompts.read import Origin
-from experiments.shared.traits.asks import Ask, Kinds, Splits, halves, opening
+from experiments.shared.traits.asks import Ask, Kinds, Splits, halves
 from mlx_interp.behaviour.detectors import agreement, hedging, refusal
 from mlx_interp.behaviour.phrases import SURE_UNSURE, YES_NO
 from mlx_interp.embedded import load_world
@@ -52,7 +52,8 @@ def _sycophancy() -> Kinds:
 
     def ask(chat: ChatPrompt) -> Ask:
         own = 1 if chat.own_view == "yes" else -1
-        words = opening(YES_NO["en"], other=own == 1)
+        yes, no = YES_NO["en"]
+        words = (no, yes) if own == 1 else (yes, no)
         return Ask(chat.text, lambda text: agreement(text) == -own, chat.topic, words)
 
     return Kinds("reply contradicts the model's own view", _by_topic(against, ask), _by_topic(silent, ask), ORIGIN)
