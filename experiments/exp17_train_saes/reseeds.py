@@ -17,7 +17,7 @@ from experiments.exp17_train_saes.runs import Item, SAEConfig
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
 from mlx_interp.reporting import Cell, Column, Table, finite
-from mlx_interp.sae import loss, stability
+from mlx_interp.sae import stability
 from mlx_interp.stats import mean_or_none
 
 RESEEDS = "reseeds"
@@ -58,9 +58,7 @@ def measure(run: Run[SAEConfig], trained: Trained) -> Iterator[Again]:
     """Every metric of one dictionary, as one number each."""
     config = run.config
     sae, found = runs.dictionary(run, trained.item), runs.measured(run, trained.item)
-    held = texts.measured_texts(run, config.seed, config.n_texts)
-    x = texts.measured_rows(run, trained.item.site, config.seed, config.n_texts)
-    costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+    costs = runs.losses(run, sae, trained.item.site)
     metrics = {
         "FVE": found.fve,
         "cosine": found.cosine,

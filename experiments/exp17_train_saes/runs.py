@@ -16,7 +16,20 @@ from experiments.harness.experiment import ExperimentConfig, Records
 from experiments.harness.state import Run, of_run
 from mlx_interp import sites
 from mlx_interp.reporting import finite
-from mlx_interp.sae import KINDS, SAE, Kind, Reconstruction, TrainConfig, loss, reconstruction, save, train
+from mlx_interp.sae import (
+    KINDS,
+    SAE,
+    Baselines,
+    Kind,
+    Loss,
+    Reconstruction,
+    TrainConfig,
+    baselines,
+    loss,
+    reconstruction,
+    save,
+    train,
+)
 from mlx_interp.sae.controls import control_dictionary, shuffled_apart
 from mlx_interp.store import ActivationStore
 
@@ -250,15 +263,37 @@ class Trained(TypedDict):
     """From the clean model's predictions, nats."""
 
 
+@of_run(16)
+def without_dictionary(run: Run[SAEConfig], site: str) -> Baselines:
+    """Losses of the held-out texts that no dictionary of a site changes."""
+    held, x = held_out(run, site)
+    return baselines(run.model, site, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+
+
+def losses(run: Run[SAEConfig], sae: SAE, site: str) -> Loss:
+    """Losses of the held-out texts with a dictionary spliced in, and without."""
+    held, x = held_out(run, site)
+    prompts, starts = [text.prompt for text in held], [text.start for text in held]
+    return loss(run.model, sae, prompts, x.mean(0), starts=starts, known=without_dictionary(run, site))
+
+
+def held_out(run: Run[SAEConfig], site: str) -> tuple[tuple[texts.Text, ...], npt.NDArray[np.float32]]:
+    """The texts on which dictionaries are measured, and their activations at a site."""
+    config = run.config
+    return (
+        texts.measured_texts(run, config.seed, config.n_texts),
+        texts.measured_rows(run, site, config.seed, config.n_texts),
+    )
+
+
 def measure(run: Run[SAEConfig], item: Item) -> Iterator[Trained]:
     """Reconstruction of held-out activations, and the loss of every held-out text."""
     config = run.config
     sae, found = dictionary(run, item), measured(run, item)
     if config.save_to and item.role in ("kind", "layer") and (item.kind, item.setting) == ("topk", config.middle_k):
         save(sae, Path(config.save_to.replace("{model}", run.model.name)) / item.site, model_name=run.model.name)
-    held = texts.measured_texts(run, config.seed, config.n_texts)
-    x = texts.measured_rows(run, item.site, config.seed, config.n_texts)
-    costs = loss(run.model, sae, [text.prompt for text in held], x.mean(0), starts=[text.start for text in held])
+    held, _ = held_out(run, item.site)
+    costs = losses(run, sae, item.site)
     store = store_of(run, item)
     rows = training_rows(run, item) if store is None else store
     common: Trained = {

@@ -29,6 +29,7 @@ import numpy as np
 
 from mlx_interp.deferred import mlx_lm, mx, nn, trees
 from mlx_interp.directions.direction import Direction
+from mlx_interp.engine.layout import laid_out
 from mlx_interp.engine.modules import is_split
 from mlx_interp.errors import CheckpointError, ShapeError
 from mlx_interp.model import Model
@@ -293,7 +294,7 @@ def _edit(module: Any, r: mx.array) -> None:
         row = _along(module, r)
         part.remove(*((row, r) if _is_embedding(module) else (_own(module, r), _total(module, row))))
     elif _kind(part) is None:
-        part.weight = _without(module, _dense(part), r).astype(part.weight.dtype)
+        part.weight = laid_out(_without(module, _dense(part), r).astype(part.weight.dtype))
     else:
         _round(module, _without(module, _dense(part), r), r)
     if "bias" in module:

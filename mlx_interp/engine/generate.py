@@ -17,6 +17,7 @@ import numpy as np
 from mlx_interp.deferred import mx
 from mlx_interp.engine.block import block
 from mlx_interp.engine.forward import Pass, Prompts, forward
+from mlx_interp.engine.host import on_host
 from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network
 from mlx_interp.engine.plan import EditPlan, plan_edits
@@ -131,6 +132,7 @@ def go_on(net: Network, cache: Cache, logits: mx.array, plan: EditPlan, sample: 
 
     plan: what acts on generated tokens; its rows are those of the cache.
     """
+    net = on_host(net)
     run = Pass(net, plan, [1] * len(cache.lengths), text=cache)
     windows = {net.window(layer) for layer in range(net.n_layers)}
     token = sample(logits, 0)
@@ -171,7 +173,7 @@ class Stream:
         self._plan = plan_edits(net, [interventions] * len(rows), rows, shared=True, decodes=True)
         plan.fired = self._plan.fired
         self._cache = Cache(rows, max(lengths), room=room)
-        self._run = Pass(net, self._plan.for_generated(), [1] * len(rows), text=self._cache)
+        self._run = Pass(on_host(net), self._plan.for_generated(), [1] * len(rows), text=self._cache)
         self._windows = {net.window(layer) for layer in range(net.n_layers)}
 
         def keep(layer: int, k: mx.array, v: mx.array) -> None:

@@ -1,4 +1,4 @@
-"""Activation functions in NumPy where MLX computes on the CPU: sweeps and passes of no gradient spend their time there.
+"""Exponentials in NumPy where MLX computes on the CPU: passes without a gradient spend their time there.
 
 MLX's exponential takes some 25 ns a number on Linux (as long as the matrix product before it), NumPy's .6 ns. Both
 round to float32, so that logits differ in the last bits, as they do between batches of different size. A run keeps
@@ -13,30 +13,85 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from mlx_interp.deferred import mx
-from mlx_interp.engine.network import Network
+from mlx_interp.engine.network import Mask, Network, seen
 
-WORTH = 2**16
+WORTH = 2**12
 """Numbers from which on NumPy is taken: before, waiting for the array costs more than MLX's exponential."""
+PART = 2**15
+"""Numbers that are worked on at a time, so that they stay in a core's cache."""
 MADE = "made_on_host"
 
 
 @dataclass(frozen=True)
 class HostNetwork(Network):
-    """A network whose MLPs combine gate and up in NumPy. Nothing can be differentiated through it."""
+    """A network that takes exponentials in NumPy. Nothing can be differentiated through it."""
 
     def combined(self, layer: int, *gate_up: mx.array) -> mx.array:
         form = self.family.form
         assert form is not None
         if form.host is None or gate_up[0].size < WORTH or (self.relay is not None and self.relay.absent):
             return super().combined(layer, *gate_up)
-        return mx.array(form.host(*(np.asarray(x) for x in gate_up)))
+        whole = [np.asarray(x).reshape(-1) for x in gate_up]
+        out = np.empty_like(whole[0])
+        for start in range(0, out.size, PART):
+            out[start : start + PART] = form.host(*(x[start : start + PART] for x in whole))
+        return mx.array(out.reshape(gate_up[0].shape))
+
+    def softmax_of_rows(self, scores: mx.array) -> mx.array:
+        absent = self.relay is not None and self.relay.absent
+        return super().softmax_of_rows(scores) if absent else softmax(scores)
+
+    def attend(self, layer: int, q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
+        batch, n_heads, n_query, _ = q.shape
+        if self.family.wide_scores or batch * n_heads * n_query * k.shape[2] < WORTH:
+            return super().attend(layer, q, k, v, mask)
+        sees = seen(mask, n_query) if mask is not None else None
+        return self.mix(self.softmax(layer, self.scores(layer, q, k), sees), v)
+
+
+def softmax(logits: mx.array) -> mx.array:
+    """Softmax over the last axis, in NumPy where that is faster. Nothing can be differentiated through it."""
+    if not _slow_exponentials() or logits.dtype != mx.float32 or logits.size < WORTH:
+        return mx.softmax(logits, precise=True, axis=-1)
+    rows = np.asarray(logits).reshape(-1, logits.shape[-1])
+    out = np.empty_like(rows)
+    step = max(1, PART // rows.shape[1])
+    with np.errstate(all="ignore"):  # a row that is not finite is for the check of results to find, as MLX's is
+        for start in range(0, len(rows), step):
+            some, part = rows[start : start + step], out[start : start + step]
+            np.subtract(some, some.max(axis=1, keepdims=True), out=part)
+            np.exp(part, out=part)
+            part /= part.sum(axis=1, keepdims=True)
+    return mx.array(out.reshape(logits.shape))
+
+
+def log_softmax(logits: mx.array) -> mx.array:
+    """Log-softmax over the last axis, in NumPy where that is faster. Nothing can be differentiated through it."""
+    if not _slow_exponentials() or logits.dtype != mx.float32 or logits.size < WORTH:
+        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    rows = np.asarray(logits).reshape(-1, logits.shape[-1])
+    out = np.empty_like(rows)
+    with np.errstate(all="ignore"):
+        for row, part in zip(rows, out, strict=True):
+            np.subtract(row, row.max(), out=part)
+            part -= np.log(np.exp(part).sum())
+    return mx.array(out.reshape(logits.shape))
+
+
+def _slow_exponentials() -> bool:
+    return sys.platform == "linux" and bool(mx.default_device() == mx.Device(mx.cpu))
 
 
 def on_host(net: Network) -> Network:
-    """The same network with activation functions in NumPy, where that is faster and equal."""
+    """The same network with exponentials in NumPy, where that is faster and equal."""
     form = net.family.form
-    slow = sys.platform == "linux" and mx.default_device() == mx.Device(mx.cpu)
-    if not slow or type(net) is not Network or form is None or form.host is None or net.dtype != mx.float32:
+    if (
+        not _slow_exponentials()
+        or type(net) is not Network
+        or form is None
+        or form.host is None
+        or net.dtype != mx.float32
+    ):
         return net
     held = vars(net)  # beside its cached properties: small sweeps would notice one made anew
     if MADE not in held:

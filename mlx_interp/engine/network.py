@@ -205,7 +205,7 @@ class Network(LatentAttention):
         if self.softcap_scores is None:
             sinks = self.sinks(layer)
             return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale(layer), mask=mask, sinks=sinks)
-        return _mix(_softmax(self.scores(layer, q, k), mask, self.sinks(layer)), v)
+        return _mix(self.masked_softmax(self.scores(layer, q, k), mask, self.sinks(layer)), v)
 
     def scores(self, layer: int, q: mx.array, k: mx.array) -> mx.array:
         """Scaled and soft-capped scores: (batch, kv head, heads a kv head, query, key)."""
@@ -229,8 +229,28 @@ class Network(LatentAttention):
 
     def softmax(self, layer: int, scores: mx.array, sees: mx.array | None) -> mx.array:
         """Scores (batch, kv head, heads a kv head, query, key) -> the pattern (batch, head, query, key)."""
-        pattern = _softmax(scores, sees, self.sinks(layer))
+        pattern = self.masked_softmax(scores, sees, self.sinks(layer))
         return pattern.reshape(scores.shape[0], self.n_heads, *scores.shape[3:])
+
+    def masked_softmax(self, scores: mx.array, mask: Mask, sinks: mx.array | None) -> mx.array:
+        """Scores (batch, kv head, heads a kv head, query, key) -> shares of what a query sees, of the same shape.
+
+        mask: bool, (query, key), (batch, head or 1, query, key), or what broadcasts to the scores; "causal" is none.
+        sinks: scores (head,) beside the keys, which take their part.
+        """
+        if isinstance(mask, mx.array):
+            if mask.ndim == 4:
+                heads = scores.shape[1:3] if mask.shape[1] > 1 else (1, 1)
+                mask = mask.reshape(mask.shape[0], *heads, *mask.shape[2:])
+            scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
+        if sinks is None:
+            return self.softmax_of_rows(scores)
+        column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
+        column = mx.broadcast_to(column, (*scores.shape[:-1], 1))
+        return self.softmax_of_rows(mx.concatenate([scores, column], axis=-1))[..., :-1]
+
+    def softmax_of_rows(self, scores: mx.array) -> mx.array:
+        return mx.softmax(scores, precise=True, axis=-1)
 
     def sinks(self, layer: int) -> mx.array | None:
         """Scores (head,) of something that holds nothing, beside the keys; None where there is no such thing."""
@@ -337,24 +357,6 @@ def seen(mask: Mask, length: int, allowed: mx.array | None = None) -> mx.array |
     if allowed is None:
         return sees
     return sees & allowed if isinstance(sees, mx.array) else allowed
-
-
-def _softmax(scores: mx.array, mask: Mask, sinks: mx.array | None = None) -> mx.array:
-    if isinstance(mask, mx.array):
-        if mask.ndim == 4:  # (batch, head or 1, query, key) beside scores that split heads into two axes
-            heads = scores.shape[1:3] if mask.shape[1] > 1 else (1, 1)
-            mask = mask.reshape(mask.shape[0], *heads, *mask.shape[2:])
-        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
-    return softmax_beside(sinks, scores)
-
-
-def softmax_beside(sinks: mx.array | None, scores: mx.array) -> mx.array:
-    """Softmax of scores (batch, kv head, heads a kv head, query, key), of which sinks (head,) take their part."""
-    if sinks is None:
-        return mx.softmax(scores, precise=True, axis=-1)
-    column = sinks.astype(scores.dtype).reshape(*scores.shape[1:3], 1, 1)
-    column = mx.broadcast_to(column, (*scores.shape[:-1], 1))
-    return mx.softmax(mx.concatenate([scores, column], axis=-1), precise=True, axis=-1)[..., :-1]
 
 
 def _mix(weights: mx.array, v: mx.array) -> mx.array:

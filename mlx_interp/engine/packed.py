@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_interp.deferred import mlx_lm, mx, nn
+from mlx_interp.engine.layout import laid_out
 from mlx_interp.engine.modules import dense_like
 
 BLOCK = 2**24
@@ -133,7 +134,7 @@ class Packed(nn.Module):  # type: ignore[misc]
         def there(x: mx.array) -> mx.array:
             made, after = [], x
             for block in self.blocks():
-                part = self.some_rows(block, after).T
+                part = laid_out(self.some_rows(block, after)).T
                 after = x @ part if bias is None else mx.addmm(bias[block], x, part)
                 made.append(after)
             return made[0] if len(made) == 1 else mx.concatenate(made, axis=-1)
@@ -149,7 +150,7 @@ class Packed(nn.Module):  # type: ignore[misc]
         def there(y: mx.array) -> mx.array:
             total: mx.array | None = None
             for block in self.blocks():
-                part = y[..., block] @ self.some_rows(block, y if total is None else total)
+                part = y[..., block] @ laid_out(self.some_rows(block, y if total is None else total))
                 total = part if total is None else total + part
             assert total is not None
             return total

@@ -27,7 +27,7 @@ from mlx_interp.engine.block import SEEN, Order, Step, block
 from mlx_interp.engine.clean_run import Clean, Entry
 from mlx_interp.engine.host import on_host
 from mlx_interp.engine.memory import LARGE, bytes_per_position
-from mlx_interp.engine.network import Network, softmax_beside
+from mlx_interp.engine.network import Network
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.engine.sweep_state import Rows, scan_groups
@@ -293,7 +293,7 @@ class Sweep:
             scores = mx.concatenate([before, scores], axis=-1)
         scores = net.capped(scores).reshape(n_rows, n_kv, repeats, n_query, start + n_own)
         scores = self._scores_site(layer, index, scores)
-        pattern = _masked_softmax(scores, self._mask(layer, index, group.held, n_rows), net.sinks(layer))
+        pattern = net.masked_softmax(scores, self._mask(layer, index, group.held, n_rows), net.sinks(layer))
         pattern = self._edge_site("pattern", layer, index, pattern.reshape(n_rows, n_heads, n_query, -1))
         weights = pattern.reshape(n_rows, n_kv, repeats * n_query, start + n_own)
         z = weights[..., start:] @ own_v
@@ -385,9 +385,3 @@ def _with_copies(x: mx.array, clean: mx.array, n: int) -> mx.array:
     held = clean[:, clean.shape[1] - x.shape[1] :]
     copies = mx.broadcast_to(held, (n, *held.shape[1:]))
     return copies if x.shape[0] == 0 else mx.concatenate([x, copies])
-
-
-def _masked_softmax(scores: mx.array, mask: mx.array | None, sinks: mx.array | None) -> mx.array:
-    if mask is not None:
-        scores = mx.where(mask, scores, mx.array(mx.finfo(scores.dtype).min, scores.dtype))
-    return softmax_beside(sinks, scores)

@@ -20,11 +20,15 @@ from typing import cast
 import numpy as np
 
 from mlx_interp.deferred import mx, nn, optim, rich
+from mlx_interp.engine.host import softmax
 from mlx_interp.errors import DataError
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 from mlx_interp.reporting.files import make_folder
 from mlx_interp.shapes import ShapesShown
+
+LOGITS = 2**25
+"""Logits of translated states that training holds at a time."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -159,19 +163,37 @@ def _trained(
     parameters = {"weight": lens.weight, "bias": lens.bias}
     optimizer = optim.Adam(learning_rate=optim.linear_schedule(rate, 0.0, steps))
 
-    def loss(at: dict[str, mx.array], early: mx.array, final: mx.array) -> mx.array:
-        """The divergence but for the entropy of the final distribution, which no translator changes."""
-        found = model.unembed(early + early @ at["weight"] + at["bias"][:, None]).astype(mx.float32)
-        return (mx.logsumexp(found, axis=-1) - (found * final).sum(axis=-1)).mean(axis=1).sum()
-
-    slopes_of = mx.value_and_grad(loss)
     for _ in rich.progress.track(range(steps), f"{model.name}: tuned lens", disable=not progress):
         states = draw(rng)
-        final = mx.softmax(model.unembed(states[-1]).astype(mx.float32), axis=-1)
-        _, slopes = slopes_of(parameters, states[:-1].astype(mx.float32), final)
+        slopes = lens_slopes(model, parameters, states[:-1].astype(mx.float32), states[-1])
         parameters = optimizer.apply_gradients(slopes, parameters)
         mx.eval(parameters, optimizer.state)
     return TunedLens(parameters["weight"], parameters["bias"], identity_of(model))
+
+
+def lens_slopes(model: Model, at: dict[str, mx.array], early: mx.array, last: mx.array) -> dict[str, mx.array]:
+    """Gradient of the layers' sum of KL(model || lens), mean over positions, in translators "weight" and "bias".
+
+    early: (n, n_positions, d_model), last: (n_positions, d_model). In the logits it is the lens's distribution minus
+    the model's, so no distribution is differentiated; some layers at a time, since logits of all at once are what
+    takes the memory.
+    """
+    final = softmax(model.unembed(last).astype(mx.float32))
+    step = max(1, LOGITS // final.size)
+    parts = []
+    for start in range(0, early.shape[0], step):
+        x = early[start : start + step]
+
+        def logits(weight: mx.array, bias: mx.array, x: mx.array = x) -> mx.array:
+            return model.unembed(x + x @ weight + bias[:, None]).astype(mx.float32)
+
+        some = [at[name][start : start + step] for name in ("weight", "bias")]
+        _, slopes = mx.vjp(logits, some, [(softmax(logits(*some)) - final) / final.shape[0]])
+        mx.eval(slopes)
+        parts.append(slopes)
+    return {
+        name: mx.concatenate(list(of)) for name, of in zip(("weight", "bias"), zip(*parts, strict=True), strict=True)
+    }
 
 
 def positions_of(model: Model, prompts: Sequence[AnyPrompt], *, embedding: bool = False) -> mx.array:

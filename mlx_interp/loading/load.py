@@ -26,7 +26,7 @@ from mlx_interp.loading.processes import (
     processes,
     share_out,
 )
-from mlx_interp.loading.profile import Dequantize, Memory, apply_profile, check_options, parse_dtype
+from mlx_interp.loading.profile import Dequantize, Memory, apply_profile, check_options, lay_out, parse_dtype
 from mlx_interp.loading.proofs import check_once
 from mlx_interp.loading.rope import put_ropes_right
 from mlx_interp.loading.slices import Stored
@@ -95,7 +95,7 @@ def load(
     apply_profile(net, dtype=compute_in, dequantize=dequantize, memory=memory, name=source.name)
     if added is not None:
         fold_in(network)
-    mx.eval(network.parameters())
+    lay_out(net)
     model = Model(
         network,
         tokenizer,

@@ -6,6 +6,7 @@ emulated (0.08 GFLOP/s against 200 for dense float32), so there a model computes
 1. Quantised matrices are dequantised once, on loading; an embedding that only gives rows is not (`engine/packed.py`).
 2. With little memory (`memory="low"`, or where the float32 weights do not fit) all of them are dequantised each time
    that a product needs them. The numbers are the same.
+3. Dense matrices lie in memory as a product of few rows reads them (`engine/layout.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 from mlx_interp.deferred import mlx_lm, mx, nn, trees
+from mlx_interp.engine.layout import laid_out
 from mlx_interp.engine.memory import free_memory
 from mlx_interp.engine.modules import dense_like
 from mlx_interp.engine.network import Network
@@ -209,6 +211,17 @@ def _set_dtype(model: nn.Module, dtype: mx.Dtype) -> None:
     model.set_dtype(dtype)
     for module, scales, biases in kept:
         module.scales, module.biases = scales, biases
+
+
+def lay_out(net: Network) -> None:
+    """Evaluate all weights, dense matrices in the order that products read fastest (`engine/layout.py`); in place."""
+    model, head = net.mlx_model, getattr(net.decoder, net.family.embed)
+    for _, module in model.named_modules():
+        rows_are_multiplied = type(module) is nn.Embedding and module is head and net.tied
+        if type(module) is nn.Linear or rows_are_multiplied:
+            module.weight = laid_out(module.weight)
+            mx.eval(module.weight)  # one at a time: both forms of one matrix, never of all
+    mx.eval(model.parameters())
 
 
 def weight_bytes(model: nn.Module, dtype: mx.Dtype | None, *, dense: Collection[str]) -> int:

@@ -17,7 +17,17 @@ from mlx_interp.sae.dashboards import dashboard, feature_pages, page_of
 from mlx_interp.sae.files import from_saelens, load, save
 from mlx_interp.sae.interpretation import FeatureTexts, Scored, explain, feature_texts, judges, marked, score
 from mlx_interp.sae.kinds import KINDS, Kind
-from mlx_interp.sae.metrics import Fidelity, Gate, Loss, Reconstruction, fidelity, loss, reconstruction
+from mlx_interp.sae.metrics import (
+    Baselines,
+    Fidelity,
+    Gate,
+    Loss,
+    Reconstruction,
+    baselines,
+    fidelity,
+    loss,
+    reconstruction,
+)
 from mlx_interp.sae.pretrained import Pretrained, fetched, pretrained
 from mlx_interp.sae.sae import SAE
 from mlx_interp.sae.streams import InMemory, Streamed, activations
@@ -30,6 +40,7 @@ from mlx_interp.sae.truth import Detector, best_detectors, sparse_probe, stabili
 __all__ = [
     "KINDS",
     "SAE",
+    "Baselines",
     "Crosscoder",
     "Detector",
     "FeaturePage",
@@ -50,6 +61,7 @@ __all__ = [
     "Transcoder",
     "TranscoderSet",
     "activations",
+    "baselines",
     "best_detectors",
     "control_dictionary",
     "dashboard",

@@ -8,7 +8,7 @@ so the difference in nats is the honest figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mlx_interp import sites
 from mlx_interp.deferred import mx
+from mlx_interp.engine.host import log_softmax
 from mlx_interp.errors import SAEError, SiteError
 from mlx_interp.interventions import ArrayLike, Intervention, Patch
 from mlx_interp.model import Model
@@ -132,6 +133,36 @@ class Loss(ShapesShown):
         return (ablated - self.total("spliced")) / cost if cost > 1e-9 else float("nan")
 
 
+@dataclass(frozen=True, repr=False)
+class Baselines(ShapesShown):
+    """Cross-entropy of texts without an autoencoder, in nats a token: the same for all of a site. (n_prompts,) each."""
+
+    site: str
+    clean: npt.NDArray[np.float64]
+    zero: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+
+
+def baselines(
+    model: Model, site: str, prompts: Sequence[Prompt], mean: ArrayLike, *, starts: Sequence[int] | None = None
+) -> Baselines:
+    """Losses of the clean run, and with a site set to zero and to its mean; `loss` takes them where it is asked often.
+
+    mean, starts: as for `loss`.
+    """
+    ablated = _ablated(model, site, mean)
+
+    def each(where: slice) -> list[list[Intervention]]:
+        return [arm(where) for arm in ablated]
+
+    found = [
+        [_cross_entropy(arm, following) for arm in arms]
+        for arms, following in _log_probs(model, prompts, _starts(model, prompts, starts), each)
+    ]
+    clean, zero, mean_loss = np.array(found, dtype=np.float64).reshape(-1, 3).T
+    return Baselines(_site(model, site), clean, zero, mean_loss)
+
+
 def loss(
     model: Model,
     sae: SAE,
@@ -139,63 +170,79 @@ def loss(
     mean: ArrayLike,
     *,
     starts: Sequence[int] | None = None,
-    per_run: int = 32,
+    known: Baselines | None = None,
 ) -> Loss:
     """Spliced cross-entropy: what the model loses on texts when the reconstruction stands in for its activation.
 
     mean: the site's mean activation (d_model,). starts: of each prompt, the first position whose next token is scored;
-    by default the first that is not BOS. Raises SAEError for an autoencoder that does not fit.
+    by default the first that is not BOS. known: `baselines` of these prompts, which then are not computed again.
+    Raises SAEError for an autoencoder that does not fit, for a text without a token to score, and for other baselines.
     """
-    name = str(sites.parse_one(sae.site, model.n_layers))
+    name = _site(model, sae.site)
+    if known is not None and (known.site, len(known.clean)) != (name, len(prompts)):
+        raise SAEError(
+            f"baselines of {known.site} on {len(known.clean)} texts, an autoencoder of {name} on {len(prompts)}"
+        )
+    clean, *ablated = _ablated(model, sae.site, mean)
+
+    def edits(where: slice) -> list[list[Intervention]]:
+        return [clean(where), [sae.splice(positions=where)], *([] if known else [arm(where) for arm in ablated])]
+
+    first = _starts(model, prompts, starts)
+    rows = []
+    for arms, following in _log_probs(model, prompts, first, edits):
+        kl = float(np.sum(np.exp(arms[0]) * (arms[0] - arms[1]), axis=-1, dtype=np.float64).mean())
+        rows.append([*(_cross_entropy(arm, following) for arm in arms), kl])
+    n_tokens = np.array([len(prompt) - 1 - start for prompt, start in zip(prompts, first, strict=True)], dtype=np.int64)
+    found = np.array(rows, dtype=np.float64).reshape(len(prompts), -1).T
+    if known is not None:
+        return Loss(n_tokens, known.clean, found[1], known.zero, known.mean, found[-1])
+    return Loss(n_tokens, *found)
+
+
+def _site(model: Model, selector: str) -> str:
+    return str(sites.parse_one(selector, model.n_layers))
+
+
+def _ablated(model: Model, site: str, mean: ArrayLike) -> list[Callable[[slice], list[Intervention]]]:
+    """Interventions of the clean arm, of zero and of the mean, at some positions."""
+    name = _site(model, site)
     centre = mx.array(np.asarray(mean, dtype=np.float32))
     if name.startswith("z."):
         centre = centre.reshape(model.n_heads, model.d_v)
-    order = sorted(range(len(prompts)), key=lambda i: (first_position(model, prompts[i]), len(prompts[i])))
-    found: dict[int, tuple[float, ...]] = {}
-    for chosen in _runs(model, prompts, order, per_run):
-        where = slice(first_position(model, prompts[chosen[0]]), None)
-        edits: list[list[Intervention]] = [
-            [],
-            [sae.splice(positions=where)],
-            [Patch(name, 0.0, positions=where)],
-            [Patch(name, centre, positions=where)],
-        ]
-        logs = [_log_probs(model, [prompts[i] for i in chosen], edit) for edit in edits]
-        for row, i in enumerate(chosen):
-            start = starts[i] if starts is not None else first_position(model, prompts[i])
-            found[i] = _of_prompt([log[row] for log in logs], prompts[i].tokens, start)
-    columns = np.array([found[i] for i in range(len(prompts))], dtype=np.float64).T
-    return Loss(columns[0].astype(np.int64), *columns[1:])
+    return [
+        lambda where: [],
+        lambda where: [Patch(name, 0.0, positions=where)],
+        lambda where: [Patch(name, centre, positions=where)],
+    ]
 
 
-def _runs(model: Model, prompts: Sequence[Prompt], order: Sequence[int], per_run: int) -> list[list[int]]:
-    """Prompts that run together: as many as asked for, all with BOS or all without."""
-    runs: list[list[int]] = []
-    for i in order:
-        if len(prompts[i]) < 2 + first_position(model, prompts[i]):
-            raise SAEError(f"a text of {len(prompts[i])} tokens has none to score: {prompts[i].text!r}")
-        first = first_position(model, prompts[i])
-        if runs and len(runs[-1]) < per_run and first_position(model, prompts[runs[-1][0]]) == first:
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-    return runs
+def _starts(model: Model, prompts: Sequence[Prompt], starts: Sequence[int] | None) -> list[int]:
+    for prompt in prompts:
+        if len(prompt) < 2 + first_position(model, prompt):
+            raise SAEError(f"a text of {len(prompt)} tokens has none to score: {prompt.text!r}")
+    return list(starts) if starts is not None else [first_position(model, prompt) for prompt in prompts]
 
 
-def _log_probs(model: Model, prompts: Sequence[Prompt], edits: Sequence[Intervention]) -> npt.NDArray[np.float32]:
-    logits = model.run(prompts, interventions=edits, logits="all").logits
-    assert logits is not None
-    wide = logits.astype(mx.float32)
-    return np.asarray(wide - mx.logsumexp(wide, axis=-1, keepdims=True))
+def _log_probs(
+    model: Model,
+    prompts: Sequence[Prompt],
+    starts: Sequence[int],
+    arms: Callable[[slice], list[list[Intervention]]],
+) -> Iterator[tuple[Floats, npt.NDArray[np.int64]]]:
+    """Of each prompt log-probabilities (arm, scored token, d_vocab), and the tokens that follow (scored token,).
+
+    arms: the interventions of each, given the positions that are not BOS. They are a sweep: what lies before the site
+    is computed once for all of them.
+    """
+    for prompt, start in zip(prompts, starts, strict=True):
+        variants = arms(slice(first_position(model, prompt), None))
+        logits = model.sweep(prompt, variants, logits=len(prompt) - start)
+        yield np.asarray(log_softmax(logits[:, :-1].astype(mx.float32))), np.asarray(prompt.tokens[start + 1 :])
 
 
-def _of_prompt(logs: Sequence[npt.NDArray[np.float32]], tokens: Sequence[int], start: int) -> tuple[float, ...]:
-    """(tokens scored, cross-entropy of each arm, KL of the second from the first)."""
-    rows, following = np.arange(start, len(tokens) - 1), np.asarray(tokens)[start + 1 :]
-    losses = [float(-np.mean(log[rows, following])) for log in logs]
-    clean, spliced = logs[0][rows].astype(np.float64), logs[1][rows].astype(np.float64)
-    kl = float(np.mean(np.sum(np.exp(clean) * (clean - spliced), axis=-1)))
-    return (float(len(rows)), *losses, kl)
+def _cross_entropy(log_probs: Floats, following: npt.NDArray[np.int64]) -> float:
+    return float(-np.mean(log_probs[np.arange(len(following)), following], dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -268,14 +315,12 @@ def check_fits(sae: SAE, model: Model) -> None:
         )
 
 
-def fidelity(
-    model: Model, sae: SAE, prompts: Sequence[Prompt], *, starts: Sequence[int] | None = None, per_run: int = 32
-) -> Fidelity:
+def fidelity(model: Model, sae: SAE, prompts: Sequence[Prompt], *, starts: Sequence[int] | None = None) -> Fidelity:
     """Reconstruction and loss of an autoencoder on a model's texts. Raises SAEError where it does not fit the site."""
     check_fits(sae, model)
     x = activations(model, prompts, sae.site)
     return Fidelity(
         f"{model.name} ({model.quantization or 'unquantised'})",
         reconstruction(sae, x),
-        loss(model, sae, prompts, x.mean(0), starts=starts, per_run=per_run),
+        loss(model, sae, prompts, x.mean(0), starts=starts),
     )

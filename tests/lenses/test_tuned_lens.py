@@ -13,12 +13,14 @@ import pytest
 
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import DataError
+from mlx_interp.lenses import tuned
 from mlx_interp.lenses.logit import lens_at
 from mlx_interp.lenses.tuned import (
     TunedLens,
     exchanged,
     identity_lens,
     kl_to_last,
+    lens_slopes,
     load_lens,
     positions_of,
     train_tuned_lens,
@@ -65,6 +67,28 @@ def test_training_brings_every_layer_nearer_to_the_model_on_prompts_it_has_not_s
     }
     assert (kl["tuned"] < kl["logit"]).all()
     assert (kl["tuned"] < kl["exchanged"]).all()
+
+
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma2"])
+@pytest.mark.parametrize("held", [1, tuned.LOGITS])
+def test_the_slopes_are_those_of_the_divergence(name: str, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against automatic differentiation of the divergence itself, layers one at a time and together."""
+    monkeypatch.setattr(tuned, "LOGITS", held)
+    states = held_out(name)
+    n, d = states.shape[0] - 1, model(name).d_model
+    key = mx.random.key(0)
+    at = {"weight": 0.02 * mx.random.normal((n, d, d), key=key), "bias": 0.1 * mx.random.normal((n, d), key=key)}
+
+    def divergence(at: dict[str, mx.array]) -> mx.array:
+        logits = model(name).unembed(states[:-1] + states[:-1] @ at["weight"] + at["bias"][:, None])
+        every = mx.concatenate([logits, model(name).unembed(states[-1])[None]])
+        return kl_to_last(every).mean(axis=1).sum()
+
+    wanted = mx.grad(divergence)(at)
+    found = lens_slopes(model(name), at, states[:-1], states[-1])
+    for part in at:
+        scale = mx.abs(wanted[part]).max().item()
+        assert mx.abs(found[part] - wanted[part]).max().item() < 1e-5 * scale
 
 
 def test_the_divergence_is_that_of_the_two_distributions() -> None:

@@ -12,7 +12,7 @@ from mlx_interp import Model, load
 from mlx_interp.embedded import load_world
 from mlx_interp.errors import SAEError
 from mlx_interp.prompts import Prompt
-from mlx_interp.sae import SAE, Gate, InMemory, activations, fidelity, loss, reconstruction
+from mlx_interp.sae import SAE, Gate, InMemory, activations, baselines, fidelity, loss, reconstruction
 from mlx_interp.sae.files import with_meta
 from tests.sae.examples import random_sae
 
@@ -85,7 +85,7 @@ def test_losses_are_those_of_each_prompt_alone_from_its_start_on(
 ) -> None:
     prompts, starts = texts
     sae = random_sae("relu", model.d_model, "resid_post.3")
-    found = loss(model, sae, prompts, np.zeros(model.d_model), starts=starts, per_run=5)
+    found = loss(model, sae, prompts, np.zeros(model.d_model), starts=starts)
     for i in (0, 7, 23):
         edit = sae.splice(positions=slice(1, None))
         logits = np.asarray(model.run(prompts[i], interventions=[edit], logits="all").logits, dtype=np.float64)[0]
@@ -95,6 +95,14 @@ def test_losses_are_those_of_each_prompt_alone_from_its_start_on(
         assert found.spliced[i] == pytest.approx(by_hand, abs=1e-4)
         assert found.n_tokens[i] == len(rows)
     assert found.zero == pytest.approx(found.mean, abs=1e-6)
+    known = baselines(model, "resid_post.3", prompts, np.zeros(model.d_model), starts=starts)
+    again = loss(model, sae, prompts, np.zeros(model.d_model), starts=starts, known=known)
+    for arm in ("n_tokens", "clean", "spliced", "zero", "mean", "kl"):
+        assert getattr(again, arm) == pytest.approx(getattr(found, arm), abs=1e-5)
+    with pytest.raises(
+        SAEError, match=r"baselines of resid_post\.3 on 24 texts, an autoencoder of resid_post\.4 on 24"
+    ):
+        loss(model, replace(sae, site="resid_post.4"), prompts, np.zeros(model.d_model), starts=starts, known=known)
     assert found.delta == pytest.approx(found.total("spliced") - found.total("clean"))
 
 
