@@ -216,6 +216,7 @@ def _set_dtype(model: nn.Module, dtype: mx.Dtype) -> None:
 def lay_out(net: Network) -> None:
     """Evaluate all weights, dense matrices in the order that products read fastest (`engine/layout.py`); in place."""
     model, head = net.mlx_model, getattr(net.decoder, net.family.embed)
+    head = head.get("part", head)  # of one that is split over processes
     for _, module in model.named_modules():
         rows_are_multiplied = type(module) is nn.Embedding and module is head and net.tied
         if type(module) is nn.Linear or rows_are_multiplied:
