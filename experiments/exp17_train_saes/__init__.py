@@ -27,8 +27,8 @@ from experiments.exp17_train_saes.runs import PAGES, POSITIONS, SEEDS, TRAINED, 
 from experiments.harness.experiment import Experiment, Plan, Stage
 from experiments.harness.state import Run
 
-ARMS = 4
-"""Passes over the held-out texts for each dictionary: clean, spliced, zero, mean."""
+ABLATED, SPLICED = 3, 2
+"""Passes over the held-out texts for each site (clean, zero, mean), and for each dictionary (clean, spliced)."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,10 @@ def plan(run: Run[Config], items: Sequence[Item]) -> Plan:
     prompts = len(texts.training_prompts(run, config.seed, config.n_tasks, most=config.most_texts))
     sites = len({item.site for item in items})
     memory = run.model.memory([[1] * 32] * 32, logits="all") + 2**29
-    passes = sites * prompts + ARMS * len(items) * config.n_texts
-    return Plan(prompts, len(items) * config.n_texts * (ARMS - 1), passes, run.model.weight_bytes + memory)
+    arms = ABLATED * sites + SPLICED * len(items)
+    counterfactuals = arms - sites - len(items)
+    passes = sites * prompts + arms * config.n_texts
+    return Plan(prompts, counterfactuals * config.n_texts, passes, run.model.weight_bytes + memory)
 
 
 EXPERIMENT = Experiment(

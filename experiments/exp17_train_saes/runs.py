@@ -292,7 +292,7 @@ def measure(run: Run[SAEConfig], item: Item) -> Iterator[Trained]:
     sae, found = dictionary(run, item), measured(run, item)
     if config.save_to and item.role in ("kind", "layer") and (item.kind, item.setting) == ("topk", config.middle_k):
         save(sae, Path(config.save_to.replace("{model}", run.model.name)) / item.site, model_name=run.model.name)
-    held, _ = held_out(run, item.site)
+    held = texts.measured_texts(run, config.seed, config.n_texts)
     costs = losses(run, sae, item.site)
     store = store_of(run, item)
     rows = training_rows(run, item) if store is None else store

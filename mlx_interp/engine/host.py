@@ -7,12 +7,12 @@ MLX's own, and is mlx-lm's bit for bit; on a GPU, on a Mac and in other dtypes s
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from mlx_interp.deferred import mx
+from mlx_interp.engine.layout import on_linux_cpu
 from mlx_interp.engine.network import Mask, Network, seen
 
 WORTH = 2**12
@@ -45,13 +45,12 @@ class HostNetwork(Network):
         batch, n_heads, n_query, _ = q.shape
         if self.family.wide_scores or batch * n_heads * n_query * k.shape[2] < WORTH:
             return super().attend(layer, q, k, v, mask)
-        sees = seen(mask, n_query) if mask is not None else None
-        return self.mix(self.softmax(layer, self.scores(layer, q, k), sees), v)
+        return self.mix(self.softmax(layer, self.scores(layer, q, k), seen(mask, n_query)), v)
 
 
 def softmax(logits: mx.array) -> mx.array:
     """Softmax over the last axis, in NumPy where that is faster. Nothing can be differentiated through it."""
-    if not _slow_exponentials() or logits.dtype != mx.float32 or logits.size < WORTH:
+    if not _worth(logits):
         return mx.softmax(logits, precise=True, axis=-1)
     rows = np.asarray(logits).reshape(-1, logits.shape[-1])
     out = np.empty_like(rows)
@@ -67,7 +66,7 @@ def softmax(logits: mx.array) -> mx.array:
 
 def log_softmax(logits: mx.array) -> mx.array:
     """Log-softmax over the last axis, in NumPy where that is faster. Nothing can be differentiated through it."""
-    if not _slow_exponentials() or logits.dtype != mx.float32 or logits.size < WORTH:
+    if not _worth(logits):
         return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     rows = np.asarray(logits).reshape(-1, logits.shape[-1])
     out = np.empty_like(rows)
@@ -78,20 +77,15 @@ def log_softmax(logits: mx.array) -> mx.array:
     return mx.array(out.reshape(logits.shape))
 
 
-def _slow_exponentials() -> bool:
-    return sys.platform == "linux" and bool(mx.default_device() == mx.Device(mx.cpu))
+def _worth(x: mx.array) -> bool:
+    return on_linux_cpu() and x.dtype == mx.float32 and x.size >= WORTH
 
 
 def on_host(net: Network) -> Network:
     """The same network with exponentials in NumPy, where that is faster and equal."""
     form = net.family.form
-    if (
-        not _slow_exponentials()
-        or type(net) is not Network
-        or form is None
-        or form.host is None
-        or net.dtype != mx.float32
-    ):
+    fits = form is not None and form.host is not None and net.dtype == mx.float32
+    if not fits or type(net) is not Network or not on_linux_cpu():
         return net
     held = vars(net)  # beside its cached properties: small sweeps would notice one made anew
     if MADE not in held:

@@ -7,6 +7,11 @@ import sys
 from mlx_interp.deferred import mx
 
 
+def on_linux_cpu() -> bool:
+    """Whether MLX computes with a BLAS and scalar exponentials, as its CPU backend does on Linux alone."""
+    return sys.platform == "linux" and bool(mx.default_device() == mx.Device(mx.cpu))
+
+
 def laid_out(matrix: mx.array) -> mx.array:
     """A layer's matrix (out, in), the same numbers; on Linux's CPU its transpose (in, out) is what lies in order.
 
@@ -15,6 +20,4 @@ def laid_out(matrix: mx.array) -> mx.array:
     rows both are equally fast, and Metal and Accelerate have kernels for either. Sums of the two differ in their last
     bits, so that what is to be equal bit for bit has to lie alike.
     """
-    if sys.platform != "linux" or mx.default_device() != mx.Device(mx.cpu):
-        return matrix
-    return mx.contiguous(matrix.T).T
+    return mx.contiguous(matrix.T).T if on_linux_cpu() else matrix

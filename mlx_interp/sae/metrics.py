@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -150,14 +151,10 @@ def baselines(
 
     mean, starts: as for `loss`.
     """
-    ablated = _ablated(model, site, mean)
-
-    def each(where: slice) -> list[list[Intervention]]:
-        return [arm(where) for arm in ablated]
-
+    arms_of_site = [_clean, *_ablated(model, site, mean)]
     found = [
         [_cross_entropy(arm, following) for arm in arms]
-        for arms, following in _log_probs(model, prompts, _starts(model, prompts, starts), each)
+        for arms, following in _log_probs(model, prompts, _starts(model, prompts, starts), arms_of_site)
     ]
     clean, zero, mean_loss = np.array(found, dtype=np.float64).reshape(-1, 3).T
     return Baselines(_site(model, site), clean, zero, mean_loss)
@@ -176,42 +173,53 @@ def loss(
 
     mean: the site's mean activation (d_model,). starts: of each prompt, the first position whose next token is scored;
     by default the first that is not BOS. known: `baselines` of these prompts, which then are not computed again.
-    Raises SAEError for an autoencoder that does not fit, for a text without a token to score, and for other baselines.
+    Raises SAEError for an autoencoder that does not fit, for a text without a token to score, and for baselines of
+    another site or of other texts.
     """
     name = _site(model, sae.site)
     if known is not None and (known.site, len(known.clean)) != (name, len(prompts)):
         raise SAEError(
             f"baselines of {known.site} on {len(known.clean)} texts, an autoencoder of {name} on {len(prompts)}"
         )
-    clean, *ablated = _ablated(model, sae.site, mean)
-
-    def edits(where: slice) -> list[list[Intervention]]:
-        return [clean(where), [sae.splice(positions=where)], *([] if known else [arm(where) for arm in ablated])]
-
+    arms_of_sae: list[Arm] = [_clean, lambda where: [sae.splice(positions=where)]]
+    if known is None:
+        arms_of_sae += _ablated(model, sae.site, mean)
     first = _starts(model, prompts, starts)
     rows = []
-    for arms, following in _log_probs(model, prompts, first, edits):
+    for arms, following in _log_probs(model, prompts, first, arms_of_sae):
         kl = float(np.sum(np.exp(arms[0]) * (arms[0] - arms[1]), axis=-1, dtype=np.float64).mean())
         rows.append([*(_cross_entropy(arm, following) for arm in arms), kl])
     n_tokens = np.array([len(prompt) - 1 - start for prompt, start in zip(prompts, first, strict=True)], dtype=np.int64)
     found = np.array(rows, dtype=np.float64).reshape(len(prompts), -1).T
-    if known is not None:
-        return Loss(n_tokens, known.clean, found[1], known.zero, known.mean, found[-1])
-    return Loss(n_tokens, *found)
+    if known is None:
+        return Loss(n_tokens, *found)
+    clean, spliced, kl_to_spliced = found
+    if not np.allclose(clean, known.clean, atol=1e-3):
+        raise SAEError(
+            "the baselines are of other texts, or score other tokens: without an edit losses differ from theirs"
+        )
+    return Loss(n_tokens, clean, spliced, known.zero, known.mean, kl_to_spliced)
 
 
 def _site(model: Model, selector: str) -> str:
     return str(sites.parse_one(selector, model.n_layers))
 
 
-def _ablated(model: Model, site: str, mean: ArrayLike) -> list[Callable[[slice], list[Intervention]]]:
-    """Interventions of the clean arm, of zero and of the mean, at some positions."""
+Arm: TypeAlias = "Callable[[slice], list[Intervention]]"
+"""The interventions of an arm, given the positions that are not BOS."""
+
+
+def _clean(where: slice) -> list[Intervention]:
+    return []
+
+
+def _ablated(model: Model, site: str, mean: ArrayLike) -> list[Arm]:
+    """The arms in which a site is zero, and in which it is its mean."""
     name = _site(model, site)
     centre = mx.array(np.asarray(mean, dtype=np.float32))
     if name.startswith("z."):
         centre = centre.reshape(model.n_heads, model.d_v)
     return [
-        lambda where: [],
         lambda where: [Patch(name, 0.0, positions=where)],
         lambda where: [Patch(name, centre, positions=where)],
     ]
@@ -228,16 +236,15 @@ def _log_probs(
     model: Model,
     prompts: Sequence[Prompt],
     starts: Sequence[int],
-    arms: Callable[[slice], list[list[Intervention]]],
+    arms: Sequence[Arm],
 ) -> Iterator[tuple[Floats, npt.NDArray[np.int64]]]:
     """Of each prompt log-probabilities (arm, scored token, d_vocab), and the tokens that follow (scored token,).
 
-    arms: the interventions of each, given the positions that are not BOS. They are a sweep: what lies before the site
-    is computed once for all of them.
+    The arms are a sweep: what lies before the site is computed once for all of them.
     """
     for prompt, start in zip(prompts, starts, strict=True):
-        variants = arms(slice(first_position(model, prompt), None))
-        logits = model.sweep(prompt, variants, logits=len(prompt) - start)
+        where = slice(first_position(model, prompt), None)
+        logits = model.sweep(prompt, [arm(where) for arm in arms], logits=len(prompt) - start)
         yield np.asarray(log_softmax(logits[:, :-1].astype(mx.float32))), np.asarray(prompt.tokens[start + 1 :])
 
 

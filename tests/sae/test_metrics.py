@@ -103,6 +103,8 @@ def test_losses_are_those_of_each_prompt_alone_from_its_start_on(
         SAEError, match=r"baselines of resid_post\.3 on 24 texts, an autoencoder of resid_post\.4 on 24"
     ):
         loss(model, replace(sae, site="resid_post.4"), prompts, np.zeros(model.d_model), starts=starts, known=known)
+    with pytest.raises(SAEError, match="of other texts"):
+        loss(model, sae, prompts[::-1], np.zeros(model.d_model), starts=starts[::-1], known=known)
     assert found.delta == pytest.approx(found.total("spliced") - found.total("clean"))
 
 
