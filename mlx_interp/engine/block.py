@@ -217,7 +217,6 @@ def block(carrier: Carrier[T], layer: int, x: T) -> T:
     relay = carrier.relay
     if relay is None:
         return _through(carrier, layer, x)
-    x = relay.arrived(layer, x)
     with relay.inside(layer):
         x = _through(carrier, layer, x, relay.blanked if relay.absent else None)
     return relay.departed(layer, x)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlx_interp.deferred import mx
 from mlx_interp.engine.block import SEEN, Order, Step, block
-from mlx_interp.engine.forward import HEADS_FIRST, Pass
+from mlx_interp.engine.forward import HEADS_FIRST, Pass, joined
 from mlx_interp.engine.host import on_host
 from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network
+from mlx_interp.engine.pieces import Piece, first_layers
 from mlx_interp.engine.plan import Blocked, Edit, EditPlan
 from mlx_interp.engine.prefix_tree import Layout
 from mlx_interp.sites import Site
@@ -86,7 +87,10 @@ class _Columns:
     """The prompts' last columns, once the others ask nothing any more."""
 
     def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
-        return self.layout.rotate(net, layer, x, of=name)
+        return self.rotated_from(net, layer, x, name, 0)
+
+    def rotated_from(self, net: Network, layer: int, x: mx.array, name: str, first: int) -> mx.array:
+        return self.layout.rotate(net, layer, x, first, of=name)
 
     def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         self.clean.k[layer], self.clean.v[layer] = k, v
@@ -123,6 +127,17 @@ class _CleanRun(Pass):
     columns: _Columns = field(kw_only=True)
     needed: frozenset[tuple[int, int]] = field(kw_only=True)
     whole: bool = field(kw_only=True)
+
+    def piece(self, text: Piece) -> _CleanRun:
+        clean = Clean(self.columns.clean.orders)
+        run = replace(self, text=text, held=text.places, captured={}, columns=replace(self.columns, clean=clean))
+        run.orders = clean.orders
+        return run
+
+    def join(self, pieces: Sequence[Pass]) -> None:
+        super().join(pieces)
+        at = [piece.columns.clean.at for piece in pieces if isinstance(piece, _CleanRun)]
+        self.columns.clean.at |= {place: joined([one[place] for one in at]) for place in at[0]}
 
     def entered(self, step: Step, layer: int, held: dict[str, mx.array]) -> None:
         if step.join is not None and (layer, step.join) in self.needed:
@@ -179,10 +194,10 @@ def run_clean(
     run.orders = clean.orders
     x = layout.embed(net)
     clean.own = run.own = net.own_inputs(mx.array(layout.tokens)[None], x)
-    for layer in range(net.n_layers):
-        if layer > deepest and not through:
-            break
+    n_layers = net.n_layers if through else min(deepest + 1, net.n_layers)
+    x, done = first_layers(run, x, n_layers)
+    for layer in range(done, n_layers):
         x = block(run, layer, x)
-    else:  # what no variant reads of this is never evaluated
+    if n_layers == net.n_layers:  # what no variant reads of this is never evaluated
         clean.final = run.site("final", -1, net.final(x))
     return clean

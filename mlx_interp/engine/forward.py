@@ -7,9 +7,9 @@ so padding cannot enter any result. Without edits each operation is the one mlx-
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mlx_interp.engine.block import Order, Step, block
 from mlx_interp.engine.memory import LARGE, bytes_per_position
 from mlx_interp.engine.mixers import Visit
 from mlx_interp.engine.network import Mask, Network, seen
+from mlx_interp.engine.pieces import Piece, first_layers
 from mlx_interp.engine.plan import EditPlan
 from mlx_interp.sites import Site
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlx_interp.engine.stages import Relay
 
 Logits = Literal["last", "all", "none"]
+K = TypeVar("K")
 
 
 class Text(Protocol):
@@ -63,7 +65,10 @@ class Prompts:
     last_inputs: dict[int, mx.array] = field(default_factory=dict)
 
     def rotated(self, net: Network, layer: int, x: mx.array, name: str) -> mx.array:
-        return net.rotate(layer, x, 0, self.lengths, of=name)
+        return self.rotated_from(net, layer, x, name, 0)
+
+    def rotated_from(self, net: Network, layer: int, x: mx.array, name: str, first: int) -> mx.array:
+        return net.rotate(layer, x, first, self.lengths, of=name)
 
     def seen(self, layer: int, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
         if self.keep is not None:
@@ -118,6 +123,18 @@ class Pass:
     """What it reads; None for prompts of these lengths."""
     probes: Mapping[Site, mx.array] = field(default_factory=dict)
     """What is added at sites, after their edits: the zeros that a metric is differentiated by."""
+    held: range | None = None
+    """Its positions of the text; None for all."""
+    large: bool = False
+    """Whether it takes long enough that a Ctrl-C is to be heard on the way."""
+
+    def piece(self, text: Piece) -> Pass:
+        """The same over some positions; what is asked for is everything before the last layer."""
+        return replace(self, text=text, held=text.places, captured={})
+
+    def join(self, pieces: Sequence[Pass]) -> None:
+        """Keep what pieces have kept."""
+        self.captured |= joined([piece.captured for piece in pieces])
 
     @property
     def relay(self) -> Relay | None:
@@ -150,7 +167,7 @@ class Pass:
         if (edits or site in self.wanted) and (relay := self.relay) is not None:
             x = relay.shown(x)
         if edits:
-            x = apply_edits(x, edits, self.plan, lengths=self.lengths)
+            x = apply_edits(x, edits, self.plan, lengths=self.lengths, held=self.held)
         if site in self.probes:
             x = x + self.probes[site].astype(x.dtype)
         if site in self.wanted:
@@ -258,10 +275,11 @@ def forward(run: Pass, tokens: mx.array, logits: Logits) -> mx.array | None:
     net = run.network
     x = net.embed(tokens)
     run.own = net.own_inputs(tokens, x)
-    large = bytes_per_position(net) * tokens.size > LARGE and not run.probes
-    for layer in range(net.n_layers):
+    run.large = bytes_per_position(net) * tokens.size > LARGE and not run.probes
+    x, done = first_layers(run, x, net.n_layers)
+    for layer in range(done, net.n_layers):
         x = block(run, layer, x)
-        if large:
+        if run.large:
             mx.eval(x, run.captured)  # Python sees a Ctrl-C only between evaluations
     x = run.site("final", -1, net.final(x))
     if logits == "none":
@@ -314,6 +332,11 @@ def _scores_site(run: Pass, layer: int, scores: mx.array, sees: mx.array | None)
     if sees is not None:
         shown = mx.where(sees, shown, mx.zeros((), shown.dtype))
     return run.site("scores", layer, shown.swapaxes(1, 2)).swapaxes(1, 2).reshape(shape)
+
+
+def joined(pieces: Sequence[Mapping[K, mx.array]]) -> dict[K, mx.array]:
+    """Activations (row, pos, ...) of pieces of a text, by name, in one."""
+    return {name: mx.concatenate([piece[name] for piece in pieces], axis=1) for name in pieces[0]}
 
 
 def last_positions(x: mx.array, lengths: Sequence[int]) -> mx.array:

@@ -49,11 +49,12 @@ class Layout:
     def rotate(self, net: Network, layer: int, x: mx.array, first: int = 0, *, of: str = "k") -> mx.array:
         """RoPE on queries or keys (row, head, column, d_head), whose columns are those from `first` on."""
         if self.sees is None:
-            return net.rotate(layer, x, first, of=of)
+            return net.rotate(layer, x, first, [self.length] * x.shape[0], of=of)
         n_rows, n_heads, n_columns, d_head = x.shape
+        held = slice(first, first + n_columns)
         each = x.transpose(2, 0, 1, 3).reshape(n_columns, n_rows * n_heads, 1, d_head)
-        lengths = None if self.lengths is None else mx.array(self.lengths[first:])
-        turned = net.rotate(layer, each, mx.array(self.positions[first:]), lengths, of=of)
+        lengths = None if self.lengths is None else mx.array(self.lengths[held])
+        turned = net.rotate(layer, each, mx.array(self.positions[held]), lengths, of=of)
         return turned.reshape(n_columns, n_rows, n_heads, d_head).transpose(1, 2, 0, 3)
 
     def clean_mask(self, net: Network, layer: int) -> Mask:

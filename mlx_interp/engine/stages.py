@@ -51,6 +51,10 @@ class Relay:
         """Whether this is inside the pass through a layer that another process holds."""
         return self.staged is not None and self.staged != self.rank
 
+    def holds(self, layer: int) -> bool:
+        """Whether a layer is this process's."""
+        return self.owners[layer] == self.rank
+
     def ends_stage(self, layer: int) -> bool:
         """Whether the next layer is another process's."""
         return layer + 1 < len(self.owners) and self.owners[layer] != self.owners[layer + 1]
@@ -64,17 +68,14 @@ class Relay:
         finally:
             self.staged = None
 
-    def arrived(self, layer: int, x: T) -> T:
-        """The stream where a layer is held, sent there if it was elsewhere."""
-        there = self.owners[layer]
-        before = self.owners[layer - 1] if layer else there
-        return x if before == there else _each(lambda a: self._handed(a, before, there), x)
-
     def departed(self, layer: int, x: T) -> T:
-        """The stream behind a layer: blank where the layer is not held, behind the last one everywhere there."""
+        """The stream behind a layer, sent on at once where it is another process's turn: there where the next layer is
+        held, behind the last one on all; elsewhere blank."""
         owner = self.owners[layer]
         if layer == len(self.owners) - 1:
             return _each(lambda a: self.relayed(a, owner), x)
+        if self.ends_stage(layer):
+            return _each(lambda a: self._handed(a, owner, self.owners[layer + 1]), x)
         return x if owner == self.rank else self.blanked(x)
 
     def shown(self, x: T) -> T:

@@ -132,9 +132,10 @@ class Sweep:
         large = bytes_per_position(net) * sum(len(g.rows) * len(g.held) for g in self.groups) > LARGE
         for layer in range(net.n_layers):
             xs = block(self, layer, xs)
-            if large:
+            relay = self.relay
+            if large and (relay is None or relay.holds(layer)):  # else there is nothing to compute here
                 mx.eval(xs, self.captured)  # Python sees a Ctrl-C only between evaluations
-            if self.relay is not None and self.relay.ends_stage(layer):
+            if relay is not None and relay.ends_stage(layer):
                 yield
         (xs,) = self._together(lambda x: (net.final(x),), xs)
         for index, group in enumerate(self.groups):

@@ -52,6 +52,18 @@ class TestUnderALauncher:
             assert sum(kept) < 1.4, (family, kept)  # norms and learned positions are whole everywhere
             assert max(result.values()) < LOOSE.get(family, BOUND), (family, result)
 
+    @pytest.mark.parametrize(
+        ("ranks", "families"), [(2, ["llama", "gemma2", "gpt_oss", "deepseek_v2", "qwen3_5"]), (3, ["cohere2", "phi3"])]
+    )
+    def test_texts_that_pass_in_pieces_give_what_whole_ones_do(self, ranks: int, families: list[str]) -> None:
+        results = found(ranks, ["--pieces", *families])
+        assert list(results) == families
+        for family, result in results.items():
+            assert result.pop("staged") is (family not in EACH_PRODUCT)
+            values = [value for name, value in result.items() if name not in ("kept", "same size")]
+            assert bool(values) is (family not in EACH_PRODUCT)
+            assert max(values, default=0) < BOUND, (family, result)
+
     def test_a_model_loaded_in_stages_answers_as_the_whole_one(self) -> None:
         script = (
             "import mlx_interp as mi\n"
