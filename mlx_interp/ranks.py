@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_interp.copies import Leaders, check_copies, launched_hosts, own_ring
+from mlx_interp.copies import Star, check_copies, launched_hosts, own_ring
 from mlx_interp.deferred import mx
 from mlx_interp.errors import ConfigError, RanksDiffer, RunError
 
@@ -44,7 +44,7 @@ class Ranks:
     """Whether a model is split over them, so that all of a copy compute the same; else each has one of its own."""
     copies: int = 1
     """How many copies of the split model there are: consecutive ranks have one, as many each."""
-    leaders: Leaders | None = None
+    leaders: Star | None = None
     """On the first rank of each of several copies: the connection to those of the others."""
 
     @property
@@ -170,6 +170,11 @@ def launched(copies: int | None = None) -> Ranks:
     return ranks
 
 
+def to_be_arranged() -> bool:
+    """Whether this is one of several processes that have not been told yet how many copies of a model they hold."""
+    return not _arranged and any(name in os.environ for name in LAUNCHED)
+
+
 _arranged: list[Ranks] = []
 """The ranks of this process, once they are known."""
 
@@ -185,7 +190,7 @@ def _launched(copies: int) -> Ranks:
             group = mx.distributed.init(backend="ring", strict=True)
         if (group.rank(), group.size()) != (within, each):
             raise ConfigError(f"copies={copies}: MLX had its ring already: ask for copies first of all")
-        leaders = Leaders(copy, copies, hosts) if within == 0 else None
+        leaders = Star(copy, copies, hosts) if within == 0 else None
         ranks = Ranks(rank, len(hosts), group, copies=copies, leaders=leaders)
     _arranged.append(ranks)
     if ranks.size > 1:

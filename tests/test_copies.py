@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from mlx_interp import copies
-from mlx_interp.copies import Leaders, check_copies, launched_hosts, meeting_place, own_ring
+from mlx_interp.copies import (
+    Star,
+    check_copies,
+    launched_hosts,
+    meeting_place,
+    most_copies,
+    own_ring,
+    shared_by_host,
+)
 from mlx_interp.errors import ConfigError, RanksDiffer
 from mlx_interp.ranks import Ranks
 
@@ -25,16 +33,16 @@ def hosts(n: int) -> list[list[str]]:
     return [[f"127.0.0.1:{port + rank}"] for rank in range(n)]
 
 
-def leaders(n: int, at: list[list[str]]) -> list[Leaders]:
+def leaders(n: int, at: list[list[str]]) -> list[Star]:
     with ThreadPoolExecutor(n) as pool:
-        return list(pool.map(lambda copy: Leaders(copy, n, at), range(n)))
+        return list(pool.map(lambda copy: Star(copy, n, at), range(n)))
 
 
 def test_leaders_of_three_copies_hear_of_each_other_by_number_and_more_than_once() -> None:
     three = leaders(3, hosts(6))
     with ThreadPoolExecutor(3) as pool:
         for asked in ([[{"rank": 2 * n}, "é", None] for n in range(3)], [1.5, {}, "x" * 200_000]):
-            found = list(pool.map(lambda one, asked=asked: one.gather(asked[one.copy]), three))
+            found = list(pool.map(lambda one, asked=asked: one.gather(asked[one.number]), three))
             assert found == [asked] * 3
 
 
@@ -49,13 +57,13 @@ def test_a_port_that_is_taken_names_the_option_that_moves_it() -> None:
     at = hosts(4)
     address, _ = meeting_place(at)
     with socket.create_server(address), pytest.raises(ConfigError, match=r"mlx\.launch --starting-port"):
-        Leaders(0, 2, at)
+        Star(0, 2, at)
 
 
 def test_a_first_process_that_never_listens_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "PATIENCE", 0.2)
-    with pytest.raises(ConfigError, match=r"copies=2: rank 0 does not answer at 127\.0\.0\.1"):
-        Leaders(1, 2, hosts(4))
+    with pytest.raises(ConfigError, match=r"copies: rank 0 does not answer at 127\.0\.0\.1"):
+        Star(1, 2, hosts(4))
 
 
 def test_leaders_meet_behind_all_ports_and_processes_of_another_launch_have_another_key() -> None:
@@ -74,6 +82,45 @@ def test_every_copy_has_as_many_processes(given: int, n: int, each: int) -> None
 def test_copies_that_the_processes_cannot_hold_are_refused(given: Any, n: int) -> None:
     with pytest.raises(ConfigError, match="copies="):
         check_copies(given, n)
+
+
+@pytest.mark.parametrize(
+    ("weights", "free", "equal", "copies"),
+    [
+        (10, [10] * 4, True, 2),
+        (10, [5] * 4, True, 2),
+        (11, [5] * 4, True, 1),
+        (100, [5] * 4, True, 1),  # too little for one: said on loading
+        (10, [5] * 12, True, 6),
+        (15, [5] * 12, True, 4),
+        (10, [9, 2, 9, 9], True, 1),  # the first two: five each
+        (10, [9, 2, 9, 9], False, 2),
+        (10, [20] * 5, True, 1),  # five do not divide
+        (1, [20] * 2, True, 1),
+    ],
+)
+def test_as_many_copies_are_made_as_there_is_memory_for(
+    weights: int, free: list[int], equal: bool, copies: int
+) -> None:
+    assert most_copies(weights, free, equal=equal) == copies
+
+
+def test_processes_of_one_machine_share_its_memory() -> None:
+    at = [["10.0.0.1:500"], ["10.0.0.2:500"], ["10.0.0.1:501"], ["10.0.0.1:502"]]
+    assert shared_by_host(at, [30, 8, 30, 27]) == [10, 8, 10, 9]
+
+
+def test_those_that_met_once_meet_again_at_the_same_place() -> None:
+    at = hosts(4)
+    for turn in range(2):
+        four = leaders(4, at)
+        with ThreadPoolExecutor(4) as pool:
+            assert (
+                list(pool.map(lambda one, turn=turn: one.gather(one.number + turn), four))
+                == [[turn + n for n in range(4)]] * 4
+            )
+        for one in four:
+            one.close()
 
 
 def test_mlx_finds_the_hosts_of_the_own_copy_and_the_launchers_come_back(

@@ -17,7 +17,7 @@ from experiments.harness.fields import ConfigField, as_text, config_fields, from
 from experiments.harness.schema import field_lines
 from mlx_interp.errors import ConfigError, nearest
 from mlx_interp.loading.names import DEFAULT_MODELS
-from mlx_interp.loading.processes import Shard
+from mlx_interp.loading.processes import Copies, Shard
 from mlx_interp.loading.profile import Memory, add_memory_option
 from mlx_interp.reporting.folders import PUBLISHED, RUNS, writable
 from mlx_interp.studies import invocation, studies_folder
@@ -56,7 +56,7 @@ class Options(Generic[ConfigT]):
     latex: bool = False
     html: bool = False
     shard: Shard = False
-    copies: int | None = None
+    copies: Copies | None = None
     workers: str = "auto"
     memory: Memory = "auto"
     look: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -185,10 +185,11 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
     )
     shared.add_argument(
         "--copies",
-        type=int,
+        type=_copies,
         metavar="N",
         help="with --shard, where there are more processes than one model needs: how many copies of it they hold side "
-        "by side, each over its share of the processes; the copies share the prompts (default: 1)",
+        "by side, each over its share of the processes; the copies share the prompts (default: auto, as many as memory "
+        "allows)",
     )
     shared.add_argument(
         "--workers",
@@ -207,6 +208,15 @@ def build_parser(experiment: Experiment[ConfigT], fields: Mapping[str, ConfigFie
                 raise ConfigError(f"{experiment.name}: field {field.name!r} has the name of a shared option; rename it")
             _add_field(group, field, field.metavar, experiment.look)
     return parser
+
+
+def _copies(text: str) -> Copies:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number or auto") from error
 
 
 def _add_field(group: Any, field: ConfigField, metavar: str, look: Mapping[str, Any] = NONE) -> None:

@@ -16,8 +16,10 @@ from experiments.harness.gated import Gate, passed
 from experiments.harness.measuring import measure
 from experiments.harness.options import Options
 from experiments.harness.state import Run
+from mlx_interp.copies import launched_as_ring
 from mlx_interp.errors import ConfigError, MlxInterpError
-from mlx_interp.loading.processes import check_layout, processes
+from mlx_interp.loading.outline import outline
+from mlx_interp.loading.processes import check_layout, chosen_copies, processes
 from mlx_interp.ranks import Ranks, launched, said
 from mlx_interp.reporting.folders import locked
 from mlx_interp.reporting.records import open_records
@@ -33,7 +35,14 @@ def launched_for(experiment: Experiment[ConfigT], options: Options[ConfigT]) -> 
             f"{experiment.name} {experiment.whole_model}, which a split model does not do: leave --shard out, and "
             "mlx.launch shares the prompts over whole models"
         )
-    return replace(processes("--shard", options.copies), one_model=True)
+    asked = options.copies if options.copies is not None else "auto" if launched_as_ring() else None
+    copies = chosen_copies(asked, lambda: _heaviest(options), shard=options.shard)
+    return replace(processes("--shard", copies), one_model=True)
+
+
+def _heaviest(options: Options[ConfigT]) -> int:
+    """Bytes of the largest of a run's models."""
+    return max(outline(name, memory=options.memory).weight_bytes for name in options.models)
 
 
 @contextmanager

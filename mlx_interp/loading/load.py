@@ -18,11 +18,13 @@ from mlx_interp.loading.names import Source, resolve
 from mlx_interp.loading.open import open_checkpoint
 from mlx_interp.loading.packaged import PACKAGED_MODELS, packaged_file
 from mlx_interp.loading.processes import (
+    Copies,
     Shard,
     agree_on_memory,
     agree_on_versions,
     check_layout,
     check_ranks,
+    chosen_copies,
     processes,
     share_out,
 )
@@ -44,7 +46,7 @@ def load(
     check: bool = True,
     shard: Shard = False,
     stages: Sequence[int] | None = None,
-    copies: int | None = None,
+    copies: Copies | None = None,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
@@ -61,8 +63,9 @@ def load(
         site whole (`docs/sharding.md`). True: each keeps a part of every matrix; "pipeline": some consecutive layers.
         Not with an adapter.
     stages: with "pipeline", layers of each process by rank; None is as their free memory has it.
-    copies: how many copies of the split model the processes hold side by side, consecutive ranks one; None: one, or as
-        many as the first call asked for. Each copy may then run other prompts (`docs/sharding.md`).
+    copies: how many copies of the split model the processes hold side by side, consecutive ranks one; "auto": as many
+        as there is memory for; None: one, or as many as the first call asked for. Each copy may then run other prompts
+        (`docs/sharding.md`).
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     check_options(dequantize, memory)
@@ -70,7 +73,7 @@ def load(
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
-    ranks = processes(source.name, copies) if shard else None
+    ranks = processes(source.name, chosen_copies(copies, lambda: _bytes(name, memory), shard=shard)) if shard else None
     compute_in = parse_dtype(dtype)
     added = read_adapter(adapter) if adapter is not None else None
     checkpoint = open_checkpoint(place_of(source))
@@ -125,6 +128,12 @@ def load(
         # A proof that one process remembers and another does not would leave the other waiting.
         check_once(model) if ranks is None else model.self_check()
     return model
+
+
+def _bytes(name: str | Path, memory: Memory) -> int:
+    from mlx_interp.loading.outline import outline  # which builds on this module
+
+    return outline(name, memory=memory).weight_bytes
 
 
 def _with(name: str, adapter: Adapter | None) -> str:

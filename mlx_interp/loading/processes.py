@@ -8,19 +8,22 @@ and a difference stops all of them with rank, layer and site.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from mlx_interp.copies import RANK, Star, launched_hosts, most_copies, shared_by_host
 from mlx_interp.deferred import mx
 from mlx_interp.engine import memory
 from mlx_interp.engine.network import Network
-from mlx_interp.errors import ConfigError, RanksDiffer
+from mlx_interp.errors import ConfigError, RanksDiffer, RunError
+from mlx_interp.loading.profile import SHARE_OF_FREE_MEMORY
 from mlx_interp.model import Model
-from mlx_interp.ranks import Ranks, launched
+from mlx_interp.ranks import Ranks, launched, to_be_arranged
 from mlx_interp.sites import Site
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 Shard: TypeAlias = bool | Literal["pipeline"]
 """False: a whole model; True: a part of every matrix in each process; "pipeline": some consecutive layers."""
+Copies: TypeAlias = int | Literal["auto"]
+"""How many a split model is to have; "auto": as many as there is memory for."""
 PACKAGES = ("mlx", "mlx-lm", "numpy", "transformers")
 PROBE = 48
 """Tokens of the probe."""
@@ -51,12 +56,38 @@ def processes(name: str, copies: int | None = None) -> Ranks:
     return ranks
 
 
-def check_layout(shard: object, stages: Sequence[int] | None, copies: int | None = None) -> None:
+def chosen_copies(copies: Copies | None, weights: Callable[[], int], *, shard: Shard) -> int | None:
+    """The number of copies: the one given, or for "auto" what all processes have memory for (`copies.most_copies`).
+
+    None where the processes hold some already, or are too few for two. weights: bytes of a whole copy, asked for where
+    that matters. Raises ConfigError where processes cannot tell each other, and RunError where one is gone.
+    """
+    if copies != "auto":
+        return copies
+    if not to_be_arranged():
+        return None
+    hosts = launched_hosts()
+    if len(hosts) < 4:
+        return None
+    free = int(memory.free_memory() * SHARE_OF_FREE_MEMORY)
+    try:
+        met = Star(int(os.environ[RANK]), len(hosts), hosts)
+        every = met.gather([free, weights()])
+        met.close()
+    except (EOFError, OSError) as error:
+        raise RunError(f"a process is gone before the number of copies was known ({error or 'it hung up'})") from error
+    heaviest = max(needed for _, needed in every)
+    return most_copies(heaviest, shared_by_host(hosts, [found for found, _ in every]), equal=shard is True)
+
+
+def check_layout(shard: object, stages: Sequence[int] | None, copies: Copies | None = None) -> None:
     """Raises ConfigError for a layout that does not exist, for stages of another one, and for copies of none."""
     if not isinstance(shard, bool) and shard != "pipeline":
         raise ConfigError(f"shard={shard!r}: give True (a part of every matrix), 'pipeline' (some layers) or False")
     if stages is not None and shard != "pipeline":
         raise ConfigError(f"stages={tuple(stages)} are those of a pipeline: give shard='pipeline' too, or leave it out")
+    if isinstance(copies, str) and copies != "auto":
+        raise ConfigError(f"copies={copies!r}: give a whole number, or 'auto'")
     if copies is not None and not shard:
         raise ConfigError(
             f"copies={copies} are those of a split model: give shard too, or leave it out: else each process has one"

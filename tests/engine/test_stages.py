@@ -84,10 +84,11 @@ class TestUnderALauncher:
         assert same == "True"
         assert 0.5 < float(kept) < 0.99
 
-    def test_two_copies_answer_other_prompts_as_the_whole_model_does(self) -> None:
+    @pytest.mark.parametrize("copies", ["2", "'auto'"])
+    def test_two_copies_answer_other_prompts_as_the_whole_model_does(self, copies: str) -> None:
         script = (
             "import mlx_interp as mi\n"
-            "model = mi.load('tiny-qwen2', shard='pipeline', copies=2)\n"
+            "model = mi.load('tiny-qwen2', shard='pipeline', copies=COPIES)\n"
             "from mlx_interp.ranks import launched\n"
             "ranks = launched()\n"
             "copy = ranks.rank // 2\n"
@@ -98,7 +99,7 @@ class TestUnderALauncher:
             "import json\n"
             "if ranks.first: print('found', json.dumps(every))\n"
         )
-        done = launched(4, "-c", script)
+        done = launched(4, "-c", script.replace("COPIES", copies))
         line = next((line for line in done.stdout.splitlines() if line.startswith("found ")), "")
         assert line, done.stdout + done.stderr
         every = json.loads(line.removeprefix("found "))

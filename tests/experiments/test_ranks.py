@@ -60,10 +60,11 @@ def test_ranks_that_share_one_model_make_the_files_of_one(tmp_path: Path, alone:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [["--copies", "2"], []])
 def test_copies_of_a_split_model_share_the_prompts_and_make_the_files_of_one(
-    tmp_path: Path, alone: dict[str, bytes]
+    options: list[str], tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
-    done = fake(4, tmp_path, "--shard", "--copies", "2")
+    done = fake(4, tmp_path, "--shard", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert files(tmp_path) == alone
 
