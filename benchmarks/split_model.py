@@ -7,7 +7,8 @@
 
 Measured: random weights of the benchmark's Llama (12 layers, width 512) in as many processes on this machine, one
 thread each, over the ring backend on the loopback, against one process with one thread; 64 tokens, logits of the
-last; and four prompts behind each other whose results are read at the end, where stages can work at the same time.
+last; four prompts behind each other whose results are read at the end, where stages can work at the same time; and one
+text of 768 tokens, which passes stages in pieces (`mlx_interp/engine/pieces.py`), and as a whole for comparison.
 Computed, not measured: from published configs and link speeds. A Mac keeps its share of the weights in 4 bits (groups
 of 64, 4.5 bits a weight); a token's numbers travel in 16 bits, of which each Mac receives (n - 1) / n. No latency is
 counted, though there is one exchange a matrix, nor any computation: a lower bound for one token at a time.
@@ -30,13 +31,14 @@ from mlx.utils import tree_flatten
 
 import mlx_interp  # noqa: F401  isort: split
 from benchmarks.models import benchmark_model, benchmark_tokens
+from mlx_interp.engine import pieces
 from mlx_interp.engine.split import exchanged_per_token, gathered_per_token, split
 from mlx_interp.engine.stages import pipeline, stages_by_memory
 from mlx_interp.loading.weights import unloaded
 from mlx_interp.ranks import launched
 from mlx_interp.reporting import Table
 
-TOKENS = 64
+TOKENS, LONG = 64, 768
 RUNS = 4
 """Passes that a round times."""
 BITS = 4.5
@@ -123,6 +125,8 @@ def worker(rounds: int, layout: str) -> None:
         pipeline(model.network, ranks, stages_by_memory(model.network, [1] * ranks.size))
     kept = sum(array.nbytes for _, array in tree_flatten(model.mlx_model.parameters()))
     tokens = benchmark_tokens(TOKENS)
+    long: dict[bool, list[float]] = {True: [], False: []}
+    fewest = pieces.FEWEST
     seconds, together = [], []
     for turn in range(rounds + 1):
         start = time.perf_counter()
@@ -133,6 +137,12 @@ def worker(rounds: int, layout: str) -> None:
         if turn:
             seconds.append((middle - start) / RUNS)
             together.append((time.perf_counter() - middle) / RUNS)
+        for cut, passes in long.items():
+            pieces.FEWEST = fewest if cut else LONG
+            start = time.perf_counter()
+            mx.eval(model.run(benchmark_tokens(LONG)).logits)
+            if turn:
+                passes.append(time.perf_counter() - start)
     relay = model.network.relay
     before = relay.received if relay else 0
     mx.eval(model.run(tokens).logits)
@@ -141,6 +151,9 @@ def worker(rounds: int, layout: str) -> None:
         "seconds": statistics.median(seconds),
         "range": [min(seconds), max(seconds)],
         "together": statistics.median(together),
+        "long": statistics.median(long[True]),
+        "long range": [min(long[True]), max(long[True])],
+        "long whole": statistics.median(long[False]),
         "kept": kept / whole,
         "bytes": received / TOKENS if ranks.size > 1 else 0,
     }
@@ -181,6 +194,9 @@ def measured(rounds: int) -> Table:
             f"{one['seconds'] / found['seconds']:.2f}",
             f"{1e3 * found['together']:.0f}",
             f"{one['together'] / found['together']:.2f}",
+            f"{found['long']:.2f} ({found['long range'][0]:.2f}-{found['long range'][1]:.2f})",
+            f"{one['long'] / found['long']:.2f}",
+            f"{one['long'] / found['long whole']:.2f}",
         ]
         for found in (one, *others)
     ]
@@ -190,6 +206,7 @@ def measured(rounds: int) -> Table:
             *("two processes, by", "weights of the fuller (%)", "received at most, a token (kB)"),
             *("a pass (ms): median (range)", "times as fast as one"),
             *(f"one of {RUNS} read at the end (ms)", "times as fast as one "),
+            *(f"{LONG} tokens (s): median (range)", "times as fast as one  ", "not in pieces"),
         ],
         rows,
         [f"{rounds} rounds of {RUNS} passes; one thread a process, all on this machine."],
