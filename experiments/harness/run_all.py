@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import registry
+from experiments.harness.bar import duration
 from experiments.harness.experiment import ConfigT, Experiment, Plan
 from experiments.harness.gated import Gate
 from experiments.harness.identity import release_memory
@@ -216,32 +217,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped; everything measured is kept: the same command goes on from here", file=sys.stderr)
         return 130
     if launched().first:
-        rich.console.Console().print(cell_table(cells))
+        console = rich.console.Console()
+        console.print(cell_table(cells))
+        for cell in cells:
+            if cell.failed:
+                console.print(f"{cell.experiment} on {cell.model}: {cell.outcome}", markup=False, highlight=False)
     return 1 if any(cell.failed for cell in cells) else 0
 
 
 def cell_table(cells: Sequence[Cell]) -> rich.table.Table:
-    """What was done, or would be."""
+    """What was done, or would be, and the sum; why a cell failed is too long for it."""
     planned = any(cell.plan for cell in cells)
     table = rich.table.Table(
-        title="plan, nothing written" if planned else "models and experiments", title_justify="left"
+        title="plan, nothing written" if planned else "models and experiments",
+        title_justify="left",
+        show_footer=len(cells) > 1,
     )
-    for head in ("model", "experiment", "outcome"):
-        table.add_column(head, overflow="fold")
-    for head in ("prompts", "passes", "about (s)", "memory (GB)") if planned else ("seconds",):
-        table.add_column(head, justify="right")
-    for cell in cells:
-        figures = [f"{cell.seconds:.0f}"]
-        if planned:
-            plan = cell.plan or Plan(0, 0, 0.0, 0)
-            about = cell.pace.of(plan) if cell.pace else 0.0
-            figures = [
-                f"{plan.prompts:,}",
-                f"{plan.forward_passes:,.0f}",
-                f"{about:,.0f}",
-                f"{plan.memory_bytes / 1e9:.2f}",
-            ]
-        table.add_row(cell.model, cell.experiment, cell.outcome, *figures)
+    seconds = [cell.seconds for cell in cells]
+    if planned:
+        seconds = [cell.pace.of(cell.plan) if cell.pace and cell.plan else 0.0 for cell in cells]
+    plans = [cell.plan or Plan(0, 0, 0.0, 0) for cell in cells]
+    table.add_column("model", overflow="fold")
+    table.add_column("study", no_wrap=True)
+    table.add_column("outcome", "in all", no_wrap=True)
+    if planned:
+        table.add_column("prompts", f"{sum(plan.prompts for plan in plans):,}", justify="right")
+        table.add_column("passes", f"{sum(plan.forward_passes for plan in plans):,.0f}", justify="right")
+        table.add_column("memory (GB)", f"{max(plan.memory_bytes for plan in plans) / 1e9:.2f}", justify="right")
+    table.add_column("about" if planned else "time", duration(sum(seconds)), justify="right", no_wrap=True)
+    for cell, plan, time_of in zip(cells, plans, seconds, strict=True):
+        figures = [f"{plan.prompts:,}", f"{plan.forward_passes:,.0f}", f"{plan.memory_bytes / 1e9:.2f}"]
+        table.add_row(
+            cell.model,
+            cell.experiment.partition("_")[0],
+            "failed" if cell.failed else cell.outcome,
+            *(figures if planned else []),
+            "" if planned and cell.failed else duration(time_of),
+        )
     return table
 
 
