@@ -12,6 +12,7 @@ from mlx_interp.deferred import mx
 from mlx_interp.engine.network import Network
 from mlx_interp.errors import ConfigError, UnknownModel
 from mlx_interp.loading.adapter import Adapter, attach, fold_in, read_adapter
+from mlx_interp.loading.fewer_bits import check_bits, in_fewer_bits
 from mlx_interp.loading.fingerprint import check_published_hashes, weights_hash
 from mlx_interp.loading.hub import snapshot
 from mlx_interp.loading.names import Source, resolve
@@ -47,6 +48,8 @@ def load(
     shard: Shard = False,
     stages: Sequence[int] | None = None,
     copies: Copies | None = None,
+    bits: int | None = None,
+    group_size: int = 64,
 ) -> Model:
     """A model by short name (`gemma-2-9b`, `gemma-2-9b:8bit`), embedded name (`tiny-gemma2`), Hub id, local folder
     or GGUF file.
@@ -66,10 +69,13 @@ def load(
     copies: how many copies of the split model the processes hold side by side, consecutive ranks one; "auto": as many
         as there is memory for; None: one, or as many as the first call asked for. Each copy may then run other prompts
         (`docs/sharding.md`).
+    bits: quantise to so many bits (2, 3, 4, 5, 6, 8) on loading, as `mlx_lm.convert` would, in groups of `group_size`;
+        the model is then called `name-4bit`. What is quantised already is made dense before. Not with shard or adapter.
     Raises UnknownModel, CheckpointError, UnsupportedModel, or ConfigError for options and for too little memory.
     """
     check_options(dequantize, memory)
     check_layout(shard, stages, copies)
+    check_bits(bits, group_size, split=bool(shard), adapted=adapter is not None)
     source = resolve(name)
     if shard and adapter is not None:
         raise ConfigError(f"{source.name}: an adapter is not split over processes: fold it in, and load the result")
@@ -83,10 +89,16 @@ def load(
     refuse_two_heads(checkpoint)
     stored = Stored(checkpoint.files) if shard else None
     network, config = load_network(checkpoint, stored)
+    if bits is not None:
+        config = in_fewer_bits(network, config, bits, group_size)
     net = Network(network, family, config)
     changed = put_ropes_right(net)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, config.get("eos_token_id"))
     own_hash = weights_hash(checkpoint.path, checkpoint.files)
+    quantization = checkpoint.quantization
+    if bits is not None:
+        own_hash = hashlib.sha256(f"{own_hash} {bits} bits, group {group_size}".encode()).hexdigest()
+        quantization = f"{bits}-bit, group {group_size}"
     if added is not None:
         attach(network, added, name=source.name, weights_hash=own_hash)
     if ranks is not None and stored is not None:
@@ -104,9 +116,9 @@ def load(
         tokenizer,
         config=config,
         path=checkpoint.path,
-        model_id=_with(source.model_id, added),
-        name=_with(source.name, added),
-        quantization=checkpoint.quantization,
+        model_id=_with(source.model_id, added, bits),
+        name=_with(source.name, added, bits),
+        quantization=quantization,
         weights_hash=own_hash if added is None else hashlib.sha256(f"{own_hash} {added.hash}".encode()).hexdigest(),
     )
     if changed:
@@ -136,8 +148,9 @@ def _bytes(name: str | Path, memory: Memory) -> int:
     return outline(name, memory=memory).weight_bytes
 
 
-def _with(name: str, adapter: Adapter | None) -> str:
-    return name if adapter is None else f"{name}+{adapter.path.resolve().name}"
+def _with(name: str, adapter: Adapter | None, bits: int | None) -> str:
+    name = name if adapter is None else f"{name}+{adapter.path.resolve().name}"
+    return name if bits is None else f"{name}-{bits}bit"
 
 
 def place_of(source: Source) -> Path:
