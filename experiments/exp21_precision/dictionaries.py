@@ -19,6 +19,8 @@ from mlx_interp.sae import SAE, TrainConfig, loss, reconstruction, train
 from mlx_interp.sae.streams import Floats, activations
 
 DICTIONARIES = "dictionaries"
+BATCH = 256
+"""Tokens of a training step, where there are as many."""
 OWN, OF_STORED, OTHER_SEED = "its own", "the stored model's", "another seed"
 
 
@@ -74,20 +76,21 @@ def states(run: Run[PrecisionConfig], one: Version) -> Floats:
 
 @of_run(8)
 def trained(run: Run[PrecisionConfig], one: Version, seed: int) -> SAE:
-    config, model = run.config, run.model
+    config, model, rows = run.config, run.model, states(run, one)
+    batch_size = min(BATCH, len(rows))
     how = TrainConfig(
         kind="topk",
         k=config.k,
         d_sae=config.expansion * model.d_model,
         steps=config.steps,
-        batch_size=256,
+        batch_size=batch_size,
         learning_rate=4e-3,
         warm_up=max(1, config.steps // 10),
-        dead_after=config.steps * 256 // 8,
+        dead_after=config.steps * batch_size // 8,
         aux_k=model.d_model // 2,
         seed=config.seed + seed,
     )
-    return train(states(run, one), site(model), how)
+    return train(rows, site(model), how)
 
 
 def held_prompts(run: Run[PrecisionConfig], model: Model) -> list[Prompt]:

@@ -34,7 +34,7 @@ class Compared(TypedDict):
     n_layers: int
     cosine: float
     low: float
-    """95 % of the cosines of both versions' directions from the same prompts, drawn again, lie above."""
+    """The cosine with what 95 % of draws of the same prompts for both versions lie below and above their median."""
     high: float
     stability: float
     """Within the stored model: cosine to the direction of prompts drawn again, median."""
@@ -98,7 +98,8 @@ def measure(run: Run[PrecisionConfig], one: Version) -> Iterator[Compared]:
     own, stored = contrast_in(run, one), contrast_in(run, version_items(run, ())[0])
     cosine = cosines(own.vectors, stored.vectors)[:, 0]
     drawn = cosines(own.resampled, stored.resampled)[..., 0]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    spread = np.quantile(drawn, [0.025, 0.975], axis=0) - np.median(drawn, axis=0)  # a draw repeats prompts: lower
+    low, high = np.minimum(cosine + spread, 1.0)
     for layer in np.flatnonzero(stored.differs[:, 0] & own.differs[:, 0]).tolist():  # not where all prompts are equal
         yield {
             "version": one.key,
