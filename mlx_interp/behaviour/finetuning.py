@@ -83,15 +83,16 @@ def finetune(
     changes: dict[int, Change] = {layer: _plus(vector) for layer, vector in (added or {}).items()}
     if put is not None:
         changes[put.injected.layer] = put
-    if is_split(network):
-        raise UnsupportedModel(f"{model.name} is split over processes, and is not fine-tuned: load it whole")
-    settings = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
+    if is_split(network) and model.network.family.experts is not None:
+        raise UnsupportedModel(f"{model.name} has experts and is split over processes: load it whole to fine-tune it")
+    settings: dict[str, Any] = {"rank": recipe.rank, "scale": recipe.scale, "dropout": 0.0}
     n_layers = model.n_layers if recipe.n_layers is None else recipe.n_layers
     before = _linear_layers(network)
     network.freeze()
     mx.random.seed(recipe.seed)
     try:
-        mlx_lm.tuner.utils.linear_to_lora_layers(network, n_layers, settings)
+        adapted = settings | ({"keys": _split_in_layers(network)} if is_split(network) else {})
+        mlx_lm.tuner.utils.linear_to_lora_layers(network, n_layers, adapted)
         with _changing(network, changes):
             losses = _train(network, rows, recipe, watch or (lambda step: None), put)
         weights = dict(trees.tree_flatten(network.trainable_parameters()))
@@ -141,9 +142,23 @@ def _with(kind: type[nn.Module], change: Change) -> type[nn.Module]:
 
 
 def _linear_layers(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Path and layer; of a model that is split over processes those that stand for whole ones."""
+    if is_split(network):
+        return [(path, module) for path, module in network.named_modules() if _stands_for_linear(module)]
     return [
         (path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)
     ]
+
+
+def _split_in_layers(network: nn.Module) -> set[str]:
+    """Paths within a layer of the linear layers that are split."""
+    return {path for layer in network.layers for path, module in layer.named_modules() if _stands_for_linear(module)}
+
+
+def _stands_for_linear(module: nn.Module) -> bool:
+    from mlx_interp.engine.split import SplitLinear  # its classes need MLX
+
+    return isinstance(module, SplitLinear)
 
 
 def _rows(

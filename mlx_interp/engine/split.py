@@ -92,6 +92,17 @@ class SplitLinear(nn.Module):  # type: ignore[misc]
         y = gathered(y, self.rows, self.group)
         return y + self.bias if "bias" in self else y
 
+    def to_lora(self, r: int, scale: float, dropout: float) -> nn.Module:
+        """Low-rank matrices beside it, whole on every process; mlx-lm asks for them by this name.
+
+        All processes draw the same ones, and the same as for a whole layer, from one seed.
+        """
+        columns = self.part.weight.shape[-1]
+        n_inputs = columns * 32 // self.part.bits if "scales" in self.part else columns
+        beside = mlx_lm.tuner.lora.LoRALinear(n_inputs, self.rows, r=r, dropout=dropout, scale=scale)
+        beside.linear = self
+        return beside
+
 
 class SplitEmbedding(nn.Module):  # type: ignore[misc]
     """An embedding of which this process keeps some tokens; as an unembedding it gives their logits."""

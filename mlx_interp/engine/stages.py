@@ -228,7 +228,8 @@ class HeldEmbedding(SplitEmbedding):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         here = self.group.rank == self.owner
-        found: mx.array = self.group.relayed(self.part(tokens if here else mx.zeros_like(tokens)), self.owner)
+        rows = self.part(tokens if here else mx.zeros_like(tokens))
+        found: mx.array = self.group.relayed(rows, self.owner, rows)
         return found
 
     def as_linear(self, x: mx.array) -> mx.array:

@@ -74,6 +74,36 @@ def test_a_model_loaded_in_parts_answers_as_the_whole_one() -> None:
     assert first == second
 
 
+@pytest.mark.parametrize(("layout", "bound"), [("True", 1e-4), ("'pipeline'", 1e-6)])
+def test_a_split_model_learns_what_the_whole_one_does_and_is_as_before(layout: str, bound: float) -> None:
+    script = (
+        "import json, mlx_interp as mi, mlx.core as mx\n"
+        "from mlx_interp.behaviour.finetuning import LoraRecipe, finetune\n"
+        "from mlx_interp.ranks import launched\n"
+        "model, whole = mi.load('tiny-qwen2', shard=LAYOUT), mi.load('tiny-qwen2')\n"
+        "rows = ['The capital of France is', 'The king of Spain'], [' Paris.', ' is here.'], LoraRecipe(steps=6, batch=2)\n"
+        "before = model.run(rows[0][0]).logits\n"
+        "a, b = (finetune(one, *rows) for one in (whole, model))\n"
+        "after = model.run(rows[0][0]).logits\n"
+        "found = {\n"
+        "    'apart': max(float(mx.abs(a.weights[k] - b.weights[k]).max()) for k in a.weights),\n"
+        "    'moved': max(float(mx.abs(v).max()) for k, v in a.weights.items() if k.endswith('lora_b')),\n"
+        "    'same': list(a.weights) == list(b.weights) and a.config == b.config,\n"
+        "    'left': float(mx.abs(before - after).max()),\n"
+        "}\n"
+        "every = launched().gather([found, sorted((k, float(v.sum())) for k, v in b.weights.items())])\n"
+        "if launched().first: print('found', json.dumps([found, every[0] == every[1]]))\n"
+    )
+    done = launched(2, "-c", script.replace("LAYOUT", layout))
+    line = next((line for line in done.stdout.splitlines() if line.startswith("found ")), "")
+    assert line, done.stdout + done.stderr
+    found, alike = json.loads(line.removeprefix("found "))
+    assert alike
+    assert found["same"]
+    assert found["left"] == 0
+    assert found["apart"] < bound < found["moved"]
+
+
 def test_processes_with_other_weights_are_stopped() -> None:
     script = (
         "import os, mlx_interp as mi\n"
