@@ -81,7 +81,7 @@ def test_a_split_model_learns_what_the_whole_one_does_and_is_as_before(layout: s
         "from mlx_interp.behaviour.finetuning import LoraRecipe, finetune\n"
         "from mlx_interp.ranks import launched\n"
         "model, whole = mi.load('tiny-qwen2', shard=LAYOUT), mi.load('tiny-qwen2')\n"
-        "rows = ['The capital of France is', 'The king of Spain'], [' Paris.', ' is here.'], LoraRecipe(steps=6, batch=2)\n"
+        "rows = ['The capital of France is', 'The king of Spain'], [' Paris.', ' is.'], LoraRecipe(steps=6, batch=2)\n"
         "before = model.run(rows[0][0]).logits\n"
         "a, b = (finetune(one, *rows) for one in (whole, model))\n"
         "after = model.run(rows[0][0]).logits\n"
