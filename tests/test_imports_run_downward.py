@@ -18,7 +18,7 @@ RANK = {
     **dict.fromkeys(("engine", "continuations", "pages"), 2),
     **dict.fromkeys(("progress", "wrapped"), 3),
     "model": 4,
-    **dict.fromkeys(("loading", "behaviour"), 5),
+    **dict.fromkeys(("loading", "behaviour", "massive_activations"), 5),
     **dict.fromkeys(("patching", "directions", "in_context"), 6),
     "lenses": 7,
     "methods": 8,  # old names of the rooms before it

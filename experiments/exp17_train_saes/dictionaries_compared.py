@@ -12,6 +12,7 @@ from experiments.exp17_train_saes import texts
 from experiments.exp17_train_saes.runs import Item, SAEConfig, dictionary, items, measured
 from experiments.harness.experiment import Records
 from experiments.harness.state import Run
+from mlx_interp.massive_activations import first_position
 from mlx_interp.reporting import finite
 from mlx_interp.sae import stability
 
@@ -35,8 +36,8 @@ def measure_positions(run: Run[SAEConfig], item: Item) -> Iterator[AtPositions]:
     sae = dictionary(run, item)
     held = texts.measured_texts(run, config.seed, config.n_texts)
     x = texts.measured_rows(run, item.site, config.seed, config.n_texts)
-    first = [int(t.prompt.tokens[0] == run.model.tokenizer.bos_token_id) for t in held]
-    places = np.concatenate([np.arange(len(t.prompt) - bos) for t, bos in zip(held, first, strict=True)])
+    first = [first_position(run.model, t.prompt) for t in held]
+    places = np.concatenate([np.arange(len(t.prompt) - left_out) for t, left_out in zip(held, first, strict=True)])
     error = np.sum((x - np.asarray(sae(x))) ** 2, axis=-1)
     spread = np.sum((x - x.mean(0)) ** 2, axis=-1)
     for low, high in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 10**6)):

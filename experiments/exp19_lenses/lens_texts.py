@@ -27,6 +27,7 @@ from mlx_interp.errors import DataError
 from mlx_interp.lenses.affine import affine_lens
 from mlx_interp.lenses.tuned import TunedLens, exchanged, identity_lens, positions_of, train_on_states
 from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.massive_activations import first_position, massive_at_first
 from mlx_interp.model import Model
 from mlx_interp.stats import split_halves, stable_draw
 from mlx_interp.store.rows import prompt_rows
@@ -124,7 +125,7 @@ def _project_texts(model: Model) -> dict[str, Text]:
     found = {}
     for one in project_texts.english():
         prompt = project_texts.prompt_of(model, one)
-        places = range(prompt.find(one.text)[0] if one.chat else 0, len(prompt) - 1)
+        places = range(prompt.find(one.text)[0] if one.chat else first_position(model, prompt), len(prompt) - 1)
         kept = sorted(sorted(places, key=lambda i: stable_draw(i, one.text, 2**62))[:READ])
         follows = tuple(prompt.tokens[i + 1] for i in kept)
         text = _text(model, one.kind, prompt.tokens, tuple(kept), follows)
@@ -157,15 +158,16 @@ def _of_row(model: Model, kind: str, row: Row) -> Text | None:
 
 
 def _file_texts(run: Run[TextConfig]) -> dict[str, Text]:
-    """Pieces of a file's texts; the first token is not predicted."""
-    config = run.config
+    """Pieces of a file's texts; the first token is not predicted, nor is what follows a massive one."""
+    config, first = run.config, int(massive_at_first(run.model))
     found: dict[str, Text] = {}
     for row in prompt_rows(config.texts, chat=False):
         ids = run.model.prompt(row.text).tokens
         for start in range(0, len(ids) - 1, config.text_length):
             piece = tuple(ids[start : start + config.text_length])
-            if len(piece) > 1:
-                text = _text(run.model, "text", piece[:-1], tuple(range(len(piece) - 1)), piece[1:])
+            if len(piece) > 1 + first:
+                read = tuple(range(first, len(piece) - 1))
+                text = _text(run.model, "text", piece[:-1], read, piece[1 + first :])
                 found.setdefault(text.key, text)
         if len(found) >= 4 * (config.n_train_texts + config.n_texts):
             break

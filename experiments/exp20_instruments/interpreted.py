@@ -22,13 +22,13 @@ from experiments.shared.project_texts import sentences
 from mlx_interp.errors import DataError
 from mlx_interp.loading.load import load
 from mlx_interp.loading.names import EMBEDDED
+from mlx_interp.massive_activations import first_position
 from mlx_interp.model import Model
 from mlx_interp.pages.feature_page import Example
 from mlx_interp.prompts import Prompt
 from mlx_interp.reporting import Cell, Column, Table
 from mlx_interp.sae.interpretation import FeatureTexts, explain, feature_texts, judges, score
 from mlx_interp.sae.streams import activations as read_activations
-from mlx_interp.sae.streams import first_position
 from mlx_interp.stats import stable_draw
 
 STAGE = "features"

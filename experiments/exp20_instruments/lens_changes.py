@@ -71,7 +71,8 @@ def lenses(run: Run[LensConfig]) -> dict[str, TunedLens]:
     model, config = run.model, run.config
     joined, skip = (1, 1) if model.name in EMBEDDED else (4, 8)
     texts = statements(run, joined)
-    states = mx.concatenate([positions_of(model, texts[at : at + 32])[:, :] for at in range(0, len(texts), 32)], axis=1)
+    parts = [positions_of(model, texts[at : at + 32], massive=False) for at in range(0, len(texts), 32)]
+    states = mx.concatenate(parts, axis=1)
     long = [text for text in texts if len(model.prompt(text)) > skip + 1][: config.n_jacobian]
     jacobian = jacobian_lens(model, long, skip=skip, per_prompt=config.jacobian_dimensions or None)
     tuned = train_on_states(model, states, steps=config.lens_steps, batch=config.lens_batch, seed=config.seed)

@@ -22,6 +22,7 @@ import numpy as np
 from mlx_interp.deferred import mx, nn, optim, rich
 from mlx_interp.engine.host import softmax
 from mlx_interp.errors import DataError
+from mlx_interp.massive_activations import massive_at_first
 from mlx_interp.model import Model
 from mlx_interp.prompts import AnyPrompt
 from mlx_interp.reporting.files import make_folder
@@ -196,16 +197,20 @@ def lens_slopes(model: Model, at: dict[str, mx.array], early: mx.array, last: mx
     }
 
 
-def positions_of(model: Model, prompts: Sequence[AnyPrompt], *, embedding: bool = False) -> mx.array:
+def positions_of(
+    model: Model, prompts: Sequence[AnyPrompt], *, embedding: bool = False, massive: bool = True
+) -> mx.array:
     """(n_layers, n_positions, d_model): resid_post at every token of some prompts, one after the other; no padding.
 
-    embedding: resid_pre.0 in front, n_layers + 1 rows.
+    embedding: resid_pre.0 in front, n_layers + 1 rows. massive: also the first position of a model whose activations
+    are massive there without BOS (`mlx_interp.massive_activations`), which least squares would fit alone.
     """
+    first = 0 if massive else int(massive_at_first(model))
     out = model.run(list(prompts), capture=["resid_post", *(["resid_pre.0"] if embedding else [])], logits="none")
     states = out.stack("resid_post")
     if embedding:
         states = mx.concatenate([out["resid_pre.0"][None], states])
-    return mx.concatenate([states[:, row, :length] for row, length in enumerate(out.lengths)], axis=1)
+    return mx.concatenate([states[:, row, first:length] for row, length in enumerate(out.lengths)], axis=1)
 
 
 def kl_to_last(logits: mx.array) -> mx.array:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from mlx_interp import pages
 from mlx_interp.deferred import mx
 from mlx_interp.errors import SAEError
+from mlx_interp.massive_activations import first_position
 from mlx_interp.model import Model
 from mlx_interp.pages.feature_page import Example, FeaturePage, Named
 from mlx_interp.prompts import Prompt
 from mlx_interp.sae.metrics import check_fits
 from mlx_interp.sae.sae import SAE
-from mlx_interp.sae.streams import first_position
 
 BINS = 20
 

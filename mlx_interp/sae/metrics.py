@@ -20,10 +20,11 @@ from mlx_interp.deferred import mx
 from mlx_interp.engine.host import log_softmax
 from mlx_interp.errors import SAEError, SiteError
 from mlx_interp.interventions import ArrayLike, Intervention, Patch
+from mlx_interp.massive_activations import first_position
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 from mlx_interp.sae.sae import SAE
-from mlx_interp.sae.streams import Batches, Floats, activations, first_position, source_of
+from mlx_interp.sae.streams import Batches, Floats, activations, source_of
 from mlx_interp.shapes import ShapesShown
 
 DENSE = 0.1

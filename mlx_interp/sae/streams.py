@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mlx_interp import sites
 from mlx_interp.errors import SAEError
+from mlx_interp.massive_activations import first_position
 from mlx_interp.model import Model
 from mlx_interp.prompts import Prompt
 
@@ -78,7 +79,9 @@ class Streamed:
 def activations(model: Model, prompts: Sequence[Prompt], site: str, *, per_run: int = 64) -> Floats:
     """Activations of all prompts at every position but BOS, (n_tokens, width); heads side by side at sites with heads.
 
-    Prompts of equal length run together. Raises SiteError for a site of several layers.
+    Nor is the first position there where a model's activations are massive at any first token
+    (`mlx_interp.massive_activations`). Prompts of equal length run together. Raises SiteError for a site of several
+    layers.
     """
     name = str(sites.parse_one(site, model.n_layers))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -91,11 +94,6 @@ def activations(model: Model, prompts: Sequence[Prompt], site: str, *, per_run: 
             first = first_position(model, prompts[i])
             found[i] = x[row, first : out.lengths[row]].reshape(out.lengths[row] - first, -1)
     return np.concatenate([found[i] for i in range(len(prompts))])
-
-
-def first_position(model: Model, prompt: Prompt) -> int:
-    """1 for a prompt that begins with BOS, whose activations are of another size than all others; else 0."""
-    return int(len(prompt.tokens) > 1 and prompt.tokens[0] == getattr(model.tokenizer, "bos_token_id", None))
 
 
 def source_of(data: Floats | Batches) -> Batches:

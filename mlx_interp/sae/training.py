@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +25,15 @@ import numpy as np
 
 from mlx_interp.deferred import mx, optim
 from mlx_interp.errors import SAEError
+from mlx_interp.massive_activations import MASSIVE
 from mlx_interp.sae.checkpoints import read_state, write_state
 from mlx_interp.sae.kinds import Weights
 from mlx_interp.sae.losses import Objective, geometric_median, with_unit_rows, without_parallel
 from mlx_interp.sae.sae import SAE, kind_of
 from mlx_interp.sae.streams import Batches, Floats, endless, source_of
 
+FEW = 0.2
+"""Share of the activations up to which massive ones are the exception."""
 SAMPLE = 16_384
 """Tokens that scale, centre and the encoder's first length are taken from."""
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -157,7 +161,21 @@ class Trainer:
             raise SAEError(f"{self.site}: activations to train on are not all finite; float16 overflows at this site?")
         if not rows.any():
             raise SAEError(f"{self.site}: activations to train on are all zero")
+        self._warn_of_massive_rows(rows)
         return rows
+
+    def _warn_of_massive_rows(self, rows: Floats) -> None:
+        """A few rows that are most of the data's energy set its scale: of all others nothing is learnt."""
+        squared = np.sum(rows.astype(np.float64) ** 2, axis=-1)
+        massive = squared > MASSIVE**2 * np.median(squared)
+        if 0 < massive.mean() < FEW and squared[massive].sum() > squared[~massive].sum():
+            warnings.warn(
+                f"{self.site}: {massive.mean():.1%} of the activations have {MASSIVE:.0f} times the usual norm or "
+                "more, and most of the variance: an autoencoder of all fits these alone. Leave the first position of "
+                "every text out (mi.sae.activations does)",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _first_weights(self, x: mx.array) -> Weights:
         config = self.config
