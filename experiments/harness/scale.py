@@ -24,6 +24,7 @@ from mlx_interp.reporting.files import write_atomically
 from mlx_interp.reporting.folders import PUBLISHED, TABLE_FILE
 from mlx_interp.reporting.index import runs
 from mlx_interp.reporting.plots import LINES, STYLE, Plot, caption_text, save_plot
+from mlx_interp.reporting.scaling import short
 from mlx_interp.reporting.tables import Cell, Column, Table
 from mlx_interp.stats import Estimate
 from mlx_interp.studies import invocation
@@ -183,13 +184,8 @@ def _panel(axis: Any, question: Question, shown: Sequence[tuple[str, Any, Estima
         axis.errorbar(
             [model["parameters"]], [value], np.abs(np.array([[low], [high]]) - value), color=colour, marker=marker
         )
-        names.append((float(model["parameters"]), value, _short(name)))
+        names.append((float(model["parameters"]), value, short(name)))
     name_points(axis, names, size=6)
-
-
-def _short(name: str) -> str:
-    """A name as it fits beside a point."""
-    return name.removesuffix(".gguf").split("-q4")[0].replace("-instruct", "")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -127,39 +127,80 @@ def scatter(
 
     Raises ValueError for more groups than can be told apart.
     """
-    groups = list(dict.fromkeys(point.group for point in points))
+    one = Scatter(points, title, y_label, percent)
+    return scatters([one], name=name, x_label=x_label, caption=caption, log_x=log_x)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """One panel of points."""
+
+    points: Sequence[Point]
+    title: str
+    y_label: str
+    percent: bool = False
+
+
+ACROSS = 3
+"""Panels side by side, at most."""
+
+
+def scatters(panels: Sequence[Scatter], *, name: str, x_label: str, caption: str, log_x: bool = False) -> Plot:
+    """Scatters side by side, of the same groups, against the same number.
+
+    Raises ValueError for more groups than can be told apart.
+    """
+    groups = list(dict.fromkeys(point.group for panel in panels for point in panel.points))
     if not 1 <= len(groups) <= len(LINES):
         raise ValueError(f"figure {name!r}: {len(groups)} groups; between 1 and {len(LINES)} can be told apart")
-    scale = 100 if percent else 1
+    looks = dict(zip(groups, LINES, strict=False))
+    across = min(len(panels), ACROSS)
+    down = -(-len(panels) // across)
+    width, height = (4.8, 3.4) if len(panels) == 1 else (3.6, 2.9)
     with matplotlib.rc_context(STYLE):
-        figure = matplotlib.figure.Figure(figsize=(4.8, 3.4), layout="constrained")
-        axis = figure.subplots()
-        for group, (colour, _, marker) in zip(groups, LINES, strict=False):
-            mine = [point for point in points if point.group == group]
-            values = scale * np.array([[p.estimate.value, p.estimate.low, p.estimate.high] for p in mine])
-            reach = np.abs(values[:, 1:].T - values[:, 0])
-            axis.errorbar(
-                [p.x for p in mine],
-                values[:, 0],
-                reach,
-                color=colour,
-                marker=marker,
-                linestyle="",
-                capsize=2,
-                label=group,
-            )
-        if log_x and max(p.x for p in points) >= 3 * min(p.x for p in points):
-            axis.set_xscale("log")
-        else:
-            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
-            axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axis.margins(x=0.2)
-        axis.set(xlabel=x_label, ylabel=y_label)
-        axis.set_title(title, fontsize=10)
+        figure = matplotlib.figure.Figure(figsize=(width * across, height * down), layout="constrained")
+        axes = figure.subplots(down, across, squeeze=False).ravel()
+        for axis, panel in zip(axes, panels, strict=False):
+            _draw_points(axis, panel, looks, log_x)
+            axis.set(xlabel=x_label, ylabel=panel.y_label)
+            axis.set_title(panel.title, fontsize=10)
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
         if len(groups) > 1:
-            _legend_below(figure, len(groups))
-        name_points(axis, [(point.x, scale * point.estimate.value, point.label) for point in points], size=7)
+            _legend_below(figure, len(groups), height * down)
+        for axis, panel in zip(axes, panels, strict=False):
+            scale = 100 if panel.percent else 1
+            named = [(point.x, scale * point.estimate.value, point.label) for point in panel.points]
+            name_points(axis, named, size=7 if len(panels) == 1 else 6)
     return Plot(name, figure, caption)
+
+
+def _draw_points(
+    axis: matplotlib.axes.Axes, panel: Scatter, looks: Mapping[str, tuple[str, Any, str]], log_x: bool
+) -> None:
+    scale = 100 if panel.percent else 1
+    for group, (colour, _, marker) in looks.items():
+        mine = [point for point in panel.points if point.group == group]
+        if not mine:
+            continue
+        values = scale * np.array([[p.estimate.value, p.estimate.low, p.estimate.high] for p in mine])
+        reach = np.abs(values[:, 1:].T - values[:, 0])
+        axis.errorbar(
+            [p.x for p in mine],
+            values[:, 0],
+            reach,
+            color=colour,
+            marker=marker,
+            linestyle="",
+            capsize=2,
+            label=group,
+        )
+    if log_x and max(p.x for p in panel.points) >= 3 * min(p.x for p in panel.points):
+        axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+        axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axis.margins(x=0.2)
 
 
 def name_points(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float, str]], *, size: float) -> None:
@@ -197,13 +238,17 @@ def name_points(axis: matplotlib.axes.Axes, points: Sequence[tuple[float, float,
         )
 
 
-def _legend_below(figure: matplotlib.figure.Figure, n: int) -> None:
-    """The names of n lines under the axes, in as many columns as the figure is wide enough for."""
+def _legend_below(figure: matplotlib.figure.Figure, n: int, height: float = 3.4) -> None:
+    """The names of n lines under the axes, each once, in as many columns as the figure is wide enough for.
+
+    height: of the figure without them, in inches.
+    """
+    named = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     renderer = matplotlib.backends.backend_agg.FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     for columns in (3, 2, 1):
-        legend = figure.legend(loc="outside lower center", ncols=columns)
+        legend = figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
-            figure.set_figheight(3.4 + 0.2 * -(-n // columns))
+            figure.set_figheight(height + 0.2 * -(-n // columns))
             return
         legend.remove()
 

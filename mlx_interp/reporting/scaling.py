@@ -5,12 +5,11 @@ Made from run.json alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_interp.reporting.figures import Point, scatter
+from mlx_interp.reporting.figures import Point, Scatter, scatters
 from mlx_interp.reporting.plots import Plot, caption_text, save_plot
 from mlx_interp.reporting.tables import Cell, Column, Table
 from mlx_interp.stats import Estimate, trend_test
@@ -57,35 +56,31 @@ def _trend(pairs: Sequence[tuple[float, float]]) -> list[Cell]:
 
 
 def scaling_plots(complete: Sequence[Run]) -> list[Plot]:
-    """Every metric against every axis along which at least two models differ."""
+    """A figure for every axis, with a panel for each metric of at least two models that differ there."""
     plots = []
-    for name, measured in metrics_of(complete).items():
-        for axis, (label, log) in AXES.items():
+    for axis, (label, log) in AXES.items():
+        panels = []
+        for name, measured in metrics_of(complete).items():
             held = [(run["model"], unit, estimate) for run, unit, estimate in measured if run["model"].get(axis)]
             if len({model[axis] for model, _, _ in held}) < 2:
                 continue
             unit = held[0][1]
             points = [
-                Point(_name(model), float(model[axis]), estimate, str(model.get("family") or "unknown"))
+                Point(short(str(model["name"])), float(model[axis]), estimate, str(model.get("family") or "unknown"))
                 for model, _, estimate in held
             ]
-            plots.append(
-                scatter(
-                    points,
-                    name=f"{re.sub('[^0-9a-zA-Z]+', '_', name).strip('_')}_by_{axis}",
-                    title=f"{name} by {label}",
-                    x_label=label,
-                    y_label=f"{name} ({unit})" if unit else name,
-                    log_x=log,
-                    percent=unit == "%",
-                    caption=f"{name} of {len(points)} models against their {label}; bars: 95 % intervals.",
-                )
-            )
+            panels.append(Scatter(points, name, unit, unit == "%"))
+        if panels:
+            said = "; ".join(panel.title for panel in panels)
+            models = len({point.label for panel in panels for point in panel.points})
+            caption = f"{said}: {models} models by their {label}; bars: 95 % intervals."
+            plots.append(scatters(panels, name=f"over_models_by_{axis}", x_label=label, caption=caption, log_x=log))
     return plots
 
 
-def _name(model: Mapping[str, Any]) -> str:
-    return str(model["name"])
+def short(name: str) -> str:
+    """A model's name as it fits beside a point."""
+    return name.removesuffix(".gguf").split("-q4")[0].replace("-instruct", "")
 
 
 def write_scaling(folder: Path, complete: Sequence[Run]) -> list[tuple[Path, str]]:

@@ -38,19 +38,24 @@ def test_models_of_one_depth_have_no_trend_and_one_model_no_table() -> None:
 
 
 def test_figures_are_drawn_where_models_differ(tmp_path: Path) -> None:
-    assert {plot.name for plot in scaling_plots(MODELS)} == {"gap_by_layers", "gap_by_parameters"}
+    assert {plot.name for plot in scaling_plots(MODELS)} == {"over_models_by_layers", "over_models_by_parameters"}
     assert scaling_plots([run("a", 8, 0.5), run("b", 8, 0.7)]) == []
     pictures = write_scaling(tmp_path, [*MODELS, run("c1", 50, 3.0, validated=False)])
     assert sorted(tmp_path.rglob("*.*")) == sorted(path for path, _ in pictures)
     assert "UNVALIDATED" in pictures[0][1]
-    renamed = [{**r, "scaling": [{**r["scaling"][0], "name": "distance"}]} for r in MODELS]
-    assert sorted(tmp_path.rglob("*.*")) != (written := sorted(path for path, _ in write_scaling(tmp_path, renamed)))
-    assert sorted(tmp_path.rglob("*.*")) == written, "no figure of a quantity that no run reports"
+    one_depth = [{**r, "model": {**r["model"], "layers": 8}} for r in MODELS]
+    assert sorted(tmp_path.rglob("*.*")) != (written := sorted(path for path, _ in write_scaling(tmp_path, one_depth)))
+    assert sorted(tmp_path.rglob("*.*")) == written, "no figure of what no runs differ in"
 
 
-def test_names_of_figures_are_names_of_files_on_every_system() -> None:
-    runs = [{**r, "scaling": [{**r["scaling"][0], "name": "turned: 0.2 %, added"}]} for r in MODELS]
-    assert {plot.name for plot in scaling_plots(runs)} == {
-        "turned_0_2_added_by_layers",
-        "turned_0_2_added_by_parameters",
-    }
+def test_every_metric_has_its_panel_and_models_that_did_not_measure_one_are_not_in_it() -> None:
+    def with_more(one: dict[str, Any], number: int) -> dict[str, Any]:
+        more = [{**one["scaling"][0], "name": f"turned: 0.{n} %, added", "unit": "%"} for n in range(number)]
+        return {**one, "scaling": [*one["scaling"], *more]}
+
+    plots = scaling_plots([with_more(one, number) for number, one in enumerate(MODELS)])
+    for plot in plots:
+        drawn = [axis for axis in plot.figure.axes if axis.axison]
+        assert [axis.get_title() for axis in drawn] == ["gap", *(f"turned: 0.{n} %, added" for n in range(3))]
+        assert [len(axis.containers) for axis in drawn] == [2, 2, 1, 1]  # families
+        assert sum(len(axis.texts) for axis in drawn) == 5 + 4 + 3 + 2
