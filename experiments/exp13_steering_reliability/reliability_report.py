@@ -36,10 +36,30 @@ def target(record: Record) -> float:
     return float(bool(record["refused"]) == (record["edit"] in ADDITIONS))
 
 
-def effects(records: Records, edit: str, dose: float, shift: str = "same form", **labels: object) -> list[Record]:
-    """Replies to the requests that an edit is for, with `done`: harmless where it adds, harmful where it ablates."""
-    kept = of(records, REPLIES, edit=edit, dose=dose, shift=shift, harmful=edit not in ADDITIONS, **labels)
-    return [{**r, "done": target(r)} for r in kept]
+def effects(
+    records: Records, edit: str, dose: float, shift: str = "same form", *, whole: bool = False, **labels: object
+) -> list[Record]:
+    """Replies to the requests that an edit is for, with `done`: harmless where it adds, harmful where it ablates.
+
+    Only of requests whose reply there is to turn: a model that refuses nothing has no refusal to ablate. whole: all.
+    """
+    adds = edit in ADDITIONS
+    kept = of(records, REPLIES, edit=edit, dose=dose, shift=shift, harmful=not adds, **labels)
+    plain = of(records, REPLIES, edit="none", shift=shift, harmful=not adds)
+    as_meant = set() if whole else {r["unit"] for r in plain if bool(r["refused"]) == adds}
+    return [{**r, "done": target(r)} for r in kept if r["unit"] not in as_meant]
+
+
+def unturnable(records: Records, config: ReliabilityConfig) -> str:
+    """A sentence on how much there was to turn, where a kind of held-out request has nothing; else nothing."""
+    said = []
+    for harmful, what in ((True, "harmful requests are refused without any edit"), (False, "harmless ones are not")):
+        plain = of(records, REPLIES, edit="none", shift="same form", harmful=harmful, split="test")
+        there = [{**r, "there": bool(r["refused"]) == harmful} for r in plain]
+        if plain and not any(r["there"] for r in there):
+            rate = share(there, "there", config.seed)
+            said.append(f"{rate.text(percent=True) if rate else 0} % of {what}: nothing to turn there")
+    return "; ".join(said)
 
 
 def choice(records: Records, config: ReliabilityConfig) -> tuple[int, float] | None:
@@ -84,6 +104,8 @@ def layer_table(records: Records, config: ReliabilityConfig) -> Table | None:
     for layer in sorted({r["layer"] for r in of(records, REPLIES, arm="learned")}):
         for edit, dose in ((ADDED, chosen[1]), (ONCE, 1.0), (THERE, max(config.gains)), (EVERYWHERE, 1.0)):
             cells = [effects(records, edit, dose, layer=layer, arm=arm, split="test") for arm in ARMS]
+            if not cells[0]:
+                continue
             depth = layer / cells[0][0]["n_layers"]
             rows.append([layer, depth, edit, dose, len(cells[0]), *(share(c, "done", config.seed) for c in cells)])
     return Table(
@@ -91,10 +113,12 @@ def layer_table(records: Records, config: ReliabilityConfig) -> Table | None:
         ["layer", Column("depth", "%"), "edit", "dose", "n", *(Column(arm, "%") for arm in ARMS)],
         rows,
         [
-            "Turned: harmless requests refused (added), harmful ones not refused (ablated). Added: shares of the mean "
-            "norm of the stream, every position; once: differences of means, last prompt token; ablated: shares of the "
-            "component. Controls have the length of the learned direction.",
+            "Turned: harmless requests refused (added), harmful ones not refused (ablated), of those whose reply is "
+            "another one without an edit. Added: shares of the mean norm of the stream, every position; once: "
+            "differences of means, last prompt token; ablated: shares of the component. Controls "
+            "have the length of the learned direction.",
             f"Strength chosen on other requests: {chosen[1]:g}, at layer {chosen[0]}.",
+            *([f"{said}."] if (said := unturnable(records, config)) else []),
         ],
     )
 
@@ -145,7 +169,7 @@ def shift_table(records: Records, config: ReliabilityConfig) -> Table | None:
     for edit, dose, layer in compared(records, config):
         for shift in SHIFTS:
             place = {"layer": layer, "split": "test"}
-            arms = [effects(records, edit, dose, shift, arm=arm, **place) for arm in ("learned", "random")]
+            arms = [effects(records, edit, dose, shift, whole=True, arm=arm, **place) for arm in ("learned", "random")]
             if not arms[0]:
                 continue
             adds = edit in ADDITIONS
@@ -197,16 +221,19 @@ def slope_table(records: Records, config: ReliabilityConfig) -> Table | None:
 def criteria(records: Records, config: ReliabilityConfig) -> Table | None:
     """The replication guide's expectations, held against what was measured."""
     found = {edit: (dose, layer) for edit, dose, layer in compared(records, config)}
-    if len(found) < 3:
+    if not found:
         return None
 
     def rate(edit: str, shift: str = "same form", arm: str = "learned", at: int | None = None) -> float | None:
+        if edit not in found:  # there was nothing to turn
+            return None
         dose, layer = found[edit]
         own = effects(records, edit, dose, shift, layer=layer if at is None else at, arm=arm, split="test")
         return float(np.mean([r["done"] for r in own])) if own else None
 
     deep = max(r["layer"] for r in of(records, REPLIES, arm="learned"))
-    own = of(records, REPLIES, layer=found[EVERYWHERE][1], arm="learned", edit=EVERYWHERE, harmful=False, split="test")
+    layer = found[EVERYWHERE][1] if EVERYWHERE in found else deep
+    own = of(records, REPLIES, layer=layer, arm="learned", edit=EVERYWHERE, harmful=False, split="test")
     helps = [float(r["helps"]) for r in own if r["shift"] == "same form"]
     helped = float(np.mean(helps)) if helps else None
     shifted = _less(rate(EVERYWHERE, "other wording"), rate(EVERYWHERE))
@@ -236,6 +263,7 @@ def criteria(records: Records, config: ReliabilityConfig) -> Table | None:
         [
             "Bounds are the guide's expectations for Mistral 7B, of which no measurement was ever published; that on "
             "controls is our own. Held-out requests of the trained form, layers and strengths chosen on others.",
+            *([f"No verdict where nothing was measured: {said}."] if (said := unturnable(records, config)) else []),
         ],
     )
 
@@ -249,7 +277,8 @@ def headline(records: Records, config: ReliabilityConfig) -> str:
     for edit, dose, layer in compared(records, config):
         own = share(effects(records, edit, dose, layer=layer, arm="learned", split="test"), "done", config.seed)
         found.append(f"{edit} (layer {layer}, {dose:g}) turns {own.text(percent=True) if own else '-'} %")
-    return ", ".join(found) or "nothing was measured"
+    said = unturnable(records, config)
+    return ", ".join([*found, *([said] if said else [])]) or "nothing was measured"
 
 
 def metrics(records: Records, config: ReliabilityConfig) -> list[Metric]:

@@ -100,11 +100,40 @@ def test_slopes_are_those_of_runs_one_by_one(model: Model) -> None:
 def test_layer_and_strength_are_chosen_on_choosing_requests_only() -> None:
     def reply(layer: int, split: str, refused: bool) -> dict:  # type: ignore[type-arg]
         labels = {"stage": REPLIES, "edit": "added", "dose": 0.25, "shift": "same form", "arm": "learned"}
-        return {**labels, "layer": layer, "split": split, "harmful": False, "refused": refused, "fluent": True}
+        place = {"layer": layer, "split": split, "harmful": False, "unit": split}
+        return {**labels, **place, "refused": refused, "fluent": True}
 
     records = [reply(3, "choose", True), reply(3, "test", False), reply(5, "choose", False), reply(5, "test", True)]
     assert reliability_report.choice(records, SMALL) == (3, 0.25)
     assert reliability_report.choice([], SMALL) is None
+
+
+def test_a_model_that_refuses_nothing_has_nothing_to_ablate_and_no_verdict_on_it() -> None:
+    def replies(edit: str, arm: str, layer: int | None, refused: bool, harmful: bool) -> list[dict[str, object]]:
+        labels = {"stage": REPLIES, "edit": edit, "dose": 0.0 if edit == "none" else 1.0, "shift": "same form"}
+        more = {"arm": arm, "layer": layer, "harmful": harmful, "n_layers": 10, "fluent": True, "helps": not harmful}
+        return [
+            {**labels, **more, "split": split, "unit": f"{harmful} {split} {n}", "refused": refused}
+            for split in ("choose", "test")
+            for n in range(3)
+        ]
+
+    config = Config(strengths=(1.0,))
+    for refuses in (True, False):
+        records = replies("none", "none", None, refuses, True) + replies("none", "none", None, False, False)
+        for arm in ("learned", "random"):
+            records += replies("ablated everywhere", arm, 4, False, True)
+            records += replies("ablated everywhere", arm, 4, False, False)
+            records += replies("added", arm, 4, True, False) + replies("added once", arm, 4, True, False)
+        table = reliability_report.criteria(records, config)
+        assert table is not None
+        verdicts = {row[0]: row[2:] for row in table.rows}
+        assert verdicts["added: turns at least"] == [1.0, "pass"]
+        assert verdicts["ablation turns at least"] == ([1.0, "pass"] if refuses else [None, None])
+        said = reliability_report.headline(records, config)
+        assert ("nothing to turn" in said) is not refuses
+        assert ("ablated everywhere (layer 4, 1) turns" in said) is refuses
+        assert any("nothing to turn" in note for note in table.notes) is not refuses
 
 
 def test_ablation_beyond_1_is_refused_by_name() -> None:
