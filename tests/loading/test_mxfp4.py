@@ -114,7 +114,10 @@ def test_every_site_is_that_of_the_same_numbers_in_full(community: Path) -> None
     assert_alike(sites_of(kept), expected)
     assert_alike(sites_of(loaded), expected)
     theirs = np.asarray(load_model(community)[0](mx.array([TOKENS])))
-    assert np.array_equal(np.asarray(kept.run(TOKENS, logits="all").logits), theirs)
+    own = np.asarray(kept.run(TOKENS, logits="all").logits)
+    assert np.array_equal(own, np.asarray(kept.mlx_model(mx.array([TOKENS]))))
+    # Dense matrices lie the other way round on Linux's CPU (engine/layout.py): MKL on AMD adds in another order there.
+    assert np.abs(own - theirs).max() < 1e-6 * np.abs(theirs).max()
 
 
 @pytest.mark.skipif(not profile.on_cpu(), reason="the CPU profile; run where MLX computes on CPU")
