@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import metadata
@@ -96,7 +97,8 @@ def gate(model: Model, *, level: Level = "quick", cache_dir: Path | None = None)
     report = validate(model, level)
     if report.passed and remembered is not None:
         make_folder(remembered.parent)
-        write_atomically(remembered, json.dumps(report.as_data(), indent=1) + "\n")
+        # Studies that begin at the same time remember the same proof.
+        write_atomically(remembered, json.dumps(report.as_data(), indent=1) + "\n", writer=f".{os.getpid()}")
     return report
 
 

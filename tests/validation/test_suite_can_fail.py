@@ -71,6 +71,25 @@ def test_at_least_thirty_five_faults_are_injected() -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_that_pass_at_the_same_time_do_not_take_each_others_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mi.load("tiny-llama")
+    partials = []
+
+    def replace(partial: Path, path: Path) -> None:
+        partials.append(partial.name)
+        partial.rename(path)
+
+    monkeypatch.setattr("mlx_interp.reporting.files.os.replace", replace)
+    for number in (11, 12):
+        monkeypatch.setattr("validation.suite.os.getpid", lambda number=number: number)
+        for known in tmp_path.glob("*.json"):
+            known.unlink()
+        assert not validation.gate(model, cache_dir=tmp_path).remembered
+    assert len(set(partials)) == 2
+
+
 def test_a_pass_is_remembered_and_a_failure_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("tiny-llama")
     with monkeypatch.context() as patch:

@@ -57,10 +57,14 @@ def fetched(address: str, sha256: str = "") -> Fetched:
         )
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, content, writer=f".{os.getpid()}")
     if not notes.is_file():
         read_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_atomically(notes, json.dumps({"address": address, "sha256": found, "first read": read_at}, indent=1))
+        write_atomically(
+            notes,
+            json.dumps({"address": address, "sha256": found, "first read": read_at}, indent=1),
+            writer=f".{os.getpid()}",
+        )
     return Fetched(path, found, bool(sha256))
 
 
