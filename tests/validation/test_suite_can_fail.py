@@ -74,7 +74,7 @@ def test_at_least_thirty_five_faults_are_injected() -> None:
 def test_two_processes_that_pass_at_the_same_time_do_not_take_each_others_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = mi.load("tiny-llama")
+    model = mlx_interp.load("tiny-llama")
     partials = []
 
     def replace(partial: Path, path: Path) -> None:

@@ -60,11 +60,8 @@ def fetched(address: str, sha256: str = "") -> Fetched:
         write_atomically(path, content, writer=f".{os.getpid()}")
     if not notes.is_file():
         read_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_atomically(
-            notes,
-            json.dumps({"address": address, "sha256": found, "first read": read_at}, indent=1),
-            writer=f".{os.getpid()}",
-        )
+        noted = json.dumps({"address": address, "sha256": found, "first read": read_at}, indent=1)
+        write_atomically(notes, noted, writer=f".{os.getpid()}")
     return Fetched(path, found, bool(sha256))
 
 
